@@ -1,0 +1,126 @@
+"""Manifests: the only proof that a stage is done.
+
+A stage writes its files into its folder and, last, `manifest.json`, which names every file with its size and sha256,
+the key of the work, what it read, and the seeds. A manifest is valid when its own digest holds and every file it
+names is there unchanged; a valid manifest with the right key is adopted and the work is not done again.
+"""
+
+import platform
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.files import canonical_json, digest, publish_text, sha256_file
+
+MANIFEST = "manifest.json"
+
+
+class BrokenManifest(Exception):
+    """A manifest, or a file it names, is missing, cut or altered. The message names the file."""
+
+
+class FileEntry(BaseModel):
+    """One published file: path relative to the stage's folder, bytes, sha256 (hex)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, folder: Path, path: Path) -> Self:
+        return cls(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_file(path))
+
+    def check(self, folder: Path) -> None:
+        """Raise BrokenManifest when the file under `folder` is not the one recorded here."""
+        path = folder / self.path
+        if not path.is_file():
+            raise BrokenManifest(f"{path} is missing")
+        if path.stat().st_size != self.bytes:
+            raise BrokenManifest(f"{path} has {path.stat().st_size} bytes, its manifest says {self.bytes}")
+        if sha256_file(path) != self.sha256:
+            raise BrokenManifest(f"{path} was altered: its sha256 is not the one in its manifest")
+
+
+class Manifest(BaseModel):
+    """What a finished stage left behind. `inputs` maps each input's name to the digest of what was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    round: int
+    key: str
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    files: list[FileEntry]
+    rows: dict[str, int] = Field(default_factory=dict)
+    summary: dict[str, Any] = Field(default_factory=dict)
+    stage_version: int
+    seed: int
+    started: str
+    seconds: float
+    versions: dict[str, str]
+    digest: str = ""
+
+    @property
+    def content(self) -> str:
+        """Digest of what the stage produced: its files' names and sha256, not when or how fast it ran."""
+        return digest({"key": self.key, "files": sorted((entry.path, entry.sha256) for entry in self.files)})
+
+    def sealed(self) -> Self:
+        """A copy that carries the digest of its own fields."""
+        return self.model_copy(update={"digest": self._own_digest()})
+
+    def _own_digest(self) -> str:
+        return digest(self.model_dump(mode="json", exclude={"digest"}))
+
+    def write(self, folder: Path) -> None:
+        publish_text(folder / MANIFEST, canonical_json(self.model_dump(mode="json")) + "\n")
+
+    def check_files(self, folder: Path) -> None:
+        """Raise BrokenManifest, naming the file, unless every file is present and unchanged."""
+        for entry in self.files:
+            entry.check(folder)
+
+
+def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
+    """The manifest of a finished stage.
+
+    Raises BrokenManifest when it is missing, cut or altered, or (with `check_files`) when a file it names is.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BrokenManifest(f"{path} is missing") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise BrokenManifest(f"{path} cannot be read as a manifest: {str(error).splitlines()[0]}") from None
+    if manifest.digest != manifest._own_digest():
+        raise BrokenManifest(f"{path} was altered: its own digest does not hold")
+    if check_files:
+        manifest.check_files(folder)
+    return manifest
+
+
+def describe_files(folder: Path, paths: Iterable[Path]) -> list[FileEntry]:
+    """File entries (sorted by path) of `paths`; a folder stands for every file below it."""
+    files: list[Path] = []
+    for path in paths:
+        files.extend(sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
+    return [FileEntry.of(folder, path) for path in sorted(files)]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what shapes a stage's bytes."""
+    names = ("torch", "transformers", "pyarrow", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def now() -> str:
+    """UTC time, ISO 8601, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

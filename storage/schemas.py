@@ -1,0 +1,141 @@
+"""Arrow schemas of everything that passes between stages, and Parquet written so that equal rows give equal bytes."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.files import publish_file
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+#: One row a prompt. prompt_id = first 16 hex digits of sha256 of the prompt's messages.
+PROMPTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("answer", pa.string()),  # what a verifier compares with; null where there is none
+        pa.field("reference", pa.string()),  # a written reference reply; null where there is none
+        pa.field("category", pa.string()),
+        pa.field("source", pa.string(), nullable=False),  # file name and line (or row), for error messages
+    ]
+)
+
+#: One row a response. Token ids are what the sampler saw and wrote; nothing re-tokenises `text`.
+RESPONSES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("response_index", pa.int32(), nullable=False),  # 0 .. m-1 within its prompt
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with the end token when it was sampled
+        pa.field("text", pa.string(), nullable=False),  # response_ids decoded without special tokens
+        pa.field("finish_reason", pa.string(), nullable=False),  # "stop" (ended by itself) or "length" (cut off)
+        pa.field("logprobs", pa.list_(pa.float32()), nullable=False),  # of each response id, nats, untempered
+        pa.field("seed", pa.int64(), nullable=False),  # the request's seed
+    ]
+)
+
+#: One row a scored response and annotator (annotators of kind "scores"). score is null unless outcome is "score".
+SCORES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # which responses: "policy", or in evaluation "initial", ...
+        pa.field("response_index", pa.int32(), nullable=False),
+        pa.field("annotator", pa.string(), nullable=False),
+        pa.field("outcome", pa.string(), nullable=False),  # score | abstain | error
+        pa.field("score", pa.float64()),
+        pa.field("raw", pa.string()),  # raw output, or the error's text
+    ]
+)
+
+#: One row a comparison and annotator. a and b name responses by (source, index).
+VOTES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("source_a", pa.string(), nullable=False),
+        pa.field("index_a", pa.int32(), nullable=False),
+        pa.field("source_b", pa.string(), nullable=False),
+        pa.field("index_b", pa.int32(), nullable=False),
+        pa.field("annotator", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # scores | pairs | ranking
+        pa.field("outcome", pa.string(), nullable=False),  # a | b | tie | abstain | error
+        pa.field("probability", pa.float64()),  # of "a is better", where the annotator gives one
+        pa.field("order", pa.string(), nullable=False),  # shown order: ab | ba | both | none (not shown as a pair)
+        pa.field("raw", pa.string()),
+        pa.field("seconds", pa.float64()),  # null where not timed singly
+        pa.field("tokens", pa.int64()),
+        pa.field("cost", pa.float64()),  # in the currency of the annotator's price; null without a price
+    ]
+)
+
+#: One row a labelled pair: TRL's conversational preference format, then what irepo adds.
+PREFERENCES = pa.schema(
+    [
+        pa.field("prompt", MESSAGES, nullable=False),
+        pa.field("chosen", MESSAGES, nullable=False),
+        pa.field("rejected", MESSAGES, nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("chosen_index", pa.int32(), nullable=False),
+        pa.field("rejected_index", pa.int32(), nullable=False),
+        pa.field("p_hat", pa.float64(), nullable=False),  # empirical preference P(chosen > rejected) = sigmoid(target)
+        pa.field("target", pa.float64(), nullable=False),  # its logit: what iREPO regresses on
+        pa.field("target_se", pa.float64(), nullable=False),  # standard error of the logit
+        pa.field("votes_chosen", pa.float64(), nullable=False),  # votes for chosen on this very pair
+        pa.field("votes_rejected", pa.float64(), nullable=False),
+        pa.field("votes_tie", pa.float64(), nullable=False),
+        pa.field("votes_abstain", pa.int32(), nullable=False),
+        pa.field("votes_error", pa.int32(), nullable=False),
+        pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("chosen_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("rejected_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("chosen_finish_reason", pa.string(), nullable=False),
+        pa.field("rejected_finish_reason", pa.string(), nullable=False),
+    ]
+)
+
+#: One row a response used in training: its log-probability under the reference, by the training forward.
+REFERENCE = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),  # the round whose generate stage wrote the response
+        pa.field("response_index", pa.int32(), nullable=False),
+        pa.field("logprob", pa.float64(), nullable=False),  # sum over response tokens, nats
+    ]
+)
+
+
+def table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows (mappings) as a table of exactly `schema`. Raises ValueError on an unknown or missing non-null field."""
+    rows = list(rows)
+    names = set(schema.names)
+    for row in rows:
+        unknown = set(row) - names
+        if unknown:
+            raise ValueError(f"fields not in the schema: {sorted(unknown)}")
+    result = pa.Table.from_pylist(rows, schema=schema)
+    for field in schema:
+        if not field.nullable and result.column(field.name).null_count:
+            raise ValueError(f"field {field.name!r} has nulls")
+    return result
+
+
+def write_parquet(path: Path, data: pa.Table, *, row_group_size: int = 4096) -> None:
+    """Publish `data` at `path` atomically (zstd)."""
+    publish_file(
+        path, lambda temporary: pq.write_table(data, temporary, compression="zstd", row_group_size=row_group_size)
+    )
+
+
+def read_parquet(paths: Path | Iterable[Path], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read one or several files of `schema`, in order. Raises ValueError, naming the file, when one does not fit."""
+    tables = []
+    for path in [paths] if isinstance(paths, Path) else list(paths):
+        data = pq.read_table(path, columns=columns)
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        if not data.schema.equals(wanted, check_metadata=False):
+            raise ValueError(f"{path} does not have the expected columns: {data.schema.names} against {wanted.names}")
+        tables.append(data)
+    return pa.concat_tables(tables)

@@ -1,0 +1,1 @@
+"""Whether a round helped: win rates, divergence, length, rates."""

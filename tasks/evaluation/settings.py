@@ -1,0 +1,31 @@
+"""Settings and spec of the evaluate stage."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.stage import Spec
+
+
+class MetricsSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap: int = Field(1000, ge=100)  # resamples of prompts for the 95 % intervals
+    divergence_tokens: int = Field(16384, ge=1)  # padded tokens in one forward of the divergence estimate
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    trust_remote_code: bool = False
+
+
+class EvaluateSpec(Spec):
+    """Figures of one round from files: held-out responses, judges' votes, and both policies for the divergence."""
+
+    stage: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 1
+
+    settings: MetricsSettings
+    responses: Path  # folder of the generate stage of the policy under evaluation, on held-out prompts
+    judgements: Path  # folder of the judge stage (votes.parquet, scores.parquet)
+    policy: Path  # pi_t+1
+    initial: Path  # pi_0

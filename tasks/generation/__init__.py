@@ -1,0 +1,1 @@
+"""Sample responses from a policy: engines behind one small protocol, published in shards."""

@@ -1,0 +1,96 @@
+"""Policies and tokenizers from Hugging Face folders, checked before anything large is read."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from storage.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def check_policy_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Refuse, without loading anything, a folder that cannot be a policy.
+
+    Raises UserError for: no config.json, no tokenizer, no chat template, weights that are not safetensors, and code
+    in the folder unless `trust_remote_code`.
+    """
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(
+            "this is not a Hugging Face model folder: config.json is missing",
+            where=str(folder),
+            remedy="give policy=<folder> a folder written by save_pretrained, or a Hugging Face model id",
+        )
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UserError(
+            "the policy has no tokenizer: tokenizer_config.json is missing",
+            where=str(folder),
+            remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
+        )
+    inline = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    if not inline and not (folder / "chat_template.jinja").is_file():
+        raise UserError(
+            "the policy's tokenizer has no chat template",
+            where=str(folder / "tokenizer_config.json"),
+            remedy="add chat_template.jinja to the folder, or start from a policy that was tuned on chats",
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            "the policy's weights are not safetensors",
+            where=str(folder),
+            remedy="convert them: model.save_pretrained(folder, safe_serialization=True); pickled weights can run code",
+        )
+    needs_code = "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    if needs_code and not trust_remote_code:
+        raise UserError(
+            "the policy brings its own Python code (auto_map in config.json)",
+            where=str(config),
+            remedy="if you trust it, say so: policy.trust_remote_code=true",
+        )
+
+
+def resolve_device(name: str) -> str:
+    """'auto' is cuda when there is one, else cpu."""
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return tokenizer
+
+
+def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False) -> "PreTrainedModel":
+    """The causal language model in `folder`, in eval mode, dropout off, weights in `dtype`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code, use_safetensors=True
+    )
+    policy: PreTrainedModel = model.to(resolve_device(device)).eval()
+    return policy
+
+
+def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
+    """Prompt token ids of a conversation, chat template applied once, ready for the assistant's turn."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def autocast(device: str, dtype: str) -> "torch.autocast":
+    """Autocast to `dtype` on the device's type; disabled for float32."""
+    import torch
+
+    return torch.autocast(device_type=device.split(":")[0], dtype=getattr(torch, dtype), enabled=dtype != "float32")

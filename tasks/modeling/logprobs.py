@@ -1,0 +1,90 @@
+"""Log-probabilities of responses by the training forward: response positions only, in length-sorted batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from storage.stage import Progress, silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One response after its prompt, as token ids."""
+
+    prompt: Sequence[int]
+    response: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+def batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[int]]:
+    """Indices of `sequences`, longest first, in batches of at most `tokens` padded tokens (at least one each)."""
+    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
+    result: list[list[int]] = []
+    for index in order:
+        if result and len(sequences[result[-1][0]]) * (len(result[-1]) + 1) <= tokens:
+            result[-1].append(index)
+        else:
+            result.append([index])
+    return result
+
+
+def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    """log p(token | what precedes it) of every response token, float32, one tensor [len(response)] a row.
+
+    Differentiable. Rows are left-padded so that responses end together; the model's own head (with whatever
+    soft-capping or scaling it has) sees only the last positions, so no [rows, length, vocabulary] tensor is made.
+    """
+    device = next(model.parameters()).device
+    width = max(len(row) for row in rows)
+    longest = max(len(row.response) for row in rows)
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    predicting = torch.zeros((len(rows), longest), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor([*row.prompt, *row.response])
+        mask[i, width - len(row) :] = 1
+        predicting[i, longest - len(row.response) :] = True
+    output = model(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
+        use_cache=False,
+        logits_to_keep=longest + 1,
+    )
+    logits = output.logits[:, :-1][predicting.to(device)].float()
+    targets = torch.cat([torch.tensor(list(row.response)) for row in rows]).to(device)
+    flat = -F.cross_entropy(logits, targets, reduction="none")
+    return list(flat.split([len(row.response) for row in rows]))
+
+
+def sequence_logprobs(
+    model: "PreTrainedModel",
+    sequences: Sequence[TokenSequence],
+    *,
+    tokens: int,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Summed response log-probability of each sequence, float64 [len(sequences)], nats; no gradient.
+
+    `tokens` bounds the padded tokens of one forward. Positions that no batch filled would stay -inf: refused.
+    """
+    sums = np.full(len(sequences), -np.inf)
+    done = 0
+    with torch.inference_mode():
+        for batch in batches(sequences, tokens):
+            for index, logprobs in zip(batch, token_logprobs(model, [sequences[i] for i in batch]), strict=True):
+                sums[index] = logprobs.double().sum().item()
+            done += len(batch)
+            progress(done, len(sequences), "responses")
+    if not np.isfinite(sums).all():
+        raise FloatingPointError(f"{int((~np.isfinite(sums)).sum())} of {len(sums)} log-probabilities are not finite")
+    return sums

@@ -1,0 +1,1 @@
+"""Objectives, log-probability batches and trainers."""

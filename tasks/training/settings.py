@@ -1,0 +1,70 @@
+"""Settings and spec of the train stage."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.stage import Spec
+
+
+class ObjectiveSettings(BaseModel):
+    """What is minimised. The reference is the policy that log-ratios are taken against."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["irepo"] = "irepo"
+    beta: float = Field(0.1, gt=0)  # implicit reward = beta * log(policy / reference)
+    scale: Literal["reward", "logratio"] = "reward"  # logratio divides the residual by beta: gradients grow by 1/beta^2
+    reference: Literal["initial", "previous"] = "previous"  # previous sharpens: after T rounds beta acts as beta/T
+
+
+class LoraSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, le=0)  # log-ratios need a policy without noise
+    target_modules: str | list[str] = "all-linear"
+
+
+class OptimizationSettings(BaseModel):
+    """How it is minimised. The unit of data is a prompt with its responses and labelled pairs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(5e-7, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    final_fraction: float = Field(0.1, ge=0, le=1)  # of the learning rate, at the last step
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    epochs: int = Field(1, ge=1)
+    prompts_per_step: int = Field(16, ge=1)  # prompts (with all their responses) in one optimizer step
+    microbatch_tokens: int = Field(8192, ge=1)  # padded tokens in one forward; the step accumulates over them
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # autocast dtype; weights are held in float32
+    gradient_checkpointing: bool = False
+    lora: LoraSettings | None = None
+    checkpoint_steps: int = Field(50, ge=1)  # optimizer steps between checkpoints
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    launch: Literal["inline", "process"] = "inline"  # process: its own process group, memory freed at its end
+
+
+class TrainingSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective: ObjectiveSettings
+    optimization: OptimizationSettings
+    trust_remote_code: bool = False
+
+
+class TrainSpec(Spec):
+    """One round's training: from `policy` (pi_t) to `folder`/policy (pi_t+1)."""
+
+    stage: ClassVar[str] = "train"
+    version: ClassVar[int] = 1
+
+    settings: TrainingSettings
+    policy: Path  # pi_t, where training starts
+    reference: Path  # pi_0 or pi_t, as objective.reference says
+    preferences: Path  # preferences.parquet of this round
