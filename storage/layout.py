@@ -35,11 +35,6 @@ class RunLayout:
         """Stage folder with train.parquet and heldout.parquet."""
         return self.root / "prompts"
 
-    @property
-    def initial(self) -> Path:
-        """Stage folder that records the digests of the initial policy's files."""
-        return self.root / "initial"
-
     def round(self, number: int) -> Path:
         return self.root / f"round-{number:02d}"
 

@@ -70,7 +70,7 @@ class Manifest(BaseModel):
     @property
     def content(self) -> str:
         """Digest of what the stage produced: its files' names and sha256, not when or how fast it ran."""
-        return digest({"key": self.key, "files": sorted((entry.path, entry.sha256) for entry in self.files)})
+        return digest(sorted((entry.path, entry.sha256) for entry in self.files))
 
     def sealed(self) -> Self:
         """A copy that carries the digest of its own fields."""

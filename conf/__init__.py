@@ -1,0 +1,1 @@
+"""The configuration: YAML by group, composed by Hydra, validated by pydantic."""

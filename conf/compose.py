@@ -1,0 +1,130 @@
+"""From command-line words to a checked RunConfig: `run=demo training.learning_rate=1e-4 panel=demo rounds=2`."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from conf.schema import RunConfig
+from storage.errors import UserError
+
+CONF = Path(__file__).resolve().parent
+PROJECT = CONF.parent
+
+#: `policy=<folder or id>` and `prompts=<file>` are short for a group's option plus its path.
+_SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
+
+
+def compose_config(overrides: Sequence[str]) -> RunConfig:
+    """The configuration that `overrides` ask for. Raises UserError naming the key and what was meant."""
+    words = [word for override in overrides for word in _expand(override)]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            composed = compose("config", overrides=words)
+            missing = OmegaConf.missing_keys(composed)
+            if missing:
+                raise _missing(missing)
+            values = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _composition_error(error, words) from None
+    return validate_config(values)
+
+
+def validate_config(values: Any) -> RunConfig:
+    """Plain values as a RunConfig. Raises UserError listing every field that does not fit."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            place = ".".join(str(part) for part in item["loc"])
+            hint = ""
+            if item["type"] == "extra_forbidden":
+                hint = _closest(place, known_keys())
+            lines.append(f"{place}: {item['msg']}{hint}" if place else str(item["msg"]))
+        raise UserError("\n".join(lines), where="configuration", remedy="mend the fields named above") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, as it is kept with the run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path) -> RunConfig:
+    """The configuration that `dump_config` wrote."""
+    return validate_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def group_options(group: str) -> list[str]:
+    """Names of the YAML files of a config group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of RunConfig, for hints."""
+    return list(_keys(RunConfig, ""))
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Sequence[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names.extend(_keys(field.annotation, f"{prefix}{name}."))
+    return names
+
+
+def _expand(override: str) -> list[str]:
+    key, equals, value = override.partition("=")
+    if not equals and not override.startswith("~"):
+        raise UserError(
+            f"{override!r} is not an override",
+            where="command line",
+            remedy="write key=value, e.g. rounds=2 or training.learning_rate=1e-4",
+        )
+    if key in _SHORTHANDS and value not in group_options(key):
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return [f"{key}={_SHORTHANDS[key]}", f"{key}.path='{quoted}'"]
+    return [override]
+
+
+def _missing(keys: set[str]) -> UserError:
+    short = {f"{group}.path": f"{group}=<{'folder or id' if group == 'policy' else 'file'}>" for group in _SHORTHANDS}
+    return UserError(
+        f"no value for {', '.join(sorted(keys))}",
+        where="command line",
+        remedy="give " + " ".join(short.get(key, f"{key}=...") for key in sorted(keys)) + ", or a preset: run=demo",
+    )
+
+
+def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
+    first = str(error).strip().splitlines()[0]
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        if (CONF / key).is_dir() and value not in group_options(key):
+            return UserError(
+                f"there is no {key}={value}",
+                where="command line",
+                remedy=f"choose {key}= one of: {', '.join(group_options(key))}",
+            )
+        if f"'{key}'" in first and "override" in first:
+            return UserError(
+                f"unknown config key {key!r}{_closest(key, known_keys())}",
+                where="command line",
+                remedy="the keys and their meaning are in conf/ and in docs/configuration.md",
+            )
+    return UserError(first, where="configuration", remedy="mend the override named above")
+
+
+def _closest(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,1 @@
+"""What runs when: Prefect flows over the four tasks."""

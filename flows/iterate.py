@@ -1,0 +1,124 @@
+"""Flow `irepo`: rounds of generate, label, train, evaluate.
+
+    python -m flows.iterate run=demo                                  # the demo, start to end
+    python -m flows.iterate run=demo rounds=2 training.learning_rate=1e-4
+    python -m flows.iterate name=mine policy=<folder or id> prompts=<file> panel=answers
+    python -m flows.iterate run=phi2 dry_run=true                     # print the plan
+
+The same command goes on where a run stopped: finished stages are kept, see storage/manifest.py.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from flows.environment import prepare, quiet_console
+
+prepare()
+if __name__ == "__main__":
+    quiet_console()
+
+from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
+
+from conf.compose import compose_config, dump_config  # noqa: E402
+from conf.schema import RunConfig  # noqa: E402
+from flows.plan import Plan, folder_digest  # noqa: E402
+from flows.preflight import find_policy, needs_warmup, prepare_run  # noqa: E402
+from flows.terminal import console, exit_on_user_error, print_plan, round_table  # noqa: E402
+from storage.files import canonical_json, publish_text  # noqa: E402
+from storage.manifest import read_manifest  # noqa: E402
+from tasks.evaluate import evaluate  # noqa: E402
+from tasks.generate import close_engines, generate  # noqa: E402
+from tasks.generation.prompts import run_select  # noqa: E402
+from tasks.label import label  # noqa: E402
+from tasks.train import train  # noqa: E402
+
+
+@flow(name="irepo", persist_result=True, result_serializer="json")
+def irepo(overrides: list[str] | None = None) -> list[dict[str, Any]]:
+    """Run the configuration that `overrides` ask for; returns one record a round.
+
+    Args:
+        overrides: words as on the command line, e.g. ["run=demo", "rounds=2", "training.learning_rate=1e-4"].
+    """
+    config = compose_config(overrides or ["run=demo"])
+    if needs_warmup(config.policy):
+        from flows.warmup import warm_up_demo
+
+        warm_up_demo(config.seed)
+    plan = prepare_run(config)
+    publish_text(plan.layout.config, dump_config(config))
+    prompts = read_manifest(plan.layout.prompts).content
+    initial = folder_digest(plan.initial)
+    try:
+        rounds = [first_record(plan, prompts, initial)]
+        for number in range(1, config.rounds + 1):
+            rounds.append(irepo_round(config.name, number, config, str(plan.initial), prompts, initial, rounds))
+            console.print(round_table(rounds))
+            publish_text(plan.layout.root / "rounds.json", canonical_json(rounds) + "\n")
+    finally:
+        close_engines()
+    return rounds
+
+
+def first_record(plan: Plan, prompts: str, initial: str) -> dict[str, Any]:
+    """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
+    result = evaluate(*plan.evaluate(0, {"prompts": prompts, "policy": initial, "initial": initial}))
+    return {
+        "round": 0,
+        "policy": str(plan.initial),
+        "digest": initial,
+        "responses": result["responses"],
+        "figures": result["summary"],
+        "seconds": {"evaluate": result["seconds"]},
+    }
+
+
+@flow(name="irepo-round", flow_run_name="{run}: round {number}", persist_result=True, result_serializer="json")
+def irepo_round(
+    run: str, number: int, config: RunConfig, initial_policy: str, prompts: str, initial: str, before: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """One round: responses, votes, a new policy, and whether it is better. `before` holds the earlier records."""
+    plan = Plan(config, find_policy(config.policy.model_copy(update={"path": initial_policy})))
+    policy = before[-1]["digest"]
+    console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
+    selected = run_select(plan.select(number, {"prompts": prompts}))
+    generated = generate(plan.generate(number, {"prompts": selected.content, "policy": policy}))
+    labelled = label(plan.label(number, {"prompts": selected.content, "responses": generated["content"]}))
+    reference = policy if config.objective.reference == "previous" else initial
+    trained = train(
+        plan.train(number, {"policy": policy, "reference": reference, "preferences": labelled["content"]})
+    )
+    inputs = {"prompts": prompts, "policy": trained["content"], "initial": initial}
+    rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number)}
+    evaluated = evaluate(*plan.evaluate(number, inputs | rivals))
+    stages = {"generate": generated, "label": labelled, "train": trained, "evaluate": evaluated}
+    return {
+        "round": number,
+        "policy": str(plan.policy(number)),
+        "digest": trained["content"],
+        "responses": evaluated["responses"],
+        "figures": evaluated["summary"],
+        "seconds": {name: result["seconds"] for name, result in stages.items()},
+    }
+
+
+def main(words: Sequence[str]) -> None:
+    """The command: check first, then run the flow, say where things are and how to go on."""
+    config = compose_config(words)
+    if config.dry_run:
+        plan = Plan(config, find_policy_or_name(config))
+        print_plan(plan.dry_run())
+        return
+    if not needs_warmup(config.policy):
+        prepare_run(config)
+    folder = config.runs / config.name
+    command = f"python -m flows.iterate {shlex.join(words)}".strip()
+    console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]")
+    irepo(list(words))
+    console.print(f"done: {folder}   last policy: {folder / f'round-{config.rounds:02d}' / 'train' / 'policy'}")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(lambda: main(sys.argv[1:]))

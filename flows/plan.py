@@ -1,0 +1,181 @@
+"""Every stage's spec of a run, from its configuration alone: what is read, what is written, what it is keyed by."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from conf.schema import RunConfig
+from storage.files import digest
+from storage.layout import RunLayout
+from storage.manifest import describe_files
+from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
+from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
+from tasks.generation.settings import GenerateSpec, GenerationSettings
+from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.training.settings import TrainingSettings, TrainSpec
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of every file below `folder`."""
+    return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder])])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Builds the specs of one run. `inputs` are digests, known once the stage before is done."""
+
+    config: RunConfig
+    initial: Path  # folder of the initial policy
+
+    @cached_property
+    def layout(self) -> RunLayout:
+        return RunLayout.of(self.config.runs, self.config.name)
+
+    def policy(self, round_number: int) -> Path:
+        """The policy that round `round_number` ends with; round 0's is the initial policy."""
+        return self.layout.stage(round_number, "train") / "policy" if round_number else self.initial
+
+    @cached_property
+    def model_inputs(self) -> dict[str, str]:
+        """Digests of the local model folders that annotators and judges read."""
+        groups = {
+            "annotator": self.config.panel.annotators,
+            "judge": self.config.evaluation.judges,
+            "rate": self.config.evaluation.rates,
+        }
+        return {
+            f"{group}:{name}": folder_digest(Path(settings.path))
+            for group, annotators in groups.items()
+            for name, settings in annotators.items()
+            if settings.kind == "reward_model" and Path(settings.path).is_dir()
+        }
+
+    def prompts(self, inputs: dict[str, str]) -> PromptsSpec:
+        return PromptsSpec(
+            folder=self.layout.prompts, round=0, seed=0, inputs=inputs, settings=self.config.prompts
+        )
+
+    def select(self, round_number: int, inputs: dict[str, str]) -> SelectSpec:
+        return SelectSpec(
+            folder=self.layout.stage(round_number, "prompts"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs=inputs,
+            settings=SelectSettings(per_round=self.config.prompts.per_round),
+            prompts=self.layout.prompts,
+        )
+
+    def generate(self, round_number: int, inputs: dict[str, str]) -> GenerateSpec:
+        """Responses to the round's training prompts by the policy that the round starts from."""
+        return GenerateSpec(
+            folder=self.layout.stage(round_number, "generate"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs=inputs,
+            settings=self._generation(self.config.sampling.responses),
+            policy=self.policy(round_number - 1),
+            prompts=self.layout.stage(round_number, "prompts") / ROUND,
+        )
+
+    def _generation(self, responses: int) -> GenerationSettings:
+        sampling = self.config.sampling.model_copy(update={"responses": responses})
+        return GenerationSettings(
+            sampling=sampling,
+            engine=self.config.engine,
+            trust_remote_code=self.config.policy.trust_remote_code,
+        )
+
+    def label(self, round_number: int, inputs: dict[str, str]) -> LabelSpec:
+        models = {name: value for name, value in self.model_inputs.items() if name.startswith("annotator:")}
+        return LabelSpec(
+            folder=self.layout.stage(round_number, "label"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs=inputs | models,
+            settings=LabelSettings(
+                annotators=self.config.panel.annotators,
+                preferences=self.config.preferences,
+            ),
+            responses=self.layout.stage(round_number, "generate"),
+            prompts=self.layout.stage(round_number, "prompts") / ROUND,
+        )
+
+    def train(self, round_number: int, inputs: dict[str, str]) -> TrainSpec:
+        previous = self.config.objective.reference == "previous"
+        return TrainSpec(
+            folder=self.layout.stage(round_number, "train"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs=inputs,
+            settings=TrainingSettings(
+                objective=self.config.objective,
+                optimization=self.config.training,
+                trust_remote_code=self.config.policy.trust_remote_code,
+            ),
+            policy=self.policy(round_number - 1),
+            reference=self.policy(round_number - 1) if previous else self.initial,
+            preferences=self.layout.stage(round_number, "label") / "preferences.parquet",
+        )
+
+    def evaluate(self, round_number: int, inputs: dict[str, str]) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
+        """Specs of the evaluation of `policy(round_number)` on held-out prompts."""
+        folder = self.layout.stage(round_number, "evaluate")
+        evaluation = self.config.evaluation
+        models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
+        base = {"prompts": inputs["prompts"], "policy": inputs["policy"]}
+        responses = GenerateSpec(
+            folder=folder / "responses",
+            round=round_number,
+            seed=self.config.seed + 1,  # held-out samples share no randomness with training ones
+            inputs=base,
+            settings=self._generation(evaluation.responses),
+            policy=self.policy(round_number),
+            prompts=self.layout.prompts / HELDOUT,
+        )
+        judge = JudgeSpec(
+            folder=folder / "judgements",
+            round=round_number,
+            seed=self.config.seed,
+            inputs=inputs | models,
+            settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
+            responses={"policy": responses.folder}
+            | {name: self.layout.stage(number, "evaluate") / "responses" for name, number in self.rivals(round_number)},
+            prompts=responses.prompts,
+        )
+        metrics = EvaluateSpec(
+            folder=folder,
+            round=round_number,
+            seed=self.config.seed,
+            inputs={"policy": inputs["policy"], "initial": inputs["initial"]},
+            settings=MetricsSettings(
+                bootstrap=evaluation.bootstrap,
+                divergence_tokens=evaluation.batch_tokens,
+                dtype=self.config.training.dtype,
+                device=self.config.training.device,
+                trust_remote_code=self.config.policy.trust_remote_code,
+            ),
+            responses=responses.folder,
+            judgements=judge.folder,
+            policy=self.policy(round_number),
+            initial=self.initial,
+        )
+        return responses, judge, metrics
+
+    @staticmethod
+    def rivals(round_number: int) -> list[tuple[str, int]]:
+        """Whom a round's policy is compared with, and that policy's round."""
+        if round_number == 0:
+            return []
+        return [("initial", 0)] if round_number == 1 else [("initial", 0), ("previous", round_number - 1)]
+
+    def dry_run(self) -> list[object]:
+        """Specs of the run's first round and of its evaluation, with inputs not yet known."""
+        unknown = {"prompts": "?", "policy": "?", "initial": "?", "reference": "?", "responses": "?", "preferences": "?"}
+        return [
+            self.prompts({"prompts": "?"}),
+            self.select(1, {"prompts": "?"}),
+            self.generate(1, {"prompts": "?", "policy": "?"}),
+            self.label(1, {"prompts": "?", "responses": "?"}),
+            self.train(1, {"policy": "?", "reference": "?", "preferences": "?"}),
+            *self.evaluate(1, unknown),
+        ]

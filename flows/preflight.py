@@ -1,0 +1,95 @@
+"""Everything that can be refused before a model is loaded."""
+
+import os
+from pathlib import Path
+
+from conf.schema import PolicySettings, RunConfig
+from flows.plan import Plan, folder_digest
+from storage.errors import UserError
+from storage.layout import RunLayout
+from tasks.generation.prompts import prompt_inputs, run_prompts
+from tasks.generation.stage import fits_context
+from tasks.modeling.load import check_policy_folder, load_tokenizer
+
+
+def needs_warmup(policy: PolicySettings) -> bool:
+    """Whether the initial policy is one that the project makes, and has not been made yet."""
+    return policy.warmup is not None and not (Path(policy.path) / "config.json").is_file()
+
+
+def find_policy(policy: PolicySettings) -> Path:
+    """The initial policy's folder; a hub id is downloaded first. Raises UserError when there is none."""
+    folder = Path(policy.path)
+    if not folder.is_dir():
+        folder = _download(policy)
+    check_policy_folder(folder, trust_remote_code=policy.trust_remote_code)
+    return folder
+
+
+def _download(policy: PolicySettings) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.py"]
+        return Path(snapshot_download(policy.path, revision=policy.revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"there is no such folder, and the hub gave no such model: {str(error).splitlines()[0]}",
+            where=f"policy.path={policy.path}",
+            remedy="give a folder that exists, or check the id, the connection and HF_TOKEN",
+        ) from None
+
+
+def check_keys(config: RunConfig) -> None:
+    """Refuse a judge whose API key is not in the environment. Keys themselves are never read into the config."""
+    annotators = config.panel.annotators | config.evaluation.judges | config.evaluation.rates
+    for name, settings in annotators.items():
+        if settings.kind == "judge" and settings.api_key_env and not os.environ.get(settings.api_key_env):
+            raise UserError(
+                f"the key of judge {name!r} is not set",
+                where=f"environment variable {settings.api_key_env}",
+                remedy=f"export {settings.api_key_env}=... before starting the run",
+            )
+        if settings.kind == "reward_model" and config.policy.warmup is None:
+            _check_reward_model(name, settings.path)
+
+
+def _check_reward_model(name: str, path: str) -> None:
+    local = path.startswith((".", "/", "artifacts")) or path.count("/") != 1
+    if local and not (Path(path) / "config.json").is_file():
+        raise UserError(
+            f"the reward model of {name!r} is not a model folder: config.json is missing",
+            where=path,
+            remedy="give the folder or hub id of a sequence-classification model",
+        )
+
+
+def prepare_run(config: RunConfig) -> Plan:
+    """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
+    RunLayout.of(config.runs, config.name)
+    check_keys(config)
+    inputs = prompt_inputs(config.prompts)
+    plan = Plan(config, find_policy(config.policy))
+    tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
+    context = config.engine.max_model_len or context_length(plan.initial)
+    spec = plan.prompts(inputs | {"policy": folder_digest(plan.initial), "context": f"{context}:{config.sampling.max_tokens}"})
+    run_prompts(
+        spec,
+        lambda rows: fits_context(
+            rows,
+            tokenizer,
+            context=context,
+            max_tokens=config.sampling.max_tokens,
+            drop=config.prompts.too_long == "drop",
+        ),
+    )
+    return plan
+
+
+def context_length(policy: Path) -> int:
+    """Tokens that the policy's positions reach to."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(policy, local_files_only=True)
+    return int(config.get_text_config().max_position_embeddings)

@@ -1,0 +1,74 @@
+"""What a person sees of a run: the plan, one table after every round, errors on one screen."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from storage.errors import UserError
+from storage.stage import Spec
+
+console = Console(highlight=False)
+
+
+def exit_on_user_error(body: Callable[[], None]) -> None:
+    """Run `body`; a UserError is printed on standard error and ends the process with exit code 2."""
+    try:
+        body()
+    except UserError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}")
+        sys.exit(2)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def print_plan(specs: Sequence[Spec]) -> None:
+    """Every stage of a round: its folder, what it reads and its settings."""
+    for spec in specs:
+        console.rule(f"{spec.stage}", align="left")
+        values = spec.model_dump(mode="json", exclude={"inputs"})
+        console.print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), markup=False, end="")
+    console.rule("dry run: nothing was made", align="left")
+
+
+def round_table(rounds: Sequence[dict[str, Any]]) -> Table:
+    """Figures by row, rounds by column. Each round is a record of flows.rounds; intervals are 95 %."""
+    table = Table(title="rounds so far", title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("")
+    for record in rounds:
+        table.add_column(f"round {record['round']}" if record["round"] else "initial", justify="right")
+    for name, cells in _rows(rounds):
+        table.add_row(name, *cells)
+    return table
+
+
+def _rows(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    summaries = [record["figures"] for record in rounds]
+    rows: list[tuple[str, list[str]]] = []
+    latest = summaries[-1]
+    for source, judges in latest["win_rate"].items():
+        for judge in judges:
+            cells = [_interval(summary["win_rate"].get(source, {}).get(judge)) for summary in summaries]
+            rows.append((f"win rate against {source}, by {judge}", cells))
+    rows.append(("KL to initial (nats a reply)", [f"{s['kl']['mean']:.2f}" for s in summaries]))
+    rows.append(("tokens a reply", [f"{s['tokens']:.1f}" for s in summaries]))
+    rows.append(("words a reply", [f"{s['words']:.1f}" for s in summaries]))
+    rows.append(("finished by itself", [f"{s['finish_rate']:.3f}" for s in summaries]))
+    for rate in latest["rates"]:
+        rows.append((f"mean {rate}", [f"{s['rates'][rate]['mean']:.3f}" for s in summaries]))
+    for stage in ("generate", "label", "train", "evaluate"):
+        rows.append((f"seconds: {stage}", [_seconds(record["seconds"].get(stage)) for record in rounds]))
+    return rows
+
+
+def _interval(value: dict[str, float] | None) -> str:
+    return f"{value['mean']:.3f} ({value['low']:.2f}-{value['high']:.2f})" if value else "-"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,178 @@
+"""Prompt files in, prompt tables out: read, check every row, keep training and held-out prompts apart by hash."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from storage.errors import UserError
+from storage.files import canonical_json
+
+#: Where a prompt is looked for when no field is named: the first of these that the row has.
+PROMPT_FIELDS = ("messages", "prompt", "question", "instruction")
+_FORMATS = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+def prompt_id(messages: Sequence[Mapping[str, str]]) -> str:
+    """First 16 hex digits of the sha256 of a prompt's messages: equal prompts have equal ids."""
+    return hashlib.sha256(canonical_json([dict(m) for m in messages]).encode()).hexdigest()[:16]
+
+
+def is_heldout(identifier: str, share: float) -> bool:
+    """Whether a prompt is held out, by its id alone: the same in every run, file order and seed."""
+    return int(identifier[:8], 16) < share * 2**32
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of a JSONL, gzipped JSONL or Parquet file; `where` is 'file:line' or 'file:row N'.
+
+    Raises UserError when the file is missing, unreadable, of another kind, or a line is not a JSON object.
+    """
+    if not path.is_file():
+        raise UserError("the file does not exist", where=str(path), remedy="give the path of a " + ", ".join(_FORMATS))
+    if path.name.endswith(".parquet"):
+        yield from _parquet_rows(path)
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _json_rows(path)
+    else:
+        raise UserError(
+            "the file is of a kind that irepo does not read",
+            where=str(path),
+            remedy="convert it to one of " + ", ".join(_FORMATS),
+        )
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                yield f"{path}:row {number}", row
+                number += 1
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise UserError(f"the file cannot be read: {error}", where=str(path), remedy="check or replace it") from None
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise UserError("the line is not a JSON object", where=f"{path}:{number}", remedy="mend the line")
+                yield f"{path}:{number}", row
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"the line is not JSON: {error.msg}", where=f"{path}:{number}", remedy="mend the line"
+        ) from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"the file cannot be read: {error}", where=str(path), remedy="check or replace it") from None
+
+
+def prompts_of(
+    source: Iterable[tuple[str, dict[str, Any]]],
+    *,
+    where: str,
+    prompt_fields: Sequence[str] = (),
+    answer_field: str = "answer",
+    reference_field: str = "reference",
+    category_field: str = "category",
+    system: str | None = None,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of storage.schemas.PROMPTS from (where, row) pairs, in their order; repeated prompts are kept once.
+
+    `prompt_fields` are joined by a blank line (empty ones skipped); dotted names reach inside ('instances.0.input').
+    Without them each row's prompt is its first field of PROMPT_FIELDS. Raises UserError (file, line) for a row
+    without a prompt, malformed messages, and a file without rows.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for place, row in source:
+        if limit is not None and len(rows) >= limit:
+            break
+        messages = _messages(row, place, prompt_fields, system)
+        identifier = prompt_id(messages)
+        rows.setdefault(
+            identifier,
+            {
+                "prompt_id": identifier,
+                "messages": messages,
+                "answer": _optional_text(row, answer_field),
+                "reference": _optional_text(row, reference_field),
+                "category": _optional_text(row, category_field),
+                "source": place,
+            },
+        )
+    if not rows:
+        raise UserError("the file has no prompts", where=where, remedy="give a file with at least one row")
+    return list(rows.values())
+
+
+def _messages(row: dict[str, Any], where: str, fields: Sequence[str], system: str | None) -> list[dict[str, str]]:
+    if fields:
+        content: Any = "\n\n".join(text for field in fields if (text := _optional_text(row, field)))
+    else:
+        content = next((row[name] for name in PROMPT_FIELDS if row.get(name)), None)
+    if not content or (isinstance(content, str) and not content.strip()):
+        names = " or ".join(fields or PROMPT_FIELDS)
+        raise UserError(
+            f"the row has no prompt (looked for {names}; it has {', '.join(row) or 'nothing'})",
+            where=where,
+            remedy="add it, or name the right fields: prompts.prompt_fields=[question]",
+        )
+    messages = [{"role": "user", "content": content}] if isinstance(content, str) else _checked(content, where)
+    if system is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _checked(content: Any, where: str) -> list[dict[str, str]]:
+    """A list of messages up to and including the last user turn (a trailing assistant reply is not a prompt)."""
+    valid = isinstance(content, list) and all(
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in content
+    )
+    if not valid:
+        raise UserError(
+            "the prompt is neither text nor a list of {role, content} messages", where=where, remedy="mend the row"
+        )
+    messages = [{"role": m["role"], "content": m["content"]} for m in content]
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages or messages[-1]["role"] != "user":
+        raise UserError("the conversation does not end with a user's turn", where=where, remedy="mend the row")
+    return messages
+
+
+def _optional_text(row: dict[str, Any], field: str) -> str | None:
+    """The value at a dotted field name as text; None where it is absent or null."""
+    value: Any = row
+    for part in field.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            value = None
+        if value is None:
+            return None
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def split_prompts(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(training, held-out) rows: `share` of the prompts, chosen by hash, is held out."""
+    heldout = [row for row in rows if is_heldout(row["prompt_id"], share)]
+    training = [row for row in rows if not is_heldout(row["prompt_id"], share)]
+    return training, heldout
+
+
+def without(rows: Sequence[dict[str, Any]], excluded: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`rows` whose prompt is not among `excluded`."""
+    ids = {row["prompt_id"] for row in excluded}
+    return [row for row in rows if row["prompt_id"] not in ids]

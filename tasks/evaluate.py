@@ -1,0 +1,31 @@
+"""Task `evaluate`: held-out responses, the judges' votes on them, and the round's figures."""
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.evaluation.settings import EvaluateSpec
+from tasks.evaluation.stage import run as run_metrics
+from tasks.generate import kept_engine, pause_engines
+from tasks.generation.settings import GenerateSpec
+from tasks.generation.stage import run as run_generation
+from tasks.labeling.judging import run_judging
+from tasks.labeling.settings import JudgeSpec
+from tasks.progress import progress_bar
+from tasks.report import stage_result
+
+
+@task(name="evaluate", task_run_name="evaluate", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+def evaluate(responses: GenerateSpec, judge: JudgeSpec, metrics: EvaluateSpec) -> dict[str, Any]:
+    """Run or adopt the three stages of an evaluation; each builds on the content of the one before."""
+    with progress_bar("evaluate", metrics.round) as progress:
+        engine = kept_engine(responses.settings.engine, trust_remote_code=responses.settings.trust_remote_code)
+        written = run_generation(responses, progress, engine=engine)
+        pause_engines()
+        judge = judge.model_copy(update={"inputs": judge.inputs | {"responses": written.content}})
+        judged = run_judging(judge, progress)
+        inputs = metrics.inputs | {"responses": written.content, "judgements": judged.content}
+        figures = run_metrics(metrics.model_copy(update={"inputs": inputs}), progress)
+    seconds = written.seconds + judged.seconds + figures.seconds
+    return stage_result(figures, metrics.folder) | {"seconds": seconds, "responses": written.content}
