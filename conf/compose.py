@@ -120,7 +120,7 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
             return UserError(
                 f"unknown config key {key!r}{_closest(key, known_keys())}",
                 where="command line",
-                remedy="the keys and their meaning are in conf/ and in docs/configuration.md",
+                remedy="the keys, with what they mean, are in the YAML files below conf/",
             )
     return UserError(first, where="configuration", remedy="mend the override named above")
 

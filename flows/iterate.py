@@ -11,6 +11,7 @@ The same command goes on where a run stopped: finished stages are kept, see stor
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from flows.environment import prepare, quiet_console
@@ -24,9 +25,11 @@ from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imp
 from conf.compose import compose_config, dump_config  # noqa: E402
 from conf.schema import RunConfig  # noqa: E402
 from flows.plan import Plan, folder_digest  # noqa: E402
-from flows.preflight import find_policy, needs_warmup, prepare_run  # noqa: E402
+from flows.preflight import find_policy, finished_rounds, needs_warmup, prepare_run  # noqa: E402
 from flows.terminal import console, exit_on_user_error, print_plan, round_table  # noqa: E402
+from flows.warmup import warm_up  # noqa: E402
 from storage.files import canonical_json, publish_text  # noqa: E402
+from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from tasks.evaluate import evaluate  # noqa: E402
 from tasks.generate import close_engines, generate  # noqa: E402
@@ -36,17 +39,19 @@ from tasks.train import train  # noqa: E402
 
 
 @flow(name="irepo", persist_result=True, result_serializer="json")
-def irepo(overrides: list[str] | None = None) -> list[dict[str, Any]]:
+def irepo(overrides: list[str], more_rounds: int | None = None) -> list[dict[str, Any]]:
     """Run the configuration that `overrides` ask for; returns one record a round.
 
     Args:
         overrides: words as on the command line, e.g. ["run=demo", "rounds=2", "training.learning_rate=1e-4"].
+        more_rounds: go so many rounds beyond those the run folder has, whatever `rounds` says.
     """
-    config = compose_config(overrides or ["run=demo"])
+    config = compose_config(overrides)
+    if more_rounds is not None:
+        done = finished_rounds(RunLayout.of(config.runs, config.name))
+        config = config.model_copy(update={"rounds": done + more_rounds})
     if needs_warmup(config.policy):
-        from flows.warmup import warm_up_demo
-
-        warm_up_demo(config.seed)
+        warm_up(["demo=true", f"seed={config.seed}"])
     plan = prepare_run(config)
     publish_text(plan.layout.config, dump_config(config))
     prompts = read_manifest(plan.layout.prompts).content
@@ -77,7 +82,13 @@ def first_record(plan: Plan, prompts: str, initial: str) -> dict[str, Any]:
 
 @flow(name="irepo-round", flow_run_name="{run}: round {number}", persist_result=True, result_serializer="json")
 def irepo_round(
-    run: str, number: int, config: RunConfig, initial_policy: str, prompts: str, initial: str, before: list[dict[str, Any]]
+    run: str,
+    number: int,
+    config: RunConfig,
+    initial_policy: str,
+    prompts: str,
+    initial: str,
+    before: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """One round: responses, votes, a new policy, and whether it is better. `before` holds the earlier records."""
     plan = Plan(config, find_policy(config.policy.model_copy(update={"path": initial_policy})))
@@ -87,9 +98,7 @@ def irepo_round(
     generated = generate(plan.generate(number, {"prompts": selected.content, "policy": policy}))
     labelled = label(plan.label(number, {"prompts": selected.content, "responses": generated["content"]}))
     reference = policy if config.objective.reference == "previous" else initial
-    trained = train(
-        plan.train(number, {"policy": policy, "reference": reference, "preferences": labelled["content"]})
-    )
+    trained = train(plan.train(number, {"policy": policy, "reference": reference, "preferences": labelled["content"]}))
     inputs = {"prompts": prompts, "policy": trained["content"], "initial": initial}
     rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number)}
     evaluated = evaluate(*plan.evaluate(number, inputs | rivals))
@@ -108,8 +117,7 @@ def main(words: Sequence[str]) -> None:
     """The command: check first, then run the flow, say where things are and how to go on."""
     config = compose_config(words)
     if config.dry_run:
-        plan = Plan(config, find_policy_or_name(config))
-        print_plan(plan.dry_run())
+        print_plan(Plan(config, Path(config.policy.path)).dry_run())
         return
     if not needs_warmup(config.policy):
         prepare_run(config)

@@ -8,6 +8,7 @@ from conf.schema import RunConfig
 from storage.files import digest
 from storage.layout import RunLayout
 from storage.manifest import describe_files
+from storage.stage import Spec
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
@@ -51,9 +52,7 @@ class Plan:
         }
 
     def prompts(self, inputs: dict[str, str]) -> PromptsSpec:
-        return PromptsSpec(
-            folder=self.layout.prompts, round=0, seed=0, inputs=inputs, settings=self.config.prompts
-        )
+        return PromptsSpec(folder=self.layout.prompts, round=0, seed=0, inputs=inputs, settings=self.config.prompts)
 
     def select(self, round_number: int, inputs: dict[str, str]) -> SelectSpec:
         return SelectSpec(
@@ -168,9 +167,16 @@ class Plan:
             return []
         return [("initial", 0)] if round_number == 1 else [("initial", 0), ("previous", round_number - 1)]
 
-    def dry_run(self) -> list[object]:
+    def dry_run(self) -> list[Spec]:
         """Specs of the run's first round and of its evaluation, with inputs not yet known."""
-        unknown = {"prompts": "?", "policy": "?", "initial": "?", "reference": "?", "responses": "?", "preferences": "?"}
+        unknown = {
+            "prompts": "?",
+            "policy": "?",
+            "initial": "?",
+            "reference": "?",
+            "responses": "?",
+            "preferences": "?",
+        }
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),

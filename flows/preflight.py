@@ -7,8 +7,8 @@ from conf.schema import PolicySettings, RunConfig
 from flows.plan import Plan, folder_digest
 from storage.errors import UserError
 from storage.layout import RunLayout
-from tasks.generation.prompts import prompt_inputs, run_prompts
-from tasks.generation.stage import fits_context
+from storage.manifest import MANIFEST
+from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 
 
@@ -17,12 +17,15 @@ def needs_warmup(policy: PolicySettings) -> bool:
     return policy.warmup is not None and not (Path(policy.path) / "config.json").is_file()
 
 
-def find_policy(policy: PolicySettings) -> Path:
-    """The initial policy's folder; a hub id is downloaded first. Raises UserError when there is none."""
+def find_policy(policy: PolicySettings, *, chat_template: bool = True) -> Path:
+    """The initial policy's folder; a hub id is downloaded first. Raises UserError when it is none, or lacks a part.
+
+    `chat_template=False`: it need not have a chat template.
+    """
     folder = Path(policy.path)
     if not folder.is_dir():
         folder = _download(policy)
-    check_policy_folder(folder, trust_remote_code=policy.trust_remote_code)
+    check_policy_folder(folder, trust_remote_code=policy.trust_remote_code, chat_template=chat_template)
     return folder
 
 
@@ -73,7 +76,9 @@ def prepare_run(config: RunConfig) -> Plan:
     plan = Plan(config, find_policy(config.policy))
     tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
     context = config.engine.max_model_len or context_length(plan.initial)
-    spec = plan.prompts(inputs | {"policy": folder_digest(plan.initial), "context": f"{context}:{config.sampling.max_tokens}"})
+    spec = plan.prompts(
+        inputs | {"policy": folder_digest(plan.initial), "context": f"{context}:{config.sampling.max_tokens}"}
+    )
     run_prompts(
         spec,
         lambda rows: fits_context(
@@ -93,3 +98,11 @@ def context_length(policy: Path) -> int:
 
     config = AutoConfig.from_pretrained(policy, local_files_only=True)
     return int(config.get_text_config().max_position_embeddings)
+
+
+def finished_rounds(layout: RunLayout) -> int:
+    """How many rounds, from the first on, have their evaluation's manifest."""
+    number = 0
+    while (layout.stage(number + 1, "evaluate") / MANIFEST).is_file():
+        number += 1
+    return number

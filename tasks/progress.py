@@ -1,4 +1,4 @@
-"""A stage's progress bar: one line at the terminal that fills and then stays; one line of text where there is no terminal."""
+"""A stage's progress: a bar that fills and stays; where there is no terminal, one line of text."""
 
 import time
 from collections.abc import Iterator

@@ -20,5 +20,7 @@ def stage_result(manifest: Manifest, folder: Path) -> dict[str, Any]:
         "rows": manifest.rows,
         "summary": manifest.summary,
     }
-    get_run_logger().info("%s of round %d: %s in %.1f s, %s", manifest.stage, manifest.round, manifest.rows, manifest.seconds, folder)
+    get_run_logger().info(
+        "%s of round %d: %s in %.1f s, %s", manifest.stage, manifest.round, manifest.rows, manifest.seconds, folder
+    )
     return result

@@ -1,0 +1,124 @@
+"""Flow `irepo-warmup`: the supervised policy that rounds start from.
+
+    python -m flows.warmup demo=true seed=0            # the demo's small policy and its reward models, from nothing
+    python -m flows.warmup policy=<folder or id> data=<file> out=<folder> training.learning_rate=2e-5 training.epochs=1
+
+`data` is JSONL, JSONL.gz or Parquet with `messages`, or `prompt` and `completion`. A policy without a chat template
+gets one with chat_template=conf/templates/turns.jinja.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.environment import prepare, quiet_console
+
+prepare()
+if __name__ == "__main__":
+    quiet_console()
+
+from omegaconf import OmegaConf  # noqa: E402
+from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+from prefect import flow, task  # noqa: E402  (Prefect reads its settings as it is imported)
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator  # noqa: E402
+
+from conf.schema import PolicySettings  # noqa: E402
+from flows.preflight import find_policy  # noqa: E402
+from flows.terminal import console, exit_on_user_error  # noqa: E402
+from storage.errors import UserError  # noqa: E402
+from storage.prompts import read_rows  # noqa: E402
+from tasks.demo.build import build_demo  # noqa: E402
+from tasks.progress import progress_bar  # noqa: E402
+from tasks.training.supervised import SupervisedSettings, supervise  # noqa: E402
+
+
+class WarmupConfig(BaseModel):
+    """What the command's words may say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    demo: bool = False
+    seed: int = 0  # of the demo
+    policy: str | None = None  # folder or hub id to start from
+    revision: str | None = None
+    trust_remote_code: bool = False
+    data: str | None = None  # JSONL, JSONL.gz or Parquet
+    out: str | None = None  # folder of the result
+    chat_template: str | None = None  # file; for a policy that has none
+    device: str = "auto"
+    training: SupervisedSettings = SupervisedSettings(epochs=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> "WarmupConfig":
+        missing = [name for name in ("policy", "data", "out") if getattr(self, name) is None]
+        if not self.demo and missing:
+            raise ValueError(f"{', '.join(missing)} missing (or say demo=true)")
+        return self
+
+
+def read_config(words: Sequence[str]) -> WarmupConfig:
+    """The words as a WarmupConfig. Raises UserError naming what does not fit."""
+    try:
+        return WarmupConfig.model_validate(OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True))
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in item['loc'])} {item['msg']}".strip() for item in error.errors()]
+        raise UserError(
+            "\n".join(lines), where="command line", remedy="see python -m flows.warmup's docstring"
+        ) from None
+    except OmegaConfBaseException as error:
+        raise UserError(str(error), where="command line", remedy="write key=value") from None
+
+
+def demo_folder(seed: int) -> Path:
+    """Where the demo's policy, prompts and reward models lie; conf/policy/demo.yaml names the same folder."""
+    return Path("artifacts") / f"demo-{seed}"
+
+
+@task(name="warm up", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+def make_demo(seed: int) -> str:
+    """Build the demo's folder, unless it is there."""
+    folder = demo_folder(seed)
+    if not folder.exists():
+        with progress_bar("warm up", 0) as progress:
+            build_demo(folder, seed, progress)
+    return str(folder)
+
+
+@task(name="supervise", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+def tune(config: WarmupConfig) -> str:
+    """Supervised fine-tuning of `config.policy` on `config.data`."""
+    assert config.policy is not None  # WarmupConfig checked all three
+    assert config.data is not None
+    assert config.out is not None
+    rows = [row for _, row in read_rows(Path(config.data))]
+    start = PolicySettings(path=config.policy, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    folder = find_policy(start, chat_template=config.chat_template is None)
+    with progress_bar("supervise", 0) as progress:
+        supervise(
+            folder,
+            rows,
+            Path(config.out),
+            config.training,
+            chat_template=Path(config.chat_template) if config.chat_template else None,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+            progress=progress,
+        )
+    return config.out
+
+
+@flow(name="irepo-warmup", persist_result=True, result_serializer="json")
+def warm_up(overrides: list[str]) -> str:
+    """Make an initial policy; returns its folder. `overrides` are words as on the command line."""
+    config = read_config(overrides)
+    return make_demo(config.seed) if config.demo else tune(config)
+
+
+def main(words: Sequence[str]) -> None:
+    read_config(words)
+    console.print(f"done: {warm_up(list(words))}")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(lambda: main(sys.argv[1:]))

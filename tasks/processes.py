@@ -1,0 +1,76 @@
+"""Child processes that never outlive what started them: one process group each, ended as a whole.
+
+The parent starts a child with `start_group` and ends it with `end_group`. For the case where the parent is killed and
+can end nothing, the child first calls `die_with_parent`. PR_SET_PDEATHSIG is not used: it fires when the *thread*
+that forked ends, and Prefect starts tasks from short-lived threads. POSIX only.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+_PARENT = "IREPO_PARENT"  # process id of who called start_group; die_with_parent takes it out of the environment
+_POLL = 0.5  # seconds
+
+Stream = int | IO[Any] | None
+
+
+def start_group(
+    command: Sequence[str],
+    *,
+    stdin: Stream = subprocess.DEVNULL,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start `command` as the leader of a process group (and session) of its own.
+
+    `env` replaces the environment when given. What the command runs should call `die_with_parent` first.
+    """
+    environment = dict(os.environ if env is None else env)
+    environment[_PARENT] = str(os.getpid())
+    return subprocess.Popen(
+        command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment, cwd=cwd, start_new_session=True
+    )
+
+
+def end_group(process: subprocess.Popen[bytes], *, grace: float = 5.0) -> None:
+    """End every process of the group that `start_group` made: SIGTERM, `grace` seconds, SIGKILL.
+
+    Safe to call again, and after the leader has ended: what it left behind is killed too.
+    """
+    _signal(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=grace)
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # macOS answers PermissionError, not ProcessLookupError, when only zombies are left in the group.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def die_with_parent() -> None:
+    """In a child: kill this process's whole group within about half a second of its parent's death.
+
+    Looks at the process that called `start_group`, or, in a process started by other means (torchrun gives every
+    worker a session of its own), at whoever is the parent now.
+    """
+    parent = int(os.environ.pop(_PARENT, os.getppid()))
+
+    def watch() -> None:
+        # An orphan is adopted by another process, so its parent's id changes; ids cannot be confused by reuse.
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()

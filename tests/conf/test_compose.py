@@ -1,0 +1,72 @@
+"""Configuration: composition, overrides, and errors that name the key and the remedy."""
+
+import subprocess
+import sys
+
+import pytest
+
+from conf.compose import PROJECT, compose_config, dump_config, group_options, load_config
+from storage.errors import UserError
+
+
+def test_overrides_reach_groups_and_values() -> None:
+    config = compose_config(["run=demo", "training.learning_rate=1e-4", "panel=demo", "rounds=2", "seed=5"])
+    assert (config.training.learning_rate, config.rounds, config.name) == (1e-4, 2, "demo-5")
+    assert config.policy.path == "artifacts/demo-5/policy"
+    assert len(config.panel.annotators) >= 7
+    assert len({annotator.kind for annotator in config.panel.annotators.values()}) >= 4
+
+
+def test_policy_and_prompts_take_paths() -> None:
+    config = compose_config(["policy=/models/it's here", "prompts=../data/x.jsonl.gz"])
+    assert (config.policy.path, config.prompts.path) == ("/models/it's here", "../data/x.jsonl.gz")
+
+
+@pytest.mark.parametrize("preset", group_options("run"))
+def test_every_preset_composes(preset: str) -> None:
+    assert compose_config([f"run={preset}"]).rounds == 3
+
+
+@pytest.mark.parametrize("panel", group_options("panel"))
+def test_every_panel_composes(panel: str) -> None:
+    assert compose_config(["policy=x", "prompts=y", f"panel={panel}"]).panel.annotators
+
+
+@pytest.mark.parametrize("evaluation", group_options("evaluation"))
+def test_every_evaluation_composes(evaluation: str) -> None:
+    compose_config(["policy=x", "prompts=y", f"evaluation={evaluation}"])
+
+
+def test_the_resolved_copy_is_the_config(tmp_path) -> None:
+    config = compose_config(["run=demo"])
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run=demo", "training.learning_rat=1"], "did you mean training.learning_rate?"),
+        (["run=demo", "panel=nobody"], "answers, demo, judges, rules"),
+        (["run=demo", "rounds=0"], "rounds"),
+        (["run=demo", "engine.kind=other"], "engine.kind"),
+        (["run=demo", "rounds"], "key=value"),
+        (["run=demo", "++training.speed=3"], "training.speed"),
+        ([], "policy=<folder or id> prompts=<file>"),
+        (["run=demo", "~panel.annotators", "+panel.annotators={}"], "the panel is empty"),
+        (["run=demo", "evaluation.judges.held-out=${panel.annotators.reward-one}"], "a judge must be held out"),
+    ],
+)
+def test_mistakes_are_named(words: list[str], named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_config(words)
+    assert named in str(caught.value)
+
+
+def test_reading_a_config_loads_neither_torch_nor_prefect() -> None:
+    code = (
+        "import sys; from conf.compose import compose_config; compose_config(['run=demo']);"
+        "print([m for m in ('torch', 'prefect', 'vllm', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
