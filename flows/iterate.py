@@ -14,19 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from conf.compose import compose_config, dump_config
 from flows.environment import prepare, quiet_console
+from flows.terminal import console, exit_on_user_error, print_plan, round_table
 
 prepare()
 if __name__ == "__main__":
     quiet_console()
+    # A mistyped word is refused now, not after the seconds that the imports below take.
+    exit_on_user_error(lambda: compose_config(sys.argv[1:]))
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 
-from conf.compose import compose_config, dump_config  # noqa: E402
 from conf.schema import RunConfig  # noqa: E402
 from flows.plan import Plan, folder_digest  # noqa: E402
 from flows.preflight import find_policy, finished_rounds, needs_warmup, prepare_run  # noqa: E402
-from flows.terminal import console, exit_on_user_error, print_plan, round_table  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.files import canonical_json, publish_text  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402

@@ -1,0 +1,103 @@
+# Everything from a fresh clone: `make setup`, then `make run`. Needs make, bash and a Python 3 with venv; uv is fetched
+# into .uv, and no other tool is asked for. `make help` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Which lock: gpu where the NVIDIA driver answers. `make setup KIND=cpu` overrides.
+KIND ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+KIND := $(KIND)
+ifeq ($(filter cpu gpu,$(KIND)),)
+$(error KIND is '$(KIND)'; use KIND=cpu or KIND=gpu)
+endif
+
+# Which Python: the first one on PATH that fits, else one that uv downloads. `make setup PYTHON=3.12` overrides.
+PYTHON ?= >=3.11,<3.13
+UV_VERSION := 0.13.8
+UV := .uv/bin/uv
+VENV := .venv/bin/python
+STAMP := .venv/.installed-$(KIND)
+# The other kind's build of vLLM has the same import name: the two cannot share an environment.
+OTHER := .venv/.installed-$(if $(filter cpu,$(KIND)),gpu,cpu)
+
+# CPU builds of torch are not on the package index (what is there needs CUDA), only on this page.
+TORCH_CPU := https://download.pytorch.org/whl/cpu/torch/
+
+# uv reads neither pip.conf nor PIP_*. What pip was told about packages is handed on to it; a UV_* of the user's wins.
+# (Deferred: `pip config` is only asked when something is installed or locked.)
+pip = $(strip $(or $(PIP_$(2)),$(shell .uv/bin/python -m pip config get global.$(1) 2>/dev/null)))
+define uv_settings
+set_uv() { if [ -z "$${!1:-}" ] && [ -n "$$2" ]; then export "$$1=$$2"; fi; }
+set_uv UV_DEFAULT_INDEX "$${UV_INDEX_URL:-$(call pip,index-url,INDEX_URL)}"
+set_uv UV_INDEX "$${UV_EXTRA_INDEX_URL:-$(call pip,extra-index-url,EXTRA_INDEX_URL)}"
+set_uv SSL_CERT_FILE "$(call pip,cert,CERT)"
+set_uv UV_INDEX_STRATEGY unsafe-best-match  # as pip: the best version of all indexes, not the first index's
+endef
+# UV_FIND_LINKS wants commas. Never for the gpu lock: a CPU wheel found there, 2.13.0+cpu, counts as newer than 2.13.0.
+comma := ,
+empty :=
+space := $(empty) $(empty)
+find_links = $(subst $(space),$(comma),$(or $(call pip,find-links,FIND_LINKS),$(TORCH_CPU)))
+define uv_settings_cpu
+$(uv_settings)
+set_uv UV_FIND_LINKS "$(find_links)"
+endef
+uv_settings_gpu = $(uv_settings)
+
+.PHONY: help setup run serve test test-slow check lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(STAMP)  ## .venv with everything in requirements/cpu.txt or gpu.txt (quick when nothing changed)
+	@:
+
+$(UV):
+	@rm -rf .uv
+	@python3 -m venv .uv || { echo "python3 has no working venv module (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# --no-deps: the lock is complete, and vLLM's CPU build must not bring the packages requirements/cpu-overrides.txt drops.
+# One recipe line each (bash -c), so that the exported settings reach uv.
+.ONESHELL:
+$(STAMP): requirements/$(KIND).txt | $(UV)
+	@$(uv_settings_$(KIND))
+	if [ ! -x $(VENV) ] || [ -e $(OTHER) ]; then
+	  echo "making .venv ($(KIND))"
+	  $(UV) venv --quiet --clear --python-preference system --python '$(PYTHON)' .venv
+	fi
+	$(UV) pip install --quiet --no-deps --python $(VENV) -r requirements/$(KIND).txt
+	touch $@
+
+run: setup  ## the demo: iREPO from end to end on this machine
+	@$(VENV) -m flows.iterate run=demo
+
+serve: setup  ## serve the deployments irepo/iterate and irepo/nightly
+	@$(VENV) -m flows.serve
+
+test: setup  ## the suite; ARGS="-k name" is handed to pytest
+	@$(VENV) -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup  ## the tests marked slow
+	@$(VENV) -m pytest -m slow $(ARGS)
+
+check: setup  ## ruff (rules and format) and mypy
+	@.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+# The locks name no index and no folder, so that they fit every machine. They are resolved for Python 3.11 on Linux
+# x86_64 and hold for 3.12.
+COMPILE := pip compile pyproject.toml --quiet --upgrade --group dev --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+lock: $(UV)  ## resolve both locks anew from pyproject.toml
+	@( $(uv_settings_gpu)
+	$(UV) $(COMPILE) --extra gpu -o requirements/gpu.txt )
+	$(uv_settings_cpu)
+	$(UV) $(COMPILE) --extra cpu --override requirements/cpu-overrides.txt -o requirements/cpu.txt
+
+clean:  ## remove .venv, .uv and caches; runs/ stays
+	@rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,131 @@
+"""The command: two real rounds on vLLM and Prefect, kept when asked for again; and what it refuses before any model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from conf.compose import PROJECT
+from flows.iterate import main
+from storage.errors import UserError
+from storage.manifest import read_manifest
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Say {i}", "answer": str(i)}) + "\n" for i in range(40)))
+    return path
+
+
+def words(tiny_policy: Path, prompts: Path, runs: Path, *more: str) -> list[str]:
+    return [
+        "name=small", f"runs={runs}", f"policy={tiny_policy}", f"prompts={prompts}", "panel=rules", "evaluation=plain",
+        "engine=vllm-small", "training=small", "training.epochs=1", "sampling.max_tokens=12", "prompts.per_round=16",
+        "prompts.heldout=0.2", "preferences.drop_truncated=false", *more,
+    ]  # fmt: skip
+
+
+def command(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.iterate", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+    )
+
+
+@pytest.mark.vllm
+def test_two_rounds_then_nothing_left_to_do(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
+    arguments = words(tiny_policy, prompts, tmp_path / "runs", "rounds=2")
+    done = command(arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs" / "small"
+    for number in (1, 2):
+        for stage in ("prompts", "generate", "label", "train", "evaluate"):
+            read_manifest(run / f"round-{number:02d}" / stage)
+    assert "round 2" in done.stdout
+    assert f"run folder: {run}".replace(" ", "") in done.stdout.replace("\n", "").replace(" ", "")
+    policy = run / "round-02" / "train" / "policy"
+    AutoModelForCausalLM.from_pretrained(policy)
+    weights = (policy / "model.safetensors").read_bytes()
+
+    manifests = {path: path.stat().st_mtime_ns for path in run.rglob("manifest.json")}
+    shutil.rmtree(run / "round-02" / "evaluate")
+    again = command(arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (policy / "model.safetensors").read_bytes() == weights
+    kept = {path for path, changed in manifests.items() if path.stat().st_mtime_ns == changed}
+    assert {path for path in manifests if "round-02/evaluate" not in str(path)} <= kept
+
+
+def test_a_mistake_ends_with_code_2_on_one_screen(tiny_policy: Path, tmp_path: Path) -> None:
+    done = command(words(tiny_policy, tmp_path / "absent.jsonl", tmp_path / "runs"))
+    assert done.returncode == 2
+    assert "absent.jsonl" in done.stderr
+    assert "remedy" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 10
+    assert not (tmp_path / "runs" / "small" / "config.yaml").exists()
+
+
+def copy_without(folder: Path, target: Path, *names: str) -> Path:
+    shutil.copytree(folder, target)
+    for name in names:
+        (target / name).unlink()
+    return target
+
+
+def test_policies_that_cannot_be_one_are_refused(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
+    cases = {
+        "no tokenizer": copy_without(tiny_policy, tmp_path / "a", "tokenizer_config.json"),
+        "no chat template": copy_without(tiny_policy, tmp_path / "b", "chat_template.jinja"),
+        "not safetensors": copy_without(tiny_policy, tmp_path / "c", "model.safetensors"),
+        "own Python code": copy_without(tiny_policy, tmp_path / "d"),
+        "config.json is missing": tmp_path,
+    }
+    config = json.loads((cases["own Python code"] / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling.Model"}
+    (cases["own Python code"] / "config.json").write_text(json.dumps(config))
+    for what, folder in cases.items():
+        with pytest.raises(UserError, match=what) as caught:
+            main(words(folder, prompts, tmp_path / "runs"))
+        assert str(folder) in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        ("name=../elsewhere", "not a run name"),
+        ("name=a/b", "not a run name"),
+        ("sampling.max_tokens=100000", "the context is"),
+        ("engine.kv_cache_gib=100000", "memory"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    tiny_policy: Path, prompts: Path, tmp_path: Path, word: str, what: str
+) -> None:
+    with pytest.raises(UserError, match=what):
+        main(words(tiny_policy, prompts, tmp_path / "runs", word))
+
+
+def test_a_judge_without_its_key_is_refused(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
+    key = "+panel.annotators.judge={kind: judge, model: m, api_key_env: IREPO_TEST_ABSENT_KEY}"
+    with pytest.raises(UserError, match="IREPO_TEST_ABSENT_KEY"):
+        main(words(tiny_policy, prompts, tmp_path / "runs", key))
+
+
+def test_a_dry_run_prints_every_stage_and_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main(["run=mistral-7b", "training=lora", f"runs={tmp_path / 'runs'}", "dry_run=true"])
+    shown = capsys.readouterr().out
+    for stage in ("select", "generate", "label", "train", "judge", "evaluate"):
+        assert f"{stage} " in shown
+    assert "mistralai/Mistral-7B-Instruct-v0.3" in shown
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,56 @@
+"""The plan of a run: where stages write, what they read, and that a dry run builds every spec of every preset."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose_config, group_options
+from flows.plan import Plan, folder_digest
+
+
+def plan(*words: str) -> Plan:
+    return Plan(compose_config(["run=demo", *words]), Path("initial"))
+
+
+@pytest.mark.parametrize("preset", group_options("run"))
+def test_every_spec_of_a_preset_is_built(preset: str) -> None:
+    config = compose_config([f"run={preset}"])
+    specs = Plan(config, Path(config.policy.path)).dry_run()
+    assert [spec.stage for spec in specs] == [
+        "prompts", "select", "generate", "label", "train", "generate", "judge", "evaluate",
+    ]  # fmt: skip
+    assert len({spec.key() for spec in specs}) == len(specs)
+
+
+def test_a_round_starts_from_the_policy_of_the_round_before() -> None:
+    inputs = {"policy": "p", "reference": "r", "preferences": "x"}
+    first, second = plan().train(1, inputs), plan().train(2, inputs)
+    assert first.policy == first.reference == Path("initial")
+    assert second.policy == second.reference == first.folder / "policy"
+    fixed = plan("objective.reference=initial").train(2, inputs)
+    assert (fixed.policy, fixed.reference) == (first.folder / "policy", Path("initial"))
+
+
+def test_more_rounds_do_not_change_the_keys_of_done_ones() -> None:
+    inputs = {"prompts": "a", "policy": "b"}
+    assert plan("rounds=1").generate(1, inputs).key() == plan("rounds=9", "name=moved").generate(1, inputs).key()
+    assert plan().generate(1, inputs).key() != plan("seed=1").generate(1, inputs).key()
+    assert plan().generate(1, inputs).key() != plan("sampling.temperature=0.9").generate(1, inputs).key()
+
+
+def test_policies_are_compared_with_the_initial_and_the_previous_one() -> None:
+    assert Plan.rivals(0) == []
+    assert Plan.rivals(1) == [("initial", 0)]
+    assert Plan.rivals(3) == [("initial", 0), ("previous", 2)]
+    _, judge, _ = plan().evaluate(2, {"prompts": "a", "policy": "b", "initial": "c"})
+    assert list(judge.responses) == ["policy", "initial", "previous"]
+    assert judge.responses["previous"].parent.parent.name == "round-01"
+
+
+def test_a_folders_digest_sees_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    before = folder_digest(tmp_path)
+    (tmp_path / "a").write_text("2")
+    changed = folder_digest(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert len({before, changed, folder_digest(tmp_path)}) == 3
