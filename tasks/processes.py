@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-_PARENT = "IREPO_PARENT"  # process id of who called start_group; die_with_parent takes it out of the environment
+_STARTER = "IREPO_STARTER"  # environment variable: process id of who called start_group
 _POLL = 0.5  # seconds
 
 Stream = int | IO[Any] | None
@@ -35,7 +35,7 @@ def start_group(
     `env` replaces the environment when given. What the command runs should call `die_with_parent` first.
     """
     environment = dict(os.environ if env is None else env)
-    environment[_PARENT] = str(os.getpid())
+    environment[_STARTER] = str(os.getpid())
     return subprocess.Popen(
         command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment, cwd=cwd, start_new_session=True
     )
@@ -62,15 +62,26 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 def die_with_parent() -> None:
     """In a child: kill this process's whole group within about half a second of its parent's death.
 
-    Looks at the process that called `start_group`, or, in a process started by other means (torchrun gives every
-    worker a session of its own), at whoever is the parent now.
+    "Parent" is the process's own parent and, if it descends from a `start_group`, whoever called that: torchrun gives
+    each worker a session of its own, and a worker must not outlive the launcher two levels up either.
     """
-    parent = int(os.environ.pop(_PARENT, os.getppid()))
+    parent = os.getppid()
+    starter = int(os.environ.get(_STARTER, parent))
 
     def watch() -> None:
-        # An orphan is adopted by another process, so its parent's id changes; ids cannot be confused by reuse.
-        while os.getppid() == parent:
+        # An orphan is adopted by another process, so its parent's id changes.
+        while os.getppid() == parent and _is_running(starter):
             time.sleep(_POLL)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

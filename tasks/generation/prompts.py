@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,10 @@ from storage.manifest import Manifest
 from storage.prompts import prompts_of, read_rows, split_prompts, without
 from storage.schemas import PROMPTS, read_parquet, table, write_parquet
 from storage.stage import Outcome, Spec, run_stage
+from tasks.modeling.load import encode_chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
 
@@ -134,6 +138,28 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Row]]:
         ) from None
     for number, row in enumerate(data):
         yield f"{name}:{split} row {number}", dict(row)
+
+
+def fits_context(
+    rows: list[Row], tokenizer: "PreTrainedTokenizerBase", *, context: int, max_tokens: int, drop: bool
+) -> list[bool]:
+    """For each row, whether its prompt and `max_tokens` of a response fit into `context` tokens.
+
+    Unless `drop`, the first that does not is refused: UserError with its file and line.
+    """
+    fitting = []
+    for row in rows:
+        length = len(encode_chat(tokenizer, row["messages"]))
+        fitting.append(length + max_tokens <= context)
+        if not fitting[-1] and not drop:
+            raise UserError(
+                f"the prompt has {length} tokens; with sampling.max_tokens={max_tokens} it needs {length + max_tokens},"
+                f" and the context is {context}",
+                where=row["source"],
+                remedy="lower sampling.max_tokens, raise engine.max_model_len if the policy's positions allow it,"
+                " or leave such prompts out: prompts.too_long=drop",
+            )
+    return fitting
 
 
 def run_prompts(spec: PromptsSpec, fits: Callable[[list[Row]], list[bool]]) -> Manifest:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def check_policy_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
+def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_template: bool = True) -> None:
     """Refuse, without loading anything, a folder that cannot be a policy.
 
     Raises UserError for: no config.json, no tokenizer, no chat template, weights that are not safetensors, and code
-    in the folder unless `trust_remote_code`.
+    in the folder unless `trust_remote_code`. `chat_template=False` allows for a policy that is given one later.
     """
     config = folder / "config.json"
     if not config.is_file():
@@ -33,11 +33,11 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False) -> Non
             remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
         )
     inline = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-    if not inline and not (folder / "chat_template.jinja").is_file():
+    if chat_template and not inline and not (folder / "chat_template.jinja").is_file():
         raise UserError(
             "the policy's tokenizer has no chat template",
             where=str(folder / "tokenizer_config.json"),
-            remedy="add chat_template.jinja to the folder, or start from a policy that was tuned on chats",
+            remedy="start from a policy that was tuned on chats, or make one with python -m flows.warmup",
         )
     if not any(folder.glob("*.safetensors")):
         raise UserError(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class TokenSequence:
     """One response after its prompt, as token ids."""
 
-    prompt: Sequence[int]
-    response: Sequence[int]
+    prompt: Sequence[int] | np.ndarray
+    response: Sequence[int] | np.ndarray
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
@@ -38,9 +38,9 @@ def batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[int]]:
 
 
 def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> list[torch.Tensor]:
-    """log p(token | what precedes it) of every response token, float32, one tensor [len(response)] a row.
+    """log p(token | what precedes it) of every response token, one tensor [len(response)] a row.
 
-    Differentiable. Rows are left-padded so that responses end together; the model's own head (with whatever
+    float32, or float64 for a float64 model. Differentiable. Rows are left-padded so that responses end together; the model's own head (with whatever
     soft-capping or scaling it has) sees only the last positions, so no [rows, length, vocabulary] tensor is made.
     """
     device = next(model.parameters()).device
@@ -50,7 +50,7 @@ def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> l
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     predicting = torch.zeros((len(rows), longest), dtype=torch.bool)
     for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor([*row.prompt, *row.response])
+        ids[i, width - len(row) :] = torch.from_numpy(np.concatenate([row.prompt, row.response]).astype(np.int64))
         mask[i, width - len(row) :] = 1
         predicting[i, longest - len(row.response) :] = True
     output = model(
@@ -60,10 +60,18 @@ def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> l
         use_cache=False,
         logits_to_keep=longest + 1,
     )
-    logits = output.logits[:, :-1][predicting.to(device)].float()
-    targets = torch.cat([torch.tensor(list(row.response)) for row in rows]).to(device)
+    logits = output.logits[:, :-1][predicting.to(device)]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    targets = torch.from_numpy(np.concatenate([row.response for row in rows]).astype(np.int64)).to(device)
     flat = -F.cross_entropy(logits, targets, reduction="none")
     return list(flat.split([len(row.response) for row in rows]))
+
+
+def summed_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> torch.Tensor:
+    """log p(response | prompt) of each row, float64 [len(rows)], nats. Differentiable."""
+    flat = torch.cat(token_logprobs(model, rows)).double()
+    owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.response) for row in rows]))
+    return torch.zeros(len(rows), dtype=flat.dtype, device=flat.device).index_add(0, owner.to(flat.device), flat)
 
 
 def sequence_logprobs(

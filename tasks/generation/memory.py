@@ -1,0 +1,50 @@
+"""How much memory there is, and how much a policy will want: looked up before an engine starts."""
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+
+import psutil
+
+GIB = 1 << 30
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def available_memory() -> int:
+    """Bytes that can still be taken: what the machine has free, or what the container's limit leaves if that is less.
+
+    Page cache counts as free in both.
+    """
+    free = psutil.virtual_memory().available
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if limit is None or used is None:
+        return free
+    return min(free, max(0, limit - used + (_cgroup_cache() or 0)))
+
+
+def _cgroup(name: str) -> int | None:
+    try:
+        return int((Path("/sys/fs/cgroup") / name).read_text())
+    except (OSError, ValueError):  # no cgroup v2 here, or "max"
+        return None
+
+
+def _cgroup_cache() -> int | None:
+    try:
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), None)
+
+
+def weight_bytes(policy: Path, dtype: str) -> int:
+    """Bytes of a policy's weights once they are in `dtype`, from the headers of its safetensors files."""
+    numbers = 0
+    for path in sorted(policy.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        numbers += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return numbers * _ITEM_BYTES[dtype]

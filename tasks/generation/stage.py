@@ -1,0 +1,220 @@
+"""The generate stage: m responses to each prompt, in shards; a shard is what is published and resumed."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.errors import UserError
+from storage.manifest import Manifest
+from storage.schemas import PROMPTS, RESPONSES, read_parquet, table, write_parquet
+from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
+from tasks.generation.engines import Engine, Request, Sample, open_engine
+from tasks.generation.settings import GenerateSpec, SamplingSettings
+from tasks.modeling.load import check_policy_folder, encode_chat, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def run(spec: GenerateSpec, progress: Progress = silent, engine: Engine | None = None) -> Manifest:
+    """Publish responses-*.parquet (storage.schemas.RESPONSES) in `spec.folder`; adopts what is done.
+
+    A given engine is used and left open; without one, one is opened and closed. Shards of the same spec have the same
+    bytes however often the stage was interrupted. Raises UserError (settings, prompts, memory), SamplerMismatch and
+    EngineError; a shard is published only after the sampler was verified.
+    """
+    return run_stage(spec, lambda: _Sampling(spec, progress).run(engine))
+
+
+def check_prompts(
+    prompts: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_model_len: int, max_tokens: int
+) -> list[list[int]]:
+    """Token ids of every prompt (rows of storage.schemas.PROMPTS), the chat template applied once.
+
+    Raises UserError, with file and line, for a prompt that leaves no room for `max_tokens` response tokens.
+    """
+    encoded = []
+    for row in prompts.select(["messages", "source"]).to_pylist():
+        ids = encode_chat(tokenizer, row["messages"])
+        if len(ids) + max_tokens > max_model_len:
+            raise UserError(
+                f"the prompt has {len(ids)} tokens; with {max_tokens} for the response it does not fit the context of"
+                f" {max_model_len}",
+                where=row["source"],
+                remedy="shorten or leave out the prompt (prompts.too_long=drop), lower sampling.max_tokens, or raise"
+                " engine.max_model_len if the policy's positions reach further",
+            )
+        encoded.append(ids)
+    return encoded
+
+
+def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
+    """Tokens that the policy's positions reach to. Raises UserError when its config does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(policy, local_files_only=True, trust_remote_code=trust_remote_code)
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if length is None:
+        raise UserError(
+            "the policy does not say how long its context is: max_position_embeddings is missing",
+            where=str(policy / "config.json"),
+            remedy="say it: engine.max_model_len=<tokens>",
+        )
+    return int(length)
+
+
+def request_seed(seed: int, round_number: int, prompt_id: str) -> int:
+    """Seed of one prompt's responses in one round, 0 <= seed < 2**62: vLLM adds the response's index to it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{round_number}/{prompt_id}".encode()).digest()[:8], "big") >> 2
+
+
+class _Sampling:
+    """One run of the stage's body."""
+
+    def __init__(self, spec: GenerateSpec, progress: Progress) -> None:
+        self.spec = spec
+        self.progress = progress
+        settings = spec.settings
+        _check_sampling(settings.sampling)
+        check_policy_folder(spec.policy, trust_remote_code=settings.trust_remote_code)
+        prompts = read_parquet(spec.prompts, PROMPTS)
+        if not prompts.num_rows:
+            raise UserError("there are no prompts", where=str(spec.prompts), remedy="give a file with at least one")
+        self.tokenizer = load_tokenizer(spec.policy, trust_remote_code=settings.trust_remote_code)
+        context = settings.engine.max_model_len or context_length(
+            spec.policy, trust_remote_code=settings.trust_remote_code
+        )
+        encoded = check_prompts(prompts, self.tokenizer, context, settings.sampling.max_tokens)
+        ids = prompts.column("prompt_id").to_pylist()
+        self.requests = [
+            Request(prompt, request_seed(spec.seed, spec.round, prompt_id))
+            for prompt, prompt_id in zip(encoded, ids, strict=True)
+        ]
+        self.names: list[str] = ids
+        size = settings.engine.shard_prompts
+        starts = range(0, len(ids), size)
+        self.shards = {
+            spec.folder / f"responses-{number:05d}-of-{len(starts):05d}.parquet": slice(start, start + size)
+            for number, start in enumerate(starts)
+        }
+        self.gap: Any = None
+        self.sampled_tokens = 0
+        self.sampled_seconds = 0.0
+
+    def run(self, engine: Engine | None) -> Outcome:
+        self._remove_strangers()
+        missing = [path for path in self.shards if not has_part(self.spec, path)]
+        done = sum(len(self.names[self.shards[path]]) for path in self.shards if path not in missing)
+        self.progress(done, len(self.names), "prompts")
+        if missing:
+            settings = self.spec.settings
+            used = engine or open_engine(
+                settings.engine, trust_remote_code=settings.trust_remote_code, log=self.spec.folder / "engine.log"
+            )
+            try:
+                used.load(self.spec.policy)
+                for path in missing:
+                    self._sample(used, path)
+                    done += len(self.names[self.shards[path]])
+                    self.progress(done, len(self.names), "prompts")
+            finally:
+                if engine is None:
+                    used.close()
+        return self._outcome()
+
+    def _remove_strangers(self) -> None:
+        """Shards of other settings would be taken for ours by whoever lists the folder."""
+        for path in self.spec.folder.glob("responses-*.parquet"):
+            if path not in self.shards:
+                path.unlink()
+
+    def _sample(self, engine: Engine, path: Path) -> None:
+        requests = self.requests[self.shards[path]]
+        clock = time.monotonic()
+        samples = engine.sample(requests, self.spec.settings.sampling)
+        self.sampled_seconds += time.monotonic() - clock
+        self.sampled_tokens += sum(len(sample.token_ids) for row in samples for sample in row)
+        shard = self._table(path, requests, samples)
+        if self.gap is None:
+            self._verify(path, shard)
+        write_parquet(path, shard)
+        mark_part(self.spec, path)
+
+    def _table(self, path: Path, requests: Sequence[Request], samples: Sequence[Sequence[Sample]]) -> pa.Table:
+        rows = []
+        for name, request, drawn in zip(self.names[self.shards[path]], requests, samples, strict=True):
+            for index, sample in enumerate(drawn):
+                rows.append(
+                    {
+                        "prompt_id": name,
+                        "response_index": index,
+                        "prompt_ids": request.prompt_ids,
+                        "response_ids": sample.token_ids,
+                        "text": self.tokenizer.decode(sample.token_ids, skip_special_tokens=True),
+                        "finish_reason": sample.finish_reason,
+                        "logprobs": sample.logprobs,
+                        "seed": request.seed,
+                    }
+                )
+        return table(rows, RESPONSES)
+
+    def _verify(self, path: Path, shard: pa.Table) -> None:
+        """Check the engine on its first new shard, before anything of it is published.
+
+        The gap that is reported is always the first shard's, so that it does not tell of interruptions.
+        """
+        from tasks.generation.verify import Scored, measure_gap, refuse_mismatch, spread
+        from tasks.modeling.logprobs import TokenSequence
+
+        settings = self.spec.settings
+        if not settings.engine.verify_sequences:
+            return
+        first = next(iter(self.shards))
+        for data in [shard] if path == first else [shard, read_parquet(first, RESPONSES)]:
+            rows = data.take(spread(data.num_rows, settings.engine.verify_sequences)).to_pylist()
+            scored = [Scored(TokenSequence(row["prompt_ids"], row["response_ids"]), row["logprobs"]) for row in rows]
+            self.gap = measure_gap(
+                self.spec.policy, scored, dtype=settings.engine.dtype, trust_remote_code=settings.trust_remote_code
+            )
+            refuse_mismatch(
+                self.gap, self.spec.policy, dtype=settings.engine.dtype, tolerance=settings.engine.verify_tolerance
+            )
+
+    def _outcome(self) -> Outcome:
+        first = next(iter(self.shards))
+        if self.gap is None:
+            self._verify(first, read_parquet(first, RESPONSES))
+        responses = tokens = ended = 0
+        for path in self.shards:
+            shard = pq.read_table(path, columns=["response_ids", "finish_reason"])
+            responses += shard.num_rows
+            tokens += pc.sum(pc.list_value_length(shard.column("response_ids"))).as_py()
+            ended += pc.sum(pc.equal(shard.column("finish_reason"), "stop")).as_py()
+        summary: dict[str, Any] = {
+            "responses": responses,
+            "tokens": tokens,
+            "mean_tokens": tokens / responses,
+            "finished": ended / responses,
+        }
+        if self.gap is not None:
+            summary |= {"sampler_gap_max": self.gap.maximum, "sampler_gap_mean": self.gap.mean}
+        if self.sampled_tokens:
+            summary["tokens_per_second"] = round(self.sampled_tokens / self.sampled_seconds, 1)
+        return Outcome(
+            paths=list(self.shards), rows={"prompts": len(self.names), "responses": responses}, summary=summary
+        )
+
+
+def _check_sampling(sampling: SamplingSettings) -> None:
+    if sampling.temperature == 0 and sampling.responses > 1:
+        raise UserError(
+            f"{sampling.responses} responses at temperature 0 are {sampling.responses} times the same",
+            where="sampling.temperature=0",
+            remedy="sample with sampling.temperature=1, or ask for one: sampling.responses=1",
+        )

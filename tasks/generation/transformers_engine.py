@@ -1,0 +1,142 @@
+"""Sampling with transformers alone: slow, simple, and exact enough to test the fast engine against."""
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tasks.generation.engines import Request, Sample, end_tokens
+from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.modeling.load import load_policy, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BATCH = 64  # sequences sampled together
+
+
+class TransformersEngine:
+    """An Engine in this process, on the GPU when there is one.
+
+    Each response takes its uniform draws from a generator of its own, seeded by (request's seed, response's index),
+    and inverts the cumulative distribution: a response does not depend on what is sampled beside it, except where a
+    draw falls within float noise of a boundary.
+    """
+
+    def __init__(self, settings: EngineSettings, *, trust_remote_code: bool = False) -> None:
+        self._settings = settings
+        self._trust_remote_code = trust_remote_code
+        self._model: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._ends: list[int] = []
+
+    def load(self, policy: Path) -> None:
+        self.close()
+        self._tokenizer = load_tokenizer(policy, trust_remote_code=self._trust_remote_code)
+        self._model = load_policy(
+            policy, dtype=self._settings.dtype, device="auto", trust_remote_code=self._trust_remote_code
+        )
+        self._ends = end_tokens(policy, trust_remote_code=self._trust_remote_code)
+
+    def pause(self) -> None:
+        if self._settings.between_stages != "keep":
+            self.close()
+
+    def close(self) -> None:
+        self._model = self._tokenizer = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
+        rows = [(request, index) for request in requests for index in range(sampling.responses)]
+        samples: list[Sample] = []
+        for start in range(0, len(rows), _BATCH):
+            samples += self._batch(rows[start : start + _BATCH], sampling)
+        m = sampling.responses
+        return [samples[i : i + m] for i in range(0, len(samples), m)]
+
+    def _batch(self, rows: Sequence[tuple[Request, int]], sampling: SamplingSettings) -> list[Sample]:
+        if self._model is None:
+            raise RuntimeError("load a policy before sampling")
+        model: Any = self._model
+        device = model.device
+        draws = np.stack([np.random.default_rng([r.seed, j]).random(sampling.max_tokens) for r, j in rows])
+        uniform = torch.from_numpy(draws).to(device)  # [rows, max_tokens], float64
+        ids, mask = _left_padded([request.prompt_ids for request, _ in rows])
+        step, mask = ids.to(device), mask.to(device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        tokens: list[list[int]] = [[] for _ in rows]
+        logprobs: list[list[float]] = [[] for _ in rows]
+        running = set(range(len(rows)))
+        stopped: set[int] = set()
+        cache: Any = None
+        for t in range(sampling.max_tokens):
+            output = model(
+                input_ids=step,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = output.past_key_values
+            raw = output.logits[:, -1].float().log_softmax(-1)  # [rows, vocabulary]
+            chosen = choose(raw, uniform[:, t], sampling)
+            values = raw.gather(1, chosen[:, None])[:, 0].tolist()
+            for i in sorted(running):
+                tokens[i].append(int(chosen[i]))
+                logprobs[i].append(values[i])
+                if tokens[i][-1] in self._ends or self._has_stop_string(tokens[i], sampling.stop):
+                    stopped.add(i)
+            running -= stopped
+            if not running:
+                break
+            step = chosen[:, None]
+            mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
+            positions = positions[:, -1:] + 1
+        return [
+            Sample(tokens[i], logprobs[i], finish_reason="stop" if i in stopped else "length") for i in range(len(rows))
+        ]
+
+    def _has_stop_string(self, tokens: list[int], stop: list[str]) -> bool:
+        if not stop or self._tokenizer is None:
+            return False
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return any(string in text for string in stop)
+
+
+def _left_padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, both int64 [prompts, longest prompt]; padding is 0 in both."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros((len(prompts), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    return ids, mask
+
+
+def choose(logprobs: torch.Tensor, uniform: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
+    """Token ids [rows] drawn from log-probabilities [rows, vocabulary] by uniform numbers [rows] in [0, 1).
+
+    top_k first, then top_p on what is left, as in vLLM; temperature 0 takes the likeliest token.
+    """
+    if sampling.temperature == 0:
+        return logprobs.argmax(-1)
+    ordered, order = (logprobs.double() / sampling.temperature).sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        ordered[:, sampling.top_k :] = -torch.inf
+    probabilities = ordered.softmax(-1)
+    if sampling.top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0.0)
+    cumulative = probabilities.cumsum(-1)
+    threshold = (uniform[:, None] * cumulative[:, -1:]).contiguous()
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1  # rounding must not reach into what was cut off
+    rank = torch.searchsorted(cumulative, threshold, right=True).minimum(last)
+    return order.gather(1, rank)[:, 0]

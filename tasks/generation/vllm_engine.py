@@ -1,0 +1,280 @@
+"""vLLM in a process group of its own: this side starts it, talks to it, and ends it.
+
+A separate process, because vLLM takes over what it is imported into (threads, logging, the GPU), because its memory
+can be given back only by ending it, and because it must not take the pipeline down when it dies.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from storage.errors import UserError
+from storage.files import digest, sha256_file
+from tasks.generation.engines import EngineError, Request, Sample, end_tokens
+from tasks.generation.memory import GIB, available_memory, weight_bytes
+from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.processes import end_group, start_group
+
+_ROOT = Path(__file__).resolve().parents[2]
+_OVERHEAD = GIB  # what the process takes besides weights and KV cache (0.6 GiB measured on a CPU)
+_LOG_TAIL = 30  # lines of the worker's log in an error
+
+
+class VllmEngine:
+    """An Engine. On a GPU, options are passed through to vLLM; that has been reviewed, not run."""
+
+    def __init__(self, settings: EngineSettings, *, trust_remote_code: bool = False, log: Path | None = None) -> None:
+        self._settings = settings
+        self._trust_remote_code = trust_remote_code
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._shape = ""
+        self._asleep = False
+        self._ends: list[int] = []
+
+    def load(self, policy: Path) -> None:
+        """Start the engine, or renew its weights where they are when `policy` has the same architecture and tokenizer.
+
+        Raises UserError for settings that this machine or policy does not allow, EngineError when vLLM fails.
+        """
+        policy = policy.resolve()
+        shape = _shape(policy)
+        self._ends = end_tokens(policy, trust_remote_code=self._trust_remote_code)
+        if self._process is not None and (self._shape != shape or self._process.poll() is not None):
+            self.close()
+        if self._process is None:
+            self._start(policy)
+            self._shape = shape
+            return
+        if self._asleep:
+            self._call("wake")
+            self._asleep = False
+        self._call("reload", policy=str(policy))
+
+    def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
+        if self._process is None or self._asleep:
+            raise RuntimeError("load a policy before sampling")
+        drawn = self._call(
+            "sample",
+            prompts=[request.prompt_ids for request in requests],
+            seeds=[request.seed for request in requests],
+            sampling={
+                "n": sampling.responses,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "max_tokens": sampling.max_tokens,
+                "stop": sampling.stop,
+                "detokenize": bool(sampling.stop),
+                "logprobs": 0,  # of the sampled token only
+                # End tokens are ours to say, or the two engines would stop at different ones.
+                "ignore_eos": True,
+                "stop_token_ids": self._ends,
+            },
+        )
+        samples = [[Sample(ids, logprobs, finish_reason=reason) for ids, logprobs, reason in row] for row in drawn]
+        unknown = {sample.finish_reason for row in samples for sample in row} - {"stop", "length"}
+        if unknown:
+            raise EngineError(f"vLLM ended responses for reasons that are none of ours: {sorted(unknown)}")
+        return samples
+
+    def pause(self) -> None:
+        if self._settings.between_stages == "stop":
+            self.close()
+        elif self._settings.between_stages == "sleep" and self._process is not None and not self._asleep:
+            # Level 1 keeps the weights in host memory. Not run on a GPU.
+            self._call("sleep")
+            self._asleep = True
+
+    def close(self) -> None:
+        process, self._process, self._asleep = self._process, None, False
+        if process is None:
+            return
+        end_group(process)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _start(self, policy: Path) -> None:
+        if find_spec("vllm") is None:
+            raise UserError(
+                "vLLM is not installed",
+                where="engine.kind=vllm",
+                remedy="install it (make install), or sample with transformers: engine=transformers",
+            )
+        on_cpu = not _has_gpu()
+        if on_cpu:
+            self._check_cpu(policy)
+        if self._log is None:
+            handle, name = tempfile.mkstemp(prefix="irepo-vllm-", suffix=".log")
+            os.close(handle)
+            self._log = Path(name)
+        with open(self._log, "wb") as log:
+            self._process = start_group(
+                [sys.executable, "-m", "tasks.generation.vllm_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment(on_cpu),
+                cwd=_ROOT,
+            )
+        self._call("start", options=self._options(policy, on_cpu), timeout=self._settings.start_timeout)
+
+    def _check_cpu(self, policy: Path) -> None:
+        settings = self._settings
+        if settings.between_stages == "sleep":
+            raise UserError(
+                "vLLM can sleep on a GPU only",
+                where="engine.between_stages=sleep",
+                remedy="keep the engine between stages, or stop it: engine.between_stages=keep (or stop)",
+            )
+        weights = weight_bytes(policy, settings.dtype)
+        # Every tensor-parallel worker has a KV cache of its own; the weights are divided among them.
+        need = weights + settings.tensor_parallel * (int(settings.kv_cache_gib * GIB) + _OVERHEAD)
+        free = available_memory()
+        if need > free:
+            raise UserError(
+                f"the engine would need {need / GIB:.1f} GiB ({weights / GIB:.1f} GiB of weights,"
+                f" {settings.kv_cache_gib:g} GiB of KV cache, and itself) and {free / GIB:.1f} GiB are free",
+                where=f"engine.kv_cache_gib={settings.kv_cache_gib:g}",
+                remedy="lower engine.kv_cache_gib, end other programs, or choose a smaller policy or engine.dtype",
+            )
+
+    def _options(self, policy: Path, on_cpu: bool) -> dict[str, Any]:
+        """Keyword arguments of vllm.LLM."""
+        settings = self._settings
+        options: dict[str, Any] = {
+            "model": str(policy),
+            "dtype": settings.dtype,
+            "max_model_len": settings.max_model_len,
+            "enforce_eager": settings.enforce_eager,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "trust_remote_code": self._trust_remote_code,
+            "generation_config": "vllm",  # sampling is what settings say, not what came with the policy
+            "enable_sleep_mode": settings.between_stages == "sleep",
+            "seed": 0,
+        }
+        if on_cpu:
+            return options | {"kv_cache_memory_bytes": int(settings.kv_cache_gib * GIB)}
+        return options | {"gpu_memory_utilization": settings.gpu_memory_utilization}
+
+    def _environment(self, on_cpu: bool) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "HF_HUB_OFFLINE": "1",  # the policy is a folder
+            "TOKENIZERS_PARALLELISM": "false",
+            "NO_COLOR": "1",
+        }
+        if not on_cpu:
+            return environment
+        environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over kv_cache_gib
+        if self._settings.enforce_eager:
+            # vLLM compiles two helpers of its sampler even so: seconds at the first request, for nothing here.
+            environment["TORCHDYNAMO_DISABLE"] = "1"
+        # Threads that wait by spinning made sampling 25 times slower on two cores shared with another process; bound
+        # threads (vLLM's "auto") share badly too. vLLM takes one thread where OMP_NUM_THREADS is not set.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        environment.setdefault("OMP_NUM_THREADS", str(_cores() // self._settings.tensor_parallel or 1))
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        return environment
+
+    def _call(self, operation: str, *, timeout: float | None = None, **arguments: Any) -> Any:
+        """Send one request and wait for its reply. Whatever goes wrong, the worker is ended: its state is unknown."""
+        try:
+            reply = self._exchange({"operation": operation, "arguments": arguments}, timeout)
+            if "error" in reply:
+                raise self._explain(operation, reply["type"], reply["error"])
+        except BaseException:
+            self.close()
+            raise
+        return reply["result"]
+
+    def _exchange(self, request: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise EngineError("the vLLM worker is not running")
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            raise self._death(process, request["operation"]) from None
+        if not wait([process.stdout.fileno()], timeout):
+            raise UserError(
+                f"vLLM was not ready after {timeout:g} s\n{self._tail()}",
+                where=f"engine.start_timeout={timeout:g}",
+                remedy="raise engine.start_timeout, or set engine.enforce_eager=true to start without compiling",
+            )
+        line = process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._death(process, request["operation"])
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def _death(self, process: subprocess.Popen[bytes], operation: str) -> EngineError:
+        code = process.wait()
+        hint = " (often: out of memory)" if code == -9 else ""
+        how = f"by signal {-code}{hint}" if code < 0 else f"with exit code {code}"
+        return EngineError(f"the vLLM worker ended {how} during {operation!r}; the end of {self._log}:\n{self._tail()}")
+
+    def _explain(self, operation: str, kind: str, message: str) -> Exception:
+        """The worker's error as one that the user can mend, where it is known to be one."""
+        first = message.strip().splitlines()[0]
+        if operation == "start" and "KV cache is needed" in message.replace("\n", " "):
+            return UserError(
+                f"the KV cache does not hold one sequence of the context's length: {first}",
+                where=f"engine.kv_cache_gib={self._settings.kv_cache_gib:g} (CPU), engine.gpu_memory_utilization (GPU)",
+                remedy="lower engine.max_model_len to what prompts and responses need, or give the cache more memory",
+            )
+        if operation == "start" and "memory" in message.lower():
+            return UserError(
+                f"vLLM has too little memory: {first}",
+                where=f"engine.kv_cache_gib={self._settings.kv_cache_gib:g} (CPU), engine.gpu_memory_utilization (GPU)",
+                remedy="lower engine.kv_cache_gib or engine.gpu_memory_utilization, or end other programs",
+            )
+        if operation == "start" and "max_model_len" in message:
+            return UserError(
+                f"vLLM refuses the context: {message.strip()}",
+                where=f"engine.max_model_len={self._settings.max_model_len}",
+                remedy="leave engine.max_model_len at null (the policy's context), or lower it",
+            )
+        if operation == "start" and "architectures" in message and "not supported" in message:
+            return UserError(
+                f"vLLM does not know this kind of policy: {first}",
+                where="policy, engine.kind=vllm",
+                remedy="sample with transformers: engine=transformers",
+            )
+        return EngineError(f"vLLM failed at {operation!r}: {kind}: {message}\nthe end of {self._log}:\n{self._tail()}")
+
+    def _tail(self) -> str:
+        if self._log is None:
+            return ""
+        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL:])
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shape(policy: Path) -> str:
+    """Digest of what must be equal for one policy's weights to fit where another's are: config and tokenizer."""
+    config = json.loads((policy / "config.json").read_text(encoding="utf-8"))
+    for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"):
+        config.pop(name, None)
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+    return digest([config, {name: sha256_file(policy / name) for name in files if (policy / name).is_file()}])

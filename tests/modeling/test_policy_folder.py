@@ -1,0 +1,91 @@
+"""What cannot be a policy is refused before weights are read, with the remedy; what can be is loaded as asked."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from storage.errors import UserError
+from tasks.modeling.load import autocast, check_policy_folder, encode_chat, load_policy, load_tokenizer, resolve_device
+
+
+@pytest.fixture
+def policy(tiny_policy: Path, tmp_path: Path) -> Path:
+    """A copy that a test may harm."""
+    return Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_whole_folder_passes(policy: Path) -> None:
+    check_policy_folder(policy)
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [
+        ("config.json", "config.json is missing", "save_pretrained"),
+        ("tokenizer_config.json", "has no tokenizer", "tokenizer.save_pretrained"),
+        ("chat_template.jinja", "has no chat template", "flows.warmup"),
+        ("model.safetensors", "are not safetensors", "safe_serialization=True"),
+    ],
+)
+def test_missing_file_is_refused_with_its_remedy(policy: Path, name: str, what: str, remedy: str) -> None:
+    (policy / name).unlink()
+    with pytest.raises(UserError, match=what) as refusal:
+        check_policy_folder(policy)
+    assert str(policy) in refusal.value.where
+    assert remedy in refusal.value.remedy
+
+
+def test_chat_template_in_the_tokenizer_config_is_enough(policy: Path) -> None:
+    (policy / "chat_template.jinja").unlink()
+    edit(policy / "tokenizer_config.json", chat_template="{{ messages }}")
+    check_policy_folder(policy)
+
+
+def test_chat_template_may_come_later_when_said_so(policy: Path) -> None:
+    (policy / "chat_template.jinja").unlink()
+    check_policy_folder(policy, chat_template=False)
+
+
+def test_pickled_weights_are_refused(policy: Path) -> None:
+    (policy / "model.safetensors").rename(policy / "pytorch_model.bin")
+    with pytest.raises(UserError, match="not safetensors"):
+        check_policy_folder(policy)
+
+
+def test_code_in_the_folder_must_be_trusted(policy: Path) -> None:
+    edit(policy / "config.json", auto_map={"AutoModelForCausalLM": "modeling.Model"})
+    with pytest.raises(UserError, match="brings its own Python code") as refusal:
+        check_policy_folder(policy)
+    assert "policy.trust_remote_code=true" in refusal.value.remedy
+    check_policy_folder(policy, trust_remote_code=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_policy_is_loaded_in_the_dtype_asked_for(tiny_policy: Path, dtype: str) -> None:
+    model = load_policy(tiny_policy, dtype=dtype, device="cpu")  # type: ignore[arg-type]
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+    assert not model.training
+
+
+def test_chat_is_encoded_once_and_ready_for_the_reply(tiny_policy: Path) -> None:
+    tokenizer = load_tokenizer(tiny_policy)
+    ids = encode_chat(tokenizer, [{"role": "user", "content": "the answer"}])
+    assert tokenizer.decode(ids) == "<|im_start|>user\nthe answer<|im_end|>\n<|im_start|>assistant\n"
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
+
+
+def test_device_and_autocast() -> None:
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    a = torch.ones(2, 2)
+    with autocast("cpu", "bfloat16"):
+        assert (a @ a).dtype == torch.bfloat16
+    with autocast("cpu", "float32"):
+        assert (a @ a).dtype == torch.float32

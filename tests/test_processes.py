@@ -1,0 +1,96 @@
+"""Process groups end as a whole, and never outlive what started them."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.processes import end_group, start_group
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A child that will not be talked into leaving, with a child of its own (`sleep`). Prints both process ids.
+CHILD = """
+import os, signal, subprocess, time
+from tasks.processes import die_with_parent
+die_with_parent()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+grandchild = subprocess.Popen(["sleep", "1000"])
+print(os.getpid(), grandchild.pid, flush=True)
+time.sleep(1000)
+"""
+
+# A parent that starts it from a thread that ends at once, as Prefect's workers do, and then waits to be killed.
+PARENT = f"""
+import sys, threading, time
+from tasks.processes import start_group
+thread = threading.Thread(target=start_group, args=([sys.executable, "-c", {CHILD!r}],))
+thread.start()
+thread.join()
+time.sleep(1000)
+"""
+
+
+def group(leader: int) -> list[psutil.Process]:
+    """Living processes (zombies are not) of the group."""
+    members = []
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getpgid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
+                members.append(process)
+        except ProcessLookupError:
+            continue
+    return members
+
+
+def wait_gone(leader: int, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while group(leader) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not group(leader)
+
+
+def ids(stream: object) -> tuple[int, int]:
+    leader, grandchild = map(int, stream.readline().split())  # type: ignore[attr-defined]
+    return leader, grandchild
+
+
+def test_a_killed_parent_leaves_nobody_behind() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, cwd=ROOT)
+    leader, grandchild = ids(parent.stdout)
+    time.sleep(1.5)  # the thread that forked is long gone: the child must not take that for its parent's death
+    assert {process.pid for process in group(leader)} == {leader, grandchild}
+    parent.kill()
+    parent.wait()
+    assert wait_gone(leader)
+
+
+def test_a_child_whose_parent_died_before_it_looked() -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; from tasks.processes import die_with_parent as d; d(); time.sleep(1000)"],
+        start_new_session=True,
+        env=dict(os.environ, IREPO_STARTER=str(dead.pid)),
+        cwd=ROOT,
+    )
+    assert child.wait(timeout=10) == -9
+
+
+@pytest.mark.parametrize("leader_first", [False, True])
+def test_end_group_ends_children_of_children(leader_first: bool) -> None:
+    child = start_group([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, cwd=ROOT)
+    leader, grandchild = ids(child.stdout)
+    assert leader == child.pid
+    if leader_first:
+        child.kill()
+        child.wait()
+        assert [process.pid for process in group(leader)] == [grandchild]
+    end_group(child, grace=0.5)
+    end_group(child, grace=0.5)
+    assert wait_gone(leader)
+    assert child.returncode == -9
