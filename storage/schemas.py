@@ -131,10 +131,13 @@ def write_parquet(path: Path, data: pa.Table, *, row_group_size: int = 4096) -> 
 
 def read_parquet(paths: Path | Iterable[Path], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     """Read one or several files of `schema`, in order. Raises ValueError, naming the file, when one does not fit."""
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     tables = []
     for path in [paths] if isinstance(paths, Path) else list(paths):
-        data = pq.read_table(path, columns=columns)
-        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        try:
+            data = pq.read_table(path, columns=columns)
+        except pa.ArrowInvalid as error:  # a cut file, or one without a wanted column
+            raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
         if not data.schema.equals(wanted, check_metadata=False):
             raise ValueError(f"{path} does not have the expected columns: {data.schema.names} against {wanted.names}")
         tables.append(data)

@@ -1,0 +1,212 @@
+"""The label stage as a whole: rows, counts, refusals, and bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from storage.errors import UserError
+from storage.schemas import PREFERENCES, SCORES, VOTES
+from tasks.labeling.aggregation import bradley_terry, empirical_logit
+from tasks.labeling.stage import run
+
+LENGTH = {"kind": "function", "function": "voters:length"}
+FAILING = {"kind": "function", "function": "voters:failing"}
+PERSON = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
+VERIFIER = {"kind": "verifier", "method": "contains"}
+
+
+def read(folder: Path, name: str) -> list[dict]:
+    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+
+
+def test_published_files_and_figures(world):
+    spec = world.spec(
+        {"p": ["aaa", "bb", "c"], "q": ["dd", "ee", "f"]},
+        {"length": LENGTH, "person": PERSON | {"utility": "voters:length"}, "check": VERIFIER},
+    )
+    manifest = run(spec)
+    for name, schema in (("scores", SCORES), ("votes", VOTES), ("preferences", PREFERENCES)):
+        assert pq.read_schema(spec.folder / f"{name}.parquet").equals(schema)
+    assert manifest.rows == {"scores": 12, "votes": 18, "preferences": 6}
+    assert [entry.path for entry in manifest.files] == ["preferences.parquet", "scores.parquet", "votes.parquet"]
+    summary = manifest.summary
+    assert (summary["responses"], summary["comparisons"], summary["pairs"]) == (6, 6, 6)
+    assert summary["votes"]["length"] == {"a": 5, "tie": 1}
+    assert summary["votes"]["check"] == {"abstain": 6}  # the prompts have no answer
+    assert summary["agreement"]["check"] is None
+    targets = [row["target"] for row in read(spec.folder, "preferences")]
+    assert summary["mean_abs_target"] == pytest.approx(np.mean(targets))
+    for row in read(spec.folder, "preferences"):
+        assert row["votes_abstain"] == 1
+        assert row["votes_chosen"] + row["votes_rejected"] + row["votes_tie"] == 2
+        assert row["p_hat"] == pytest.approx(1 / (1 + np.exp(-row["target"])))
+        assert row["round"] == 1
+        assert row["chosen"] == [{"role": "assistant", "content": bytes(row["chosen_ids"][:-1]).decode()}]
+        assert row["prompt"] == [{"role": "user", "content": f"ask {row['prompt_id']}"}]
+    # Score annotators' votes are not timed: equal runs give equal bytes.
+    assert {row["seconds"] for row in read(spec.folder, "votes")} == {None}
+
+
+def test_targets_are_ridge_bradley_terry_gaps_over_all_votes(world):
+    """Votes: 0 > 1 > 2 from two annotators, so 6 wins in one order."""
+    spec = world.spec({"p": ["aaa", "bb", "c"]}, {"one": LENGTH, "two": LENGTH})
+    run(spec)
+    fit = bradley_terry([[[0, 2, 2], [0, 0, 2], [0, 0, 0]]], prior_variance=2.0)
+    rows = {(row["chosen_index"], row["rejected_index"]): row for row in read(spec.folder, "preferences")}
+    assert set(rows) == {(0, 1), (0, 2), (1, 2)}
+    for (i, j), row in rows.items():
+        gap, se = fit.gaps(np.array([0]), np.array([i]), np.array([j]))
+        assert (row["target"], row["target_se"]) == (pytest.approx(gap[0]), pytest.approx(se[0]))
+        assert (row["votes_chosen"], row["votes_rejected"], row["votes_tie"]) == (2, 0, 0)
+    assert rows[0, 2]["target"] == pytest.approx(rows[0, 1]["target"] + rows[1, 2]["target"])
+
+
+def test_single_pairs_and_empirical_logit(world, make_world):
+    spec = world.spec({"p": ["aaa", "bb"]}, {"one": LENGTH, "two": LENGTH, "three": LENGTH})
+    run(spec)
+    (row,) = read(spec.folder, "preferences")
+    logit, variance = empirical_logit(3, 3)
+    assert row["target"] == pytest.approx(float(logit))
+    assert row["target_se"] == pytest.approx(float(variance) ** 0.5)
+    spec = make_world("other").spec(
+        {"p": ["c", "bb", "aaa"]}, {"one": LENGTH}, preferences={"estimator": "empirical_logit"}
+    )
+    run(spec)
+    rows = read(spec.folder, "preferences")
+    assert [(row["chosen_index"], row["rejected_index"]) for row in rows] == [(1, 0), (2, 0), (2, 1)]
+    assert all(row["target"] == pytest.approx(np.log(3)) for row in rows)
+
+
+def test_equal_strengths_choose_the_lower_index(world):
+    spec = world.spec({"p": ["aa", "bb", "cc"]}, {"one": LENGTH})
+    run(spec)
+    rows = read(spec.folder, "preferences")
+    assert [(row["chosen_index"], row["rejected_index"]) for row in rows] == [(0, 1), (0, 2), (1, 2)]
+    assert all((row["target"], row["p_hat"], row["votes_tie"]) == (0.0, 0.5, 1) for row in rows)
+
+
+def test_best_worst(world):
+    texts = {"p": ["bb", "aaa", "c", "dddd"], "q": ["x", "x", "x", "x"], "r": ["gg", "hh", "ii", "jj"]}
+    spec = world.spec(texts, {"one": LENGTH}, preferences={"pairs": "best_worst"})
+    manifest = run(spec)
+    rows = read(spec.folder, "preferences")
+    assert [(r["prompt_id"], r["chosen_index"], r["rejected_index"]) for r in rows] == [("p", 3, 2), ("r", 0, 3)]
+    assert manifest.summary["dropped"] == {"identical": 1}
+
+
+def test_dropped_pairs_are_counted_by_reason(world):
+    """4 responses, 6 pairs: 0 = 2 as tokens, 3 is cut."""
+    spec = world.spec({"p": ["aaa", "b", "aaa", "cc"]}, {"one": LENGTH}, cut=[("p", 3)])
+    manifest = run(spec)
+    assert manifest.summary["dropped"] == {"truncated": 3, "identical": 1}
+    rows = read(spec.folder, "preferences")
+    assert [(row["chosen_index"], row["rejected_index"]) for row in rows] == [(0, 1), (2, 1)]
+    assert manifest.summary["comparisons"] == 2  # what can be no pair is not asked
+    # Equal responses are one item: both rows have the two pooled votes' target.
+    logit, _ = empirical_logit(2, 2)
+    assert [row["target"] for row in rows] == [pytest.approx(float(logit))] * 2
+
+
+def test_truncated_responses_may_stay(world):
+    spec = world.spec({"p": ["aaa", "b"]}, {"one": LENGTH}, cut=[("p", 0)], preferences={"drop_truncated": False})
+    run(spec)
+    (row,) = read(spec.folder, "preferences")
+    assert (row["chosen_finish_reason"], row["rejected_finish_reason"]) == ("length", "stop")
+
+
+def test_failing_annotator_votes_nothing(world, make_world):
+    texts = {"p": ["aaa", "bb", "c"]}
+    with_failure = world.spec(texts, {"one": LENGTH, "broken": FAILING})
+    manifest = run(with_failure)
+    without = make_world("other").spec(texts, {"one": LENGTH})
+    run(without)
+    for row, expected in zip(
+        read(with_failure.folder, "preferences"), read(without.folder, "preferences"), strict=True
+    ):
+        assert row["votes_error"] == 1
+        assert row == expected | {"votes_error": 1}
+    assert manifest.summary["votes"]["broken"] == {"error": 3}
+    broken = [row for row in read(with_failure.folder, "scores") if row["annotator"] == "broken"]
+    assert {(row["outcome"], row["score"]) for row in broken} == {("error", None)}
+    assert broken[0]["raw"] == "RuntimeError: no idea about 'aaa'"
+
+
+def test_quorum(world):
+    """`fails_on_bad` has no vote on pairs with 'bad' or 'unknown'; only (0, 1) reaches two votes."""
+    partial = {"kind": "function", "function": "voters:fails_on_bad"}
+    spec = world.spec(
+        {"p": ["good one", "good", "bad", "unknown"]}, {"one": LENGTH, "two": partial}, preferences={"quorum": 2}
+    )
+    manifest = run(spec)
+    (row,) = read(spec.folder, "preferences")
+    assert (row["chosen_index"], row["rejected_index"], row["votes_chosen"]) == (0, 1, 2)
+    assert manifest.summary["dropped"] == {"quorum": 5}
+    assert manifest.summary["votes"]["two"] == {"a": 1, "abstain": 2, "error": 3}
+
+
+@pytest.mark.parametrize(
+    ("texts", "annotators", "cut", "wanted"),
+    [
+        ({"p": ["a", "bb"]}, {"broken": FAILING}, [], ["{'quorum': 1}", "{'broken': {'error': 1}}", "raw"]),
+        ({"p": ["a", "a"]}, {"one": LENGTH}, [], ["{'identical': 1}", "temperature"]),
+        ({"p": ["a", "bb"]}, {"one": LENGTH}, [("p", 1)], ["{'truncated': 1}", "max_tokens"]),
+        ({"p": ["a"]}, {"one": LENGTH}, [], ["more than one response"]),
+    ],
+)
+def test_no_pair_left_is_the_users_error(world, texts, annotators, cut, wanted):
+    spec = world.spec(texts, annotators, cut=cut)
+    with pytest.raises(UserError) as error:
+        run(spec)
+    assert all(word in str(error.value) for word in wanted)
+    assert not (spec.folder / "manifest.json").exists()
+
+
+def test_refusals(world):
+    with pytest.raises(UserError, match="no annotator"):
+        run(world.spec({"p": ["a", "bb"]}, {}))
+    spec = world.spec({"p": ["a", "bb"]}, {"one": LENGTH})
+    shard = spec.responses / "responses-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"responses-00000\.parquet has"):
+        run(spec)
+    spec = world.spec({"p": ["a", "bb"]}, {"one": LENGTH})
+    world.prompts(["other"])
+    with pytest.raises(UserError, match="prompt p of"):
+        run(spec)
+
+
+def test_responses_of_different_number(world):
+    spec = world.spec({"p": ["aaa", "bb", "c"], "q": ["d"], "r": ["ee", "f"]}, {"one": LENGTH})
+    run(spec)
+    rows = [(r["prompt_id"], r["chosen_index"], r["rejected_index"]) for r in read(spec.folder, "preferences")]
+    assert rows == [("p", 0, 1), ("p", 0, 2), ("p", 1, 2), ("r", 0, 1)]
+
+
+def test_equal_runs_give_equal_bytes(make_world: Callable):
+    texts = {f"p{i}": [f"q{j} text {'x' * ((i * j) % 5)}" for j in range(4)] for i in range(30)}
+    annotators = {"one": LENGTH, "person": PERSON, "check": VERIFIER, "broken": FAILING}
+    manifests = [run(make_world(name).spec(texts, annotators, answer="1")) for name in ("a", "b")]
+    assert [f.sha256 for f in manifests[0].files] == [f.sha256 for f in manifests[1].files]
+    other = run(make_world("c").spec(texts, annotators, answer="1", seed=12))
+    assert {f.path for f, g in zip(manifests[0].files, other.files, strict=True) if f.sha256 != g.sha256} == {
+        "votes.parquet",
+        "preferences.parquet",
+    }
+
+
+def test_a_finished_stage_is_adopted(world):
+    spec = world.spec({"p": ["aaa", "bb"]}, {"one": LENGTH})
+    first = run(spec)
+    assert run(spec) == first
+
+
+def test_agreement_counts_votes_for_the_chosen_side(world):
+    """Three lengths against one 'shorter is better': the panel sides with length."""
+    shorter = {"kind": "rule", "shorter": True}
+    spec = world.spec(
+        {"p": ["a b c", "a b", "a"]}, {"one": LENGTH, "two": LENGTH, "three": LENGTH, "contrary": shorter}
+    )
+    assert run(spec).summary["agreement"] == {"one": 1.0, "two": 1.0, "three": 1.0, "contrary": 0.0}
