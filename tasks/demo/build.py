@@ -1,0 +1,273 @@
+"""The demo's folder, from nothing: prompts, a small policy that knows its world but has bad manners, reward models.
+
+    python -m tasks.demo.build FOLDER --seed 0
+
+    FOLDER/prompts.jsonl heldout.jsonl     {prompt, answer, task}: training and held-out prompts
+           sft.jsonl                       {messages}: 12,000 replies of mixed quality
+           tokenizer/                      byte-level BPE of 600 tokens with the chat template
+           policy/                         Llama, 0.68 million parameters, pretrained on clean answers, then tuned on sft
+           reward_models/{one,two,three}/  1 layer x 64, each fitted to 3,000 noisy pairs of its own
+           judge/                          the held-out reward model: 96 wide, its own pairs
+
+One thread each for the policy and, in a second process, the reward models: about 75 CPU seconds. Same seed, same bytes on
+the same machine.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from storage.errors import UserError
+from storage.files import publish_folder
+from storage.stage import Progress, silent
+from tasks.demo.corpus import (
+    clean_rows,
+    held_out_prompts,
+    mixed_rows,
+    noisy_pairs,
+    read_rows,
+    training_prompts,
+    write_prompts,
+    write_rows,
+)
+from tasks.demo.utility import utility
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig, PreTrainedTokenizerBase
+
+PAD, END = "<|pad|>", "<|end|>"
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] not in ['user', 'assistant'] -%}"
+    "{{ raise_exception('the demo knows the roles user and assistant only') }}"
+    "{%- endif -%}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
+)
+VOCABULARY = 600
+POSITIONS = 256
+PRETRAINING_STEPS = 900
+TUNING_STEPS = 450
+REWARD_STEPS = 120
+#: name of the folder -> hidden size
+REWARD_MODELS = {"reward_models/one": 64, "reward_models/two": 64, "reward_models/three": 64, "judge": 96}
+
+
+def make_corpus(folder: Path, seed: int) -> None:
+    """Write prompts.jsonl, heldout.jsonl (alike for all seeds) and sft.jsonl to `folder`."""
+    write_prompts(folder / "prompts.jsonl", training_prompts())
+    write_prompts(folder / "heldout.jsonl", held_out_prompts())
+    write_rows(folder / "sft.jsonl", mixed_rows(training_prompts(), 12_000, random.Random(f"{seed}:sft")))
+
+
+def make_tokenizer(folder: Path) -> None:
+    """Train the tokenizer on `folder`/sft.jsonl and write it to `folder`/tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, END, "<|user|>", "<|assistant|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [message["content"] for row in read_rows(folder / "sft.jsonl") for message in row["messages"]]
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=END,
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    with publish_folder(folder / "tokenizer") as temporary:
+        tokenizer.save_pretrained(temporary)
+
+
+def llama(tokenizer: "PreTrainedTokenizerBase", *, hidden: int, layers: int, **more: Any) -> "LlamaConfig":
+    """A Llama configuration of the demo's scale, for `tokenizer`.
+
+    initializer_range 0.08, four times the default: with 0.02 a model this small learns no facts in these few steps.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=hidden * 11 // 4,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.08,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        **more,
+    )
+
+
+def train_policy(folder: Path, seed: int, progress: Progress = silent) -> None:
+    """Pretrain on clean answers, tune on `folder`/sft.jsonl, and write `folder`/policy. Needs the corpus and tokenizer."""
+    from transformers import LlamaForCausalLM
+
+    from tasks.modeling.load import load_tokenizer
+    from tasks.training.supervised import SupervisedSettings, save_folder, seeded, train_supervised
+
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    total = PRETRAINING_STEPS + TUNING_STEPS
+    with _reproducible():
+        with seeded(seed):
+            model = LlamaForCausalLM(llama(tokenizer, hidden=128, layers=3, tie_word_embeddings=True))
+        clean = clean_rows(training_prompts(), 8_000, random.Random(f"{seed}:clean"))
+        train_supervised(
+            model,
+            tokenizer,
+            clean,
+            SupervisedSettings(learning_rate=2e-3, steps=PRETRAINING_STEPS, max_length=POSITIONS, seed=seed),
+            lambda done, _, unit: progress(done, total, unit),
+        )
+        train_supervised(
+            model,
+            tokenizer,
+            read_rows(folder / "sft.jsonl"),
+            SupervisedSettings(learning_rate=1.2e-3, steps=TUNING_STEPS, max_length=POSITIONS, seed=seed),
+            lambda done, _, unit: progress(PRETRAINING_STEPS + done, total, unit),
+        )
+    save_folder(model, tokenizer, folder / "policy")
+
+
+def train_reward_models(folder: Path, seed: int, progress: Progress = silent) -> None:
+    """Fit and write the three reward models and the judge, each to pairs of its own. Needs the tokenizer only."""
+    from transformers import LlamaForSequenceClassification
+
+    from tasks.modeling.load import load_tokenizer
+    from tasks.training.reward_model import RewardTrainingSettings, train_reward_model
+    from tasks.training.supervised import save_folder, seeded
+
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    for number, (name, hidden) in enumerate(REWARD_MODELS.items()):
+        pairs = [asdict(p) for p in noisy_pairs(training_prompts(), 3_000, random.Random(f"{seed}:{name}"), utility)]
+        settings = RewardTrainingSettings(
+            learning_rate=3e-3, steps=REWARD_STEPS, max_length=POSITIONS, seed=1000 * (number + 1) + seed
+        )
+        with _reproducible():
+            with seeded(settings.seed):
+                model = LlamaForSequenceClassification(llama(tokenizer, hidden=hidden, layers=1, num_labels=1))
+            train_reward_model(model, tokenizer, pairs, settings)
+        save_folder(model, tokenizer, folder / name)
+        progress(number + 1, len(REWARD_MODELS), "reward models")
+
+
+def build_demo(folder: Path, seed: int = 0, report: Progress = silent) -> None:
+    """Make the whole demo folder; it appears under its name only when it is complete.
+
+    `report` hears the policy's training steps. Raises UserError when `folder` exists and is not empty, and RuntimeError
+    with the second process's error output when the reward models fail.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            "the demo is built into a new folder, and this one is not empty",
+            where=str(folder),
+            remedy="name another folder, or delete this one first",
+        )
+    with publish_folder(folder) as temporary:
+        make_corpus(temporary, seed)
+        make_tokenizer(temporary)
+        with _reward_model_process(temporary, seed) as check:
+
+            def progress(done: int, total: int, unit: str) -> None:
+                check()
+                report(done, total, unit)
+
+            train_policy(temporary, seed, progress)
+
+
+@contextmanager
+def _reward_model_process(folder: Path, seed: int) -> Iterator[Any]:
+    """The reward models in a process beside this one; yields a function that raises if it has failed. Waits at the end.
+
+    The child watches its standard input: when this process dies, however it dies, the pipe closes and the child leaves.
+    """
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "tasks.demo.build", str(folder.resolve()), "--seed", str(seed), "--reward-models"]
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=errors, stderr=errors)
+
+        def check() -> None:
+            if child.poll():
+                errors.seek(0)
+                raise RuntimeError(f"training the reward models failed ({child.returncode}):\n{errors.read()[-4000:]}")
+
+        try:
+            yield check
+            child.wait()
+            check()
+        finally:
+            child.kill()
+            child.wait()
+            if child.stdin:
+                child.stdin.close()
+
+
+def _leave_with_parent() -> None:
+    def watch() -> None:
+        os.read(0, 1)  # returns at the end of the file; not sys.stdin, whose lock would break the interpreter's exit
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """One thread and deterministic kernels inside: sums in another order would give other bytes. Put back after."""
+    import torch
+
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tasks.demo.build", description="Build the demo's folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reward-models", action="store_true", help=argparse.SUPPRESS)  # the second process
+    arguments = parser.parse_args()
+    if arguments.reward_models:
+        _leave_with_parent()
+        train_reward_models(arguments.folder, arguments.seed)
+        return
+    try:
+        build_demo(arguments.folder, arguments.seed, _print_progress)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _print_progress(done: int, total: int, unit: str) -> None:
+    if done % 150 == 0 or done == total:
+        print(f"policy: {done}/{total} {unit}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""The train stage: preferences and a policy in, the next policy out.
+
+    python -m tasks.training runs/<name>/round-01/train/spec.yaml
+
+A killed stage goes on from its last valid checkpoint and, on a CPU, ends with the bytes of one that was not killed.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from storage.errors import UserError
+from storage.manifest import Manifest
+from storage.stage import Outcome, Progress, run_stage, silent
+from tasks.modeling.load import check_policy_folder, load_policy, resolve_device
+from tasks.training.checkpoints import remove_checkpoints, resume, save_checkpoint
+from tasks.training.groups import Preferences, read_preferences, windows
+from tasks.training.loop import Referenced, WindowResult, accumulate, check_first_step
+from tasks.training.metrics import METRICS_FILE, StepMetrics, metrics_file
+from tasks.training.objectives import Objective, build_objective
+from tasks.training.optimizer import build_optimizer, learning_rate, trainable
+from tasks.training.policy import add_adapters, checkpoint_activations, merge, publish_adapter, publish_policy
+from tasks.training.reference import REFERENCE_FILE, reference_logprobs
+from tasks.training.settings import TrainSpec
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+POLICY = "policy"
+ADAPTER = "adapter"
+_SHOWN = {"loss", "margin", "accuracy", "h_chosen", "h_rejected"}  # of the first and last step, in the manifest
+
+
+def run(spec: TrainSpec, progress: Progress = silent) -> Manifest:
+    """Run, go on with, or adopt the train stage of `spec`, in this process.
+
+    Leaves policy/ (a Hugging Face folder), reference.parquet, metrics.jsonl and, with LoRA, adapter/ in `spec.folder`.
+    Raises UserError for what the user can mend: a folder that is no policy, preferences without pairs, tokens outside
+    the vocabulary, a first step that does not start at the reference, a loss that is not finite.
+    """
+    manifest = run_stage(spec, lambda: _train(spec, progress))
+    remove_checkpoints(spec.folder)
+    return manifest
+
+
+@contextmanager
+def _accelerator(spec: TrainSpec) -> Iterator["Accelerator"]:
+    """Accelerate for the spec's device and precision. Its state is global to the process: cleared before and after."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    settings = spec.settings.optimization
+    device = resolve_device(settings.device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device is cuda, but torch sees no CUDA device",
+            where="optimization.device",
+            remedy="install the GPU requirements on a machine with a GPU, or use device=auto or device=cpu",
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if settings.dtype == "bfloat16" else "no")
+        if accelerator.num_processes > 1:
+            raise UserError(
+                f"training was launched in {accelerator.num_processes} processes, but this trainer is for one",
+                where="torchrun or accelerate launch",
+                remedy="run `python -m tasks.training spec.yaml` without a launcher",
+            )
+        yield accelerator
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _train(spec: TrainSpec, progress: Progress) -> Outcome:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with _accelerator(spec) as accelerator, torch.random.fork_rng(devices):
+        return Training(spec, accelerator).run(progress)
+
+
+class Training:
+    """The work of one train stage."""
+
+    def __init__(self, spec: TrainSpec, accelerator: "Accelerator") -> None:
+        self.spec = spec
+        self.settings = spec.settings.optimization
+        self.accelerator = accelerator
+        self.objective: Objective = build_objective(spec.settings.objective)
+        self.preferences: Preferences = read_preferences(spec.preferences, self.objective.label)
+        self.steps_per_epoch = math.ceil(len(self.preferences.groups) / self.settings.prompts_per_step)
+        self.steps = self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def starts_at_reference(self) -> bool:
+        """Whether policy and reference are the same folder, by path or by digest."""
+        inputs = self.spec.inputs
+        same_digest = "policy" in inputs and inputs["policy"] == inputs.get("reference")
+        return same_digest or self.spec.policy.resolve() == self.spec.reference.resolve()
+
+    def run(self, progress: Progress) -> Outcome:
+        started = time.monotonic()
+        policy = self._load(self.spec.policy) if self.starts_at_reference else None
+        reference = reference_logprobs(
+            self.spec,
+            self.preferences.groups,
+            lambda: policy or self._load(self.spec.reference),
+            self.accelerator.autocast,
+            progress,
+        )
+        data = [Referenced(*item) for item in zip(self.preferences.groups, reference, strict=True)]
+        model = self._prepare(policy or self._load(self.spec.policy))
+        prepared = time.monotonic()
+        metrics = self._optimize(model, data, progress)
+        trained = time.monotonic()
+        paths = self._publish(model)
+        summary = {
+            "first": metrics[0].model_dump(include=_SHOWN),
+            "last": metrics[-1].model_dump(include=_SHOWN),
+            "seconds": {
+                "prepare": round(prepared - started, 3),
+                "optimize": round(trained - prepared, 3),
+                "publish": round(time.monotonic() - trained, 3),
+            },
+        }
+        rows = {
+            "prompts": len(self.preferences.groups),
+            "responses": self.preferences.responses,
+            "pairs": self.preferences.pairs,
+            "identical_pairs": self.preferences.identical_pairs,
+            "steps": self.steps,
+        }
+        paths += [self.spec.folder / name for name in (REFERENCE_FILE, METRICS_FILE)]
+        return Outcome(paths=paths, rows=rows, summary=summary)
+
+    def _load(self, folder: Path) -> "PreTrainedModel":
+        """The policy in float32, on the device, checked against the preferences' tokens."""
+        trust = self.spec.settings.trust_remote_code
+        check_policy_folder(folder, trust_remote_code=trust)
+        device = str(self.accelerator.device)
+        model = load_policy(folder, dtype="float32", device=device, trust_remote_code=trust)
+        embedding: Any = model.get_input_embeddings()
+        size = embedding.weight.shape[0]
+        largest = max(
+            int(ids.max(initial=0)) for group in self.preferences.groups for ids in (group.prompt_ids, *group.responses)
+        )
+        if largest >= size:
+            raise UserError(
+                f"the preferences have token id {largest}, but the policy's vocabulary has {size}",
+                where=f"{self.spec.preferences} against {folder}",
+                remedy="train the policy that sampled the responses, or one with the same tokenizer",
+            )
+        return model
+
+    def _prepare(self, policy: "PreTrainedModel") -> "PreTrainedModel":
+        """Freeze, adapt and set up recomputation as the settings say. The model stays in eval mode: no dropout."""
+        if self.settings.gradient_checkpointing:
+            checkpoint_activations(policy)
+        if self.settings.lora is None:
+            return policy
+        # An adapted model forwards like the model it wraps.
+        return add_adapters(policy, self.settings.lora, self.spec.seed)  # type: ignore[return-value]
+
+    def _optimize(self, model: "PreTrainedModel", data: list[Referenced], progress: Progress) -> list[StepMetrics]:
+        """All optimizer steps that no checkpoint has; the metrics of every step of the run."""
+        parameters = trainable(model)
+        optimizer = build_optimizer(parameters, self.settings)
+        key = self.spec.key()
+        metrics = resume(self.spec.folder, key=key, parameters=parameters, optimizer=optimizer)
+        first = len(metrics)
+        with metrics_file(self.spec.folder, metrics) as append:
+            for step, indices in enumerate(self._windows()):
+                if step < first:
+                    continue
+                metrics.append(self._step(step, model, optimizer, parameters, [data[i] for i in indices]))
+                append(metrics[-1])
+                progress(step + 1, self.steps, "steps")
+                if (step + 1) % self.settings.checkpoint_steps == 0 and step + 1 < self.steps:
+                    position = divmod(step + 1, self.steps_per_epoch)
+                    save_checkpoint(
+                        self.spec.folder,
+                        key=key,
+                        position=position,
+                        metrics=metrics,
+                        parameters=parameters,
+                        optimizer=optimizer,
+                    )
+        return metrics
+
+    def _step(
+        self,
+        step: int,
+        model: "PreTrainedModel",
+        optimizer: torch.optim.AdamW,
+        parameters: dict[str, torch.nn.Parameter],
+        window: list[Referenced],
+    ) -> StepMetrics:
+        """One optimizer step over a window of prompts. Raises UserError before the update when something is wrong."""
+        result = accumulate(
+            model, window, self.objective.loss, tokens=self.settings.microbatch_tokens, accelerator=self.accelerator
+        )
+        norm = self.accelerator.clip_grad_norm_(list(parameters.values()), self.settings.max_grad_norm)
+        rate = learning_rate(step, self.steps, self.settings)
+        metrics = self._metrics(step, result, norm, rate, window)
+        if step == 0 and self.starts_at_reference:
+            labels = [pair.label for item in window for pair in item.group.pairs]
+            check_first_step(result, self.objective.loss, labels, self.settings.dtype)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return metrics
+
+    def _windows(self) -> Iterator[list[int]]:
+        """Group indices of every optimizer step of the run, in order; a function of the spec alone."""
+        for epoch in range(self.settings.epochs):
+            yield from windows(
+                len(self.preferences.groups), self.settings.prompts_per_step, seed=self.spec.seed, epoch=epoch
+            )
+
+    def _metrics(
+        self, step: int, result: WindowResult, norm: torch.Tensor, rate: float, window: list[Referenced]
+    ) -> StepMetrics:
+        """The step's line, in one transfer from the device. Raises UserError when loss or gradient is not finite."""
+        names = list(result.means)
+        values = torch.stack([*result.means.values(), norm.double()]).tolist()
+        means, grad_norm = dict(zip(names, values[:-1], strict=True)), values[-1]
+        if not all(math.isfinite(value) for value in values):
+            raise UserError(
+                f"the loss is {means['loss']} and the gradient norm {grad_norm} at step {step + 1} of {self.steps}",
+                where="prompts " + ", ".join(item.group.prompt_id for item in window),
+                remedy="lower the learning rate or train in float32; if it is the first step, look at these prompts in "
+                f"{self.spec.preferences}",
+            )
+        return StepMetrics(
+            step=step + 1,
+            epoch=step // self.steps_per_epoch + 1,
+            **means,
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            pairs=result.pairs,
+            tokens=result.tokens,
+        )
+
+    def _publish(self, model: "PreTrainedModel") -> list[Path]:
+        folder = self.spec.folder
+        paths = [folder / POLICY]
+        if self.settings.lora is not None:
+            publish_adapter(model, folder / ADAPTER)  # type: ignore[arg-type]
+            paths.append(folder / ADAPTER)
+        publish_policy(merge(model), self.spec.policy, folder / POLICY)
+        return paths

@@ -1,0 +1,88 @@
+"""The stage in a process of its own: same result, progress passed on, failures with the end of its log."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.errors import UserError
+from storage.stage import Progress
+from tasks.training import launch as launching
+from tasks.training.launch import TrainingFailed, launch
+from tasks.training.trainer import run
+from tests.training.conftest import MakeSpec
+from tests.training.preference_rows import preference_row
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread_in_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_process_gives_what_inline_gives(make_spec: MakeSpec) -> None:
+    spec = make_spec("process", optimization={"launch": "process"})
+    seen: list[tuple[int, int, str]] = []
+    manifest = launch(spec, lambda done, total, unit: seen.append((done, total, unit)))
+    assert manifest.key == spec.key()
+    assert seen[-3:] == [(1, 3, "steps"), (2, 3, "steps"), (3, 3, "steps")]
+    inline = launch(make_spec("inline"))
+    assert [entry.sha256 for entry in inline.files] == [entry.sha256 for entry in manifest.files]
+    assert launch(spec) == manifest
+
+
+def test_user_error_comes_through(make_spec: MakeSpec) -> None:
+    rows = [preference_row("a", [40], [[50, 2], [5000, 2]], 0, 1, 1.0)]
+    spec = make_spec(rows=rows, optimization={"launch": "process"})
+    with pytest.raises(UserError, match="token id 5000") as caught:
+        launch(spec)
+    assert str(spec.preferences) in caught.value.where
+
+
+def test_other_failures_show_the_end_of_the_log(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        script = "import sys; sys.exit('the GPU fell off the bus')"
+        return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(launching, "start_group", start)
+    with pytest.raises(TrainingFailed, match=r"exit code 1(.|\n)*the GPU fell off the bus"):
+        launch(make_spec(optimization={"launch": "process"}))
+
+
+def test_interrupted_parent_ends_its_child(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+        script = """import time; print('{"done": 1, "total": 2, "unit": "steps"}', flush=True); time.sleep(600)"""
+        child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **options)  # type: ignore[call-overload]
+        started.append(child)
+        return child
+
+    def interrupt(done: int, total: int, unit: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launching, "start_group", start)
+    progress: Progress = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        launch(make_spec(optimization={"launch": "process"}), progress)
+    assert started[0].poll() is not None
+
+
+def test_torch_is_not_imported_to_launch() -> None:
+    script = "import sys; import tasks.training.launch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_command_adopts_a_finished_stage(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m tasks.training spec.yaml`, with the spec that the stage left behind."""
+    from tasks.command import main
+    from tasks.training.settings import TrainSpec
+
+    spec = make_spec()
+    manifest = run(spec)
+    monkeypatch.setattr(sys, "argv", ["tasks.training", str(spec.folder / "spec.yaml")])
+    adopted = []
+    main(TrainSpec, lambda found, progress: adopted.append(run(found, progress)) or adopted[-1])
+    assert adopted == [manifest]

@@ -1,0 +1,135 @@
+"""The gradient of a step: exact against one pair at a time in float64, and the same however it is accumulated."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers import PreTrainedModel
+
+from storage.errors import UserError
+from tasks.modeling.load import load_policy
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+from tasks.training.groups import read_preferences
+from tasks.training.loop import Referenced, WindowResult, accumulate, check_first_step
+from tasks.training.objectives.irepo import irepo
+from tasks.training.policy import checkpoint_activations
+from tests.training.preference_rows import preference_rows, write_preferences
+
+LOSS = partial(irepo, beta=0.5, scale="reward")
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def window(tmp_path: Path, tiny_policy: Path) -> list[Referenced]:
+    """Five prompts of four responses; the reference is the policy plus noise, so that log-ratios are not 0."""
+    path = write_preferences(tmp_path / "p.parquet", preference_rows(prompts=5, responses=4))
+    model = load_policy(tiny_policy, dtype="float32", device="cpu")
+    noise = np.random.default_rng(0)
+    return [
+        Referenced(group, sequence_logprobs(model, rows, tokens=4096) + noise.normal(size=len(rows)))
+        for group in read_preferences(path, "target").groups
+        for rows in [[TokenSequence(group.prompt_ids, response) for response in group.responses]]
+    ]
+
+
+def gradient(model: PreTrainedModel) -> torch.Tensor:
+    return torch.cat(
+        [parameter.grad.double().flatten() for parameter in model.parameters() if parameter.grad is not None]
+    )
+
+
+def accumulated(
+    folder: Path, window: list[Referenced], accelerator: Accelerator, tokens: int, recompute: bool = False
+) -> tuple[torch.Tensor, WindowResult]:
+    model = load_policy(folder, dtype="float32", device="cpu").double()
+    if recompute:
+        checkpoint_activations(model)
+    result = accumulate(model, window, LOSS, tokens=tokens, accelerator=accelerator)
+    return gradient(model), result
+
+
+def test_gradient_is_that_of_every_pair_alone_in_float64(
+    tiny_policy: Path, window: list[Referenced], accelerator: Accelerator
+) -> None:
+    model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
+
+    def logprob(prompt: np.ndarray, response: np.ndarray) -> torch.Tensor:
+        ids = torch.tensor([[*prompt, *response]], dtype=torch.long)
+        logprobs = model(ids).logits[0].log_softmax(-1)
+        return sum(logprobs[len(prompt) + k - 1, token] for k, token in enumerate(response.tolist()))  # type: ignore[return-value]
+
+    losses = []
+    pairs = [(group, reference, pair) for group, reference in window for pair in group.pairs]
+    for group, reference, pair in pairs:
+        difference = (
+            logprob(group.prompt_ids, group.responses[pair.chosen])
+            - reference[pair.chosen]
+            - logprob(group.prompt_ids, group.responses[pair.rejected])
+            + reference[pair.rejected]
+        )
+        loss = (0.5 * difference - pair.label) ** 2
+        (loss / len(pairs)).backward()
+        losses.append(loss.item())
+    expected = gradient(model)
+    found, result = accumulated(tiny_policy, window, accelerator, 8192)
+    assert float(result.means["loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
+    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert result.pairs == 30
+    assert result.tokens == sum(len(g.prompt_ids) + len(r) for g, _ in window for r in g.responses)
+
+
+@pytest.mark.parametrize("tokens", [1, 150])
+def test_accumulation_changes_nothing(
+    tiny_policy: Path, window: list[Referenced], accelerator: Accelerator, tokens: int
+) -> None:
+    whole, whole_result = accumulated(tiny_policy, window, accelerator, 100_000)
+    split, split_result = accumulated(tiny_policy, window, accelerator, tokens)
+    assert float((whole - split).abs().max() / whole.abs().max()) < 1e-6
+    for name, value in whole_result.means.items():
+        assert float(split_result.means[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6)
+
+
+def test_recomputed_activations_give_the_same_gradient(
+    tiny_policy: Path, window: list[Referenced], accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = accumulated(tiny_policy, window, accelerator, 8192)
+    recomputed, _ = accumulated(tiny_policy, window, accelerator, 8192, recompute=True)
+    assert torch.equal(plain, recomputed)
+    model = load_policy(tiny_policy, dtype="float32", device="cpu")
+    checkpoint_activations(model)
+    calls = []
+    for layer in model.model.layers:
+        inner = layer._gradient_checkpointing_func
+        layer._gradient_checkpointing_func = lambda *a, inner=inner: calls.append(1) or inner(*a)
+    accumulate(model, window, LOSS, tokens=8192, accelerator=accelerator)
+    assert len(calls) == len(model.model.layers)
+
+
+def test_first_step_check() -> None:
+    labels = [1.0, 2.0, -3.0]
+    mean_square = 14 / 3
+
+    def result(loss: float, ratio: float) -> WindowResult:
+        return WindowResult({"loss": torch.tensor(loss)}, torch.tensor(ratio), 3, 30)
+
+    check_first_step(result(mean_square, 1e-5), LOSS, labels, "float32")
+    check_first_step(result(mean_square * 1.05, 0.05), LOSS, labels, "bfloat16")
+    for loss, ratio, dtype in [
+        (mean_square * 1.001, 1e-5, "float32"),
+        (mean_square, 2e-3, "float32"),
+        (mean_square, float("nan"), "float32"),
+        (mean_square * 1.2, 0.05, "bfloat16"),
+    ]:
+        with pytest.raises(UserError, match="they do not agree"):
+            check_first_step(result(loss, ratio), LOSS, labels, dtype)

@@ -1,0 +1,77 @@
+"""Reference log-probabilities: by the training forward, once, and proven complete."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from storage.errors import UserError
+from storage.schemas import REFERENCE, read_parquet
+from tasks.modeling.load import load_policy
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+from tasks.training.groups import PromptGroup, read_preferences
+from tasks.training.reference import REFERENCE_FILE, compute, look_up, reference_logprobs
+from tests.training.conftest import MakeSpec
+
+
+@pytest.fixture
+def groups(make_spec: MakeSpec) -> list[PromptGroup]:
+    return read_preferences(make_spec().preferences, "target").groups
+
+
+@pytest.fixture
+def rows(tiny_policy: Path, groups: list[PromptGroup]) -> pa.Table:
+    model = load_policy(tiny_policy, dtype="float32", device="cpu")
+    return compute(model, groups, 200, nullcontext)
+
+
+def test_values(tiny_policy: Path, groups: list[PromptGroup], rows: pa.Table) -> None:
+    """Against single sequences without padding."""
+    model = load_policy(tiny_policy, dtype="float32", device="cpu")
+    for group, values in zip(groups, look_up(rows, groups, Path("r")), strict=True):
+        for response, value in zip(group.responses, values, strict=True):
+            alone = sequence_logprobs(model, [TokenSequence(group.prompt_ids, response)], tokens=1)
+            assert value == pytest.approx(alone[0], abs=1e-4)
+
+
+def test_adopted_when_whole_and_made_again_when_not(make_spec: MakeSpec, groups: list[PromptGroup]) -> None:
+    spec = make_spec()
+    loads = []
+
+    def load() -> object:
+        loads.append(1)
+        return load_policy(spec.reference, dtype="float32", device="cpu")
+
+    first = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
+    again = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
+    assert len(loads) == 1
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    path = spec.folder / REFERENCE_FILE
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
+    assert len(loads) == 2
+    assert path.read_bytes() == content
+    assert read_parquet(path, REFERENCE).num_rows == 36
+
+
+def test_a_missing_row_is_named(groups: list[PromptGroup], rows: pa.Table) -> None:
+    last = groups[-1]
+    name = f"prompt {last.prompt_id} .round 1. response {last.indices[-1]} missing"
+    with pytest.raises(UserError, match=name):
+        look_up(rows.slice(0, rows.num_rows - 1), groups, Path("r"))
+
+
+def test_a_double_row_is_named(groups: list[PromptGroup], rows: pa.Table) -> None:
+    with pytest.raises(UserError, match=f"prompt {groups[0].prompt_id} .* response {groups[0].indices[0]} twice"):
+        look_up(pa.concat_tables([rows, rows.slice(0, 1)]), groups, Path("r"))
+
+
+def test_a_value_that_is_not_finite_is_named(groups: list[PromptGroup], rows: pa.Table) -> None:
+    values = rows["logprob"].to_pylist()
+    values[4] = -np.inf
+    broken = rows.set_column(3, REFERENCE.field("logprob"), pa.array(values))
+    with pytest.raises(UserError, match="with the value -inf"):
+        look_up(broken, groups, Path("r"))

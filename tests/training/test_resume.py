@@ -1,0 +1,137 @@
+"""A stage that was killed goes on, and ends with the bytes of one that was not."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.manifest import MANIFEST
+from tasks.training.checkpoints import CHECKPOINTS, Checkpoint
+from tasks.training.settings import TrainSpec
+from tasks.training.trainer import run
+from tests.training.conftest import MakeSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLED_AFTER = 6
+#: Runs stages, each in a fork of its own that kills itself, as the kernel would, after some optimizer steps.
+RUN_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from storage.stage import load_spec
+from tasks.training.settings import TrainSpec
+from tasks.training.trainer import run
+
+def progress(done, total, unit):
+    if unit == "steps" and done == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for path in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        run(load_spec(Path(path), TrainSpec), progress)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+"""
+
+
+def files(spec: TrainSpec) -> dict[str, str]:
+    """sha256 of everything published. metrics.jsonl holds no times, so it must be equal as it is."""
+    return {
+        path.relative_to(spec.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name in ("policy", "adapter", "reference.parquet", "metrics.jsonl")
+        for path in sorted([spec.folder / name, *(spec.folder / name).rglob("*")])
+        if path.is_file()
+    }
+
+
+def steps_of(spec: TrainSpec) -> list[int]:
+    """Run the stage; the optimizer steps that it did."""
+    steps: list[int] = []
+    run(spec, lambda done, total, unit: steps.append(done) if unit == "steps" else None)
+    return steps
+
+
+def test_killed_and_resumed_is_undisturbed(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """All weights, and adapters. Another process with another hash seed does the first part."""
+    common = {"epochs": 3, "checkpoint_steps": 2, "weight_decay": 0.1}
+    specs = []
+    for name, lora in (("all", None), ("lora", {"rank": 2})):
+        whole, broken = (
+            make_spec(f"{name}-{kind}", optimization=common | {"lora": lora}) for kind in ("whole", "broken")
+        )
+        broken.save(tmp_path / f"{name}.yaml")
+        specs.append((whole, broken))
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            RUN_AND_DIE,
+            str(KILLED_AFTER + 1),
+            *(str(tmp_path / f"{n}.yaml") for n in ("all", "lora")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    for whole, broken in specs:
+        assert steps_of(whole) == list(range(1, 10))
+        assert not (broken.folder / MANIFEST).exists()
+        assert sorted(path.name for path in (broken.folder / CHECKPOINTS).iterdir()) == ["step-000004", "step-000006"]
+        assert steps_of(broken) == list(range(KILLED_AFTER + 1, 10))
+        assert files(broken) == files(whole)
+        assert "policy/model.safetensors" in files(whole)
+        assert not (broken.folder / CHECKPOINTS).exists()
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(spec: TrainSpec, step: int) -> None:
+    def progress(done: int, total: int, unit: str) -> None:
+        if unit == "steps" and done == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(spec, progress)
+
+
+@pytest.mark.parametrize("damage", ["cut weights", "altered record", "no record", "missing file"])
+def test_damaged_checkpoint_is_passed_over(make_spec: MakeSpec, damage: str) -> None:
+    optimization = {"epochs": 3, "checkpoint_steps": 2}
+    spec = make_spec("broken", optimization=optimization)
+    stop_after(spec, 7)
+    newest = spec.folder / CHECKPOINTS / "step-000006"
+    if damage == "cut weights":
+        weights = newest / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif damage == "altered record":
+        record = newest / "checkpoint.json"
+        record.write_text(record.read_text().replace('"step":6', '"step":5'))
+    elif damage == "no record":
+        (newest / "checkpoint.json").unlink()
+    else:
+        (newest / "optimizer.safetensors").unlink()
+    assert steps_of(spec) == [5, 6, 7, 8, 9]
+    whole = make_spec("whole", optimization=optimization)
+    run(whole)
+    assert files(spec) == files(whole)
+
+
+def test_checkpoints_of_other_settings_are_not_used(make_spec: MakeSpec) -> None:
+    spec = make_spec(optimization={"checkpoint_steps": 1, "epochs": 2})
+    stop_after(spec, 3)
+    other = make_spec(optimization={"checkpoint_steps": 1, "epochs": 2, "learning_rate": 2e-3})
+    assert steps_of(other) == [1, 2, 3, 4, 5, 6]
+
+
+def test_record_names_the_data_position(make_spec: MakeSpec) -> None:
+    """Three windows an epoch: after step 4 the next is window 1 of epoch 1 (from 0)."""
+    spec = make_spec(optimization={"checkpoint_steps": 4, "epochs": 3})
+    stop_after(spec, 5)
+    record = Checkpoint.read(spec.folder / CHECKPOINTS / "step-000004", spec.key())
+    assert (record.step, record.epoch, record.window) == (4, 1, 1)
+    assert [metrics.step for metrics in record.metrics] == [1, 2, 3, 4]
