@@ -1,0 +1,74 @@
+"""How far a policy has moved: KL(pi || pi_0) over whole replies, in nats, estimated on the policy's own replies.
+
+    KL(pi || pi_0) = E_{y ~ pi} [ sum_t log pi(y_t | x, y_<t) - log pi_0(y_t | x, y_<t) ]
+
+The mean over replies drawn from pi is unbiased; a single reply's log-ratio may well be negative. Replies that were cut
+off at the token limit count up to the cut: the figure is the divergence of what was generated. Both log-probabilities
+come from the same forward as in training (weights in float32, autocast to `dtype`), so the sampler's numerics do not
+enter.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from storage.stage import Progress, silent
+from tasks.evaluation.settings import MetricsSettings
+from tasks.modeling.load import autocast, load_policy, resolve_device
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """mean: nats a reply; se: its standard error over prompts (None with one prompt); per_token: nats a token."""
+
+    mean: float
+    se: float | None
+    per_token: float
+
+
+NONE = Divergence(mean=0.0, se=0.0, per_token=0.0)  # of a policy from itself
+
+
+def divergence(log_ratios: np.ndarray, lengths: Sequence[int], prompts: Sequence[str]) -> Divergence:
+    """The estimate from log_ratios [n] (nats, summed over a reply), reply lengths [n] (tokens) and prompts [n].
+
+    The standard error treats prompts as drawn and their replies as clusters: the linearised variance of a ratio of
+    prompt totals (Cochran 1977, eq. 2.39), which with equally many replies a prompt is that of the prompts' means.
+    """
+    mean = float(log_ratios.mean())
+    _, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
+    residuals = np.bincount(of_prompt, weights=log_ratios - mean)
+    count = len(residuals)
+    se = None
+    if count > 1:
+        se = float(np.sqrt(count / (count - 1) * np.square(residuals).sum()) / len(log_ratios))
+    return Divergence(mean=mean, se=se, per_token=float(log_ratios.sum() / max(sum(lengths), 1)))
+
+
+def log_ratios(
+    sequences: Sequence[TokenSequence],
+    *,
+    policy: Path,
+    initial: Path,
+    settings: MetricsSettings,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """log pi(y|x) - log pi_0(y|x) of each sequence, float64 [n], nats. One model is in memory at a time."""
+    device = resolve_device(settings.device)
+    sums = []
+    for turn, folder in enumerate((policy, initial)):
+        model = load_policy(folder, dtype="float32", device=device, trust_remote_code=settings.trust_remote_code)
+        before = turn * len(sequences)
+
+        def report(done: int, total: int, unit: str, before: int = before) -> None:
+            progress(before + done, 2 * total, unit)
+
+        with autocast(device, settings.dtype):
+            sums.append(sequence_logprobs(model, sequences, tokens=settings.divergence_tokens, progress=report))
+        del model
+        gc.collect()  # models hold cycles: without it the two would be in memory together
+    return np.asarray(sums[0] - sums[1])

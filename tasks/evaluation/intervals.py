@@ -1,0 +1,75 @@
+"""Means with intervals: win rates from votes and rates from scores, resampled by prompt.
+
+Replies to one prompt share its difficulty, so rows are not independent; prompts are. The bootstrap therefore draws
+prompts with replacement and takes all rows of each (percentile bootstrap, Efron and Tibshirani 1993, section 13.3).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: What a vote is worth to a. Outcomes without a worth say nothing about which reply is better and are left out.
+WORTH = {"a": 1.0, "tie": 0.5, "b": 0.0}
+EXCLUDED = ("abstain", "error")
+
+_CONFIDENCE = (0.025, 0.975)
+_DRAWS = 1 << 22  # prompts drawn in one block: bounds the memory of a bootstrap (32 MiB of indices)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of `n` values with its 95 % interval (equal to the mean when all values come from one prompt)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def bootstrap_mean(values: Sequence[float], prompts: Sequence[str], *, resamples: int, seed: int) -> Interval:
+    """Mean over `values` [n] and its 95 % percentile interval over resampled prompts.
+
+    prompts: [n] the prompt of each value. The result does not depend on the order in which prompts appear, and the
+    same prompts and seed draw the same resamples: figures of one evaluation are resampled together.
+    Raises ValueError when there is nothing to average, or when a value is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
+        raise ValueError("there is nothing to average")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{int((~np.isfinite(array)).sum())} of {len(array)} values are not finite")
+    names, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
+    sums = np.bincount(of_prompt, weights=array)
+    counts = np.bincount(of_prompt)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    block = max(1, _DRAWS // len(names))
+    for start in range(0, resamples, block):
+        drawn = rng.integers(len(names), size=(min(block, resamples - start), len(names)))
+        means[start : start + block] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, _CONFIDENCE)
+    return Interval(mean=float(sums.sum() / counts.sum()), low=float(low), high=float(high), n=len(array))
+
+
+def win_rate(outcomes: Sequence[str], prompts: Sequence[str], *, resamples: int, seed: int) -> Interval | None:
+    """How often a wins: mean worth over the comparisons [n] that have one; a tie is half a win.
+
+    None when every comparison was an abstention or an error. Raises ValueError on an outcome that is not in
+    storage.schemas.VOTES.
+    """
+    unknown = set(outcomes) - set(WORTH) - set(EXCLUDED)
+    if unknown:
+        raise ValueError(f"unknown outcomes: {sorted(unknown)}")
+    counted = [(WORTH[o], prompt) for o, prompt in zip(outcomes, prompts, strict=True) if o in WORTH]
+    if not counted:
+        return None
+    values, of = zip(*counted, strict=True)
+    return bootstrap_mean(values, of, resamples=resamples, seed=seed)
+
+
+def excluded(outcomes: Sequence[str]) -> dict[str, int]:
+    """How many outcomes took no part in a mean, by reason; reasons that did not occur are there with 0."""
+    counts = Counter(outcomes)
+    return {reason: counts[reason] for reason in EXCLUDED}

@@ -1,0 +1,135 @@
+"""A finished generate stage and a finished judge stage, written by hand, and the spec that evaluates them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from storage.schemas import RESPONSES, SCORES, VOTES, table, write_parquet
+from storage.stage import Outcome, run_stage
+from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
+from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.labeling.settings import JudgeSpec, JudgingSettings
+
+Rows = Sequence[dict[str, Any]]
+PROMPTS = 45
+
+
+class Evaluation:
+    """Builds the input folders under `root` and the spec that reads them."""
+
+    def __init__(self, root: Path, policy: Path, initial: Path) -> None:
+        self.root, self.policy, self.initial = root, policy, initial
+
+    @staticmethod
+    def response(prompt: int, index: int, *, text: str, ids: list[int], finish: str = "stop") -> dict[str, Any]:
+        return {
+            "prompt_id": f"p{prompt:03d}",
+            "response_index": index,
+            "prompt_ids": [1, 10 + prompt, 11, 2],
+            "response_ids": ids,
+            "text": text,
+            "finish_reason": finish,
+            "logprobs": [0.0] * len(ids),
+            "seed": 0,
+        }
+
+    @staticmethod
+    def vote(
+        prompt: int, outcome: str, *, source: str = "initial", judge: str = "truth", index: int = 0
+    ) -> dict[str, Any]:
+        return {
+            "prompt_id": f"p{prompt:03d}",
+            "source_a": "policy",
+            "index_a": index,
+            "source_b": source,
+            "index_b": index,
+            "annotator": judge,
+            "kind": "pairs",
+            "outcome": outcome,
+            "order": "both",
+        }
+
+    @staticmethod
+    def score(
+        prompt: int, value: float | None, *, source: str = "policy", annotator: str = "correct"
+    ) -> dict[str, Any]:
+        outcome = "abstain" if value is None else "score"
+        names = {"prompt_id": f"p{prompt:03d}", "source": source, "response_index": 0, "annotator": annotator}
+        return names | {"outcome": outcome, "score": value}
+
+    @classmethod
+    def responses(cls) -> Rows:
+        """Two replies a prompt: the first texts are all equal, every third prompt's second reply is cut off."""
+        rows = []
+        for prompt in range(PROMPTS):
+            ids = [5, 20 + prompt % 7, 30 + prompt, 2]
+            cut = "length" if prompt % 3 == 0 else "stop"
+            rows.append(cls.response(prompt, 0, text="the same", ids=ids[prompt % 2 :]))
+            rows.append(cls.response(prompt, 1, text=f"reply {prompt} of 1", ids=ids[:3], finish=cut))
+        return rows
+
+    def generate(self, rows: Rows, *, shards: int = 2, **sampling: Any) -> str:
+        spec = GenerateSpec(
+            folder=self.root / "responses",
+            round=1,
+            seed=0,
+            inputs={},
+            settings=GenerationSettings(sampling=SamplingSettings(**sampling), engine=EngineSettings()),
+            policy=self.policy,
+            prompts=self.root / "heldout.parquet",
+        )
+        size = max(1, -(-len(rows) // shards))
+
+        def body() -> Outcome:
+            paths = []
+            for start in range(0, len(rows), size):
+                paths.append(spec.folder / f"responses-{start // size:05d}.parquet")
+                write_parquet(paths[-1], table(rows[start : start + size], RESPONSES))
+            return Outcome(paths=paths)
+
+        return run_stage(spec, body).content
+
+    def judge(self, votes: Rows | None = None, scores: Rows | None = None) -> str:
+        spec = JudgeSpec(
+            folder=self.root / "judgements",
+            round=1,
+            seed=0,
+            inputs={},
+            settings=JudgingSettings(judges={}),
+            responses={"policy": self.root / "responses"},
+            prompts=self.root / "heldout.parquet",
+        )
+
+        def body() -> Outcome:
+            paths = []
+            files: list[tuple[str, Rows | None, pa.Schema]]
+            files = [("votes", votes, VOTES), ("scores", scores, SCORES)]
+            for name, rows, schema in files:
+                if rows is not None:
+                    paths.append(spec.folder / f"{name}.parquet")
+                    write_parquet(paths[-1], table(rows, schema))
+            return Outcome(paths=paths)
+
+        return run_stage(spec, body).content
+
+    def spec(self, name: str = "evaluate", **changes: Any) -> EvaluateSpec:
+        fields: dict[str, Any] = {
+            "folder": self.root / name,
+            "round": 1,
+            "seed": 7,
+            "inputs": {"policy": "digest of policy", "initial": "digest of initial"},
+            "settings": MetricsSettings(bootstrap=200, divergence_tokens=256, device="cpu"),
+            "responses": self.root / "responses",
+            "judgements": self.root / "judgements",
+            "policy": self.policy,
+            "initial": self.initial,
+        }
+        return EvaluateSpec(**fields | changes)
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path, make_policy: Callable[..., Path]) -> Evaluation:
+    return Evaluation(tmp_path, policy=make_policy(seed=1), initial=make_policy(seed=0))

@@ -1,0 +1,185 @@
+"""A finished stage is adopted; one whose manifest or files are not as they were is refused by the file's name."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.files import canonical_json, digest, publish_text
+from storage.manifest import MANIFEST, BrokenManifest, FileEntry, read_manifest
+from storage.stage import Outcome, has_part, load_spec, mark_part, run_stage
+
+
+def test_finished_stage_is_adopted(spec: Any, body: Any) -> None:
+    first = run_stage(spec, body)
+    bytes_before = (spec.folder / MANIFEST).read_bytes()
+    assert run_stage(spec, body) == first
+    assert body.calls == 1
+    assert (spec.folder / MANIFEST).read_bytes() == bytes_before
+    assert [entry.path for entry in first.files] == ["model/weights.bin", "numbers.txt"]
+    assert (first.rows, first.summary, first.seed, first.round) == ({"numbers": 3}, {"mean": 1.0}, 5, 1)
+
+
+def test_run_folder_may_move(spec: Any, body: Any) -> None:
+    first = run_stage(spec, body)
+    moved = spec.folder.parents[1] / "elsewhere"
+    shutil.move(spec.folder.parent, moved)
+    assert run_stage(spec.model_copy(update={"folder": moved / "count"}), body) == first
+    assert body.calls == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 6}, {"round": 2}, {"inputs": {"source": "abd"}}, {"inputs": {"sourc": "eabc"}}],
+    ids=str,
+)
+def test_other_work_is_done_again(spec: Any, body: Any, change: dict[str, Any], caplog: Any) -> None:
+    run_stage(spec, body)
+    with caplog.at_level(logging.WARNING, logger="irepo"):
+        again = run_stage(spec.model_copy(update=change), body)
+    assert body.calls == 2
+    assert again.key == spec.model_copy(update=change).key() != spec.key()
+    assert "settings or inputs changed" in caplog.text
+
+
+def test_settings_and_version_are_in_the_key(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = spec.model_copy(update={"settings": spec.settings.model_copy(update={"until": 4})})
+    before = spec.key()
+    assert other.key() != before
+    assert spec.model_copy(update={"source": Path("moved")}).key() == before
+    monkeypatch.setattr(type(spec), "version", 2)
+    assert spec.key() != before
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["numbers.txt", "model/weights.bin"])
+@pytest.mark.parametrize(("harm", "what"), [(remove, "is missing"), (cut, "bytes"), (alter, "was altered")])
+def test_harmed_file_is_refused_by_name_and_made_again(
+    spec: Any, body: Any, name: str, harm: Callable[[Path], None], what: str, caplog: Any
+) -> None:
+    first = run_stage(spec, body)
+    harm(spec.folder / name)
+    with pytest.raises(BrokenManifest, match=f"{name}.* {what}|{name} {what}"):
+        read_manifest(spec.folder)
+    with caplog.at_level(logging.WARNING, logger="irepo"):
+        again = run_stage(spec, body)
+    assert f"done again: {spec.folder / name}" in caplog.text
+    assert body.calls == 2
+    assert again.content == first.content
+
+
+def test_manifest_alone_can_be_read_without_its_files(spec: Any, body: Any) -> None:
+    first = run_stage(spec, body)
+    remove(spec.folder / "numbers.txt")
+    assert read_manifest(spec.folder, check_files=False) == first
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seconds", 0.5), ("seed", 6), ("summary", {"mean": 2.0}), ("digest", "0" * 64), ("rows", {})],
+)
+def test_altered_manifest_is_refused(spec: Any, body: Any, field: str, value: Any) -> None:
+    run_stage(spec, body)
+    path = spec.folder / MANIFEST
+    path.write_text(canonical_json(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(BrokenManifest, match=r"manifest\.json was altered"):
+        read_manifest(spec.folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"stage": "count"}', "\xff"])
+def test_cut_manifest_is_refused(spec: Any, body: Any, text: str) -> None:
+    run_stage(spec, body)
+    (spec.folder / MANIFEST).write_bytes(text.encode("latin-1"))
+    with pytest.raises(BrokenManifest, match=r"manifest\.json cannot be read as a manifest"):
+        read_manifest(spec.folder)
+    run_stage(spec, body)
+    assert body.calls == 2
+
+
+def test_manifest_survives_the_round_trip_with_awkward_values(spec: Any) -> None:
+    summary = {"tiny": 5e-324, "third": 1 / 3, "none": None, "text": "naïve → 😀", "counts": {9: 1, 10: 2}, "t": (1, 2)}
+    written = run_stage(spec, lambda: Outcome(paths=[], summary=summary))
+    assert read_manifest(spec.folder).digest == written.digest
+    assert read_manifest(spec.folder).summary["third"] == 1 / 3
+
+
+def test_content_is_that_of_the_files_not_of_the_run(spec: Any, body: Any) -> None:
+    manifest = run_stage(spec, body)
+    assert manifest.model_copy(update={"seconds": 99.0, "started": "later"}).content == manifest.content
+    other = [FileEntry(path="numbers.txt", bytes=6, sha256="0" * 64), manifest.files[0]]
+    assert manifest.model_copy(update={"files": other}).content != manifest.content
+    assert manifest.model_copy(update={"files": manifest.files[::-1]}).content == manifest.content
+
+
+def test_failed_body_leaves_no_manifest(spec: Any, body: Any) -> None:
+    run_stage(spec, body)
+    (spec.folder / ".numbers.txt.123.tmp").write_text("left by a killed process")
+
+    def fail() -> Outcome:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_stage(spec.model_copy(update={"seed": 6}), fail)
+    assert not (spec.folder / MANIFEST).exists()
+    assert not list(spec.folder.glob(".*.tmp"))
+
+
+def test_spec_is_read_back_as_it_was(spec: Any, body: Any) -> None:
+    run_stage(spec, body)
+    again = load_spec(spec.folder / "spec.yaml", type(spec))
+    assert again == spec
+    assert again.key() == spec.key()
+
+
+def test_part_of_this_work_is_kept(spec: Any) -> None:
+    path = spec.folder / "shard-0.txt"
+    publish_text(path, "whole")
+    assert not has_part(spec, path)  # no sidecar yet: may be anybody's
+    mark_part(spec, path)
+    assert has_part(spec, path)
+
+
+@pytest.mark.parametrize("harm", [remove, cut, alter])
+def test_harmed_part_is_made_again(spec: Any, harm: Callable[[Path], None]) -> None:
+    path = spec.folder / "shard-0.txt"
+    publish_text(path, "whole")
+    mark_part(spec, path)
+    harm(path)
+    assert not has_part(spec, path)
+
+
+def test_part_of_other_work_is_made_again(spec: Any) -> None:
+    path, sidecar = spec.folder / "shard-0.txt", spec.folder / ".shard-0.txt.part.json"
+    publish_text(path, "whole")
+    mark_part(spec, path)
+    assert not has_part(spec.model_copy(update={"seed": 6}), path)
+    sidecar.rename(spec.folder / ".shard-1.txt.part.json")
+    assert not has_part(spec, path)
+    (spec.folder / "shard-1.txt").write_text("whole")
+    assert not has_part(spec, spec.folder / "shard-1.txt")  # the sidecar speaks of shard-0
+    sidecar.write_text("{")
+    assert not has_part(spec, path)
+
+
+def test_digest_is_that_of_the_value_not_of_its_spelling() -> None:
+    assert digest({"b": 1, "a": [1.0, None]}) == digest({"a": [1.0, None], "b": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
+    with pytest.raises(ValueError, match="Out of range float"):
+        digest(float("nan"))
