@@ -59,8 +59,10 @@ def _rows(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     rows.append(("tokens a reply", [f"{s['tokens']:.1f}" for s in summaries]))
     rows.append(("words a reply", [f"{s['words']:.1f}" for s in summaries]))
     rows.append(("finished by itself", [f"{s['finish_rate']:.3f}" for s in summaries]))
-    for rate in latest["rates"]:
-        rows.append((f"mean {rate}", [f"{s['rates'][rate]['mean']:.3f}" for s in summaries]))
+    judges = {judge for source in latest["win_rate"].values() for judge in source}
+    for name in sorted(latest["rates"], key=lambda name: (name in judges, name)):
+        label = f"mean score by {name}" if name in judges else name
+        rows.append((label, [f"{s['rates'][name]['mean']:.3f}" for s in summaries]))
     for stage in ("generate", "label", "train", "evaluate"):
         rows.append((f"seconds: {stage}", [_seconds(record["seconds"].get(stage)) for record in rounds]))
     return rows
