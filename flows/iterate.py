@@ -71,7 +71,8 @@ def irepo(overrides: list[str], more_rounds: int | None = None) -> list[dict[str
 
 def first_record(plan: Plan, prompts: str, initial: str) -> dict[str, Any]:
     """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
-    result = evaluate(*plan.evaluate(0, {"prompts": prompts, "policy": initial, "initial": initial}))
+    evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
+    result = evaluate_initial(*plan.evaluate(0, {"prompts": prompts, "policy": initial, "initial": initial}))
     return {
         "round": 0,
         "policy": str(plan.initial),

@@ -8,7 +8,9 @@ from flows.plan import Plan, folder_digest
 from storage.errors import UserError
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
+from tasks.generation.engines import open_engine
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
+from tasks.generation.stage import context_length
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 
 
@@ -75,6 +77,7 @@ def prepare_run(config: RunConfig) -> Plan:
     inputs = prompt_inputs(config.prompts)
     plan = Plan(config, find_policy(config.policy))
     tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
+    open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(plan.initial)
     context = config.engine.max_model_len or context_length(plan.initial)
     spec = plan.prompts(
         inputs | {"policy": folder_digest(plan.initial), "context": f"{context}:{config.sampling.max_tokens}"}
@@ -90,14 +93,6 @@ def prepare_run(config: RunConfig) -> Plan:
         ),
     )
     return plan
-
-
-def context_length(policy: Path) -> int:
-    """Tokens that the policy's positions reach to."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(policy, local_files_only=True)
-    return int(config.get_text_config().max_position_embeddings)
 
 
 def finished_rounds(layout: RunLayout) -> int:

@@ -14,7 +14,7 @@ from storage.stage import Spec
 console = Console(highlight=False)
 
 
-def exit_on_user_error(body: Callable[[], None]) -> None:
+def exit_on_user_error(body: Callable[[], object]) -> None:
     """Run `body`; a UserError is printed on standard error and ends the process with exit code 2."""
     try:
         body()

@@ -35,6 +35,9 @@ class Engine(Protocol):
     The same policy, requests, sampling and machine give the same samples, whatever was sampled before.
     """
 
+    def check(self, policy: Path) -> None:
+        """Raise UserError where it is plain beforehand that `policy` cannot be loaded here."""
+
     def load(self, policy: Path) -> None:
         """Make `policy` (a Hugging Face folder) the one that is sampled; reads the weights anew at every call."""
 

@@ -152,14 +152,18 @@ def fits_context(
         length = len(encode_chat(tokenizer, row["messages"]))
         fitting.append(length + max_tokens <= context)
         if not fitting[-1] and not drop:
-            raise UserError(
-                f"the prompt has {length} tokens; with sampling.max_tokens={max_tokens} it needs {length + max_tokens},"
-                f" and the context is {context}",
-                where=row["source"],
-                remedy="lower sampling.max_tokens, raise engine.max_model_len if the policy's positions allow it,"
-                " or leave such prompts out: prompts.too_long=drop",
-            )
+            raise too_long(row["source"], length, context=context, max_tokens=max_tokens)
     return fitting
+
+
+def too_long(source: str, length: int, *, context: int, max_tokens: int) -> UserError:
+    """The refusal of a prompt of `length` tokens that leaves no room for `max_tokens` of a response."""
+    return UserError(
+        f"the prompt has {length} tokens; with {max_tokens} for the response it does not fit the context of {context}",
+        where=source,
+        remedy="lower sampling.max_tokens, raise engine.max_model_len if the policy's positions reach further,"
+        " or leave such prompts out: prompts.too_long=drop",
+    )
 
 
 def run_prompts(spec: PromptsSpec, fits: Callable[[list[Row]], list[bool]]) -> Manifest:

@@ -15,6 +15,7 @@ from storage.manifest import Manifest
 from storage.schemas import PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
 from tasks.generation.engines import Engine, Request, Sample, open_engine
+from tasks.generation.prompts import too_long
 from tasks.generation.settings import GenerateSpec, SamplingSettings
 from tasks.modeling.load import check_policy_folder, encode_chat, load_tokenizer
 
@@ -43,13 +44,7 @@ def check_prompts(
     for row in prompts.select(["messages", "source"]).to_pylist():
         ids = encode_chat(tokenizer, row["messages"])
         if len(ids) + max_tokens > max_model_len:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens; with {max_tokens} for the response it does not fit the context of"
-                f" {max_model_len}",
-                where=row["source"],
-                remedy="shorten or leave out the prompt (prompts.too_long=drop), lower sampling.max_tokens, or raise"
-                " engine.max_model_len if the policy's positions reach further",
-            )
+            raise too_long(row["source"], len(ids), context=max_model_len, max_tokens=max_tokens)
         encoded.append(ids)
     return encoded
 

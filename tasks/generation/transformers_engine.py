@@ -33,6 +33,9 @@ class TransformersEngine:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._ends: list[int] = []
 
+    def check(self, policy: Path) -> None:
+        """Nothing to refuse: transformers takes what the training forward takes."""
+
     def load(self, policy: Path) -> None:
         self.close()
         self._tokenizer = load_tokenizer(policy, trust_remote_code=self._trust_remote_code)

@@ -103,15 +103,8 @@ class VllmEngine:
                 stream.close()
 
     def _start(self, policy: Path) -> None:
-        if find_spec("vllm") is None:
-            raise UserError(
-                "vLLM is not installed",
-                where="engine.kind=vllm",
-                remedy="install it (make install), or sample with transformers: engine=transformers",
-            )
+        self.check(policy)
         on_cpu = not _has_gpu()
-        if on_cpu:
-            self._check_cpu(policy)
         if self._log is None:
             handle, name = tempfile.mkstemp(prefix="irepo-vllm-", suffix=".log")
             os.close(handle)
@@ -126,6 +119,17 @@ class VllmEngine:
                 cwd=_ROOT,
             )
         self._call("start", options=self._options(policy, on_cpu), timeout=self._settings.start_timeout)
+
+    def check(self, policy: Path) -> None:
+        """Refuse, before anything starts, what this machine cannot do: no vLLM, or too little memory (on a CPU)."""
+        if find_spec("vllm") is None:
+            raise UserError(
+                "vLLM is not installed",
+                where="engine.kind=vllm",
+                remedy="install it (make setup), or sample with transformers: engine=transformers",
+            )
+        if not _has_gpu():
+            self._check_cpu(policy)
 
     def _check_cpu(self, policy: Path) -> None:
         settings = self._settings
