@@ -126,7 +126,7 @@ def main(words: Sequence[str]) -> None:
         prepare_run(config)
     folder = config.runs / config.name
     command = f"python -m flows.iterate {shlex.join(words)}".strip()
-    console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]")
+    console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
     irepo(list(words))
     console.print(f"done: {folder}   last policy: {folder / f'round-{config.rounds:02d}' / 'train' / 'policy'}")
 

@@ -14,10 +14,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.integer]
 
-_TOLERANCE = 1e-9  # largest change of a strength (logits) in the last Newton step; what is left is about its square
-_ROUNDING = 1e-13  # a win more moves strengths by that much through rounding
+_TOLERANCE = 1e-18  # rise of the log-posterior, for each win, that the last Newton step still promised
 _ITERATIONS = 200
 _HALVINGS = 40
+_ARMIJO = 0.1  # a step must gain this share of what its slope promises, or it is halved
+_ROUNDING = 1e-12  # relative error of the log-posterior
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def bradley_terry(
     (geometric mean 1 of exp theta).
 
     Raises ValueError for counts that are negative or not finite, and, when nothing regularises, for win graphs that
-    are not strongly connected: the maximum is then at infinity (Ford 1957).
+    are not strongly connected: the maximum is then at infinity (Ford 1957). Raises ArithmeticError when counts are so
+    lopsided, and the regularisation so weak, that float64 does not hold the maximum.
     """
     counts = np.array(wins, dtype=np.float64)
     if counts.ndim != 3 or counts.shape[1] != counts.shape[2]:
@@ -68,7 +70,10 @@ def bradley_terry(
     if not anchored:
         _check_connected(counts, present)
     precision = 0.0 if prior_variance is None else 1.0 / prior_variance
-    return _newton(counts, present, precision, anchor, anchored)
+    try:
+        return _newton(counts, present, precision, anchor, anchored)
+    except np.linalg.LinAlgError:
+        raise ArithmeticError("strengths are too far apart for float64; use a stronger prior or anchor") from None
 
 
 def _newton(counts: Floats, present: Bools, precision: float, anchor: float, anchored: bool) -> Strengths:
@@ -78,19 +83,20 @@ def _newton(counts: Floats, present: Bools, precision: float, anchor: float, anc
     absent = ~present[:, :, None] * np.eye(counts.shape[1])
     theta = np.zeros(present.shape)
     value = _log_posterior(theta, counts, precision, anchor)
-    tolerance = _TOLERANCE + _ROUNDING * counts.max(initial=0.0)
+    tolerance = _TOLERANCE * (1 + counts.max(axis=(1, 2), initial=0.0))
     for _ in range(_ITERATIONS):
         gradient, curvature = _derivatives(theta, counts, precision, anchor, present)
         step = np.linalg.solve(curvature + gauge + absent, gradient[:, :, None])[:, :, 0]
+        promised = (gradient * step).sum(axis=1)
         size = np.ones((len(theta), 1))
         for _ in range(_HALVINGS):
             moved = _log_posterior(theta + size * step, counts, precision, anchor)
-            worse = moved < value - 1e-12 * (1 + np.abs(value))
-            if not worse.any():
+            short = moved < value + _ARMIJO * size[:, 0] * promised - _ROUNDING * (1 + np.abs(value))
+            if not short.any():
                 break
-            size[worse] /= 2
+            size[short] /= 2
         theta, value = theta + size * step, moved
-        if np.abs(size * step).max(initial=0.0) < tolerance:
+        if (promised <= tolerance).all():
             break
     else:
         raise ArithmeticError(f"Bradley-Terry did not converge in {_ITERATIONS} Newton steps")

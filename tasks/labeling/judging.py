@@ -7,21 +7,22 @@ import pyarrow as pa
 
 from storage.errors import UserError
 from storage.manifest import Manifest
-from storage.schemas import write_parquet
+from storage.schemas import SCORES, VOTES, write_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.candidates import Candidates, read_candidates
-from tasks.labeling.panel import vote
+from tasks.labeling.panel import Ballot, vote
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings
 from tasks.labeling.stage import drawing_seed, votes_by_outcome
 
 
 def run_judging(spec: JudgeSpec, progress: Progress = silent) -> Manifest:
     """Compare response j of the first source (a) with response j of each other one (b), by `judges`; `rates` score the
-    first source's responses. Publishes votes.parquet and scores.parquet in `spec.folder`.
+    first source's responses. Publishes votes.parquet and scores.parquet in `spec.folder`; without judges and rates
+    both are empty, and the evaluation has no win rates.
 
-    Raises UserError for no source, nobody to judge, rates that do not score, unfinished responses, and sources that
+    Raises UserError for no source, rates that do not score, unfinished responses, and sources that
     do not hold the same responses (prompt and index).
     """
     return run_stage(spec, lambda: _judge(spec, progress))
@@ -31,8 +32,6 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     settings = spec.settings
     if not spec.responses:
         raise UserError("there is nothing to judge", where="responses", remedy="name at least one generate folder")
-    if not settings.judges and (not settings.rates or len(spec.responses) > 1):
-        raise UserError("there is no judge", where="judges", remedy="name at least one annotator under judges")
     seed = drawing_seed(spec)
     rates = open_annotators(_rates_of_their_own(settings), seed)
     for annotator in rates:
@@ -46,7 +45,7 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     sources = [read_candidates(name, folder, spec.prompts) for name, folder in spec.responses.items()]
     responses = [response for source in sources for response in source.for_annotators()]
     comparisons = _across(sources)
-    ballots = []
+    ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table())]
     if judges:
         ballots.append(vote(judges, responses, comparisons, progress))
     if rates:

@@ -40,8 +40,9 @@ def batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[int]]:
 def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> list[torch.Tensor]:
     """log p(token | what precedes it) of every response token, one tensor [len(response)] a row.
 
-    float32, or float64 for a float64 model. Differentiable. Rows are left-padded so that responses end together; the model's own head (with whatever
-    soft-capping or scaling it has) sees only the last positions, so no [rows, length, vocabulary] tensor is made.
+    float32, or float64 for a float64 model. Differentiable. Rows are left-padded so that responses end together; the
+    model's own head (with whatever soft-capping or scaling it has) sees only the last positions, so no
+    [rows, length, vocabulary] tensor is made.
     """
     device = next(model.parameters()).device
     width = max(len(row) for row in rows)

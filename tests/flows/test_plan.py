@@ -14,7 +14,7 @@ def plan(*words: str) -> Plan:
 
 @pytest.mark.parametrize("preset", group_options("run"))
 def test_every_spec_of_a_preset_is_built(preset: str) -> None:
-    config = compose_config([f"run={preset}"])
+    config = compose_config([f"run={preset}", "prompts.path=prompts.jsonl"])
     specs = Plan(config, Path(config.policy.path)).dry_run()
     assert [spec.stage for spec in specs] == [
         "prompts", "select", "generate", "label", "train", "generate", "judge", "evaluate",

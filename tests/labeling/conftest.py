@@ -76,6 +76,7 @@ class World:
         preferences: Mapping[str, Any] | None = None,
         answer: str | None = None,
         seed: int = 11,
+        shards: int = 2,
     ) -> LabelSpec:
         return LabelSpec(
             folder=self.folder / out,
@@ -85,7 +86,7 @@ class World:
             settings=LabelSettings.model_validate(
                 {"annotators": annotators, "preferences": PreferenceSettings(**(preferences or {}))}
             ),
-            responses=self.responses(texts, cut=cut),
+            responses=self.responses(texts, cut=cut, shards=shards),
             prompts=self.prompts(list(texts), answer=answer),
         )
 

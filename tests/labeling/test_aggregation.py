@@ -128,6 +128,16 @@ def test_extreme_counts_converge():
     np.testing.assert_array_equal(fit.theta[1], 0.0)
 
 
+def test_overshooting_steps_are_damped():
+    """Whole Newton steps diverge on these counts: they end in a singular matrix."""
+    wins = np.zeros((5, 5))
+    wins[[0, 0, 1, 2, 3, 4], [1, 3, 4, 3, 2, 2]] = 362, 166, 2, 1134, 27, 401
+    theta = bradley_terry([wins], pseudo_wins=0.01).theta[0]
+    wins = wins + 0.01 * (1 - np.eye(5))
+    expected = (wins + wins.T) / (1 + np.exp(theta - theta[:, None]))
+    np.testing.assert_allclose(expected.sum(axis=1), wins.sum(axis=1), rtol=1e-8)
+
+
 def test_swap_symmetry():
     rng = np.random.default_rng(2)
     wins = rng.integers(0, 5, (30, 4, 4)).astype(float)

@@ -79,11 +79,14 @@ def test_a_rate_that_is_a_judge_too_is_scored_once(world):
     assert len(rows(world, "scores")) == 12
 
 
+def test_nobody_to_judge_leaves_empty_files(world):
+    run_judging(spec(world, {}, {}))
+    assert rows(world, "votes") == rows(world, "scores") == []
+
+
 @pytest.mark.parametrize(
     ("judges", "rates", "texts", "wanted"),
     [
-        ({}, {}, {"policy": TEXTS["policy"]}, "no judge"),
-        ({}, {"length": LENGTH}, TEXTS, "no judge"),
         ({"length": LENGTH}, {}, {}, "nothing to judge"),
         ({"length": LENGTH}, {"person": PERSON}, TEXTS, "cannot rate"),
         ({"x": LENGTH}, {"x": {"kind": "rule", "shorter": True}}, TEXTS, "two different annotators"),

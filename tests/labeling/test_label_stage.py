@@ -4,12 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import UserError
 from storage.schemas import PREFERENCES, SCORES, VOTES
 from tasks.labeling.aggregation import bradley_terry, empirical_logit
+from tasks.labeling.candidates import read_candidates
+from tasks.labeling.preferences import make_preferences
+from tasks.labeling.settings import PreferenceSettings
 from tasks.labeling.stage import run
 
 LENGTH = {"kind": "function", "function": "voters:length"}
@@ -86,6 +90,41 @@ def test_equal_strengths_choose_the_lower_index(world):
     rows = read(spec.folder, "preferences")
     assert [(row["chosen_index"], row["rejected_index"]) for row in rows] == [(0, 1), (0, 2), (1, 2)]
     assert all((row["target"], row["p_hat"], row["votes_tie"]) == (0.0, 0.5, 1) for row in rows)
+
+
+def test_strengths_that_differ_by_rounding_are_equal(world):
+    """Responses 0 and 1 have the same record; their fitted strengths differ by 1e-18."""
+    quality = {"kind": "function", "function": "voters:quality"}
+    spec = world.spec({"p": ["q2 a", "q2 b", "q1 ccc", "q1 dd", "q1 eee"]}, {"quality": quality, "length": LENGTH})
+    run(spec)
+    first = read(spec.folder, "preferences")[0]
+    assert (first["chosen_index"], first["rejected_index"], first["target"], first["p_hat"]) == (0, 1, 0.0, 0.5)
+
+
+def test_a_tie_is_half_a_vote_each_way(world):
+    """One vote for 0 and one tie: 1.5 of 2."""
+    quality = {"kind": "function", "function": "voters:quality"}
+    spec = world.spec({"p": ["q2 a", "q1 b"]}, {"quality": quality, "length": LENGTH})
+    run(spec)
+    (row,) = read(spec.folder, "preferences")
+    assert (row["votes_chosen"], row["votes_rejected"], row["votes_tie"]) == (1, 0, 1)
+    assert row["target"] == pytest.approx(np.log(2.0 / 1.0))
+
+
+def test_swapping_a_and_b_of_every_vote_changes_nothing(world):
+    texts = {f"p{i}": [f"q{j} {'x' * ((i + j) % 3)}" for j in range(4)] for i in range(10)}
+    spec = world.spec(texts, {"length": LENGTH, "person": PERSON})
+    run(spec)
+    votes = pq.read_table(spec.folder / "votes.parquet")
+    other = pa.array([{"a": "b", "b": "a"}.get(outcome, outcome) for outcome in votes["outcome"].to_pylist()])
+    swapped = pa.table(
+        {name: votes[name] for name in votes.column_names}
+        | {"index_a": votes["index_b"], "index_b": votes["index_a"], "outcome": other},
+        schema=VOTES,
+    )
+    candidates = read_candidates("policy", spec.responses, spec.prompts)
+    made = [make_preferences(candidates, each, PreferenceSettings(), 1).table for each in (votes, swapped)]
+    assert made[0].equals(made[1])
 
 
 def test_best_worst(world):
@@ -190,6 +229,8 @@ def test_equal_runs_give_equal_bytes(make_world: Callable):
     annotators = {"one": LENGTH, "person": PERSON, "check": VERIFIER, "broken": FAILING}
     manifests = [run(make_world(name).spec(texts, annotators, answer="1")) for name in ("a", "b")]
     assert [f.sha256 for f in manifests[0].files] == [f.sha256 for f in manifests[1].files]
+    one_shard = run(make_world("d").spec(texts, annotators, answer="1", shards=1))
+    assert [f.sha256 for f in manifests[0].files] == [f.sha256 for f in one_shard.files]
     other = run(make_world("c").spec(texts, annotators, answer="1", seed=12))
     assert {f.path for f, g in zip(manifests[0].files, other.files, strict=True) if f.sha256 != g.sha256} == {
         "votes.parquet",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -53,6 +54,10 @@ def build(tmp_path: Path, tiny_policy: Path):
 
     def make(*, pad: str | None, template: bool = True, labels: int = 1, kind: str = "llama") -> Path:
         tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+        # Starts every text with a token of its own, as many do: a chat template brings its own start.
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.convert_tokens_to_ids("<|im_start|>"))]
+        )
         if not template:
             tokenizer.chat_template = None
         tokenizer.save_pretrained(tmp_path)

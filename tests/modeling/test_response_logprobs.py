@@ -57,11 +57,17 @@ def sequences(seed: int = 0) -> list[TokenSequence]:
     ]
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
-def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+def build(name: str) -> PreTrainedModel:
+    """A random model of MODELS, float32, always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return MODELS[request.param]().double().eval()
+        return MODELS[name]().eval()
+
+
+@pytest.fixture(params=sorted(MODELS))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """Each of MODELS in float64."""
+    return build(request.param).double()
 
 
 def plain(model: PreTrainedModel, row: TokenSequence) -> torch.Tensor:
@@ -80,25 +86,24 @@ def test_batch_in_float64_is_the_rows_one_by_one(model: PreTrainedModel) -> None
         found = token_logprobs(model, rows)
     for row, logprobs in zip(rows, found, strict=True):
         assert logprobs.shape == (len(row.response),)
-        assert logprobs.dtype == torch.float32
-        torch.testing.assert_close(logprobs.double(), plain(model, row), atol=2e-6, rtol=2e-6)
+        assert logprobs.dtype == torch.float64
+        torch.testing.assert_close(logprobs, plain(model, row), atol=1e-10, rtol=1e-10)
 
 
 def test_batch_in_float32_is_the_rows_one_by_one(model: PreTrainedModel) -> None:
     rows = sequences(1)
     exact = [plain(model, row).sum().item() for row in rows]
-    single = model.float()
-    try:
-        found = sequence_logprobs(single, rows, tokens=100)
-    finally:
-        model.double()
-    np.testing.assert_allclose(found, exact, atol=5e-4)
+    np.testing.assert_allclose(sequence_logprobs(model.float(), rows, tokens=100), exact, atol=5e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_are_taken_in_float32_at_least(dtype: torch.dtype) -> None:
+    with torch.no_grad():
+        assert {found.dtype for found in token_logprobs(build("llama").to(dtype), sequences())} == {torch.float32}
 
 
 def test_gradient_is_that_of_the_plain_forward() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS["llama-tied"]().double().eval()
+    model = build("llama-tied").double()
     rows = sequences(2)
     weights = torch.arange(1, len(rows) + 1, dtype=torch.float64)
     (weights @ summed_logprobs(model, rows)).backward()
@@ -111,13 +116,11 @@ def test_gradient_is_that_of_the_plain_forward() -> None:
         total = total + weight * logprobs.gather(1, torch.tensor(row.response)[:, None]).sum()
     total.backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4, msg=name)
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-9, rtol=1e-9, msg=name)
 
 
 def test_sums_are_those_of_the_tokens_whatever_the_batches() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS["qwen2"]().eval()
+    model = build("qwen2")
     rows = sequences(3)
     calls: list[tuple[int, int, str]] = []
     whole = sequence_logprobs(model, rows, tokens=10_000)
@@ -130,9 +133,7 @@ def test_sums_are_those_of_the_tokens_whatever_the_batches() -> None:
 
 
 def test_response_of_no_tokens_has_log_probability_zero() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS["llama"]().eval()
+    model = build("llama")
     rows = [TokenSequence([1, 2], []), TokenSequence([1, 2], [3])]
     sums = sequence_logprobs(model, rows, tokens=100)
     assert sums[0] == 0.0
@@ -140,9 +141,7 @@ def test_response_of_no_tokens_has_log_probability_zero() -> None:
 
 
 def test_log_probability_that_is_not_finite_is_refused() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MODELS["llama"]().eval()
+    model = build("llama")
     with torch.no_grad():
         model.lm_head.weight[7] = float("nan")
     with pytest.raises(FloatingPointError, match="7 of 7 log-probabilities are not finite"):
