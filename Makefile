@@ -58,6 +58,7 @@ $(UV):
 	@python3 -m venv .uv || { echo "python3 has no working venv module (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
+# --compile-bytecode: uv leaves it out, and every process would parse torch and vLLM anew, eight seconds of it.
 # --no-deps: the lock is complete, and vLLM's CPU build must not bring the packages requirements/cpu-overrides.txt drops.
 # One recipe line each (bash -c), so that the exported settings reach uv.
 .ONESHELL:
@@ -67,7 +68,7 @@ $(STAMP): requirements/$(KIND).txt | $(UV)
 	  echo "making .venv ($(KIND))"
 	  $(UV) venv --quiet --clear --python-preference system --python '$(PYTHON)' .venv
 	fi
-	$(UV) pip install --quiet --no-deps --python $(VENV) -r requirements/$(KIND).txt
+	$(UV) pip install --quiet --no-deps --compile-bytecode --python $(VENV) -r requirements/$(KIND).txt
 	touch $@
 
 run: setup  ## the demo: iREPO from end to end on this machine

@@ -16,6 +16,8 @@ _DEFAULTS = {
     # A flow tells that it lives every 30 s, so that a dead one can be told from a long one.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "TOKENIZERS_PARALLELISM": "false",
+    # OpenMP threads that spin while they wait take the cores from the engine beside them.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 

@@ -5,24 +5,21 @@
     FOLDER/prompts.jsonl heldout.jsonl     {prompt, answer, task}: training and held-out prompts
            sft.jsonl                       {messages}: 12,000 replies of mixed quality
            tokenizer/                      byte-level BPE of 600 tokens with the chat template
-           policy/                         Llama, 0.68 million parameters, pretrained on clean answers, then tuned on sft
+           policy/                         Llama, 0.68 million parameters: pretrained on clean answers, tuned on sft
            reward_models/{one,two,three}/  1 layer x 64, each fitted to 3,000 noisy pairs of its own
            judge/                          the held-out reward model: 96 wide, its own pairs
 
-One thread each for the policy and, in a second process, the reward models: about 75 CPU seconds. Same seed, same bytes on
-the same machine.
+The policy takes one thread here, the reward models one in a second process. Same seed, same bytes on the same machine.
 """
 
 import argparse
-import os
 import random
-import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +37,7 @@ from tasks.demo.corpus import (
     write_rows,
 )
 from tasks.demo.utility import utility
+from tasks.processes import die_with_parent, end_group, start_group
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerBase
@@ -56,9 +54,13 @@ CHAT_TEMPLATE = (
 )
 VOCABULARY = 600
 POSITIONS = 256
+BATCH = 24  # rows; many small steps thin out the policy's tail of stray tokens better than few large ones
 PRETRAINING_STEPS = 900
-TUNING_STEPS = 450
+TUNING_STEPS = 800
 REWARD_STEPS = 120
+PRETRAINING_ROWS = 8_000
+TUNING_ROWS = 12_000
+PAIRS = 3_000  # of each reward model
 #: name of the folder -> hidden size
 REWARD_MODELS = {"reward_models/one": 64, "reward_models/two": 64, "reward_models/three": 64, "judge": 96}
 
@@ -67,7 +69,7 @@ def make_corpus(folder: Path, seed: int) -> None:
     """Write prompts.jsonl, heldout.jsonl (alike for all seeds) and sft.jsonl to `folder`."""
     write_prompts(folder / "prompts.jsonl", training_prompts())
     write_prompts(folder / "heldout.jsonl", held_out_prompts())
-    write_rows(folder / "sft.jsonl", mixed_rows(training_prompts(), 12_000, random.Random(f"{seed}:sft")))
+    write_rows(folder / "sft.jsonl", mixed_rows(training_prompts(), TUNING_ROWS, random.Random(f"{seed}:sft")))
 
 
 def make_tokenizer(folder: Path) -> None:
@@ -122,7 +124,7 @@ def llama(tokenizer: "PreTrainedTokenizerBase", *, hidden: int, layers: int, **m
 
 
 def train_policy(folder: Path, seed: int, progress: Progress = silent) -> None:
-    """Pretrain on clean answers, tune on `folder`/sft.jsonl, and write `folder`/policy. Needs the corpus and tokenizer."""
+    """Pretrain on clean answers, tune on `folder`/sft.jsonl, and write `folder`/policy. Needs corpus and tokenizer."""
     from transformers import LlamaForCausalLM
 
     from tasks.modeling.load import load_tokenizer
@@ -130,22 +132,25 @@ def train_policy(folder: Path, seed: int, progress: Progress = silent) -> None:
 
     tokenizer = load_tokenizer(folder / "tokenizer")
     total = PRETRAINING_STEPS + TUNING_STEPS
+    settings = partial(
+        SupervisedSettings, learning_rate=3e-3, batch_size=BATCH, warmup_ratio=0.05, max_length=POSITIONS, seed=seed
+    )
     with _reproducible():
         with seeded(seed):
             model = LlamaForCausalLM(llama(tokenizer, hidden=128, layers=3, tie_word_embeddings=True))
-        clean = clean_rows(training_prompts(), 8_000, random.Random(f"{seed}:clean"))
+        clean = clean_rows(training_prompts(), PRETRAINING_ROWS, random.Random(f"{seed}:clean"))
         train_supervised(
             model,
             tokenizer,
             clean,
-            SupervisedSettings(learning_rate=2e-3, steps=PRETRAINING_STEPS, max_length=POSITIONS, seed=seed),
+            settings(steps=PRETRAINING_STEPS),
             lambda done, _, unit: progress(done, total, unit),
         )
         train_supervised(
             model,
             tokenizer,
             read_rows(folder / "sft.jsonl"),
-            SupervisedSettings(learning_rate=1.2e-3, steps=TUNING_STEPS, max_length=POSITIONS, seed=seed),
+            settings(steps=TUNING_STEPS),
             lambda done, _, unit: progress(PRETRAINING_STEPS + done, total, unit),
         )
     save_folder(model, tokenizer, folder / "policy")
@@ -161,7 +166,7 @@ def train_reward_models(folder: Path, seed: int, progress: Progress = silent) ->
 
     tokenizer = load_tokenizer(folder / "tokenizer")
     for number, (name, hidden) in enumerate(REWARD_MODELS.items()):
-        pairs = [asdict(p) for p in noisy_pairs(training_prompts(), 3_000, random.Random(f"{seed}:{name}"), utility)]
+        pairs = [asdict(p) for p in noisy_pairs(training_prompts(), PAIRS, random.Random(f"{seed}:{name}"), utility)]
         settings = RewardTrainingSettings(
             learning_rate=3e-3, steps=REWARD_STEPS, max_length=POSITIONS, seed=1000 * (number + 1) + seed
         )
@@ -198,38 +203,25 @@ def build_demo(folder: Path, seed: int = 0, report: Progress = silent) -> None:
 
 
 @contextmanager
-def _reward_model_process(folder: Path, seed: int) -> Iterator[Any]:
-    """The reward models in a process beside this one; yields a function that raises if it has failed. Waits at the end.
-
-    The child watches its standard input: when this process dies, however it dies, the pipe closes and the child leaves.
-    """
+def _reward_model_process(folder: Path, seed: int) -> Iterator[Callable[[], None]]:
+    """The reward models in a process beside this one. Yields a function that raises if it failed; waits at the end."""
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "tasks.demo.build", str(folder.resolve()), "--seed", str(seed), "--reward-models"]
-    with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=errors, stderr=errors)
+    with tempfile.TemporaryFile() as errors:
+        child = start_group(command, cwd=root, stdout=errors, stderr=errors)
 
         def check() -> None:
             if child.poll():
                 errors.seek(0)
-                raise RuntimeError(f"training the reward models failed ({child.returncode}):\n{errors.read()[-4000:]}")
+                output = errors.read()[-4000:].decode(errors="replace")
+                raise RuntimeError(f"training the reward models failed (exit status {child.returncode}):\n{output}")
 
         try:
             yield check
             child.wait()
             check()
         finally:
-            child.kill()
-            child.wait()
-            if child.stdin:
-                child.stdin.close()
-
-
-def _leave_with_parent() -> None:
-    def watch() -> None:
-        os.read(0, 1)  # returns at the end of the file; not sys.stdin, whose lock would break the interpreter's exit
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+            end_group(child)
 
 
 @contextmanager
@@ -248,13 +240,16 @@ def _reproducible() -> Iterator[None]:
 
 
 def main() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     parser = argparse.ArgumentParser(prog="python -m tasks.demo.build", description="Build the demo's folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reward-models", action="store_true", help=argparse.SUPPRESS)  # the second process
     arguments = parser.parse_args()
     if arguments.reward_models:
-        _leave_with_parent()
+        die_with_parent()
         train_reward_models(arguments.folder, arguments.seed)
         return
     try:

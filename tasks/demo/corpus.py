@@ -218,7 +218,7 @@ def messages(prompt: str, answer: str) -> Row:
 
 
 def clean_rows(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Row]:
-    """`count` short, right question-answer rows: what the base model is pretrained on. Every prompt comes equally often."""
+    """`count` short, right question-answer rows, every prompt equally often: what the base model is pretrained on."""
     return [messages(p.prompt, statement(p, rng, right=True)) for p in _cycle(prompts, count, rng)]
 
 

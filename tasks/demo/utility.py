@@ -86,7 +86,7 @@ def _items(kind: str, text: str) -> tuple[str, ...]:
 
 
 def is_correct(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """1 when the reply's one statement is the answer (lists: the asked number of distinct items of the kind), else 0."""
+    """1 when the reply's one statement is the answer (lists: as many distinct items of the kind as asked), else 0."""
     if answer is None:
         return 0.0
     stated = parse(response).statement

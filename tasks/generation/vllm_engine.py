@@ -23,7 +23,7 @@ from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.processes import end_group, start_group
 
 _ROOT = Path(__file__).resolve().parents[2]
-_OVERHEAD = GIB  # what the process takes besides weights and KV cache (0.6 GiB measured on a CPU)
+_OVERHEAD = GIB  # what the process takes besides weights and KV cache (0.9 GiB measured on a CPU)
 _LOG_TAIL = 30  # lines of the worker's log in an error
 
 
@@ -166,7 +166,10 @@ class VllmEngine:
             "seed": 0,
         }
         if on_cpu:
-            return options | {"kv_cache_memory_bytes": int(settings.kv_cache_gib * GIB)}
+            # A prompt prefilled in two steps makes vLLM 0.32 rewind the request's generator, which torch cannot do on
+            # a CPU ("CPU Generator does not use offset"); so prompts are prefilled whole.
+            cache = int(settings.kv_cache_gib * GIB)
+            return options | {"kv_cache_memory_bytes": cache, "enable_chunked_prefill": False}
         return options | {"gpu_memory_utilization": settings.gpu_memory_utilization}
 
     def _environment(self, on_cpu: bool) -> dict[str, str]:

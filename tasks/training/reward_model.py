@@ -132,7 +132,7 @@ def fit_reward_model(
     tokenizer = load_tokenizer(start, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
-            f"the tokenizer's pad token is {tokenizer.pad_token!r}: the score's position could not be told from padding",
+            f"the tokenizer's pad token is {tokenizer.pad_token!r}: a conversation's end would look like padding",
             where=str(start / "tokenizer_config.json"),
             remedy="give the tokenizer a pad_token of its own, different from eos_token",
         )

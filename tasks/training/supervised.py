@@ -100,8 +100,8 @@ def encode(tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any]) -> Exam
     for index, turn in enumerate(turns):
         if turn["role"] != "assistant":
             continue
-        before: str = tokenizer.apply_chat_template(turns[:index], tokenize=False, add_generation_prompt=True)
-        after: str = tokenizer.apply_chat_template(turns[: index + 1], tokenize=False)
+        before = str(tokenizer.apply_chat_template(turns[:index], tokenize=False, add_generation_prompt=True))
+        after = str(tokenizer.apply_chat_template(turns[: index + 1], tokenize=False))
         end = after.rfind(tokenizer.eos_token or "\0", len(before)) + len(tokenizer.eos_token or "")
         if not before.startswith(text) or not after.startswith(before):
             raise _refuse_template("the chat template renders earlier turns anew when turns follow")
@@ -199,6 +199,7 @@ def optimize(
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ],
         lr=settings.learning_rate,
+        betas=(0.9, 0.95),  # usual for language models: 0.999 remembers longer than a short run lasts
         fused=True,
     )
     losses: list[float] = []
@@ -218,8 +219,8 @@ def optimize(
 
 
 @contextmanager
-def seeded(seed: int) -> "Iterator[None]":
-    """torch's global generator seeded inside, and put back after: for weight initialisation, which takes no generator."""
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generator, seeded inside and put back after: weight initialisation takes no other."""
     import torch
 
     with torch.random.fork_rng():
@@ -244,8 +245,8 @@ def train_supervised(
 ) -> list[float]:
     """Train `model` in place; returns the loss of every step: nats per assistant token, mean over the batch's tokens.
 
-    The gradient divides by the tokens of an average batch, not of this one: batches hold rows of like length, and a mean
-    over each would weigh the tokens of short replies more and teach the policy to be brief.
+    The gradient divides by the tokens of an average batch, not of this one: batches hold rows of like length, and a
+    mean over each would weigh the tokens of short replies more and teach the policy to be brief.
     Raises UserError for rows that cannot be used (see `encode_rows`).
     """
     from torch.nn import functional as F
@@ -289,20 +290,27 @@ def supervise(
     output: Path,
     settings: SupervisedSettings,
     *,
+    chat_template: Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> list[float]:
     """Fine-tune the causal language model in the folder `policy` and write the result, with its tokenizer, to `output`.
 
-    Weights are trained and saved in float32. Returns the loss of every step. Raises UserError for a folder that is no
-    policy and for unusable rows.
+    `chat_template`: a Jinja file that replaces the tokenizer's template, or gives one to a policy that has none.
+    Weights are trained and saved in float32; generation_config.json comes to stop at the end token that was trained.
+    Returns the loss of every step. Raises UserError for a folder that is no policy and for unusable rows.
     """
     from tasks.modeling.load import check_policy_folder, load_policy, load_tokenizer
 
-    check_policy_folder(policy, trust_remote_code=trust_remote_code)
+    check_policy_folder(policy, trust_remote_code=trust_remote_code, chat_template=chat_template is None)
     tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
     model = load_policy(policy, dtype="float32", device=device, trust_remote_code=trust_remote_code)
     losses = train_supervised(model, tokenizer, rows, settings, progress)
+    generation: Any = model.generation_config
+    ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    generation.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *(end for end in ends if end is not None)]))
     save_folder(model, tokenizer, output)
     return losses

@@ -27,7 +27,7 @@ def prepare(evaluation: Any) -> dict[str, str]:
     votes += [evaluation.vote(p, "b", source="previous", judge="held-out") for p in range(45)]
     votes += [evaluation.vote(p, "error", source="previous", judge="truth") for p in range(45)]
     scores = [evaluation.score(p, None if p % 5 == 0 else p / 10) for p in range(45)]
-    scores += [evaluation.score(p, 100.0, source="initial") for p in range(45)]
+    scores += [evaluation.score(p, 100.0, source=source) for p in range(45) for source in ("initial", "previous")]
     responses = evaluation.generate(evaluation.responses())
     return {"responses": responses, "judgements": evaluation.judge(votes, scores)}
 

@@ -71,6 +71,13 @@ def test_responses_of_a_prompt_differ_and_a_seed_repeats(engine: VllmEngine, req
     assert ids(engine.sample(other, SAMPLING)) != ids(drawn)
 
 
+def test_more_prompt_tokens_than_one_step_takes(engine: VllmEngine, requests: list[Request]) -> None:
+    many = [Request(request.prompt_ids, seed=100 * i) for i, request in enumerate(requests * 12)]
+    assert sum(len(request.prompt_ids) for request in many) * 4 > 4096
+    drawn = engine.sample(many, SAMPLING)
+    assert ids(engine.sample(many[-2:], SAMPLING)) == ids(drawn[-2:])
+
+
 def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests: list[Request]) -> None:
     slow = TransformersEngine(EngineSettings(kind="transformers", dtype="float32"))
     slow.load(tiny_policy)
@@ -98,6 +105,8 @@ def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests
 def test_reload_of_a_tied_policy_renews_the_head_too(
     engine: VllmEngine, tiny_policy: Path, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
+    # A prompt longer than a cache block (128 tokens on a CPU): old keys and values must not be found again.
+    requests = [*requests, Request(requests[1].prompt_ids * 6, seed=7)]
     first = engine.sample(requests, SAMPLING)
     other, worker = make_policy(seed=1), engine._process
     engine.load(other)
@@ -137,14 +146,14 @@ def test_a_dead_worker_is_an_error_and_the_next_load_starts_anew(
 
 
 PARENT = """
-import sys, threading
+import sys, threading, time
 from pathlib import Path
 from tasks.generation.settings import EngineSettings
 from tasks.generation.vllm_engine import VllmEngine
 engine = VllmEngine(EngineSettings.model_validate_json(sys.argv[1]))
 threading.Thread(target=engine.load, args=(Path(sys.argv[2]),), daemon=True).start()
 while engine._process is None:
-    pass
+    time.sleep(0.05)
 print(engine._process.pid, flush=True)
 threading.Event().wait()
 """

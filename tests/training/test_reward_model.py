@@ -1,0 +1,123 @@
+"""Reward models: the Bradley-Terry loss's value, that an obvious preference is learnt, and the folder."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from storage.errors import UserError
+from tasks.modeling.load import load_tokenizer
+from tasks.training.reward_model import (
+    RewardTrainingSettings,
+    encode_scored,
+    fit_reward_model,
+    scores,
+    train_reward_model,
+)
+
+WORDS = ["the", "sum", "of", "numbers", "is", "not", "known", "to", "a", "reader", "answer", "short", "long", "one"]
+
+
+def kind_against_rude(count: int, seed: int) -> list[dict[str, str]]:
+    """Pairs whose chosen reply says 'kind' where the rejected one says 'rude'; all else is drawn alike."""
+    rng = random.Random(seed)
+
+    def sentence(word: str) -> str:
+        words = rng.choices(WORDS, k=rng.randint(2, 6))
+        words.insert(rng.randrange(len(words) + 1), word)
+        return " ".join(words)
+
+    return [
+        {"prompt": " ".join(rng.choices(WORDS, k=4)), "chosen": sentence("kind"), "rejected": sentence("rude")}
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    folder = tmp_path_factory.mktemp("rewards") / "kind"
+    settings = RewardTrainingSettings(steps=40, learning_rate=2e-3, batch_size=16)
+    return folder, fit_reward_model(tiny_policy, kind_against_rude(200, 0), folder, settings, device="cpu")
+
+
+def test_an_obvious_preference_is_learnt_and_holds_on_new_pairs(trained: tuple[Path, list[float]]) -> None:
+    folder, losses = trained
+    assert sum(losses[-5:]) / 5 < 0.3 < losses[0]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    fresh = kind_against_rude(100, 1)
+    with torch.no_grad():
+        chosen, rejected = (
+            scores(model, [encode_scored(tokenizer, pair["prompt"], pair[side]) for pair in fresh])
+            for side in ("chosen", "rejected")
+        )
+    assert (chosen > rejected).float().mean() >= 0.9
+
+
+def test_folder_is_an_ordinary_one_with_one_label_and_a_pad_token(trained: tuple[Path, list[float]]) -> None:
+    folder, _ = trained
+    assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= {
+        path.name for path in folder.iterdir()
+    }
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert model.config.num_labels == 1
+    assert model.config.pad_token_id == AutoTokenizer.from_pretrained(folder).pad_token_id
+
+
+def test_the_score_is_read_at_the_end_token_whatever_the_padding(trained: tuple[Path, list[float]]) -> None:
+    folder, _ = trained
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [encode_scored(tokenizer, "one", reply) for reply in ("short", "a long answer to the reader is not known")]
+    assert [tokenizer.decode(row[-1:]) for row in rows] == ["<|im_end|>"] * 2
+    with torch.no_grad():
+        together = scores(model, rows)
+        hidden = [model.model(torch.tensor([row])).last_hidden_state[0, -1] for row in rows]
+        alone = torch.stack([model.score(last)[0] for last in hidden])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_loss_is_bradley_terrys(trained: tuple[Path, list[float]]) -> None:
+    folder, _ = trained
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pairs = kind_against_rude(6, 2)
+    with torch.no_grad():
+        gaps = [
+            scores(model, [encode_scored(tokenizer, pair["prompt"], pair["chosen"])])
+            - scores(model, [encode_scored(tokenizer, pair["prompt"], pair["rejected"])])
+            for pair in pairs
+        ]
+    settings = RewardTrainingSettings(steps=1, batch_size=6, microbatch_tokens=100)
+    (loss,) = train_reward_model(model, tokenizer, pairs, settings)
+    assert loss == pytest.approx(F.softplus(-torch.cat(gaps)).mean().item(), rel=1e-4)
+
+
+def test_what_cannot_be_trained_is_refused(
+    tiny_policy: Path, trained: tuple[Path, list[float]], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    settings = RewardTrainingSettings(steps=1, max_length=12)
+    with pytest.raises(UserError, match="nothing to train on"):
+        train_reward_model(model, tokenizer, [], settings)
+    with pytest.raises(UserError, match="pair 1"):
+        train_reward_model(model, tokenizer, kind_against_rude(1, 0), settings)
+    model.config.pad_token_id = None
+    with pytest.raises(UserError, match="pad_token_id is None"):
+        train_reward_model(model, tokenizer, kind_against_rude(1, 0), settings)
+    tokenizer.pad_token = tokenizer.eos_token
+    ambiguous = tmp_path / "ambiguous"
+    ambiguous.mkdir()
+    for path in tiny_policy.iterdir():
+        (ambiguous / path.name).symlink_to(path)
+    for name in ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja"):
+        (ambiguous / name).unlink(missing_ok=True)
+    tokenizer.save_pretrained(ambiguous)
+    with pytest.raises(UserError, match="end would look like padding"):
+        fit_reward_model(ambiguous, kind_against_rude(1, 0), tmp_path / "out", settings)
