@@ -86,7 +86,7 @@ def main() -> int:
     console.print(table)
     console.print(machine())
     path = write_result("demo", {"figures": results, "runs": runs, "missed": missed})
-    console.print(f"written: {path}")
+    console.print(f"written: {path.relative_to(Path.cwd())}")
     return 1 if missed else 0
 
 

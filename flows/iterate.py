@@ -128,7 +128,8 @@ def main(words: Sequence[str]) -> None:
     command = f"python -m flows.iterate {shlex.join(words)}".strip()
     console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
     irepo(list(words))
-    console.print(f"done: {folder}   last policy: {folder / f'round-{config.rounds:02d}' / 'train' / 'policy'}")
+    last = folder / f"round-{config.rounds:02d}" / "train" / "policy"
+    console.print(f"done: {folder}   last policy: {last}", soft_wrap=True)
 
 
 if __name__ == "__main__":

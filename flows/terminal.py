@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -36,13 +37,18 @@ def print_plan(specs: Sequence[Spec]) -> None:
     console.rule("dry run: nothing was made", align="left")
 
 
+#: Columns of the table: the initial policy and so many of the latest rounds; rounds.json has them all.
+_SHOWN = 4
+
+
 def round_table(rounds: Sequence[dict[str, Any]]) -> Table:
-    """Figures by row, rounds by column. Each round is a record of flows.rounds; intervals are 95 %."""
-    table = Table(title="rounds so far", title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("")
-    for record in rounds:
-        table.add_column(f"round {record['round']}" if record["round"] else "initial", justify="right")
-    for name, cells in _rows(rounds):
+    """Figures by row, rounds by column. Each round is a record of flows.iterate; +- is half a 95 % interval."""
+    shown = [rounds[0], *rounds[1:][-_SHOWN:]]
+    table = Table(title="rounds so far (95 % intervals)", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for record in shown:
+        table.add_column(f"round {record['round']}" if record["round"] else "initial", justify="right", no_wrap=True)
+    for name, cells in _rows(shown):
         table.add_row(name, *cells)
     return table
 
@@ -54,22 +60,22 @@ def _rows(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     for source, judges in latest["win_rate"].items():
         for judge in judges:
             cells = [_interval(summary["win_rate"].get(source, {}).get(judge)) for summary in summaries]
-            rows.append((f"win rate against {source}, by {judge}", cells))
-    rows.append(("KL to initial (nats a reply)", [f"{s['kl']['mean']:.2f}" for s in summaries]))
+            rows.append((f"win vs {source} ({judge})", cells))
+    rows.append(("KL to initial (nats)", [f"{s['kl']['mean']:.2f}" for s in summaries]))
     rows.append(("tokens a reply", [f"{s['tokens']:.1f}" for s in summaries]))
     rows.append(("words a reply", [f"{s['words']:.1f}" for s in summaries]))
     rows.append(("finished by itself", [f"{s['finish_rate']:.3f}" for s in summaries]))
     judges = {judge for source in latest["win_rate"].values() for judge in source}
     for name in sorted(latest["rates"], key=lambda name: (name in judges, name)):
         label = f"mean score by {name}" if name in judges else name
-        rows.append((label, [f"{s['rates'][name]['mean']:.3f}" for s in summaries]))
+        rows.append((label, [f"{s['rates'][name]['mean']:.3f}" if name in s["rates"] else "-" for s in summaries]))
     for stage in ("generate", "label", "train", "evaluate"):
         rows.append((f"seconds: {stage}", [_seconds(record["seconds"].get(stage)) for record in rounds]))
     return rows
 
 
 def _interval(value: dict[str, float] | None) -> str:
-    return f"{value['mean']:.3f} ({value['low']:.2f}-{value['high']:.2f})" if value else "-"
+    return f"{value['mean']:.2f} ±{(value['high'] - value['low']) / 2:.2f}" if value else "-"
 
 
 def _seconds(value: float | None) -> str:

@@ -60,7 +60,11 @@ class WarmupConfig(BaseModel):
 def read_config(words: Sequence[str]) -> WarmupConfig:
     """The words as a WarmupConfig. Raises UserError naming what does not fit."""
     try:
-        return WarmupConfig.model_validate(OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True))
+        given = OmegaConf.from_dotlist(list(words))
+        training = given.get("training") or {}
+        if "steps" not in training and "epochs" not in training:
+            given = OmegaConf.merge({"training": {"epochs": 1}}, given)
+        return WarmupConfig.model_validate(OmegaConf.to_container(given, resolve=True))
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])} {item['msg']}".strip() for item in error.errors()]
         raise UserError(

@@ -53,8 +53,8 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
 VOCABULARY = 600
-POSITIONS = 256
-BATCH = 24  # rows; many small steps thin out the policy's tail of stray tokens better than few large ones
+POSITIONS = 1024  # the world itself needs 100; the rest is room for real prompts
+BATCH = 24  # rows in one optimizer step
 PRETRAINING_STEPS = 900
 TUNING_STEPS = 800
 REWARD_STEPS = 120
