@@ -10,6 +10,7 @@ gets one with chat_template=conf/templates/turns.jinja.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flows.environment import prepare, quiet_console
 
@@ -60,16 +61,15 @@ class WarmupConfig(BaseModel):
 def read_config(words: Sequence[str]) -> WarmupConfig:
     """The words as a WarmupConfig. Raises UserError naming what does not fit."""
     try:
-        given = OmegaConf.from_dotlist(list(words))
-        training = given.get("training") or {}
-        if "steps" not in training and "epochs" not in training:
-            given = OmegaConf.merge({"training": {"epochs": 1}}, given)
-        return WarmupConfig.model_validate(OmegaConf.to_container(given, resolve=True))
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True)
+        training = given.setdefault("training", {})
+        if not training.keys() & {"steps", "epochs"}:
+            training["epochs"] = 1
+        return WarmupConfig.model_validate(given)
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])} {item['msg']}".strip() for item in error.errors()]
-        raise UserError(
-            "\n".join(lines), where="command line", remedy="see python -m flows.warmup's docstring"
-        ) from None
+        usage = "python -m flows.warmup demo=true, or policy=<folder or id> data=<file> out=<folder> training.epochs=1"
+        raise UserError("\n".join(lines), where="command line", remedy=usage) from None
     except OmegaConfBaseException as error:
         raise UserError(str(error), where="command line", remedy="write key=value") from None
 

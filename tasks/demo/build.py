@@ -103,7 +103,7 @@ def make_tokenizer(folder: Path) -> None:
 def llama(tokenizer: "PreTrainedTokenizerBase", *, hidden: int, layers: int, **more: Any) -> "LlamaConfig":
     """A Llama configuration of the demo's scale, for `tokenizer`.
 
-    initializer_range 0.08, four times the default: with 0.02 a model this small learns no facts in these few steps.
+    initializer_range 0.08: with the default 0.02, pretraining learns 14% of the held-out facts, with 0.08 all (greedy).
     """
     from transformers import LlamaConfig
 
