@@ -127,7 +127,11 @@ def main(words: Sequence[str]) -> None:
     folder = config.runs / config.name
     command = f"python -m flows.iterate {shlex.join(words)}".strip()
     console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
-    irepo(list(words))
+    try:
+        irepo(list(words))
+    except BaseException:
+        console.print(f"stopped; what is done is kept in {folder}. To go on: [bold]{command}[/]", soft_wrap=True)
+        raise
     last = folder / f"round-{config.rounds:02d}" / "train" / "policy"
     console.print(f"done: {folder}   last policy: {last}", soft_wrap=True)
 
