@@ -16,7 +16,7 @@ from typing import Any
 
 from conf.compose import compose_config, dump_config
 from flows.environment import prepare, quiet_console
-from flows.terminal import console, exit_on_user_error, print_plan, round_table
+from flows.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
 
 prepare()
 if __name__ == "__main__":
@@ -132,6 +132,8 @@ def main(words: Sequence[str]) -> None:
     except BaseException:
         console.print(f"stopped; what is done is kept in {folder}. To go on: [bold]{command}[/]", soft_wrap=True)
         raise
+    layout = RunLayout.of(config.runs, config.name)
+    console.print(samples_table(layout.stage(0, "evaluate"), layout.stage(config.rounds, "evaluate")))
     last = folder / f"round-{config.rounds:02d}" / "train" / "policy"
     console.print(f"done: {folder}   last policy: {last}", soft_wrap=True)
 

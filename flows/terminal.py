@@ -1,13 +1,16 @@
 """What a person sees of a run: the plan, one table after every round, errors on one screen."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from storage.errors import UserError
 from storage.stage import Spec
@@ -50,6 +53,21 @@ def round_table(rounds: Sequence[dict[str, Any]]) -> Table:
         table.add_column(f"round {record['round']}" if record["round"] else "initial", justify="right", no_wrap=True)
     for name, cells in _rows(shown):
         table.add_row(name, *cells)
+    return table
+
+
+def samples_table(first: Path, last: Path, count: int = 5) -> Table:
+    """The same held-out prompts answered by two policies: evenly spaced among the kept samples, nobody picks.
+
+    `first` and `last` are evaluate folders; the prompt is its last turn as the policy saw it.
+    """
+    before, after = (json.loads((folder / "samples.json").read_text(encoding="utf-8")) for folder in (first, last))
+    table = Table(title="held-out samples, not picked", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("prompt", "initial policy", "last policy"):
+        table.add_column(heading, ratio=1)
+    pairs = list(zip(before, after, strict=True))
+    for old, new in pairs[:: -(-len(pairs) // count)]:
+        table.add_row(*(Text(text[-300:]) for text in (old["prompt"], old["reply"], new["reply"])))
     return table
 
 

@@ -59,7 +59,7 @@ class Metrics(BaseModel):
 
 
 class Sample(BaseModel):
-    """One reply, and the prompt as the policy saw it (chat template and special tokens included)."""
+    """One reply, and the prompt as the policy saw it, chat template included, special tokens left out."""
 
     prompt_id: str
     prompt: str
@@ -225,7 +225,7 @@ def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
             first[prompt_id] = (index, prompt_ids, text)
     step = -(-len(first) // SAMPLE_LIMIT)
     return [
-        Sample(prompt_id=prompt_id, prompt=str(tokenizer.decode(prompt_ids)), reply=text)
+        Sample(prompt_id=prompt_id, prompt=str(tokenizer.decode(prompt_ids, skip_special_tokens=True)), reply=text)
         for prompt_id, (_, prompt_ids, text) in list(first.items())[::step]
     ]
 
