@@ -2,23 +2,43 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 from conf.schema import RunConfig
-from storage.files import digest
+from storage.files import digest, sha256_file
 from storage.layout import RunLayout
 from storage.manifest import describe_files
 from storage.stage import Spec
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
-from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.settings import TrainingSettings, TrainSpec
 
 
 def folder_digest(folder: Path) -> str:
     """sha256 over the names and bytes of every file below `folder`."""
     return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder])])
+
+
+def what_it_reads(annotator: AnnotatorSettings) -> str | None:
+    """Digest of the local files that decide how an annotator votes; None where its settings say it all.
+
+    Of a function this is its module's source, not the modules that it imports in turn.
+    """
+    if annotator.kind == "reward_model":
+        return folder_digest(Path(annotator.path)) if Path(annotator.path).is_dir() else None
+    if annotator.kind == "judge":
+        return sha256_file(Path(annotator.template)) if annotator.template else None
+    if annotator.kind in ("function", "simulated"):
+        name = annotator.function if annotator.kind == "function" else annotator.utility
+        try:
+            module = find_spec(name.partition(":")[0])
+        except ModuleNotFoundError:
+            return None  # opening the annotator says so, with the remedy
+        return sha256_file(Path(module.origin)) if module and module.origin else None
+    return None
 
 
 @dataclass(frozen=True)
@@ -38,18 +58,18 @@ class Plan:
 
     @cached_property
     def model_inputs(self) -> dict[str, str]:
-        """Digests of the local model folders that annotators and judges read."""
+        """Digests of what annotators and judges read: model folders, modules of functions, templates."""
         groups = {
             "annotator": self.config.panel.annotators,
             "judge": self.config.evaluation.judges,
             "rate": self.config.evaluation.rates,
         }
-        return {
-            f"{group}:{name}": folder_digest(Path(settings.path))
+        read = {
+            f"{group}:{name}": what_it_reads(settings)
             for group, annotators in groups.items()
             for name, settings in annotators.items()
-            if settings.kind == "reward_model" and Path(settings.path).is_dir()
         }
+        return {name: value for name, value in read.items() if value is not None}
 
     def prompts(self, inputs: dict[str, str]) -> PromptsSpec:
         return PromptsSpec(folder=self.layout.prompts, round=0, seed=0, inputs=inputs, settings=self.config.prompts)

@@ -1,11 +1,13 @@
 """The plan of a run: where stages write, what they read, and that a dry run builds every spec of every preset."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 from conf.compose import compose_config, group_options
-from flows.plan import Plan, folder_digest
+from flows.plan import Plan, folder_digest, what_it_reads
+from tasks.labeling.settings import FunctionSettings
 
 
 def plan(*words: str) -> Plan:
@@ -54,3 +56,15 @@ def test_a_folders_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     changed = folder_digest(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
     assert len({before, changed, folder_digest(tmp_path)}) == 3
+
+
+def test_a_function_that_changed_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = FunctionSettings(kind="function", function="my_rules:score")
+    assert what_it_reads(settings) is None
+    (tmp_path / "my_rules.py").write_text("def score(*_): return 1.0")
+    importlib.invalidate_caches()
+    before = what_it_reads(settings)
+    (tmp_path / "my_rules.py").write_text("def score(*_): return 2.0")
+    assert before is not None
+    assert what_it_reads(settings) != before
