@@ -8,8 +8,8 @@ from flows.plan import Plan, folder_digest
 from storage.errors import UserError
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
-from tasks.generation.engines import open_engine
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
+from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 

@@ -5,7 +5,8 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.generation.engines import Engine, open_engine
+from tasks.generation.engines import Engine
+from tasks.generation.registry import open_engine
 from tasks.generation.settings import EngineSettings, GenerateSpec
 from tasks.generation.stage import run
 from tasks.progress import progress_bar

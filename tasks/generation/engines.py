@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.modeling.load import load_tokenizer
 
 FinishReason = Literal["stop", "length"]
@@ -53,20 +53,6 @@ class Engine(Protocol):
 
 class EngineError(RuntimeError):
     """The engine failed or died. The message has the end of its log."""
-
-
-def open_engine(settings: EngineSettings, *, trust_remote_code: bool = False, log: Path | None = None) -> Engine:
-    """The engine that `settings.kind` names; nothing is started before its first `load`.
-
-    `log` is where a vLLM worker writes what it has to say (None: a temporary file).
-    """
-    if settings.kind == "vllm":
-        from tasks.generation.vllm_engine import VllmEngine
-
-        return VllmEngine(settings, trust_remote_code=trust_remote_code, log=log)
-    from tasks.generation.transformers_engine import TransformersEngine
-
-    return TransformersEngine(settings, trust_remote_code=trust_remote_code)
 
 
 def end_tokens(policy: Path, *, trust_remote_code: bool = False) -> list[int]:

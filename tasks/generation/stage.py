@@ -14,8 +14,9 @@ from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.schemas import PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
-from tasks.generation.engines import Engine, Request, Sample, open_engine
+from tasks.generation.engines import Engine, Request, Sample
 from tasks.generation.prompts import too_long
+from tasks.generation.registry import open_engine
 from tasks.generation.settings import GenerateSpec, SamplingSettings
 from tasks.modeling.load import check_policy_folder, encode_chat, load_tokenizer
 
