@@ -85,7 +85,8 @@ def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: b
 def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
     """Prompt token ids of a conversation, chat template applied once, ready for the assistant's turn."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # verbose=False: whether a prompt is too long is said by those who know the context.
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
