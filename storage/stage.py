@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from storage.errors import UserError
+from storage.faults import disk_faults
 from storage.files import digest, publish_text, sweep_temporaries
 from storage.manifest import (
     MANIFEST,
@@ -100,10 +101,19 @@ def finished(spec: Spec) -> Manifest | None:
 
 
 def run_stage(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
-    """Adopt the finished stage in `spec.folder`, or run `body` there and publish its manifest last."""
+    """Adopt the finished stage in `spec.folder`, or run `body` there and publish its manifest last.
+
+    Raises UserError when the disk is full or cannot be written: the stage is not done then, and what it had published
+    is kept for the next attempt.
+    """
     adopted = finished(spec)
     if adopted is not None:
         return adopted
+    with disk_faults(spec.folder):
+        return _run_anew(spec, body)
+
+
+def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     spec.folder.mkdir(parents=True, exist_ok=True)
     (spec.folder / MANIFEST).unlink(missing_ok=True)
     sweep_temporaries(spec.folder)

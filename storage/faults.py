@@ -1,0 +1,66 @@
+"""Disks that are full, read-only or forbidden: one clear error instead of a library's traceback."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+#: safetensors reports what the system said as text.
+_NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")
+
+
+@contextmanager
+def disk_faults(folder: Path) -> Iterator[None]:
+    """Turn a failed write of whatever library into a UserError that names `folder` and its free space."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        explained = _explain(error, folder)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explain(error: BaseException, folder: Path) -> UserError | None:
+    number = _errno(error)
+    if number is None:
+        return None
+    if number in _FULL:
+        return UserError(
+            f"the disk is full: {_free(folder)}; nothing that was done is lost",
+            where=str(_place(error) or folder),
+            remedy="make room, then give the same command again (or retry the run)",
+        )
+    if number in _FORBIDDEN:
+        return UserError(
+            f"the file system refuses: {os.strerror(number)}",
+            where=str(_place(error) or folder),
+            remedy="mend its permissions or mount it writable, then give the same command again (or retry the run)",
+        )
+    return None
+
+
+def _errno(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = _NUMBER.search(str(error))
+    return int(said[1]) if said else None
+
+
+def _place(error: BaseException) -> str | None:
+    name = getattr(error, "filename", None)
+    return os.fsdecode(name) if isinstance(name, str | bytes) else None
+
+
+def _free(folder: Path) -> str:
+    there = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    return f"{shutil.disk_usage(there).free / 2**20:.0f} MiB free"
