@@ -38,6 +38,12 @@ class EvaluationSettings(_Group):
     batch_tokens: int = Field(16384, ge=1)
 
 
+class GateSettings(_Group):
+    """Who decides, after every round, whether its policy is promoted."""
+
+    kind: Literal["none", "human"] = "none"  # none: every policy is promoted
+
+
 class RunConfig(_Group):
     """One run: `runs`/`name` holds everything it makes."""
 
@@ -54,6 +60,7 @@ class RunConfig(_Group):
     objective: ObjectiveSettings
     training: OptimizationSettings
     evaluation: EvaluationSettings
+    gate: GateSettings
     dry_run: bool = False  # print the plan, run nothing
 
     @model_validator(mode="after")

@@ -15,6 +15,8 @@ _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # A flow tells that it lives every 30 s, so that a dead one can be told from a long one.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # Who holds the device is known to a server that was started again.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "TOKENIZERS_PARALLELISM": "false",
     # OpenMP threads that spin while they wait take the cores from the engine beside them.
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -84,15 +84,15 @@ class Plan:
             prompts=self.layout.prompts,
         )
 
-    def generate(self, round_number: int, inputs: dict[str, str]) -> GenerateSpec:
-        """Responses to the round's training prompts by the policy that the round starts from."""
+    def generate(self, round_number: int, base: int, inputs: dict[str, str]) -> GenerateSpec:
+        """Responses to the round's training prompts by the policy that the round starts from: that of round `base`."""
         return GenerateSpec(
             folder=self.layout.stage(round_number, "generate"),
             round=round_number,
             seed=self.config.seed,
             inputs=inputs,
             settings=self._generation(self.config.sampling.responses),
-            policy=self.policy(round_number - 1),
+            policy=self.policy(base),
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
         )
 
@@ -119,7 +119,8 @@ class Plan:
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
         )
 
-    def train(self, round_number: int, inputs: dict[str, str]) -> TrainSpec:
+    def train(self, round_number: int, base: int, inputs: dict[str, str]) -> TrainSpec:
+        """The policy of round `base` in, the round's policy out."""
         previous = self.config.objective.reference == "previous"
         return TrainSpec(
             folder=self.layout.stage(round_number, "train"),
@@ -131,22 +132,23 @@ class Plan:
                 optimization=self.config.training,
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
-            policy=self.policy(round_number - 1),
-            reference=self.policy(round_number - 1) if previous else self.initial,
+            policy=self.policy(base),
+            reference=self.policy(base) if previous else self.initial,
             preferences=self.layout.stage(round_number, "label") / "preferences.parquet",
         )
 
-    def evaluate(self, round_number: int, inputs: dict[str, str]) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
-        """Specs of the evaluation of `policy(round_number)` on held-out prompts."""
+    def evaluate(
+        self, round_number: int, base: int, inputs: dict[str, str]
+    ) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
+        """Specs of the evaluation of `policy(round_number)` on held-out prompts, beside initial policy and base."""
         folder = self.layout.stage(round_number, "evaluate")
         evaluation = self.config.evaluation
         models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
-        base = {"prompts": inputs["prompts"], "policy": inputs["policy"]}
         responses = GenerateSpec(
             folder=folder / "responses",
             round=round_number,
             seed=self.config.seed + 1,  # held-out samples share no randomness with training ones
-            inputs=base,
+            inputs={"prompts": inputs["prompts"], "policy": inputs["policy"]},
             settings=self._generation(evaluation.responses),
             policy=self.policy(round_number),
             prompts=self.layout.prompts / HELDOUT,
@@ -158,7 +160,10 @@ class Plan:
             inputs=inputs | models,
             settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
             responses={"policy": responses.folder}
-            | {name: self.layout.stage(number, "evaluate") / "responses" for name, number in self.rivals(round_number)},
+            | {
+                name: self.layout.stage(number, "evaluate") / "responses"
+                for name, number in self.rivals(round_number, base)
+            },
             prompts=responses.prompts,
         )
         metrics = EvaluateSpec(
@@ -181,11 +186,11 @@ class Plan:
         return responses, judge, metrics
 
     @staticmethod
-    def rivals(round_number: int) -> list[tuple[str, int]]:
-        """Whom a round's policy is compared with, and that policy's round."""
+    def rivals(round_number: int, base: int) -> list[tuple[str, int]]:
+        """Whom a round's policy is compared with, and that policy's round. `previous`: what the round started from."""
         if round_number == 0:
             return []
-        return [("initial", 0)] if round_number == 1 else [("initial", 0), ("previous", round_number - 1)]
+        return [("initial", 0)] if base == 0 else [("initial", 0), ("previous", base)]
 
     def dry_run(self) -> list[Spec]:
         """Specs of the run's first round and of its evaluation, with inputs not yet known."""
@@ -200,8 +205,8 @@ class Plan:
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
-            self.generate(1, {"prompts": "?", "policy": "?"}),
+            self.generate(1, 0, {"prompts": "?", "policy": "?"}),
             self.label(1, {"prompts": "?", "responses": "?"}),
-            self.train(1, {"policy": "?", "reference": "?", "preferences": "?"}),
-            *self.evaluate(1, unknown),
+            self.train(1, 0, {"policy": "?", "reference": "?", "preferences": "?"}),
+            *self.evaluate(1, 0, unknown),
         ]

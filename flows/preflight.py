@@ -1,11 +1,16 @@
 """Everything that can be refused before a model is loaded."""
 
+import json
 import os
 from pathlib import Path
+
+from prefect import runtime
+from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
 from flows.plan import Plan, folder_digest
 from storage.errors import UserError
+from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
@@ -72,7 +77,7 @@ def _check_reward_model(name: str, path: str) -> None:
 
 def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
-    RunLayout.of(config.runs, config.name)
+    check_result_store()
     check_keys(config)
     inputs = prompt_inputs(config.prompts)
     plan = Plan(config, find_policy(config.policy))
@@ -101,3 +106,28 @@ def finished_rounds(layout: RunLayout) -> int:
     while (layout.stage(number + 1, "evaluate") / MANIFEST).is_file():
         number += 1
     return number
+
+
+def rounds_wanted(layout: RunLayout, more: int) -> int:
+    """`more` rounds beyond those that the run had when this flow run first asked: a retry goes no further."""
+    file = layout.root / "wanted.json"
+    wanted: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    asker = str(runtime.flow_run.id)
+    if asker not in wanted:
+        wanted[asker] = finished_rounds(layout) + more
+        publish_text(file, canonical_json(wanted) + "\n")
+    return wanted[asker]
+
+
+def check_result_store() -> None:
+    """Refuse a store that cannot be written: Prefect would only log it, and keep nothing."""
+    store = get_current_settings().results.local_storage_path
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        publish_text(store / ".writable", "")
+    except OSError as error:
+        raise UserError(
+            f"Prefect's result store cannot be written: {error.strerror}",
+            where=f"PREFECT_RESULTS_LOCAL_STORAGE_PATH={store}",
+            remedy="make room there or mend its permissions, or name another folder in that variable",
+        ) from None

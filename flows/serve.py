@@ -2,59 +2,96 @@
 
 export PREFECT_API_URL=http://127.0.0.1:4200/api
 prefect deployment run irepo/iterate
-prefect deployment run irepo/iterate --param 'overrides=["run=demo", "rounds=1", "name=second"]'
+prefect deployment run irepo/iterate --param rounds=1 --param name=second --param 'overrides=["sampling.responses=8"]'
+prefect deployment schedule pause irepo/nightly <id>     # ids: prefect deployment schedule ls irepo/nightly
 """
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import cast
 
 from flows.environment import PROJECT, prepare
+from flows.local_server import HOST, healthy
 
-HOST = "127.0.0.1"
 PORT = int(os.environ.get("IREPO_PORT", "4200"))
 API = f"http://{HOST}:{PORT}/api"
 
 prepare()
 os.environ.setdefault("PREFECT_API_URL", API)
 
-import httpx  # noqa: E402
 from prefect import serve  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.flows import EntrypointType  # noqa: E402
 from prefect.schedules import Cron  # noqa: E402
 
+from flows.device import ensure_limit  # noqa: E402
 from flows.iterate import irepo  # noqa: E402
-from flows.terminal import exit_on_user_error  # noqa: E402
+from flows.supervision import declare_zombies  # noqa: E402
+from flows.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 
-
-def healthy() -> bool:
-    """Whether a Prefect server answers at PREFECT_API_URL."""
-    try:
-        return httpx.get(os.environ["PREFECT_API_URL"] + "/health", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
+#: A server that does not answer for so long is started again: with SQLite it can hang (PrefectHQ/prefect#23055).
+_UNHEALTHY_SECONDS = 60
 
 
-def start_server() -> subprocess.Popen[bytes]:
-    """Start Prefect's server on loopback (SQLite under PREFECT_HOME) and wait until it answers."""
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(PORT)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not healthy():
-        if server.poll() is not None or time.monotonic() > deadline:
-            server.terminate()
-            raise UserError(
-                "Prefect's server did not start",
-                where=f"{HOST}:{PORT}",
-                remedy="is the port taken? choose another: IREPO_PORT=4300 make serve",
-            )
-        time.sleep(0.3)
-    return server
+class Server:
+    """Prefect's server with its UI, in a session of its own: it outlives this process when that is killed, so that runs
+    can still be watched and declared Crashed; the next `make serve` finds it. Otherwise it ends with `stop`."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start it and wait until it answers; then start it again whenever it dies or hangs."""
+        self._launch()
+        threading.Thread(target=self._watch, name="watch-server", daemon=True).start()
+
+    def _launch(self) -> None:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(PORT)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while not healthy(API):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.terminate()
+                raise UserError(
+                    "Prefect's server did not start",
+                    where=f"{HOST}:{PORT}",
+                    remedy="is the port taken? choose another: IREPO_PORT=4300 make serve",
+                )
+            time.sleep(0.3)
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._stopped.wait(2):
+            process = self._process
+            if process is not None and process.poll() is None:
+                if healthy(API):
+                    last = time.monotonic()
+                if time.monotonic() - last < _UNHEALTHY_SECONDS:
+                    continue
+                process.kill()
+                process.wait()
+            console.print("Prefect's server is gone; starting it again. Runs wait for it.")
+            try:
+                self._launch()
+            except UserError as error:
+                console.print(str(error), markup=False)
+            last = time.monotonic()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
 
 def serve_deployments() -> None:
@@ -62,33 +99,42 @@ def serve_deployments() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     iterate = irepo.to_deployment(
         "iterate",
-        parameters={"overrides": ["run=demo"]},
-        description="A run as `python -m flows.iterate` makes it; `overrides` are its words.",
+        parameters={"preset": "demo"},
+        description="A run as `python -m flows.iterate` makes it.",
         tags=["irepo"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     nightly = irepo.to_deployment(
         "nightly",
-        parameters={"overrides": ["run=demo", "name=nightly"], "more_rounds": 1},
+        parameters={"preset": "demo", "name": "nightly", "more_rounds": 1},
         schedule=Cron("0 2 * * *", timezone="UTC"),
-        description="Every night one more round of the run `nightly`.",
+        description="Every night one more round of the run `nightly`, from its last promoted policy.",
         tags=["irepo", "nightly"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    print(f"UI: http://{HOST}:{PORT}   in another terminal: export PREFECT_API_URL={os.environ['PREFECT_API_URL']}")
+    print(f"UI: {os.environ['PREFECT_API_URL'].removesuffix('/api')}   in another terminal: ", end="")
+    print(f"export PREFECT_API_URL={os.environ['PREFECT_API_URL']}")
     print("then: prefect deployment run irepo/iterate", flush=True)
     serve(cast(RunnerDeployment, iterate), cast(RunnerDeployment, nightly), limit=1, print_starting_message=False)
 
 
 def main() -> None:
     os.chdir(PROJECT)
-    server = None if healthy() else start_server()
+    server, api = Server(), os.environ["PREFECT_API_URL"]
+    if not healthy(api):
+        if api != API:
+            raise UserError(
+                "no Prefect server answers there",
+                where=f"PREFECT_API_URL={api}",
+                remedy=f"start that server, or unset the variable: one is started at {API} then",
+            )
+        server.start()
     try:
+        declare_zombies()
+        ensure_limit()
         serve_deployments()
     finally:
-        if server is not None:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=30)
+        server.stop()
 
 
 if __name__ == "__main__":

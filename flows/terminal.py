@@ -51,8 +51,8 @@ def round_table(rounds: Sequence[dict[str, Any]]) -> Table:
     table.add_column("", no_wrap=True)
     for record in shown:
         table.add_column(f"round {record['round']}" if record["round"] else "initial", justify="right", no_wrap=True)
-    for name, cells in _rows(shown):
-        table.add_row(name, *cells)
+    for name, row in cells(shown):
+        table.add_row(name, *row)
     return table
 
 
@@ -71,14 +71,15 @@ def samples_table(first: Path, last: Path, count: int = 5) -> Table:
     return table
 
 
-def _rows(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def cells(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """What the table says: a row's name, and its cell for each of `rounds`."""
     summaries = [record["figures"] for record in rounds]
     rows: list[tuple[str, list[str]]] = []
     latest = summaries[-1]
     for source, judges in latest["win_rate"].items():
         for judge in judges:
-            cells = [_interval(summary["win_rate"].get(source, {}).get(judge)) for summary in summaries]
-            rows.append((f"win vs {source} ({judge})", cells))
+            rates = [_interval(summary["win_rate"].get(source, {}).get(judge)) for summary in summaries]
+            rows.append((f"win vs {source} ({judge})", rates))
     rows.append(("KL to initial (nats)", [f"{s['kl']['mean']:.2f}" for s in summaries]))
     rows.append(("tokens a reply", [f"{s['tokens']:.1f}" for s in summaries]))
     rows.append(("words a reply", [f"{s['words']:.1f}" for s in summaries]))

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import prepare, quiet_console
+from flows.local_server import await_server, start_temporary_server
 
 prepare()
 if __name__ == "__main__":
     quiet_console()
+    start_temporary_server()
 
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
@@ -121,6 +123,7 @@ def warm_up(overrides: list[str]) -> str:
 
 def main(words: Sequence[str]) -> None:
     read_config(words)
+    await_server()
     console.print(f"done: {warm_up(list(words))}")
 
 

@@ -66,6 +66,15 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def publish_link(path: Path, target: Path) -> None:
+    """Atomically make `path` a symbolic link to `target`, relative, so that both may move together."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, path.parent))
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
 @contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; on a clean exit sync every file in it and rename it to `folder`.

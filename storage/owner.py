@@ -30,7 +30,7 @@ def owned(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT)
+        handle = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise _unwritable(error, folder) from None
     try:

@@ -8,15 +8,25 @@ from prefect.cache_policies import NO_CACHE
 from tasks.evaluation.settings import EvaluateSpec
 from tasks.evaluation.stage import run as run_metrics
 from tasks.generate import kept_engine, pause_engines
+from tasks.generation.engines import EngineDied
 from tasks.generation.settings import GenerateSpec
 from tasks.generation.stage import run as run_generation
 from tasks.labeling.judging import run_judging
 from tasks.labeling.settings import JudgeSpec
 from tasks.progress import progress_bar
 from tasks.report import stage_result
+from tasks.retry import died
 
 
-@task(name="evaluate", task_run_name="evaluate", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+@task(
+    name="evaluate",
+    task_run_name="evaluate",
+    persist_result=True,
+    result_serializer="json",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_condition_fn=died(EngineDied),
+)
 def evaluate(responses: GenerateSpec, judge: JudgeSpec, metrics: EvaluateSpec) -> dict[str, Any]:
     """Run or adopt the three stages of an evaluation; each builds on the content of the one before."""
     with progress_bar("evaluate", metrics.round) as progress:

@@ -5,12 +5,13 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.generation.engines import Engine
+from tasks.generation.engines import Engine, EngineDied
 from tasks.generation.registry import open_engine
 from tasks.generation.settings import EngineSettings, GenerateSpec
 from tasks.generation.stage import run
 from tasks.progress import progress_bar
 from tasks.report import stage_result
+from tasks.retry import died
 
 #: Engines outlive tasks: starting one costs more than a small round. Keyed by their settings.
 _engines: dict[str, Engine] = {}
@@ -37,7 +38,15 @@ def close_engines() -> None:
         engine.close()
 
 
-@task(name="generate", task_run_name="generate", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+@task(
+    name="generate",
+    task_run_name="generate",
+    persist_result=True,
+    result_serializer="json",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_condition_fn=died(EngineDied),
+)
 def generate(spec: GenerateSpec) -> dict[str, Any]:
     """Run or adopt the generate stage of `spec`."""
     engine = kept_engine(spec.settings.engine, trust_remote_code=spec.settings.trust_remote_code)

@@ -77,6 +77,18 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
+def end_with_parent() -> None:
+    """Kill this process within about half a second of its parent's death; its groups (`start_group`) follow it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)

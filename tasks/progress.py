@@ -1,9 +1,14 @@
-"""A stage's progress: a bar that fills and stays; where there is no terminal, one line of text."""
+"""A stage's progress: a bar that fills and stays (without a terminal, one line of text), and an artifact in the UI."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
+from uuid import UUID
 
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -11,20 +16,24 @@ from rich.progress import Progress as Bar
 from storage.stage import Progress
 
 console = Console()
+log = logging.getLogger("irepo")
 
 
 @contextmanager
 def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
     """A Progress that draws `round 2  generate  ━━━━ 512/1024 responses  0:03`."""
     label = f"round {round_number}  {stage:<9}"
+    artifact = _Artifact(f"{stage} of round {round_number}")
     if not console.is_terminal:
         started = time.monotonic()
         last: list[str] = []
 
         def note(done: int, total: int, unit: str) -> None:
             last[:] = [f"{done}/{total} {unit}"]
+            artifact.show(done, total, unit)
 
         yield note
+        artifact.finish()
         console.print(f"{label} {last[0] if last else 'kept':<24} {time.monotonic() - started:6.1f} s", highlight=False)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"))
@@ -33,7 +42,43 @@ def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
 
         def draw(done: int, total: int, unit: str) -> None:
             bar.update(task, completed=done, total=total, unit=unit)
+            artifact.show(done, total, unit)
 
         yield draw
+        artifact.finish()
         if bar.tasks[0].total is None:
             bar.update(task, completed=1, total=1, unit="kept")
+
+
+class _Artifact:
+    """The progress artifact of a task run: made when the stage has worked for a while, renewed every few seconds."""
+
+    _SECONDS = 2.0
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._id: UUID | None = None
+        self._last = time.monotonic()
+        self._off = TaskRunContext.get() is None
+
+    def show(self, done: int, total: int, unit: str) -> None:
+        if time.monotonic() - self._last >= self._SECONDS and total:
+            self._write(100 * done / total, f"{self._title}: {done} of {total} {unit}")
+            self._last = time.monotonic()
+
+    def finish(self) -> None:
+        if self._id is not None:
+            self._write(100.0, f"{self._title}: done")
+
+    def _write(self, percent: float, description: str) -> None:
+        """A server that is away stops no stage: the log says so, and no more is sent."""
+        if self._off:
+            return
+        try:
+            if self._id is None:
+                self._id = cast(UUID, create_progress_artifact(percent, key="progress", description=description))
+            else:
+                update_progress_artifact(self._id, percent, description=description)
+        except Exception as error:
+            self._off = True
+            log.warning("progress is no longer shown in the UI: %s", error)

@@ -55,6 +55,10 @@ class EngineError(RuntimeError):
     """The engine failed or died. The message has the end of its log."""
 
 
+class EngineDied(EngineError):
+    """The engine's process ended while it worked (killed, out of memory): a new one may do better."""
+
+
 def end_tokens(policy: Path, *, trust_remote_code: bool = False) -> list[int]:
     """Ids of the tokens that end a response, sorted: the tokenizer's end token and those of generation_config.json.
 

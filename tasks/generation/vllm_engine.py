@@ -17,7 +17,7 @@ from typing import Any
 
 from storage.errors import UserError
 from storage.files import digest, sha256_file
-from tasks.generation.engines import EngineError, Request, Sample, end_tokens
+from tasks.generation.engines import EngineDied, EngineError, Request, Sample, end_tokens
 from tasks.generation.memory import GIB, available_memory, weight_bytes
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.processes import end_group, start_group
@@ -227,11 +227,11 @@ class VllmEngine:
         reply: dict[str, Any] = json.loads(line)
         return reply
 
-    def _death(self, process: subprocess.Popen[bytes], operation: str) -> EngineError:
+    def _death(self, process: subprocess.Popen[bytes], operation: str) -> EngineDied:
         code = process.wait()
         hint = " (often: out of memory)" if code == -9 else ""
         how = f"by signal {-code}{hint}" if code < 0 else f"with exit code {code}"
-        return EngineError(f"the vLLM worker ended {how} during {operation!r}; the end of {self._log}:\n{self._tail()}")
+        return EngineDied(f"the vLLM worker ended {how} during {operation!r}; the end of {self._log}:\n{self._tail()}")
 
     def _explain(self, operation: str, kind: str, message: str) -> Exception:
         """The worker's error as one that the user can mend, where it is known to be one."""

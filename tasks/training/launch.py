@@ -27,11 +27,15 @@ class TrainingFailed(Exception):
     """The process that trained ended without a manifest. The message ends with the tail of its log."""
 
 
+class TrainingDied(TrainingFailed):
+    """It was killed by a signal (often: out of memory). Started again, it goes on from its last checkpoint."""
+
+
 def launch(spec: TrainSpec, progress: Progress = silent) -> Manifest:
     """Run, go on with, or adopt the train stage of `spec`.
 
-    Raises UserError as `tasks.training.trainer.run` does, wherever that ran, and TrainingFailed when a process of its
-    own ended for any other reason.
+    Raises UserError as `tasks.training.trainer.run` does, wherever that ran; TrainingDied when a process of its own was
+    killed, TrainingFailed when it ended for any other reason.
     """
     adopted = finished(spec)
     if adopted is not None:
@@ -60,6 +64,8 @@ def _run_in_process(spec: TrainSpec, progress: Progress) -> Manifest:
     if code == 0:
         return read_manifest(spec.folder)
     tail = "\n".join(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:])
+    if code < 0:
+        raise TrainingDied(f"the training process was killed by signal {-code}; {log_file} ends with:\n{tail}")
     raise TrainingFailed(f"the training process ended with exit code {code}; {log_file} ends with:\n{tail}")
 
 

@@ -26,25 +26,28 @@ def test_every_spec_of_a_preset_is_built(preset: str) -> None:
 
 def test_a_round_starts_from_the_policy_of_the_round_before() -> None:
     inputs = {"policy": "p", "reference": "r", "preferences": "x"}
-    first, second = plan().train(1, inputs), plan().train(2, inputs)
+    first, second = plan().train(1, 0, inputs), plan().train(2, 1, inputs)
     assert first.policy == first.reference == Path("initial")
     assert second.policy == second.reference == first.folder / "policy"
-    fixed = plan("objective.reference=initial").train(2, inputs)
+    fixed = plan("objective.reference=initial").train(2, 1, inputs)
     assert (fixed.policy, fixed.reference) == (first.folder / "policy", Path("initial"))
+    after_roll_back = plan().train(3, 1, inputs)
+    assert after_roll_back.policy == after_roll_back.reference == first.folder / "policy"
+    assert plan().generate(3, 1, inputs).policy == first.folder / "policy"
 
 
 def test_more_rounds_do_not_change_the_keys_of_done_ones() -> None:
     inputs = {"prompts": "a", "policy": "b"}
-    assert plan("rounds=1").generate(1, inputs).key() == plan("rounds=9", "name=moved").generate(1, inputs).key()
-    assert plan().generate(1, inputs).key() != plan("seed=1").generate(1, inputs).key()
-    assert plan().generate(1, inputs).key() != plan("sampling.temperature=0.9").generate(1, inputs).key()
+    assert plan("rounds=1").generate(1, 0, inputs).key() == plan("rounds=9", "name=moved").generate(1, 0, inputs).key()
+    assert plan().generate(1, 0, inputs).key() != plan("seed=1").generate(1, 0, inputs).key()
+    assert plan().generate(1, 0, inputs).key() != plan("sampling.temperature=0.9").generate(1, 0, inputs).key()
 
 
 def test_policies_are_compared_with_the_initial_and_the_previous_one() -> None:
-    assert Plan.rivals(0) == []
-    assert Plan.rivals(1) == [("initial", 0)]
-    assert Plan.rivals(3) == [("initial", 0), ("previous", 2)]
-    _, judge, _ = plan().evaluate(2, {"prompts": "a", "policy": "b", "initial": "c"})
+    assert Plan.rivals(0, 0) == []
+    assert Plan.rivals(1, 0) == Plan.rivals(2, 0) == [("initial", 0)]
+    assert Plan.rivals(3, 1) == [("initial", 0), ("previous", 1)]
+    _, judge, _ = plan().evaluate(2, 1, {"prompts": "a", "policy": "b", "initial": "c"})
     assert list(judge.responses) == ["policy", "initial", "previous"]
     assert judge.responses["previous"].parent.parent.name == "round-01"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import UserError
-from tasks.generation.engines import EngineError, Request, Sample
+from tasks.generation.engines import EngineDied, Request, Sample
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.generation.stage import run
 from tasks.generation.transformers_engine import TransformersEngine
@@ -134,7 +134,7 @@ def test_a_dead_worker_is_an_error_and_the_next_load_starts_anew(
 ) -> None:
     assert engine._process is not None
     os.killpg(engine._process.pid, signal.SIGKILL)
-    with pytest.raises(EngineError, match=r"by signal 9[\s\S]*Reloading"):
+    with pytest.raises(EngineDied, match=r"by signal 9[\s\S]*Reloading"):
         engine.sample(requests, SAMPLING)
     engine.load(make_policy(seed=0, tied=False))
     worker = engine._process

@@ -1,0 +1,113 @@
+"""What the Prefect UI shows of a run beside its states: a table of rounds, a report per round, the run folder."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from flows.plan import Plan
+from flows.terminal import cells
+from tasks.evaluation.stage import SAMPLES
+
+log = logging.getLogger("irepo")
+
+_SAMPLES = 8  # pairs in a report
+_LONG = 600  # characters of a sample
+
+
+def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
+    """The table of all rounds so far: a version of the artifact `<run>-rounds`."""
+    columns = cells(rounds)
+    table = [
+        {"": _heading(record), "decision": record["decision"] or "waits"}
+        | {name: column[i] for name, column in columns}
+        for i, record in enumerate(rounds)
+    ]
+    _publish(lambda: create_table_artifact(table, f"{slug(plan)}-rounds", f"{plan.config.name}: rounds so far"))
+
+
+def publish_folder_link(plan: Plan) -> None:
+    """A link to the run folder on the machine that the run works on."""
+    folder = plan.layout.root.resolve()
+    _publish(lambda: create_link_artifact(folder.as_uri(), str(folder), f"{slug(plan)}-folder", "The run folder."))
+
+
+def publish_report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
+    """The report on the last of `rounds`: the artifact `<run>-round-<number>`."""
+    key = f"{slug(plan)}-round-{rounds[-1]['round']}"
+    text = report(plan, rounds)
+    _publish(lambda: create_markdown_artifact(text, key, f"{plan.config.name}: round {rounds[-1]['round']}"))
+
+
+def report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> str:
+    """Markdown: figures of the initial policy, of where the round started, and of its end; votes; sample pairs."""
+    record = rounds[-1]
+    shown = [rounds[0], *(r for r in rounds if r["round"] == record["base"] and r["round"]), record]
+    lines = [f"# {plan.config.name}: round {record['round']}", ""]
+    lines += _table(["", *(_heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
+    labels = record["labels"]
+    lines += ["", "## Votes", ""]
+    lines += [f"{labels['pairs']} preference pairs of {labels['comparisons']} comparisons; left out: "]
+    lines[-1] += ", ".join(f"{count} {reason}" for reason, count in labels["dropped"].items() if count) or "none"
+    outcomes = ("a", "b", "tie", "abstain", "error")
+    rows = [
+        [name, *(str(votes.get(outcome, 0)) for outcome in outcomes), _share(labels["agreement"].get(name))]
+        for name, votes in labels["votes"].items()
+    ]
+    lines += ["", *_table(["annotator", *outcomes, "agrees with the panel"], rows)]
+    lines += ["", "## Held-out samples, not picked", ""]
+    lines += _samples(plan, record)
+    lines += ["", f"policy: `{record['policy']}`"]
+    return "\n".join(lines) + "\n"
+
+
+def slug(plan: Plan) -> str:
+    """The run's name as artifact keys allow it: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", plan.config.name.lower()).strip("-")
+
+
+def _heading(record: dict[str, Any]) -> str:
+    return f"round {record['round']}" if record["round"] else "initial"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _samples(plan: Plan, record: dict[str, Any]) -> list[str]:
+    sides = [record["base"], record["round"]]
+    before, after = (_read(plan.layout.stage(number, "evaluate") / SAMPLES) for number in sides)
+    pairs = list(zip(before, after, strict=True))
+    rows = [
+        [_quoted(text) for text in (old["prompt"][-_LONG:], old["reply"][:_LONG], new["reply"][:_LONG])]
+        for old, new in pairs[:: max(1, -(-len(pairs) // _SAMPLES))]
+    ]
+    return _table(["prompt", "before the round", "after the round"], rows)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    samples: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return samples
+
+
+def _quoted(text: str) -> str:
+    """One cell of a Markdown table: what a model wrote is shown, never interpreted."""
+    plain = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
+    return plain.replace("\n", "<br>") or "*(nothing)*"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _publish(create: Callable[[], object]) -> None:
+    """An artifact is for the eyes: a server that does not take it stops nothing, and the log says so."""
+    try:
+        create()
+    except Exception as error:
+        log.warning("an artifact was not published: %s", error)

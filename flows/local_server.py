@@ -1,0 +1,98 @@
+"""Prefect's server on loopback as a process of ours: for as long as one run lives, or for `make serve`.
+
+Prefect starts a temporary server for a run without one too, but that outlives a run that is killed.
+"""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from storage.errors import UserError
+from tasks.processes import die_with_parent, end_group, start_group
+
+HOST = "127.0.0.1"
+#: Set for a run whose server lives only as long as the run.
+TEMPORARY = "IREPO_TEMPORARY_SERVER"
+_START_SECONDS = 120
+_ROOT = Path(__file__).resolve().parent.parent
+
+_server: subprocess.Popen[bytes] | None = None
+
+
+def healthy(api: str) -> bool:
+    """Whether a Prefect server answers at `api` (http://.../api) within two seconds."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def start_temporary_server() -> None:
+    """Start a server for this process's runs, unless Prefect's settings name one. Does not wait: see `await_server`.
+
+    It keeps its history where Prefect's settings say (PREFECT_HOME), has no UI and no scheduler, and ends with this
+    process, however that ends.
+    """
+    global _server
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is not None:
+        return
+    port = free_port()
+    environment = os.environ | {
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    command = [sys.executable, "-m", "flows.local_server", str(port)]
+    _server = start_group(command, stdout=subprocess.DEVNULL, env=environment, cwd=_ROOT)
+    # Registered before Prefect is imported, so called after what Prefect sends at its end.
+    atexit.register(end_group, _server)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    os.environ[TEMPORARY] = "1"
+    refresh_global_settings_context()
+
+
+def await_server() -> None:
+    """Wait until the temporary server answers, if there is one. Raises UserError when it does not start."""
+    if _server is None:
+        return
+    deadline = time.monotonic() + _START_SECONDS
+    while not healthy(os.environ["PREFECT_API_URL"]):
+        if _server.poll() is not None or time.monotonic() > deadline:
+            how = f"ended with code {_server.poll()}" if _server.poll() is not None else "does not answer"
+            raise UserError(
+                f"Prefect's temporary server {how}",
+                where=os.environ["PREFECT_API_URL"],
+                remedy="look at what it printed above; is PREFECT_HOME writable? Or start one: make serve",
+            )
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _serve(port: int) -> None:
+    die_with_parent()
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on"
+    )
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,99 @@
+"""Flow `irepo-round`: generate, label, train, evaluate; and the record of a round, read from its manifests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow, runtime
+
+from conf.schema import RunConfig
+from flows.artifacts import publish_report
+from flows.plan import Plan
+from flows.preflight import find_policy
+from flows.terminal import console
+from storage.manifest import BrokenManifest, read_manifest
+from tasks.evaluate import evaluate
+from tasks.generate import generate
+from tasks.generation.prompts import run_select
+from tasks.label import label
+from tasks.train import train
+
+Record = dict[str, Any]
+
+
+def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
+    """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
+    evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
+    evaluate_initial(*plan.evaluate(0, 0, {"prompts": prompts, "policy": initial, "initial": initial}))
+    return read_record(plan, 0, 0) | {"digest": initial}
+
+
+@flow(name="irepo-round", flow_run_name="{run}: round {number}", persist_result=True, result_serializer="json")
+def irepo_round(
+    run: str, number: int, config: RunConfig, initial_policy: str, prompts: str, before: list[Record]
+) -> Record:
+    """One round: responses, votes, a new policy, and whether it is better. `before` holds the earlier records."""
+    plan = Plan(config, find_policy(config.policy.model_copy(update={"path": initial_policy})))
+    base, initial = promoted(before), before[0]["digest"]
+    policy = base["digest"]
+    console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
+    start = base["round"]
+    selected = run_select(plan.select(number, {"prompts": prompts}))
+    generated = generate(plan.generate(number, start, {"prompts": selected.content, "policy": policy}))
+    labelled = label(plan.label(number, {"prompts": selected.content, "responses": generated["content"]}))
+    reference = policy if config.objective.reference == "previous" else initial
+    inputs = {"policy": policy, "reference": reference, "preferences": labelled["content"]}
+    trained = train(plan.train(number, start, inputs))
+    inputs = {"prompts": prompts, "policy": trained["content"], "initial": initial}
+    rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
+    evaluate(*plan.evaluate(number, start, inputs | rivals))
+    record = read_record(plan, number, start)
+    publish_report(plan, [*before, record])
+    return record
+
+
+def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) -> Record:
+    """The record of round `number`, run as a subflow.
+
+    When a run is retried, Prefect hands back subflows that had completed without looking at their files. They are
+    looked at here: where files were lost or altered since, the stages concerned are run again.
+    """
+    config = plan.config
+    irepo_round(config.name, number, config, str(plan.initial), prompts, before)
+    base = promoted(before)["round"]
+    try:
+        return read_record(plan, number, base, check_files=(runtime.flow_run.run_count or 1) > 1)
+    except BrokenManifest as broken:
+        console.print(f"round {number} is looked at again: {broken}")
+        # Not as a subflow: Prefect would take it for the next one of the earlier attempt.
+        return irepo_round.fn(config.name, number, config, str(plan.initial), prompts, before)
+
+
+def promoted(rounds: Sequence[Record]) -> Record:
+    """The record of the policy that the next round starts from: the last one that was not rolled back."""
+    return next(record for record in reversed(rounds) if record["decision"] != "roll back")
+
+
+def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False) -> Record:
+    """What later rounds and tables need of a finished round, from its manifests.
+
+    Raises BrokenManifest, naming the file, when one is missing, cut or altered; with `check_files`, when any file is.
+    """
+    stages = ["evaluate"] if number == 0 else ["generate", "label", "train", "evaluate"]
+    manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
+    parts = [
+        read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files)
+        for part in ("responses", "judgements")
+    ]
+    seconds = {stage: manifest.seconds for stage, manifest in manifests.items()}
+    seconds["evaluate"] = round(seconds["evaluate"] + sum(part.seconds for part in parts), 3)
+    return {
+        "round": number,
+        "base": base,
+        "policy": str(plan.policy(number)),
+        "digest": manifests["train"].content if number else None,
+        "responses": parts[0].content,
+        "figures": manifests["evaluate"].summary,
+        "labels": manifests["label"].summary if number else None,
+        "seconds": seconds,
+        "decision": None if number else "promote",
+    }
