@@ -55,7 +55,7 @@ def ask(plan: Plan, rounds: list[dict[str, Any]]) -> Action | None:
         wait_for_input=GateForm.with_initial_data(description=question), key=f"gate-{number}", timeout=None
     )
     publish_decision(gate_spec(plan.layout, number), Decision(action=form.action, by="human", note=form.note))
-    return form.action
+    return settle(plan, rounds[-1])
 
 
 def gate_spec(layout: RunLayout, number: int) -> GateSpec:

@@ -36,7 +36,7 @@ from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_word
 from flows.plan import Plan, folder_digest  # noqa: E402
 from flows.preflight import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.round import Record, complete_round, initial_record, promoted  # noqa: E402
-from flows.supervision import end_with_runner  # noqa: E402
+from flows.supervision import supervise_this_run  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.faults import disk_faults  # noqa: E402
 from storage.files import canonical_json, publish_link, publish_text  # noqa: E402
@@ -67,7 +67,7 @@ def irepo(
         more_rounds: go so many rounds beyond those the run has, whatever `rounds` says.
         overrides: words as on the command line, e.g. training.learning_rate=1e-4. They win over the fields above.
     """
-    end_with_runner()
+    supervise_this_run()
     words = as_words(overrides, run=preset, name=name, rounds=rounds, seed=seed, gate=gate)
     config = compose_config(words)
     layout = RunLayout.of(config.runs, config.name)

@@ -34,6 +34,13 @@ def healthy(api: str) -> bool:
         return False
 
 
+def listens(port: int) -> bool:
+    """Whether any process accepts connections at `port` of loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((HOST, port)) == 0
+
+
 def start_temporary_server() -> None:
     """Start a server for this process's runs, unless Prefect's settings name one. Does not wait: see `await_server`.
 

@@ -1,9 +1,10 @@
 """Flow `irepo-round`: generate, label, train, evaluate; and the record of a round, read from its manifests."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
@@ -18,6 +19,9 @@ from tasks.label import label
 from tasks.train import train
 
 Record = dict[str, Any]
+
+#: Rounds (run folder, number) that this process worked on: what it has just published need not be read again.
+_worked: set[tuple[Path, int]] = set()
 
 
 def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
@@ -46,6 +50,7 @@ def irepo_round(
     inputs = {"prompts": prompts, "policy": trained["content"], "initial": initial}
     rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
     evaluate(*plan.evaluate(number, start, inputs | rivals))
+    _worked.add((plan.layout.root, number))
     record = read_record(plan, number, start)
     publish_report(plan, [*before, record])
     return record
@@ -54,14 +59,14 @@ def irepo_round(
 def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) -> Record:
     """The record of round `number`, run as a subflow.
 
-    When a run is retried, Prefect hands back subflows that had completed without looking at their files. They are
-    looked at here: where files were lost or altered since, the stages concerned are run again.
+    When a run is retried or resumed, Prefect hands back subflows that had completed without looking at their files.
+    They are looked at here: where files were lost or altered since, the stages concerned are run again.
     """
     config = plan.config
     irepo_round(config.name, number, config, str(plan.initial), prompts, before)
     base = promoted(before)["round"]
     try:
-        return read_record(plan, number, base, check_files=(runtime.flow_run.run_count or 1) > 1)
+        return read_record(plan, number, base, check_files=(plan.layout.root, number) not in _worked)
     except BrokenManifest as broken:
         console.print(f"round {number} is looked at again: {broken}")
         # Not as a subflow: Prefect would take it for the next one of the earlier attempt.

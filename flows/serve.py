@@ -7,7 +7,6 @@ prefect deployment schedule pause irepo/nightly <id>     # ids: prefect deployme
 """
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ import time
 from typing import cast
 
 from flows.environment import PROJECT, prepare
-from flows.local_server import HOST, healthy
+from flows.local_server import HOST, healthy, listens
 
 PORT = int(os.environ.get("IREPO_PORT", "4200"))
 API = f"http://{HOST}:{PORT}/api"
@@ -33,6 +32,7 @@ from flows.iterate import irepo  # noqa: E402
 from flows.supervision import declare_zombies  # noqa: E402
 from flows.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
+from tasks.processes import end_group, start_group  # noqa: E402
 
 #: A server that does not answer for so long is started again: with SQLite it can hang (PrefectHQ/prefect#23055).
 _UNHEALTHY_SECONDS = 60
@@ -40,24 +40,28 @@ _UNHEALTHY_SECONDS = 60
 
 class Server:
     """Prefect's server with its UI, in a session of its own: it outlives this process when that is killed, so that runs
-    can still be watched and declared Crashed; the next `make serve` finds it. Otherwise it ends with `stop`."""
+    can still be watched and declared Crashed; the next `make serve` finds it. Otherwise it ends with `stop`.
+
+    Also one that was found, not started: then `stop` leaves it alone.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Start it and wait until it answers; then start it again whenever it dies or hangs."""
-        self._launch()
+        """Start it, unless it is there, and wait until it answers; start it again whenever it dies or hangs."""
+        if not healthy(API):
+            self._launch()
         threading.Thread(target=self._watch, name="watch-server", daemon=True).start()
 
     def _launch(self) -> None:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(PORT)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        self._process = start_group(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not healthy(API):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.terminate()
+                end_group(self._process)
                 raise UserError(
                     "Prefect's server did not start",
                     where=f"{HOST}:{PORT}",
@@ -69,13 +73,13 @@ class Server:
         last = time.monotonic()
         while not self._stopped.wait(2):
             process = self._process
-            if process is not None and process.poll() is None:
+            if process is None or process.poll() is None:
                 if healthy(API):
                     last = time.monotonic()
-                if time.monotonic() - last < _UNHEALTHY_SECONDS:
+                if listens(PORT) and time.monotonic() - last < _UNHEALTHY_SECONDS:
                     continue
-                process.kill()
-                process.wait()
+            if process is not None:
+                end_group(process)
             console.print("Prefect's server is gone; starting it again. Runs wait for it.")
             try:
                 self._launch()
@@ -86,12 +90,7 @@ class Server:
     def stop(self) -> None:
         self._stopped.set()
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end_group(self._process, grace=30)
 
 
 def serve_deployments() -> None:
@@ -121,14 +120,14 @@ def serve_deployments() -> None:
 def main() -> None:
     os.chdir(PROJECT)
     server, api = Server(), os.environ["PREFECT_API_URL"]
-    if not healthy(api):
-        if api != API:
-            raise UserError(
-                "no Prefect server answers there",
-                where=f"PREFECT_API_URL={api}",
-                remedy=f"start that server, or unset the variable: one is started at {API} then",
-            )
+    if api == API:
         server.start()
+    elif not healthy(api):
+        raise UserError(
+            "no Prefect server answers there",
+            where=f"PREFECT_API_URL={api}",
+            remedy=f"start that server, or unset the variable: one is started at {API} then",
+        )
     try:
         declare_zombies()
         ensure_limit()

@@ -1,31 +1,83 @@
-"""Who looks after runs whose process is gone: their runner's death ends them, and the server declares them Crashed."""
+"""Who looks after runs: they end with their runner, a lost cancellation reaches them, dead ones are Crashed."""
 
+import logging
 import os
+import signal
+import threading
+import time
 from datetime import timedelta
+from uuid import UUID
 
+from prefect import runtime
 from prefect.automations import Automation
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.states import Cancelled
 
+from flows.local_server import TEMPORARY
 from tasks.processes import end_with_parent
+
+log = logging.getLogger("irepo")
 
 ZOMBIES = "irepo: runs without a sign of life are Crashed"
 #: Three heartbeats (flows/environment.py sets 30 s): a run is declared within two minutes of its last sign of life.
 SILENCE = timedelta(seconds=90)
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "Cancelling")
+#: Seconds between looks at the own run's state, and for how long a runner may take to cancel it.
+_LOOK, _PATIENCE = 10.0, 30.0
 
-_ends_with_runner = False
+_supervised: set[str] = set()
 
 
-def end_with_runner() -> None:
-    """In a flow that a runner or worker started: end when that ends, so that nothing works on unseen."""
-    global _ends_with_runner
-    if "PREFECT__FLOW_RUN_ID" in os.environ and not _ends_with_runner:
-        _ends_with_runner = True
+def supervise_this_run() -> None:
+    """In a flow: end with the runner or worker that started it, and obey a cancellation that nobody else acts on."""
+    if TEMPORARY in os.environ or str(runtime.flow_run.id) in _supervised:
+        return
+    if "PREFECT__FLOW_RUN_ID" in os.environ and not _supervised:
         end_with_parent()
+    _supervised.add(str(runtime.flow_run.id))
+    arguments = (UUID(str(runtime.flow_run.id)),)
+    threading.Thread(target=_obey_cancellation, args=arguments, name="obey-cancellation", daemon=True).start()
+
+
+def _obey_cancellation(run: UUID) -> None:
+    """End this process when its run has been Cancelling for longer than a runner takes to end it.
+
+    A runner cancels within seconds, but Prefect 3.7's stops doing so once its server was away for about 20 s, and a
+    run that was started by hand has none.
+    """
+    since: float | None = None
+    while True:
+        time.sleep(_LOOK)
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(run).state
+                if state is not None and state.type == StateType.CANCELLING:
+                    since = since or time.monotonic()
+                    if time.monotonic() - since >= _PATIENCE:
+                        _end_cancelled(client, run)
+                elif state is not None and state.is_final():
+                    return
+                else:
+                    since = None
+        except Exception as error:  # the server is away: look again later
+            log.debug("the run's state cannot be read: %s", error)
+
+
+def _end_cancelled(client: SyncPrefectClient, run: UUID) -> None:
+    """Set the run and its rounds Cancelled and leave at once; child processes follow, published files stay."""
+    rounds = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
+    )
+    ended = [each.id for each in rounds if each.state is None or not each.state.is_final()]
+    for each in [*ended, run]:
+        client.set_flow_run_state(each, Cancelled(message="Cancelled; what is done is kept."), force=True)
+    print("the run was cancelled; what is done is kept", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def declare_zombies() -> None:
