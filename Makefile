@@ -45,7 +45,7 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup run serve test test-slow check lock clean
+.PHONY: help setup run serve deploy worker test test-slow check lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -76,6 +76,12 @@ run: setup  ## the demo: iREPO from end to end on this machine
 
 serve: setup  ## serve the deployments irepo/iterate and irepo/nightly
 	@$(VENV) -m flows.serve
+
+deploy: setup  ## register the deployments of prefect.yaml with the server at PREFECT_API_URL, for a work pool
+	@$(VENV) -m flows.deploy
+
+worker: setup  ## work for the pool `irepo` of the server at PREFECT_API_URL
+	@$(VENV) -m flows.deploy worker
 
 test: setup  ## the suite; ARGS="-k name" is handed to pytest
 	@$(VENV) -m pytest -m "not slow" $(ARGS)

@@ -10,7 +10,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.local_server import TEMPORARY
+from flows.temporary_server import TEMPORARY
 
 LEASE_SECONDS = 60
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from conf.compose import compose_config, dump_config
 from flows.environment import prepare, quiet_console
-from flows.local_server import await_server, start_temporary_server
+from flows.temporary_server import await_server, start_temporary_server
 from flows.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
 
 prepare()

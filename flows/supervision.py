@@ -17,7 +17,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.states import Cancelled
 
-from flows.local_server import TEMPORARY
+from flows.temporary_server import TEMPORARY
 from tasks.processes import end_with_parent
 
 log = logging.getLogger("irepo")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import prepare, quiet_console
-from flows.local_server import await_server, start_temporary_server
+from flows.temporary_server import await_server, start_temporary_server
 
 prepare()
 if __name__ == "__main__":

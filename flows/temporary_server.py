@@ -17,6 +17,9 @@ from storage.errors import UserError
 from tasks.processes import die_with_parent, end_group, start_group
 
 HOST = "127.0.0.1"
+#: Where `make serve` has its server.
+PORT = int(os.environ.get("IREPO_PORT", "4200"))
+API = f"http://{HOST}:{PORT}/api"
 #: Set for a run whose server lives only as long as the run.
 TEMPORARY = "IREPO_TEMPORARY_SERVER"
 _START_SECONDS = 120
@@ -59,7 +62,7 @@ def start_temporary_server() -> None:
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
     }
-    command = [sys.executable, "-m", "flows.local_server", str(port)]
+    command = [sys.executable, "-m", "flows.temporary_server", str(port)]
     _server = start_group(command, stdout=subprocess.DEVNULL, env=environment, cwd=_ROOT)
     # Registered before Prefect is imported, so called after what Prefect sends at its end.
     atexit.register(end_group, _server)

@@ -1,0 +1,61 @@
+"""The work-pool way: `make deploy` registers prefect.yaml's deployments, `make worker` runs them on this machine.
+
+python -m flows.deploy
+python -m flows.deploy worker
+"""
+
+import os
+import sys
+
+from flows.environment import PROJECT, prepare
+from flows.temporary_server import API, healthy
+
+prepare()
+
+from prefect.client.orchestration import get_client  # noqa: E402  (Prefect reads its settings as it is imported)
+from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
+from prefect.exceptions import ObjectNotFound  # noqa: E402
+from prefect.settings import get_current_settings  # noqa: E402
+
+from flows.device import ensure_limit  # noqa: E402
+from flows.supervision import declare_zombies  # noqa: E402
+from flows.terminal import exit_on_user_error  # noqa: E402
+from storage.errors import UserError  # noqa: E402
+
+POOL = "irepo"
+
+
+def prefect(*words: str) -> None:
+    """Become the `prefect` command, in the project's folder."""
+    os.chdir(PROJECT)
+    environment = os.environ | {"PWD": str(PROJECT)}
+    os.execve(sys.executable, [sys.executable, "-m", "prefect", *words], environment)
+
+
+def ensure_pool() -> None:
+    """Create the process work pool, unless it is there."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=1))
+
+
+def main() -> None:
+    api = get_current_settings().api.url
+    if api is None or not healthy(api):
+        raise UserError(
+            "no Prefect server answers",
+            where=f"PREFECT_API_URL={api or ''}",
+            remedy=f"start one (prefect server start) and export PREFECT_API_URL={API}",
+        )
+    if sys.argv[1:] == ["worker"]:
+        ensure_limit()
+        prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")
+    declare_zombies()
+    ensure_pool()
+    prefect("--no-prompt", "deploy", "--all")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
