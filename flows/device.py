@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows.temporary_server import TEMPORARY
 
-LEASE_SECONDS = 60
+LEASE_SECONDS = 60  # the least that Prefect's server takes
 
 
 def device_limit() -> str:

@@ -17,6 +17,9 @@ _DEFAULTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # Who holds the device is known to a server that was started again.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # A dead holder's slot is free, and a waiting run asks for it, within seconds of the lease's end.
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "5",
+    "PREFECT_SERVER_CONCURRENCY_MAXIMUM_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
     "TOKENIZERS_PARALLELISM": "false",
     # OpenMP threads that spin while they wait take the cores from the engine beside them.
     "OMP_WAIT_POLICY": "PASSIVE",

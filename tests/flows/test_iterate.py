@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
 from transformers import AutoModelForCausalLM
 
 from conf.compose import PROJECT
@@ -114,6 +115,33 @@ def test_settings_that_cannot_work_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=what):
         main(words(tiny_policy, prompts, tmp_path / "runs", word))
+
+
+def test_a_second_run_on_a_folder_is_refused_by_the_owners_name(
+    tiny_policy: Path, prompts: Path, tmp_path: Path
+) -> None:
+    hold = "import time\nfrom pathlib import Path\nfrom storage.owner import owned\n"
+    hold += (
+        f"with owned(Path({str(tmp_path / 'runs' / 'small')!r})):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", hold], cwd=PROJECT, stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        with pytest.raises(UserError, match=f"another run works in this folder: process {owner.pid} on"):
+            main(words(tiny_policy, prompts, tmp_path / "runs"))
+        assert not (tmp_path / "runs" / "small" / "prompts").exists()
+    finally:
+        owner.kill()
+        owner.communicate()
+
+
+def test_an_unwritable_result_store_is_refused(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = temporary_settings({PREFECT_RESULTS_LOCAL_STORAGE_PATH: tmp_path / "file" / "store"})
+    with store, pytest.raises(UserError, match="result store cannot be written: Not a directory") as caught:
+        main(words(tiny_policy, prompts, tmp_path / "runs"))
+    assert "PREFECT_RESULTS_LOCAL_STORAGE_PATH" in caught.value.where
 
 
 def test_a_judge_without_its_key_is_refused(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:

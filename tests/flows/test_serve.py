@@ -1,91 +1,207 @@
-"""`make serve` for real: server, deployments, a run by `prefect deployment run`, and nights on the calendar."""
+"""`make serve` for real: a run by `prefect deployment run`, gates, cancelling, kills, retries, nights."""
 
+import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from conf.compose import PROJECT
+from storage.manifest import read_manifest
+from tests.flows.served import Served
 
-PREFECT = Path(sys.executable).with_name("prefect")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+LONG = ("training.epochs=20000", "training.launch=process", "training.checkpoint_steps=50")
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment in which the deployments are served."""
-    port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {
-        "IREPO_PORT": str(port),
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(tmp_path / "results"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-    }
-    log = tmp_path / "serve.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve"], cwd=PROJECT, env=environment, stdout=output, stderr=output
-        )
-    try:
-        wait_until(lambda: "then: prefect" in log.read_text(), 150, log)
-        yield environment | {"LOG": str(log)}
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-
-
-def wait_until(holds: Any, seconds: float, log: Path) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, log.read_text()[-4000:]
-        time.sleep(1)
-
-
-def runs(environment: dict[str, str], body: dict[str, Any]) -> list[dict[str, Any]]:
-    answer = httpx.post(f"{environment['PREFECT_API_URL']}/flow_runs/filter", json=body, timeout=30)
-    found: list[dict[str, Any]] = answer.raise_for_status().json()
+def subflows(served: Served, run: str) -> list[dict[str, Any]]:
+    body = {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}, "sort": "START_TIME_ASC"}
+    found: list[dict[str, Any]] = served.post("flow_runs/filter", body)
     return found
 
 
+def decision(served: Served, run: str, number: int) -> str:
+    folder = served.runs / run / f"round-{number:02d}" / "gate"
+    return str(json.loads((folder / "decision.json").read_text())["action"])
+
+
 @pytest.mark.vllm
-def test_a_deployment_run_goes_round_and_nights_are_scheduled(
-    served: dict[str, str], tiny_policy: Path, tmp_path: Path
+def test_a_deployment_run_goes_round_and_nights_are_scheduled(served: Served) -> None:
+    run = served.run("by-deployment", "engine=vllm-small", rounds=1)
+    served.await_state(run, "Completed", seconds=240)
+    assert [each["name"] for each in subflows(served, run)] == ["by-deployment: round 1"]
+    assert (served.runs / "by-deployment" / "round-01" / "train" / "policy" / "model.safetensors").is_file()
+    assert (served.runs / "by-deployment" / "policy").resolve().parent.parent.name == "round-01"
+    nights = served.post("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+    assert nights
+    assert all(night["expected_start_time"].endswith("02:00:00Z") for night in nights)
+    served.until(lambda: not served.workers(), 10)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"rounds": 1000}, "greater than the maximum of 100"),
+        ({"rounds": "many"}, "is not valid under any of the given schemas"),
+        ({"preset": "demmo"}, "is not one of"),
+        ({"name": "../elsewhere"}, "does not match"),
+        ({"gate": "robot"}, "is not one of"),
+        ({"overrides": ["rouds=3"]}, "'rouds=3' does not match"),
+        ({"overrides": ["rounds"]}, "'rounds' does not match"),
+    ],
+)
+def test_bad_parameters_are_refused_when_a_run_is_created(
+    served: Served, parameters: dict[str, Any], said: str
 ) -> None:
-    log = Path(served["LOG"])
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(f'{{"prompt": "Say {i}"}}\n' for i in range(30)))
-    overrides = [
-        "name=served", f"runs={tmp_path / 'runs'}", f"policy={tiny_policy}", f"prompts={prompts}", "panel=rules",
-        "evaluation=plain", "engine=vllm-small", "training=small", "training.epochs=1", "sampling.max_tokens=8",
-        "prompts.per_round=8", "prompts.heldout=0.2", "preferences.drop_truncated=false", "rounds=1",
+    deployment = httpx.get(f"{served.api}/deployments/name/irepo/iterate", timeout=30).json()["id"]
+    answer = httpx.post(
+        f"{served.api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters}, timeout=30
+    )
+    assert answer.status_code in (409, 422), answer.text
+    assert said in answer.text
+
+
+def test_a_human_gate_suspends_and_resumes_in_a_fresh_process(served: Served) -> None:
+    run = served.run("gated", rounds=3, gate="human")
+    served.await_state(run, "Suspended")
+    served.until(lambda: not served.workers(), 20)
+    refused = served.post(f"flow_runs/{run}/resume", {"run_input": {"action": "banana"}})
+    assert refused["status"] == "REJECT"
+    assert "not one of ['promote', 'roll back', 'stop']" in refused["details"]["reason"]
+    assert served.state(run)["name"] == "Suspended"
+
+    first = (served.runs / "gated" / "round-01" / "train" / "manifest.json").stat().st_mtime_ns
+    served.post(f"flow_runs/{run}/resume", {"run_input": {"action": "roll back", "note": "too long"}})
+    served.until(lambda: len(subflows(served, run)) == 2, 60)
+    served.await_state(run, "Suspended")
+    assert decision(served, "gated", 1) == "roll back"
+    assert (served.runs / "gated" / "round-01" / "train" / "manifest.json").stat().st_mtime_ns == first
+    assert not (served.runs / "gated" / "policy").exists()
+    inputs = [read_manifest(served.runs / "gated" / f"round-0{n}" / "train").inputs["policy"] for n in (1, 2)]
+    assert inputs[0] == inputs[1], "round 2 starts where round 1 did"
+
+    served.post(f"flow_runs/{run}/resume", {"run_input": {"action": "stop"}})
+    served.await_state(run, "Completed")
+    rounds = json.loads((served.runs / "gated" / "rounds.json").read_text())
+    assert [(each["round"], each["base"], each["decision"]) for each in rounds] == [
+        (0, 0, "promote"), (1, 0, "roll back"), (2, 0, "stop"),
     ]  # fmt: skip
-    parameter = "overrides=[" + ", ".join(f'"{word}"' for word in overrides) + "]"
-    command = [str(PREFECT), "deployment", "run", "irepo/iterate", "--param", parameter]
-    subprocess.run(command, env=served, check=True, capture_output=True, timeout=120)
+    assert (served.runs / "gated" / "policy").resolve().parent.parent.name == "round-02"
 
-    irepo = {"flows": {"name": {"any_": ["irepo"]}}}
-    finished = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
-    wait_until(lambda: runs(served, irepo | finished), 240, log)
-    assert [run["state_type"] for run in runs(served, irepo | finished)] == ["COMPLETED"], log.read_text()[-4000:]
-    rounds = runs(served, {"flows": {"name": {"any_": ["irepo-round"]}}})
-    assert [run["name"] for run in rounds] == ["served: round 1"]
-    assert (tmp_path / "runs" / "served" / "round-01" / "train" / "policy" / "model.safetensors").is_file()
 
-    scheduled = irepo | {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    wait_until(lambda: runs(served, scheduled), 90, log)
-    assert all(run["expected_start_time"].endswith("02:00:00Z") for run in runs(served, scheduled))
+def test_a_cancelled_run_leaves_no_process(served: Served) -> None:
+    run = served.run("cancelled", *LONG, rounds=1)
+    served.until(lambda: bool(served.processes("tasks.training.launch")), 90)
+    served.prefect("flow-run", "cancel", run)
+    served.await_state(run, "Cancelled", seconds=60)
+    served.until(lambda: not served.workers(), 10)
+
+
+def test_a_killed_run_is_crashed_and_goes_on_where_it_was_when_retried(served: Served) -> None:
+    run = served.run("killed", "training.launch=process", rounds=2)
+    folder = served.runs / "killed"
+    served.until(lambda: (folder / "round-02" / "generate" / "spec.yaml").exists(), 120)
+    (flow,) = served.processes("prefect.engine")
+    os.kill(flow, signal.SIGKILL)
+    served.await_state(run, "Crashed", seconds=60)
+    served.until(lambda: not served.workers(), 10)
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "round-01").rglob("manifest.json")}
+    weights = folder / "round-01" / "train" / "policy" / "model.safetensors"
+    assert len(kept) == 8
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with served.free_device():
+        served.prefect("flow-run", "retry", run)
+        served.await_state(run, "Running")
+        served.await_state(run, "Completed")
+    changed = {path.parent.name for path, time in kept.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"train"}, "the stage whose file was cut, and no other"
+    for manifest in folder.rglob("manifest.json"):
+        read_manifest(manifest.parent)
+    assert httpx.get(f"{served.api}/flow_runs/{run}", timeout=30).json()["run_count"] == 2
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_a_server_that_is_started_again(served: Served) -> None:
+    run = served.run("waiting", "training.epochs=60", rounds=2)
+    served.until(lambda: (served.runs / "waiting" / "round-01" / "train" / "spec.yaml").exists(), 120)
+    for pid in served.processes("prefect", "server", "start"):
+        os.kill(pid, signal.SIGKILL)
+    served.until(lambda: "Prefect's server is gone; starting it again" in served.log.read_text(), 30)
+    served.until(served.healthy, 60)
+    served.await_state(run, "Completed", seconds=180)
+
+
+def test_each_night_adds_one_round_to_the_last_promoted_policy(served: Served) -> None:
+    for rounds in (1, 2):
+        run = served.run("nights", deployment="irepo/nightly", more_rounds=1)
+        served.await_state(run, "Completed")
+        found = json.loads((served.runs / "nights" / "rounds.json").read_text())
+        assert [(each["round"], each["base"]) for each in found[1:]] == [(n, n - 1) for n in range(1, rounds + 1)]
+    wanted = json.loads((served.runs / "nights" / "wanted.json").read_text())
+    assert sorted(wanted.values()) == [1, 2]
+    # Retried after it was done, a night adds nothing.
+    served.prefect("flow-run", "retry", run)
+    served.until(lambda: served.state(run)["type"] == "SCHEDULED" or served.count(run) == 2, 30)
+    served.until(lambda: served.count(run) == 2, 60)
+    served.await_state(run, "Completed")
+    assert not (served.runs / "nights" / "round-03").exists()
+
+
+@pytest.mark.slow
+def test_a_dead_holder_loses_the_device_within_its_lease(served: Served) -> None:
+    run = served.run("holder", *LONG, rounds=1)
+    served.until(lambda: bool(served.processes("tasks.training.launch")), 90)
+    (flow,) = served.processes("prefect.engine")
+    os.kill(flow, signal.SIGKILL)
+    killed = time.monotonic()
+    served.await_state(run, "Crashed", seconds=60)
+    waiting = served.run("waiter", rounds=1)
+    served.await_state(waiting, "Running")
+    assert not (served.runs / "waiter" / "prompts").exists()
+    served.await_state(waiting, "Completed")
+    started = (served.runs / "waiter" / "prompts" / "manifest.json").stat().st_mtime
+    assert time.time() - started < time.monotonic() - killed < 120
+
+
+@pytest.mark.slow
+def test_without_runner_and_flow_a_run_is_crashed_within_two_minutes_and_can_be_retried(served: Served) -> None:
+    run = served.run("zombie", "training.epochs=3000", "training.launch=process", rounds=1)
+    served.until(lambda: bool(served.processes("tasks.training.launch")), 90)
+    (flow,) = served.processes("prefect.engine")
+    assert served.runner is not None
+    for pid in (served.runner.pid, flow):
+        os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    served.runner.wait()
+    served.until(lambda: not served.workers(), 10)
+    served.await_state(run, "Crashed", seconds=120)
+    assert "No sign of life" in served.state(run)["message"]
+    assert time.monotonic() - killed < 120
+    served.start()  # finds the server that outlived its runner
+    served.prefect("flow-run", "retry", run)
+    served.until(lambda: served.count(run) == 2, 60)
+    served.await_state(run, "Completed", seconds=300)
+
+
+@pytest.mark.slow
+def test_a_healthy_long_run_is_never_declared_dead(served: Served) -> None:
+    run = served.run("healthy", "training.epochs=100000", rounds=1)
+    served.until(lambda: (served.runs / "healthy" / "round-01" / "train" / "spec.yaml").exists(), 120)
+    until = time.monotonic() + 200  # twice the silence after which a run is declared dead
+    while time.monotonic() < until:
+        assert served.state(run)["name"] == "Running"
+        time.sleep(5)
+    served.prefect("flow-run", "cancel", run)
+    served.await_state(run, "Cancelled", seconds=60)
+
+
+@pytest.mark.slow
+def test_a_killed_runner_takes_its_runs_with_it(served: Served) -> None:
+    served.run("orphan", *LONG, rounds=1)
+    served.until(lambda: bool(served.processes("tasks.training.launch")), 90)
+    assert served.runner is not None
+    served.runner.kill()
+    served.runner.wait()
+    served.until(lambda: not served.workers(), 10)
+    served.start()

@@ -1,0 +1,18 @@
+"""One server and runner for all tests that operate runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flows.served import Served
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Iterator[Served]:
+    service = Served(tmp_path_factory.mktemp("served"), tiny_policy)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()

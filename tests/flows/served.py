@@ -1,0 +1,147 @@
+"""`make serve` in a temporary home, and what a person does with it through Prefect's API and command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from conf.compose import PROJECT
+from flows.device import device_limit
+from flows.temporary_server import free_port, healthy
+
+PREFECT = Path(sys.executable).with_name("prefect")
+MARK = "IREPO_TEST_MARK"
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Served:
+    """A server, its runner and the runs they work on; every process carries a mark in its environment."""
+
+    def __init__(self, home: Path, policy: Path) -> None:
+        self.home, self.policy = home, policy
+        self.port = free_port()
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.log = home / "serve.log"
+        self.runs = home / "runs"
+        self.prompts = home / "prompts.jsonl"
+        rows = [{"prompt": f"Say {i}", "answer": str(i)} for i in range(30)]
+        self.prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.environment = inherited | {
+            "IREPO_PORT": str(self.port),
+            "PREFECT_HOME": str(home / "prefect"),
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "results"),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            MARK: str(home),
+        }
+        self.runner: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start `make serve` (or start it again) and wait until deployments are there."""
+        with self.log.open("wb") as output:
+            self.runner = subprocess.Popen(
+                [sys.executable, "-m", "flows.serve"], cwd=PROJECT, env=self.environment, stdout=output, stderr=output
+            )
+        self.until(lambda: "then: prefect" in self.log.read_text(), 150)
+
+    def stop(self) -> None:
+        """End the runner as a person would, then whatever a test left behind."""
+        if self.runner is not None and self.runner.poll() is None:
+            self.runner.send_signal(signal.SIGTERM)
+            self.runner.wait(timeout=60)
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+
+    def processes(self, *words: str) -> dict[int, str]:
+        """Commands by process id of all marked processes (with all of `words` in the command)."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit() or int(folder.name) == os.getpid():
+                continue
+            try:
+                if f"{MARK}={self.home}\0".encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+        return {pid: command for pid, command in found.items() if command and all(word in command for word in words)}
+
+    def workers(self) -> dict[int, str]:
+        """Processes of runs: neither server nor runner nor a `prefect` command."""
+        served = ("flows.serve", "prefect server", "bin/prefect")
+        return {
+            pid: command for pid, command in self.processes().items() if not any(word in command for word in served)
+        }
+
+    def run(self, name: str, *overrides: str, deployment: str = "irepo/iterate", **parameters: Any) -> str:
+        """Create a run of tiny rounds by `prefect deployment run`; returns its id."""
+        given = {"preset": None, "name": name, "overrides": self._words(*overrides)} | parameters
+        done = self.prefect("deployment", "run", deployment, "--params", json.dumps(given))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return next(line.split()[-1] for line in done.stdout.splitlines() if "UUID" in line)
+
+    def _words(self, *overrides: str) -> list[str]:
+        words = [
+            f"runs={self.runs}", f"policy={self.policy}", f"prompts={self.prompts}", "panel=rules", "evaluation=plain",
+            "engine=transformers", "training=small", "training.epochs=1", "sampling.max_tokens=8",
+            "prompts.per_round=8", "prompts.heldout=0.2", "preferences.drop_truncated=false",
+        ]  # fmt: skip
+        keys = {word.partition("=")[0] for word in overrides}
+        return [word for word in words if word.partition("=")[0] not in keys] + list(overrides)
+
+    def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(PREFECT), *words]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+
+    def by_hand(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command `python -m flows.iterate`, with the same tiny rounds."""
+        command = [sys.executable, "-m", "flows.iterate", *self._words(*words)]
+        return subprocess.run(command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=300)
+
+    @contextmanager
+    def free_device(self) -> Iterator[None]:
+        """Let a second run have the device: what a killed run held is free only when its lease ends."""
+        limit = f"{self.api}/v2/concurrency_limits/{device_limit()}"
+        httpx.patch(limit, json={"limit": 2}, timeout=30).raise_for_status()
+        yield
+        httpx.patch(limit, json={"limit": 1}, timeout=30).raise_for_status()
+
+    def healthy(self) -> bool:
+        return healthy(self.api)
+
+    def count(self, run: str) -> int:
+        """How often the run was started."""
+        count: int = httpx.get(f"{self.api}/flow_runs/{run}", timeout=30).raise_for_status().json()["run_count"]
+        return count
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return httpx.post(f"{self.api}/{path}", json=body, timeout=30).raise_for_status().json()
+
+    def state(self, run: str) -> dict[str, Any]:
+        state: dict[str, Any] = httpx.get(f"{self.api}/flow_runs/{run}", timeout=30).raise_for_status().json()["state"]
+        return state
+
+    def await_state(self, run: str, *names: str, seconds: float = 120) -> dict[str, Any]:
+        """Wait until the run is in a state of one of `names`; no other final state is accepted."""
+
+        def reached() -> bool:
+            state = self.state(run)
+            assert state["name"] in names or state["type"] not in FINAL, f"{state}\n{self.log.read_text()[-4000:]}"
+            return state["name"] in names
+
+        self.until(reached, seconds)
+        return self.state(run)
+
+    def until(self, holds: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
+            time.sleep(0.3)
