@@ -108,6 +108,7 @@ def run_stage(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     (spec.folder / MANIFEST).unlink(missing_ok=True)
     sweep_temporaries(spec.folder)
     spec.save(spec.folder / "spec.yaml")
+    versions = library_versions()  # of the code that is about to run: a checkout may change meanwhile
     started, clock = now(), time.monotonic()
     outcome = body()
     manifest = Manifest(
@@ -123,7 +124,7 @@ def run_stage(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
         seed=spec.seed,
         started=started,
         seconds=round(time.monotonic() - clock, 3),
-        versions=library_versions(),
+        versions=versions,
     ).sealed()
     manifest.write(spec.folder)
     return manifest
