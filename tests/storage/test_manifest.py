@@ -189,9 +189,9 @@ def test_digest_is_that_of_the_value_not_of_its_spelling() -> None:
 
 
 def checkout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one tracked file, which code_version takes for irepo's; the commit has no message to read."""
+    """A repository with one tracked file, which code_version takes for irepo's."""
     folder.mkdir()
-    (folder / "code.py").write_text("one\n")
+    (folder / "code.py").write_text(f"{folder.name}\n")  # repositories of other names have other commits
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
     for words in (["init", "-q"], ["add", "code.py"], [*identity, "commit", "-qm", "one"]):
         subprocess.run(["git", *words], cwd=folder, check=True)
