@@ -76,6 +76,7 @@ def compare(a: Run, b: Run) -> dict[str, Any]:
         "only_in_b": only[1],
         "broken": {"a": broken[0], "b": broken[1]},
         "config": [item for item in config if item["key"] not in _NO_REASON],
+        "outside": _outside(a, b, shared),
         "first": first_difference(a, b, differing[0]) if differing else None,
     }
 
@@ -120,6 +121,16 @@ def _inputs(a: Run, b: Run, name: str) -> list[dict[str, Any]]:
     return result
 
 
+def _outside(a: Run, b: Run, shared: Sequence[str]) -> list[dict[str, Any]]:
+    """Inputs from outside the runs whose digests differ, each with the first stage that read it."""
+    items: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for stage in shared:
+        for item in _inputs(a, b, stage):
+            if item["outside"]:
+                items.setdefault((item["name"], item["a"], item["b"]), {"stage": stage, **item})
+    return list(items.values())
+
+
 def _files(a: Path, b: Path, one: Manifest, other: Manifest) -> list[dict[str, Any]]:
     """Files that differ: {"path", "differences"}, in the manifest's order."""
     left, right = ({entry.path: entry.sha256 for entry in manifest.files} for manifest in (one, other))
@@ -156,6 +167,11 @@ def show(found: Mapping[str, Any]) -> None:
             page.line(f"Broken in {side.upper()}: {problem}", style="red")
     if found["first"]:
         _show_first(page, found["first"])
+    explained = [item["a"] for item in found["first"]["inputs"]] if found["first"] else []
+    more = [item for item in found["outside"] if item["a"] not in explained]
+    if more:
+        page.heading("what else came from outside and is not the same, A -> B")
+        _show_inputs(page, more)
     if found["config"]:
         page.heading(f"{CONFIG}, A -> B" + ("" if found["first"] else ": it changed no file of these stages"))
         _show_changes(page, found["config"])
@@ -167,11 +183,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 def _show_first(page: Page, first: Mapping[str, Any]) -> None:
     page.heading(f"why {first['stage']} differs, A -> B")
-    for item in first["inputs"]:
-        sides = [f"{item[f'{s}_from'] or ''} [{(item[s] or 'none')[:12]}]".strip() for s in ("a", "b")]
-        page.line(
-            f"input {item['name']}{' (outside the run)' if item['outside'] else ''}: {' -> '.join(sides)}", hang="  "
-        )
+    _show_inputs(page, first["inputs"])
     _show_changes(page, first["settings"], "setting ")
     _show_changes(page, first["numbers"])
     if first["same_key"]:
@@ -186,6 +198,14 @@ def _show_first(page: Page, first: Mapping[str, Any]) -> None:
         for text in file["differences"]:
             indent = " " * (2 + len(text) - len(text.lstrip()))
             page.line(text.lstrip(), guide=indent, hang=indent + "  ")
+
+
+def _show_inputs(page: Page, items: Sequence[Mapping[str, Any]]) -> None:
+    for item in items:
+        sides = [f"{item[f'{s}_from'] or ''} [{(item[s] or 'none')[:12]}]".strip() for s in ("a", "b")]
+        of = f" of {item['stage']}" if "stage" in item else ""
+        outside = " (outside the run)" if item["outside"] and not of else ""
+        page.line(f"input {item['name']}{of}{outside}: {' -> '.join(sides)}", hang="  ")
 
 
 def _show_changes(page: Page, items: Sequence[Mapping[str, Any]], label: str = "") -> None:

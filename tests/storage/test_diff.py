@@ -4,13 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from storage import diff
 from storage.errors import UserError
+from storage.schemas import write_parquet
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +77,28 @@ def test_other_content_from_outside_is_named_with_its_path(make_run: Any, say: A
     assert "input policy (outside the run):" in say(one.root, other.root)[1]
 
 
+def test_what_else_came_from_outside_is_listed_once(make_run: Any, say: Any) -> None:
+    one, other = make_run("one"), make_run("other", rate=0.25)
+    for number in (1, 2):  # another reward model, whose votes are the same
+        folder = other.root / f"round-{number:02d}/label"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        shutil.rmtree(folder)
+        inputs = manifest["inputs"] | {"annotator:one": "4" * 64}
+        settings = {"annotators": {"one": {"kind": "reward_model", "path": "models/two"}}}
+        other.publish(f"round-{number:02d}/label", "label", number, inputs, settings, partial(rewrite, number=number))
+    code, text = say(one.root, other.root)
+    assert code == 1
+    assert "They part at round-01/train" in text
+    assert text.count("input annotator:one") == 1
+    assert "input annotator:one of round-01/label: models/one [111111111111] -> models/two [444444444444]" in text
+
+
+def rewrite(folder: Path, *, number: int) -> list[Path]:
+    path = folder / "preferences.parquet"
+    write_parquet(path, pa.table({"prompt_id": ["a", "b", "c"], "target": [0.5, 1.0, -float(number)]}))
+    return [path]
+
+
 def test_same_key_and_other_content_is_said_so(make_run: Any, say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = make_run("one", rounds=1), make_run("other", rounds=1)
     shutil.rmtree(other.root / "round-01")
@@ -125,7 +150,7 @@ def test_a_setting_that_changed_no_file_is_shown_and_leaves_with_0(make_run: Any
 
 def test_json_has_one_shape(make_run: Any, say: Any) -> None:
     one, other = make_run("one"), make_run("other", rate=0.25)
-    keys = ["a", "b", "equal", "stages", "files", "only_in_a", "only_in_b", "broken", "config", "first"]
+    keys = ["a", "b", "equal", "stages", "files", "only_in_a", "only_in_b", "broken", "config", "outside", "first"]
     code, text = say(one.root, one.root, "--json")
     assert (code, list(json.loads(text)), json.loads(text)["first"]) == (0, keys, None)
     code, text = say(one.root, other.root, "--json")
