@@ -161,7 +161,8 @@ def show(found: Mapping[str, Any]) -> None:
         page.line(f"The {both} are equal, {counted(found['files'], 'file')} compared.")
     for side in "AB":
         if found[f"only_in_{side.lower()}"]:
-            page.line(f"Only in {side}: {', '.join(_whole_rounds(found[f'only_in_{side.lower()}'], found['stages']))}")
+            names = _whole_rounds(found[f"only_in_{side.lower()}"], found["stages"])
+            page.line(f"Only in {side}: {', '.join(names)}", hang="  ")
     for side, problems in found["broken"].items():
         for problem in problems:
             page.line(f"Broken in {side.upper()}: {problem}", style="red")
@@ -187,7 +188,9 @@ def _show_first(page: Page, first: Mapping[str, Any]) -> None:
     _show_changes(page, first["settings"], "setting ")
     _show_changes(page, first["numbers"])
     if first["same_key"]:
-        page.line("Same settings, seed and inputs, yet other content: the machine, a version or the stage itself.")
+        page.line(
+            "Same settings, seed and inputs, yet other content: the machine, a version or the stage itself.", hang="  "
+        )
     _show_changes(page, first["versions"], "version of ")
     if not first["versions"]:
         code = "and the code's version" if first["code_recorded"] else "the code's was not recorded"
