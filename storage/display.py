@@ -1,6 +1,7 @@
 """What `storage.explain` and `storage.diff` share on a terminal: wrapped lines below a tree's guides, short values."""
 
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -19,9 +20,13 @@ def leave(body: Callable[[], int]) -> None:
     """End the process with the exit code that `body` returns; with 2, after one screen on stderr, on a UserError."""
     try:
         code = body()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # whoever read this, such as head, has enough; the interpreter's own flush shall not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     raise SystemExit(code)
 
 

@@ -149,3 +149,9 @@ def test_command_leaves_with_2_on_one_screen(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["error:", "where:", "remedy:"]
+
+
+def test_a_reader_that_has_enough_is_no_traceback(make_run: Any) -> None:
+    command = f"{sys.executable} -m storage.explain {make_run('one').root} --json | true"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
