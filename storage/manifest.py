@@ -5,9 +5,12 @@ the key of the work, what it read, and the seeds. A manifest is valid when its o
 names is there unchanged; a valid manifest with the right key is adopted and the work is not done again.
 """
 
+import os
 import platform
+import subprocess
 import time
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.files import canonical_json, digest, publish_text, sha256_file
 
 MANIFEST = "manifest.json"
+_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class BrokenManifest(Exception):
@@ -116,9 +120,37 @@ def describe_files(folder: Path, paths: Iterable[Path]) -> list[FileEntry]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what shapes a stage's bytes."""
+    """Versions of what shapes a stage's bytes: Python, libraries, and under `irepo` this code's (`code_version`)."""
     names = ("torch", "transformers", "pyarrow", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    libraries = {name: version(name) for name in names}
+    return {"python": platform.python_version()} | libraries | {"irepo": code_version()}
+
+
+@cache
+def code_version() -> str:
+    """The commit of the checkout that this file lies in, with `+changes` when tracked files differ from it.
+
+    "unknown" without a checkout, without git, or when git does not answer within five seconds. Asked once a process.
+    """
+    if not (_CHECKOUT / ".git").exists():  # git itself would go up to a repository that merely contains this folder
+        return "unknown"
+    command = ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--exclude=*", "--dirty=+changes"]
+    # A git hook's GIT_DIR names another repository; without optional locks a git at work elsewhere is not disturbed.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    variables["GIT_OPTIONAL_LOCKS"] = "0"
+    try:
+        answer = subprocess.run(
+            [*command, "--abbrev=12"],
+            cwd=_CHECKOUT,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.decode(errors="replace").strip() or "unknown"
 
 
 def now() -> str:

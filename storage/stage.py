@@ -118,6 +118,7 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     (spec.folder / MANIFEST).unlink(missing_ok=True)
     sweep_temporaries(spec.folder)
     spec.save(spec.folder / "spec.yaml")
+    versions = library_versions()  # of the code that is about to run: a checkout may change meanwhile
     started, clock = now(), time.monotonic()
     outcome = body()
     manifest = Manifest(
@@ -133,7 +134,7 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
         seed=spec.seed,
         started=started,
         seconds=round(time.monotonic() - clock, 3),
-        versions=library_versions(),
+        versions=versions,
     ).sealed()
     manifest.write(spec.folder)
     return manifest

@@ -3,14 +3,17 @@
 import json
 import logging
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+import storage.manifest
 from storage.files import canonical_json, digest, publish_text
-from storage.manifest import MANIFEST, BrokenManifest, FileEntry, read_manifest
+from storage.manifest import MANIFEST, BrokenManifest, FileEntry, code_version, read_manifest
 from storage.stage import Outcome, has_part, load_spec, mark_part, run_stage
 
 
@@ -183,3 +186,56 @@ def test_digest_is_that_of_the_value_not_of_its_spelling() -> None:
     assert digest({"a": 1}) != digest({"a": "1"})
     with pytest.raises(ValueError, match="Out of range float"):
         digest(float("nan"))
+
+
+def checkout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one tracked file, which code_version takes for irepo's."""
+    folder.mkdir()
+    (folder / "code.py").write_text(f"{folder.name}\n")  # repositories of other names have other commits
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    for words in (["init", "-q"], ["add", "code.py"], [*identity, "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    monkeypatch.setattr(storage.manifest, "_CHECKOUT", folder)
+    return folder
+
+
+def test_code_version_is_the_commit_and_whether_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkout(tmp_path / "code", monkeypatch)
+    other = checkout(tmp_path / "other", monkeypatch)
+    monkeypatch.setattr(storage.manifest, "_CHECKOUT", folder)
+    ask = code_version.__wrapped__
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True).stdout
+    monkeypatch.chdir(other)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as in a hook of another repository
+    assert ask() == head[:12]
+    (folder / "notes.txt").write_text("not tracked")
+    assert ask() == head[:12]
+    (folder / "code.py").write_text("two\n")
+    assert ask() == f"{head[:12]}+changes"
+
+
+@pytest.mark.parametrize("fault", ["no checkout", "no git", "slow git", "broken checkout"])
+def test_code_version_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    folder = checkout(tmp_path / "code", monkeypatch)
+    if fault == "no checkout":  # but its parent is one: that is not the code's version
+        (folder / "inner").mkdir()
+        monkeypatch.setattr(storage.manifest, "_CHECKOUT", folder / "inner")
+    elif fault == "no git":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif fault == "slow git":
+        monkeypatch.setattr(subprocess, "run", Mock(side_effect=subprocess.TimeoutExpired("git", 5)))
+    else:
+        (folder / ".git" / "HEAD").write_text("nonsense")
+    assert code_version.__wrapped__() == "unknown"
+
+
+def test_code_version_is_in_the_manifest_and_in_no_key(spec: Any, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.manifest, "code_version", lambda: "one")
+    first = run_stage(spec, body)
+    assert first.versions["irepo"] == "one"
+    monkeypatch.setattr(storage.manifest, "code_version", lambda: "two")
+    assert run_stage(spec, body) == first  # adopted
+    manifest = run_stage(spec.model_copy(update={"folder": spec.folder.with_name("again")}), lambda: Outcome(paths=[]))
+    assert (manifest.versions["irepo"], manifest.key) == ("two", first.key)
+    relabelled = first.model_copy(update={"versions": manifest.versions})
+    assert relabelled.content == first.content

@@ -1,0 +1,100 @@
+"""What `storage.explain` and `storage.diff` share on a terminal: wrapped lines below a tree's guides, short values."""
+
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from storage.errors import UserError
+
+_GLUE = "\N{NO-BREAK SPACE}"  # textwrap does not break here
+
+
+def leave(body: Callable[[], int]) -> None:
+    """End the process with the exit code that `body` returns; with 2, after one screen on stderr, on a UserError."""
+    try:
+        code = body()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # whoever read this, such as head, has enough; the interpreter's own flush shall not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    raise SystemExit(code)
+
+
+class Page:
+    """Prints to the console's width: a line's rest is indented below its first word, and paths are not broken."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+
+    def line(self, text: str = "", *, style: str = "", guide: str = "", hang: str | None = None) -> None:
+        """`text` after `guide` (a tree's branches); lines that follow begin with `hang`, by default `guide`."""
+        hang = guide if hang is None else hang
+        width = max(self.console.width - max(len(guide), len(hang)), 24)
+        for i, part in enumerate(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]):
+            printed = Text.assemble((hang if i else guide, "dim"), (part.replace(_GLUE, " "), style))
+            printed.rstrip()
+            self.console.print(printed, soft_wrap=True)
+
+    def field(self, label: str, value: str | Iterable[str], *, style: str = "", guide: str = "  ") -> None:
+        """`label` and `value` in two columns; items of a list are parted by commas and not broken."""
+        if not isinstance(value, str):
+            value = ", ".join(item.replace(" ", _GLUE) for item in value)
+        self.line(value, style=style, guide=f"{guide}{label:<9} ", hang=f"{guide}{'':<10}")
+
+    def heading(self, text: str) -> None:
+        self.console.print()
+        self.console.rule(Text(text, "bold"), align="left", characters="─", style="dim")
+
+
+def shown(path: Path) -> str:
+    """A path as one types it here: relative where it lies below the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def brief(value: Any, limit: int = 60) -> str:
+    """A value in at most `limit` characters: floats to six digits, the rest as JSON without quotes around text."""
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def change(one: Any, other: Any, limit: int = 200) -> str:
+    """`one -> other`, each in at most `limit` characters."""
+    texts = brief(one, limit), brief(other, limit)
+    if texts[0] == texts[1]:  # floats that differ beyond six digits, or 1 and "1"
+        texts = repr(one)[:limit], repr(other)[:limit]
+    return " -> ".join(texts)
+
+
+def amounts(values: Mapping[str, Any]) -> list[str]:
+    """`name value` of each."""
+    return [f"{name} {brief(value)}" for name, value in values.items()]
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that fits (1 kB = 1000 bytes)."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.4g} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
