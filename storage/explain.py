@@ -54,6 +54,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "train": ("first.loss", "last.loss", "last.accuracy", "last.margin"),
     "judge": ("comparisons",),
     "evaluate": ("win_rate.*.mean", "kl.mean", "finish_rate", "rates.*.mean"),
+    "gate": ("action", "by"),
 }
 _SHORT = 12  # hex digits of a digest or key that are shown
 
