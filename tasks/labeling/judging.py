@@ -13,6 +13,7 @@ from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.candidates import Candidates, read_candidates
 from tasks.labeling.panel import Ballot, vote
+from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings
 from tasks.labeling.stage import drawing_seed, votes_by_outcome
 
@@ -25,7 +26,9 @@ def run_judging(spec: JudgeSpec, progress: Progress = silent) -> Manifest:
     Raises UserError for no source, rates that do not score, unfinished responses, and sources that
     do not hold the same responses (prompt and index).
     """
-    return run_stage(spec, lambda: _judge(spec, progress))
+    manifest = run_stage(spec, lambda: _judge(spec, progress))
+    remove_parts(spec)
+    return manifest
 
 
 def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
@@ -47,9 +50,11 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     comparisons = _across(sources)
     ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table())]
     if judges:
-        ballots.append(vote(judges, responses, comparisons, progress))
+        ballots.append(vote(judges, responses, comparisons, Parts(spec, "judges"), progress))
     if rates:
-        ballots.append(vote(rates, responses[: len(sources[0].responses)], comparisons[:0], progress))
+        ballots.append(
+            vote(rates, responses[: len(sources[0].responses)], comparisons[:0], Parts(spec, "rates"), progress)
+        )
     scores = pa.concat_tables([ballot.scores for ballot in ballots])
     votes = pa.concat_tables([ballot.votes for ballot in ballots])
     paths = [spec.folder / "votes.parquet", spec.folder / "scores.parquet"]

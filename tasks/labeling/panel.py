@@ -11,6 +11,7 @@ from storage.schemas import SCORES, VOTES
 from storage.stage import Progress, silent
 from tasks.labeling.aggregation import Bools, Floats, Ints
 from tasks.labeling.annotators.protocol import Annotator, Comparison, Response, Score, ScoreAnnotator, Vote
+from tasks.labeling.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ def vote(
     annotators: Sequence[Annotator],
     responses: Sequence[Response],
     comparisons: Ints,
+    parts: Parts,
     progress: Progress = silent,
 ) -> Ballot:
     """Have each annotator judge `comparisons` [n, 2], rows (a, b) of positions in `responses`.
 
-    Score annotators score every response once and vote by their scores. Raises UserError for an empty panel.
+    Score annotators score every response once and vote by their scores. What was said is published in `parts` as it
+    comes, and what is there is not asked again. Raises UserError for an empty panel.
     """
     if not annotators:
         raise UserError(
@@ -39,18 +42,24 @@ def vote(
     asked = [Comparison(responses[a], responses[b]) for a, b in pairs.tolist()]
     names = _comparison_columns(responses, pairs)
     scores, votes = [SCORES.empty_table()], [VOTES.empty_table()]
-    for done, annotator in enumerate(annotators):
-        progress(done, len(annotators), "annotators")
+    total = sum(len(responses) if annotator.kind == "scores" else len(asked) for annotator in annotators)
+    before = 0
+    for number, annotator in enumerate(annotators):
+
+        def show(count: int, before: int = before) -> None:
+            progress(before + count, total, "judgements")
+
+        show(0)
         if annotator.kind == "scores":
-            given = annotator.vote(responses)
-            _check_length(annotator, given, responses)
+            given = parts.gather(number, Score, responses, annotator.vote, show)
+            before += len(given)
             scores.append(_score_rows(annotator.name, responses, given))
             votes.append(pa.table(names | _votes_of_scores(annotator, given, pairs), schema=VOTES))
         else:
-            cast = annotator.vote(asked)
-            _check_length(annotator, cast, asked)
+            cast = parts.gather(number, Vote, asked, annotator.vote, show)
+            before += len(cast)
             votes.append(pa.table(names | _vote_columns(annotator.name, cast), schema=VOTES))
-    progress(len(annotators), len(annotators), "annotators")
+    progress(total, total, "judgements")
     return Ballot(pa.concat_tables(scores), pa.concat_tables(votes))
 
 
@@ -114,8 +123,3 @@ def _comparison_columns(responses: Sequence[Response], pairs: Ints) -> dict[str,
 
 def _nothing(names: Sequence[str], n: int) -> dict[str, pa.Array]:
     return {name: pa.nulls(n, VOTES.field(name).type) for name in names}
-
-
-def _check_length(annotator: Annotator, given: Sequence[object], asked: Sequence[object]) -> None:
-    if len(given) != len(asked):
-        raise RuntimeError(f"annotator {annotator.name} answered {len(given)} of {len(asked)} questions")

@@ -17,6 +17,7 @@ from storage.stage import Outcome, Progress, Spec, run_stage, silent
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.candidates import Candidates, read_candidates
 from tasks.labeling.panel import vote
+from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.preferences import candidate_pairs, make_preferences
 from tasks.labeling.settings import LabelSpec
 
@@ -29,7 +30,9 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
     Raises UserError for an empty panel, annotators that cannot be opened, unfinished responses, and when no pair is
     left, with the counts by reason.
     """
-    return run_stage(spec, lambda: _label(spec, progress))
+    manifest = run_stage(spec, lambda: _label(spec, progress))
+    remove_parts(spec)
+    return manifest
 
 
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
@@ -41,7 +44,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
         [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
     )[shown]
     annotators = open_annotators(settings.annotators, drawing_seed(spec))
-    ballot = vote(annotators, candidates.for_annotators(), comparisons, progress)
+    ballot = vote(annotators, candidates.for_annotators(), comparisons, Parts(spec, "panel"), progress)
     preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
