@@ -23,8 +23,8 @@ def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
     """The table of all rounds so far: a version of the artifact `<run>-rounds`."""
     columns = cells(rounds)
     table = [
-        {"": _heading(record), "decision": record["decision"] or "waits"}
-        | {name: column[i] for name, column in columns}
+        {"round": _heading(record), "decision": record["decision"] or "waits"}
+        | {name: "–" if column[i] == "-" else column[i] for name, column in columns}  # a "-" is drawn as a list's dot
         for i, record in enumerate(rounds)
     ]
     _publish(lambda: create_table_artifact(table, f"{slug(plan)}-rounds", f"{plan.config.name}: rounds so far"))

@@ -60,7 +60,7 @@ def irepo(
 
     Args:
         preset: what to start from: a file of conf/run.
-        name: the run folder is runs/<name>; the same name goes on where that run stopped.
+        name: of the run folder, below runs/; the same name goes on where that run stopped.
         rounds: how many rounds the run shall have in all.
         seed: of prompts, samples and training.
         gate: who decides after every round. With `human` the run suspends until somebody resumes it.
