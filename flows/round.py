@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
@@ -63,7 +64,9 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
     They are looked at here: where files were lost or altered since, the stages concerned are run again.
     """
     config = plan.config
-    irepo_round(config.name, number, config, str(plan.initial), prompts, before)
+    # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        irepo_round(config.name, number, config, str(plan.initial), prompts, before)
     base = promoted(before)["round"]
     try:
         return read_record(plan, number, base, check_files=(plan.layout.root, number) not in _worked)

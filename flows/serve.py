@@ -26,7 +26,7 @@ from prefect.flows import EntrypointType  # noqa: E402
 from flows.device import ensure_limit  # noqa: E402
 from flows.iterate import irepo  # noqa: E402
 from flows.server import Server  # noqa: E402
-from flows.supervision import declare_zombies  # noqa: E402
+from flows.supervision import close_abandoned_rounds, declare_zombies  # noqa: E402
 from flows.terminal import exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 
@@ -87,6 +87,7 @@ def main() -> None:
     try:
         declare_zombies()
         ensure_limit()
+        close_abandoned_rounds()
         serve_deployments()
     finally:
         server.stop()

@@ -11,11 +11,19 @@ from uuid import UUID
 from prefect import runtime
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Crashed
 
 from flows.temporary_server import TEMPORARY
 from tasks.processes import end_with_parent
@@ -27,6 +35,7 @@ ZOMBIES = "irepo: runs without a sign of life are Crashed"
 SILENCE = timedelta(seconds=90)
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended", "Cancelling")
+_DEAD = (StateType.CRASHED, StateType.FAILED, StateType.CANCELLED)
 #: Seconds between looks at the own run's state, and for how long a runner may take to cancel it.
 _LOOK, _PATIENCE = 10.0, 30.0
 
@@ -40,6 +49,7 @@ def supervise_this_run() -> None:
     if "PREFECT__FLOW_RUN_ID" in os.environ and not _supervised:
         end_with_parent()
     _supervised.add(str(runtime.flow_run.id))
+    close_abandoned_rounds()
     arguments = (UUID(str(runtime.flow_run.id)),)
     threading.Thread(target=_obey_cancellation, args=arguments, name="obey-cancellation", daemon=True).start()
 
@@ -70,14 +80,30 @@ def _obey_cancellation(run: UUID) -> None:
 
 def _end_cancelled(client: SyncPrefectClient, run: UUID) -> None:
     """Set the run and its rounds Cancelled and leave at once; child processes follow, published files stay."""
-    rounds = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
-    )
-    ended = [each.id for each in rounds if each.state is None or not each.state.is_final()]
-    for each in [*ended, run]:
+    for each in [*_open_rounds(client, [run]), run]:
         client.set_flow_run_state(each, Cancelled(message="Cancelled; what is done is kept."), force=True)
     print("the run was cancelled; what is done is kept", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _open_rounds(client: SyncPrefectClient, runs: list[UUID]) -> list[UUID]:
+    """The rounds of `runs` that are in no final state."""
+    parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=runs))
+    rounds = client.read_flow_runs(flow_run_filter=parents) if runs else []
+    return [each.id for each in rounds if each.state is None or not each.state.is_final()]
+
+
+def close_abandoned_rounds() -> None:
+    """Set Crashed what killed runs left Running: rounds have no heartbeat of their own. (A retried run reopens its.)"""
+    with get_client(sync_client=True) as client:
+        dead = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["irepo"])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_DEAD)))),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=50,
+        )
+        for each in _open_rounds(client, [run.id for run in dead]):
+            client.set_flow_run_state(each, Crashed(message="Its run is gone."), force=True)
 
 
 def declare_zombies() -> None:
@@ -95,7 +121,7 @@ def declare_zombies() -> None:
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.role": "flow", "prefect.resource.name": "irepo*"},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": "irepo"},
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDINGS)},
             for_each={"prefect.resource.id"},
