@@ -17,12 +17,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 from rich.console import Console
 
 from benchmarks.chaos.corruption import corrupt_run
+from benchmarks.chaos.cost import measure
 from benchmarks.chaos.kills import AIMED, Campaign, undisturbed
 from benchmarks.chaos.report import report
 from benchmarks.chaos.victim import NAME, Victim
@@ -37,6 +39,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", action="store_true", help="one round, one disturbed run, no cost")
+    parser.add_argument("--no-cost", action="store_true", help="leave out what durability costs")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each arm of the cost")
     parser.add_argument("--keep", action="store_true", help="keep the run folders and say where they are")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="irepo-chaos-"))
@@ -58,13 +62,17 @@ def run(home: Path, arguments: argparse.Namespace) -> int:
     campaign = Campaign(victim, by_stage, home / "undisturbed" / NAME, seed=arguments.seed)
     clock = time.monotonic()
     disturb(campaign, arguments.kills, short=arguments.short)
-    result = {
+    result: dict[str, Any] = {
         "arguments": vars(arguments),
         "undisturbed": {"seconds": round(seconds, 2), "by_stage": {k: round(v, 3) for k, v in by_stage.items()}},
         "kills_seconds": round(time.monotonic() - clock, 1),
     }
     harm = corrupt_run(home / "undisturbed" / NAME, campaign.checkpointed, home / "harmed", TRIALS, seed=arguments.seed)
-    return report(console, result, campaign.tally, harm, arguments)
+    cost = None
+    if not arguments.short and not arguments.no_cost:
+        console.print("the cost of durability")
+        cost = measure(victim, arguments.repetitions)
+    return report(console, result, campaign.tally, harm, cost)
 
 
 def disturb(campaign: Campaign, kills: int, *, short: bool) -> None:

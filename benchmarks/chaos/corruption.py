@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,11 @@ def finished_files(run: Path) -> list[Target]:
     targets = []
     for manifest in sorted(run.rglob(MANIFEST)):
         folder = manifest.parent
-        targets.append(Target(manifest, "manifest", lambda folder=folder: _whole(folder)))
+        targets.append(Target(manifest, "manifest", partial(_whole, folder)))
         for entry in read_manifest(folder).files:
             path = folder / entry.path
             if path.suffix in (".parquet", ".safetensors"):
-                targets.append(Target(path, path.suffix[1:], lambda folder=folder: _whole(folder)))
+                targets.append(Target(path, path.suffix[1:], partial(_whole, folder)))
     return targets
 
 
@@ -64,9 +65,8 @@ def parts(stage: Path) -> list[Target]:
     spec = load_spec(stage / "spec.yaml", GenerateSpec).model_copy(update={"folder": stage})
     targets = []
     for shard in sorted(stage.glob("responses-*.parquet")):
-        # A part that counts as whole must have the very bytes that were published.
         sidecar = shard.with_name(f".{shard.name}.part.json")
-        read: Reader = lambda shard=shard: shard.read_bytes() if has_part(spec, shard) else None  # noqa: E731
+        read = partial(_part, spec, shard)
         targets += [Target(shard, "part", read), Target(sidecar, "sidecar", read)]
     return targets
 
@@ -75,7 +75,7 @@ def checkpoint_files(stage: Path) -> list[Target]:
     """Files of the checkpoints of an unfinished train stage."""
     key = load_spec(stage / "spec.yaml", TrainSpec).key()
     return [
-        Target(path, "checkpoint", lambda folder=path.parent: _checkpoint(folder, key))
+        Target(path, "checkpoint", partial(_checkpoint, path.parent, key))
         for path in sorted((stage / CHECKPOINTS).glob("step-*/*"))
     ]
 
@@ -85,6 +85,11 @@ def _whole(folder: Path) -> Any:
         return read_manifest(folder)
     except BrokenManifest:
         return None
+
+
+def _part(spec: GenerateSpec, shard: Path) -> bytes | None:
+    """A part that counts as whole must have the very bytes that were published."""
+    return shard.read_bytes() if has_part(spec, shard) else None
 
 
 def _checkpoint(folder: Path, key: str) -> Any:

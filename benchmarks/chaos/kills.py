@@ -4,7 +4,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ def undisturbed(victim: Victim, runs: Path, log: Path) -> tuple[float, dict[str,
     stages = Stages(runs / NAME, victim.rounds)
     since, clock = time.time_ns(), time.monotonic()
     process = victim.start(runs, "undisturbed", log)
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     begun: Counter[str] = Counter()
     last, moment = START, clock
     while process.poll() is None:

@@ -49,11 +49,14 @@ class Victim:
         write_prompts(self.train_file, self.prompts, seed=seed)
         write_prompts(self.heldout_file, self.heldout, seed=seed + 1)
 
-    def words(self, runs: Path, *more: str) -> list[str]:
+    def data_words(self) -> list[str]:
+        """The policy and the prompts, in the command's words."""
+        return [f"policy={self.policy}", f"prompts={self.train_file}", f"prompts.heldout={self.heldout_file}"]
+
+    def words(self, runs: Path) -> list[str]:
         """The command's words. Small shards and frequent checkpoints: many places to be killed between."""
         return [
-            f"name={NAME}", f"runs={runs}", f"policy={self.policy}", f"prompts={self.train_file}",
-            f"prompts.heldout={self.heldout_file}", "prompts.per_round=48", f"rounds={self.rounds}",
+            f"name={NAME}", f"runs={runs}", *self.data_words(), "prompts.per_round=48", f"rounds={self.rounds}",
             "panel=rules", "evaluation=plain", "evaluation.responses=2",
             "+panel.annotators.variety={kind: function, function: 'benchmarks.chaos.voter:variety'}",
             "+evaluation.judges.variety={kind: function, function: 'benchmarks.chaos.voter:variety'}",
@@ -62,7 +65,7 @@ class Victim:
             "engine=vllm-small", "engine.kv_cache_gib=0.25", "engine.max_model_len=128", "engine.shard_prompts=8",
             "sampling.max_tokens=24", "preferences.drop_truncated=false",
             "training=small", "training.launch=process", "training.epochs=2", "training.prompts_per_step=2",
-            "training.checkpoint_steps=4", *more,
+            "training.checkpoint_steps=4",
         ]  # fmt: skip
 
     def environment(self, mark: str) -> dict[str, str]:
@@ -76,11 +79,11 @@ class Victim:
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.home / "results"),
         }
 
-    def start(self, runs: Path, mark: str, log: Path, *more: str) -> subprocess.Popen[bytes]:
+    def start(self, runs: Path, mark: str, log: Path) -> subprocess.Popen[bytes]:
         """The real command, in a session of its own. Its output is appended to `log`."""
         with open(log, "ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "flows.iterate", *self.words(runs, *more)],
+                [sys.executable, "-m", "flows.iterate", *self.words(runs)],
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
