@@ -19,8 +19,8 @@ from typing import Any
 from storage.manifest import MANIFEST, BrokenManifest, read_manifest
 from storage.stage import has_part, load_spec
 from tasks.generation.settings import GenerateSpec
-from tasks.training.checkpoints import CHECKPOINTS, Checkpoint
-from tasks.training.settings import TrainSpec
+from tasks.training.checkpoints import Checkpoint
+from tasks.training.settings import CHECKPOINTS, TrainSpec
 
 #: Asks a reader for what it would use; None when it refuses.
 Reader = Callable[[], Any]
