@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,8 +58,18 @@ class Tally:
         return Counter(kill.stage for kill in self.kills)
 
 
-def undisturbed(victim: Victim, runs: Path, log: Path) -> tuple[float, dict[str, float]]:
-    """Run once without harm: its seconds, and those of every kind of stage (and start-up), by the clock outside."""
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed run: where it is, how long it took, and how long every kind of stage (and start-up) did."""
+
+    run: Path
+    seconds: float
+    by_stage: dict[str, float]
+
+
+def undisturbed(victim: Victim) -> Reference:
+    """Run once without harm, timed by a clock outside."""
+    runs, log = victim.home / "undisturbed", victim.home / "undisturbed.log"
     stages = Stages(runs / NAME, victim.rounds)
     since, clock = time.time_ns(), time.monotonic()
     process = victim.start(runs, "undisturbed", log)
@@ -73,13 +84,14 @@ def undisturbed(victim: Victim, runs: Path, log: Path) -> tuple[float, dict[str,
         time.sleep(POLL)
     if process.returncode:
         raise RuntimeError(f"the undisturbed run failed with code {process.returncode}; see {log}")
-    return time.monotonic() - clock, {kind: seconds / max(1, begun[kind]) for kind, seconds in spent.items()}
+    by_stage = {kind: round(seconds / max(1, begun[kind]), 3) for kind, seconds in spent.items()}
+    return Reference(stages.run, round(time.monotonic() - clock, 2), by_stage)
 
 
 class Campaign:
-    """Disturbed runs until every aim is met. The aims, moments and processes are drawn from `seed`."""
+    """Disturbed runs. Aims, moments and processes are drawn from `seed`; `seconds` say how long a stage may last."""
 
-    def __init__(self, victim: Victim, seconds: dict[str, float], reference: Path, *, seed: int) -> None:
+    def __init__(self, victim: Victim, seconds: dict[str, float], reference: "Future[Reference]", *, seed: int) -> None:
         self.victim = victim
         self.seconds = seconds
         self.reference = reference
@@ -100,7 +112,7 @@ class Campaign:
         run.until_done()
         self.tally.rewritten += [f"run {number}: {name}" for name in run.ledger.rewritten]
         self.tally.published += len(run.ledger)
-        differing = compare(self.reference, run.folder)
+        differing = compare(self.reference.result().run, run.folder)
         if differing:
             self.tally.mismatches[run.name] = differing
         return run.left

@@ -28,6 +28,7 @@ class Victim:
 
     home: Path  # everything lies below: policy, prompts, run folders, Prefect's database and results
     rounds: int = 2
+    epochs: int = 6  # most of a train stage shall be steps, not the start of its process
     prompts: int = 3000
     heldout: int = 32
 
@@ -64,8 +65,8 @@ class Victim:
             "sampling.responses=6",
             "engine=vllm-small", "engine.kv_cache_gib=0.25", "engine.max_model_len=128", "engine.shard_prompts=8",
             "sampling.max_tokens=24", "preferences.drop_truncated=false",
-            "training=small", "training.launch=process", "training.epochs=2", "training.prompts_per_step=2",
-            "training.checkpoint_steps=4",
+            "training=small", "training.launch=process", f"training.epochs={self.epochs}",
+            "training.prompts_per_step=2", "training.checkpoint_steps=4",
         ]  # fmt: skip
 
     def environment(self, mark: str) -> dict[str, str]:
