@@ -6,7 +6,7 @@ durable: the flow `irepo` with Prefect's temporary server, manifests, digests, f
 bare: the bodies of the same stages on the same specs, one after the other. `run_stage` only calls the body; nothing is
 hashed, synced or marked, no checkpoint is written, and there is no Prefect. What the stages write is the same.
 
-Both clocks run from the flow's start to its end and leave out the seconds in which the engine starts.
+Both clocks run from the flow's start to its end. They leave out imports and the seconds in which the engine starts.
 """
 
 import json
@@ -27,6 +27,7 @@ from storage.stage import Outcome, Spec
 def main(arm: str, figures: Path, words: list[str]) -> None:
     prepare()
     quiet_console()
+    _import_rooms()
     run = {"durable": _durable, "bare": _bare}[arm](words)
     engine = _time_engine_starts()
     clock, cpu = time.monotonic(), time.process_time()
@@ -34,6 +35,19 @@ def main(arm: str, figures: Path, words: list[str]) -> None:
     seconds, cpu = time.monotonic() - clock, time.process_time() - cpu
     result = {"seconds": seconds - sum(engine), "engine_start": sum(engine), "cpu": cpu}
     figures.write_text(json.dumps(result), encoding="utf-8")
+
+
+def _import_rooms() -> None:
+    """Both arms begin with the same modules imported; the flow would import torch in its first round."""
+    import accelerate  # noqa: F401
+
+    import tasks.evaluation.divergence
+    import tasks.evaluation.stage
+    import tasks.generation.stage
+    import tasks.generation.verify
+    import tasks.labeling.judging
+    import tasks.labeling.stage
+    import tasks.training.trainer  # noqa: F401
 
 
 def _time_engine_starts() -> list[float]:

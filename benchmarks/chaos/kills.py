@@ -202,7 +202,9 @@ class _Run:
     def _in_stage(self, process: subprocess.Popen[bytes], mark: str, since: int, place: int) -> bool:
         """Wait for the stage and kill in it; False when the command ended before."""
         kind = self.stages.folders[place][0]
-        delay = self.draw.random() * 0.85 * self.campaign.seconds.get(kind, 0.0)
+        # Training begins with seconds of imports: late moments, among the steps, are drawn more often there.
+        moment = self.draw.random() ** (0.4 if kind == "train" else 1.0)
+        delay = moment * 0.85 * self.campaign.seconds[kind]
         began: float | None = None
         living, looked = processes(mark), time.monotonic()
         while process.poll() is None and time.monotonic() < self.deadline:
@@ -240,6 +242,8 @@ class _Run:
             if role == SERVER:
                 self.serverless, self.deadline = True, time.monotonic() + SERVERLESS
             self.ledger.look()
+            if role == "training":
+                self._look_at_training()
             time.sleep(0.2)
             self.tally.survived += process.poll() is None
 
