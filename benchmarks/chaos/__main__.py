@@ -32,10 +32,6 @@ from benchmarks.chaos.victim import Victim
 
 console = Console()
 TRIALS = 1000  # of corruption
-#: Seconds of stages on an idle machine.
-_EXPECTED = {
-    "start-up": 6.0, "generate": 1.0, "label": 0.6, "train": 4.5, "responses": 2.0, "judgements": 0.25, "metrics": 0.4,
-}  # fmt: skip
 _RUNS_AT_MOST = 6  # disturbed runs that may be added to reach every stage often enough
 
 
@@ -64,8 +60,7 @@ def run(home: Path, arguments: argparse.Namespace) -> int:
     with ThreadPoolExecutor(1) as beside:
         console.print("an undisturbed run")
         reference = beside.submit(undisturbed, victim)
-        # The short version does not wait for it; where stages last otherwise, kills come early or late in them.
-        seconds = _EXPECTED if arguments.short else reference.result().by_stage
+        seconds = reference.result().by_stage
         campaign = Campaign(victim, seconds, reference, seed=arguments.seed)
         clock = time.monotonic()
         disturb(campaign, arguments.kills, short=arguments.short)
