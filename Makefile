@@ -45,7 +45,7 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup run serve deploy worker test test-slow check lock clean
+.PHONY: help setup run serve deploy worker test test-slow chaos check lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -88,6 +88,9 @@ test: setup  ## the suite; ARGS="-k name" is handed to pytest
 
 test-slow: setup  ## the tests marked slow
 	@$(VENV) -m pytest -m slow $(ARGS)
+
+chaos: setup  ## kill a run fifty times, break its files, time what durability costs; ARGS="--seed 1"
+	@$(VENV) -m benchmarks.chaos --kills 50 $(ARGS)
 
 check: setup  ## ruff (rules and format) and mypy
 	@.venv/bin/ruff check

@@ -20,10 +20,10 @@ from storage.files import digest, publish_folder, publish_text, sweep_temporarie
 from storage.manifest import BrokenManifest, FileEntry
 from tasks.training.metrics import StepMetrics
 from tasks.training.optimizer import load_optimizer, optimizer_tensors
+from tasks.training.settings import CHECKPOINTS
 
 log = logging.getLogger("irepo")
 
-CHECKPOINTS = "checkpoints"
 KEPT = 2
 _RECORD = "checkpoint.json"
 _WEIGHTS = "weights.safetensors"

@@ -7,6 +7,7 @@ libraries print goes to train.log in the stage's folder.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from storage.errors import UserError
 from storage.manifest import Manifest, read_manifest
 from storage.stage import Progress, finished, load_spec, silent
 from tasks.processes import die_with_parent, end_group, start_group
-from tasks.training.settings import TrainSpec
+from tasks.training.settings import CHECKPOINTS, TrainSpec
 
 LOG_FILE = "train.log"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,8 @@ def launch(spec: TrainSpec, progress: Progress = silent) -> Manifest:
     """
     adopted = finished(spec)
     if adopted is not None:
+        # A process that was killed after its manifest was published left them behind.
+        shutil.rmtree(spec.folder / CHECKPOINTS, ignore_errors=True)
         return adopted
     if spec.settings.optimization.launch == "inline":
         from tasks.training.trainer import run

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.stage import Spec
 
+#: Folder of checkpoints inside the folder of an unfinished train stage.
+CHECKPOINTS = "checkpoints"
+
 
 class ObjectiveSettings(BaseModel):
     """What is minimised. The reference is the policy that log-ratios are taken against."""

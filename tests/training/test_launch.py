@@ -10,6 +10,7 @@ from storage.errors import UserError
 from storage.stage import Progress
 from tasks.training import launch as launching
 from tasks.training.launch import TrainingFailed, launch
+from tasks.training.settings import CHECKPOINTS
 from tasks.training.trainer import run
 from tests.training.conftest import MakeSpec
 from tests.training.preference_rows import preference_row
@@ -31,6 +32,17 @@ def test_process_gives_what_inline_gives(make_spec: MakeSpec) -> None:
     inline = launch(make_spec("inline"))
     assert [entry.sha256 for entry in inline.files] == [entry.sha256 for entry in manifest.files]
     assert launch(spec) == manifest
+
+
+@pytest.mark.parametrize("mode", ["inline", "process"])
+def test_checkpoints_of_a_finished_stage_are_removed(make_spec: MakeSpec, mode: str) -> None:
+    """A kill between the manifest and the removal of the checkpoints leaves them to whoever adopts the stage."""
+    spec = make_spec(optimization={"launch": mode})
+    manifest = run(spec)
+    left = spec.folder / CHECKPOINTS / "step-000002"
+    left.mkdir(parents=True)
+    assert launch(spec) == manifest
+    assert not left.parent.exists()
 
 
 def test_user_error_comes_through(make_spec: MakeSpec) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.manifest import MANIFEST
-from tasks.training.checkpoints import CHECKPOINTS, Checkpoint
-from tasks.training.settings import TrainSpec
+from tasks.training.checkpoints import Checkpoint
+from tasks.training.settings import CHECKPOINTS, TrainSpec
 from tasks.training.trainer import run
 from tests.training.conftest import MakeSpec
 

@@ -1,0 +1,1 @@
+"""Kills, corruption and the cost of durability. See __main__.py."""

@@ -1,0 +1,158 @@
+"""One run, in this process, timed: as the flow does it, or the bare stage functions.
+
+    python -m benchmarks.chaos.arms durable <file for the figures> <words of a configuration>
+
+durable: the flow `irepo` with Prefect's temporary server, manifests, digests, fsync, parts and checkpoints.
+bare: the bodies of the same stages on the same specs, one after the other. `run_stage` only calls the body; nothing is
+hashed, synced or marked, no checkpoint is written, and there is no Prefect. What the stages write is the same.
+
+Both clocks run from the flow's start to its end. They leave out imports and the seconds in which the engine starts.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flows.environment import prepare, quiet_console
+from flows.temporary_server import await_server, start_temporary_server
+from storage.manifest import FileEntry, Manifest
+from storage.stage import Outcome, Spec
+
+
+def main(arm: str, figures: Path, words: list[str]) -> None:
+    prepare()
+    quiet_console()
+    _import_rooms()
+    run = {"durable": _durable, "bare": _bare}[arm](words)
+    engine = _time_engine_starts()
+    clock, cpu = time.monotonic(), time.process_time()
+    run()
+    seconds, cpu = time.monotonic() - clock, time.process_time() - cpu
+    result = {"seconds": seconds - sum(engine), "engine_start": sum(engine), "cpu": cpu}
+    figures.write_text(json.dumps(result), encoding="utf-8")
+
+
+def _import_rooms() -> None:
+    """Both arms begin with the same modules imported; the flow would import torch in its first round."""
+    import accelerate  # noqa: F401
+
+    import tasks.evaluation.divergence
+    import tasks.evaluation.stage
+    import tasks.generation.stage
+    import tasks.generation.verify
+    import tasks.labeling.judging
+    import tasks.labeling.stage
+    import tasks.training.trainer  # noqa: F401
+
+
+def _time_engine_starts() -> list[float]:
+    """Seconds of every start of vLLM from now on."""
+    from tasks.generation.vllm_engine import VllmEngine
+
+    start, spent = VllmEngine._start, []
+
+    def timed(self: VllmEngine, policy: Path) -> None:
+        clock = time.monotonic()
+        start(self, policy)
+        spent.append(time.monotonic() - clock)
+
+    VllmEngine._start = timed  # type: ignore[method-assign]
+    return spent
+
+
+def _durable(words: list[str]) -> Callable[[], Any]:
+    start_temporary_server()
+    from flows.iterate import irepo
+
+    await_server()
+    return lambda: irepo(overrides=words)
+
+
+def _bare(words: list[str]) -> Callable[[], Any]:
+    _strip()
+    from conf.compose import compose_config
+    from flows.plan import Plan
+    from flows.preflight import find_policy
+    from tasks.evaluation.stage import run as evaluate
+    from tasks.generation.prompts import fits_context, run_prompts, run_select
+    from tasks.generation.registry import open_engine
+    from tasks.generation.stage import run as generate
+    from tasks.labeling.judging import run_judging
+    from tasks.labeling.stage import run as label
+    from tasks.modeling.load import load_tokenizer
+    from tasks.training.trainer import run as train
+
+    def run() -> None:
+        config = compose_config(words)
+        plan = Plan(config, find_policy(config.policy))
+        tokenizer, context = load_tokenizer(plan.initial), config.engine.max_model_len or 256
+        tokens = config.sampling.max_tokens
+        run_prompts(
+            plan.prompts({}),
+            lambda rows: fits_context(rows, tokenizer, context=context, max_tokens=tokens, drop=False),
+        )
+        engine = open_engine(config.engine)
+        try:
+            for number in range(config.rounds + 1):
+                start = max(0, number - 1)
+                if number:
+                    run_select(plan.select(number, {}))
+                    generate(plan.generate(number, start, {}), engine=engine)
+                    label(plan.label(number, {}))
+                    train(plan.train(number, start, {}))
+                inputs = {"prompts": "", "policy": str(number), "initial": "0"}
+                responses, judge, metrics = plan.evaluate(number, start, inputs)
+                generate(responses, engine=engine)
+                run_judging(judge)
+                evaluate(metrics)
+        finally:
+            engine.close()
+
+    return run
+
+
+def _strip() -> None:
+    """Take durability off the stages: they are called as before, and keep what they publish in memory and in files."""
+    import tasks.evaluation.stage
+    import tasks.generation.prompts
+    import tasks.generation.stage
+    import tasks.labeling.candidates
+    import tasks.labeling.judging
+    import tasks.labeling.stage
+    import tasks.training.reference
+    import tasks.training.trainer
+
+    manifests: dict[Path, Manifest] = {}
+
+    def run_stage(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
+        spec.folder.mkdir(parents=True, exist_ok=True)
+        outcome = body()
+        names = [path.relative_to(spec.folder).as_posix() for path in outcome.paths]
+        manifests[spec.folder] = Manifest(
+            stage=spec.stage, round=spec.round, key="", inputs={}, settings=spec.settings.model_dump(mode="json"),
+            files=[FileEntry(path=name, bytes=0, sha256="") for name in names], rows=outcome.rows,
+            summary=outcome.summary, stage_version=spec.version, seed=spec.seed, started="", seconds=0.0, versions={},
+        )  # fmt: skip
+        return manifests[spec.folder]
+
+    replacements: dict[str, Callable[..., Any]] = {
+        "run_stage": run_stage,
+        "read_manifest": lambda folder: manifests[folder],
+        "has_part": lambda spec, path: False,
+        "mark_part": lambda spec, path: None,
+        "save_checkpoint": lambda folder, **state: None,
+    }
+    rooms = (tasks.evaluation, tasks.generation, tasks.labeling, tasks.training)
+    for module in [module for room in rooms for module in vars(room).values() if isinstance(module, ModuleType)]:
+        for name in replacements.keys() & vars(module).keys():
+            setattr(module, name, replacements[name])
+    os.fsync = lambda handle: None  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

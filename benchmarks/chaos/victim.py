@@ -1,0 +1,144 @@
+"""The run that is killed: a random policy, its prompts, and the real command in an environment of its own."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+#: In the environment of every process of an attempt, and so in /proc/<pid>/environ: who descends from it.
+MARK = "IREPO_CHAOS"
+NAME = "victim"
+_CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_TEXTS = (
+    "user assistant system what is the sum of the numbers the answer is not known to the reader",
+    "a short reply is better than a long one and a kind reply is better than a rude one",
+)
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Where the benchmark keeps its own things, and how large the run is."""
+
+    home: Path  # everything lies below: policy, prompts, run folders, Prefect's database and results
+    rounds: int = 2
+    epochs: int = 6  # most of a train stage shall be steps, not the start of its process
+    prompts: int = 3000
+    heldout: int = 32
+
+    @property
+    def policy(self) -> Path:
+        return self.home / "policy"
+
+    @property
+    def train_file(self) -> Path:
+        return self.home / "prompts.jsonl"
+
+    @property
+    def heldout_file(self) -> Path:
+        return self.home / "heldout.jsonl"
+
+    def make(self, seed: int = 0) -> None:
+        """Build policy and prompts."""
+        build_policy(self.policy, seed=seed)
+        write_prompts(self.train_file, self.prompts, seed=seed)
+        write_prompts(self.heldout_file, self.heldout, seed=seed + 1)
+
+    def data_words(self) -> list[str]:
+        """The policy and the prompts, in the command's words."""
+        return [f"policy={self.policy}", f"prompts={self.train_file}", f"prompts.heldout={self.heldout_file}"]
+
+    def words(self, runs: Path) -> list[str]:
+        """The command's words. Small shards and frequent checkpoints: many places to be killed between."""
+        return [
+            f"name={NAME}", f"runs={runs}", *self.data_words(), "prompts.per_round=48", f"rounds={self.rounds}",
+            "panel=rules", "evaluation=plain", "evaluation.responses=2",
+            "+panel.annotators.variety={kind: function, function: 'benchmarks.chaos.voter:variety'}",
+            "+evaluation.judges.variety={kind: function, function: 'benchmarks.chaos.voter:variety'}",
+            "+evaluation.rates.variety={kind: function, function: 'benchmarks.chaos.voter:variety'}",
+            "sampling.responses=6",
+            "engine=vllm-small", "engine.kv_cache_gib=0.25", "engine.max_model_len=128", "engine.shard_prompts=8",
+            "sampling.max_tokens=24", "preferences.drop_truncated=false",
+            "training=small", "training.launch=process", f"training.epochs={self.epochs}",
+            "training.prompts_per_step=2", "training.checkpoint_steps=4",
+        ]  # fmt: skip
+
+    def environment(self, mark: str) -> dict[str, str]:
+        """No server of the user's, one thread a process, and `mark` to know the processes by."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "IREPO_"))}
+        return environment | {
+            MARK: mark,
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.home / "results"),
+        }
+
+    def start(self, runs: Path, mark: str, log: Path) -> subprocess.Popen[bytes]:
+        """The real command, in a session of its own. Its output is appended to `log`."""
+        with open(log, "ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.iterate", *self.words(runs)],
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self.environment(mark),
+                start_new_session=True,
+            )
+
+
+def write_prompts(path: Path, count: int, *, seed: int) -> None:
+    """`count` short prompts, all different."""
+    draw = random.Random(seed)
+    lines = [
+        json.dumps({"prompt": f"Say {seed}-{i} and {draw.randrange(1000)}", "answer": str(i)}) for i in range(count)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def build_policy(folder: Path, *, seed: int) -> None:
+    """Save a random Llama (hidden 64, 2 layers, vocabulary 300, context 256) with tokenizer and chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_TEXTS, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = _CHATML
+    tokenizer.save_pretrained(folder)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.25,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
+    model.save_pretrained(folder)

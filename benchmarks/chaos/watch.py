@@ -1,0 +1,146 @@
+"""What a run is doing, seen from outside: its folder says which stage, /proc says which processes."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.chaos.victim import MARK
+from storage.manifest import MANIFEST
+
+START, BETWEEN = "start-up", "between stages"
+#: Part of a command line -> what the process is.
+_ROLES = {
+    "tasks.generation.vllm_worker": "engine",
+    "tasks.training.launch": "training",
+    "flows.temporary_server": "temporary server",
+    "prefect.server": "temporary server",
+    "flows.iterate": "flow",
+}
+
+
+class Stages:
+    """The stages of a run in the order in which they are done, as (kind, folder)."""
+
+    def __init__(self, run: Path, rounds: int) -> None:
+        self.run = run
+        self.folders: list[tuple[str, Path]] = [("prompts", run / "prompts"), *_evaluation(run / "round-00")]
+        for number in range(1, rounds + 1):
+            folder = run / f"round-{number:02d}"
+            self.folders.append(("select", folder / "prompts"))
+            self.folders += [(kind, folder / kind) for kind in ("generate", "label", "train")]
+            self.folders += _evaluation(folder)
+            self.folders.append(("gate", folder / "gate"))
+
+    def done(self, index: int) -> bool:
+        return (self.folders[index][1] / MANIFEST).exists()
+
+    def running(self, since: int) -> int | None:
+        """Index of the stage that was begun after `since` (ns) and has no manifest yet; None when there is none."""
+        for index in reversed(range(len(self.folders))):
+            if _changed(self.folders[index][1] / "spec.yaml") >= since and not self.done(index):
+                return index
+        return None
+
+    def now(self, since: int) -> str:
+        """Kind of the running stage, or `START` (nothing begun yet), or `BETWEEN`."""
+        index = self.running(since)
+        if index is not None:
+            return self.folders[index][0]
+        begun = any(_changed(folder / "spec.yaml") >= since for _, folder in self.folders)
+        return BETWEEN if begun else START
+
+
+def _evaluation(folder: Path) -> list[tuple[str, Path]]:
+    evaluate = folder / "evaluate"
+    return [("responses", evaluate / "responses"), ("judgements", evaluate / "judgements"), ("metrics", evaluate)]
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def processes(mark: str) -> dict[int, str]:
+    """Process id -> role of every living process that carries `mark` in its environment."""
+    found = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            role = role_of(int(entry.name), mark)
+            if role is not None:
+                found[int(entry.name)] = role
+    return found
+
+
+def role_of(pid: int, mark: str) -> str | None:
+    """What process `pid` is; None when it is gone, a zombie, or not ours."""
+    folder = Path("/proc") / str(pid)
+    try:
+        # A zombie's environment is empty.
+        if f"{MARK}={mark}\0".encode() not in (folder / "environ").read_bytes():
+            return None
+        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return None
+    return next((role for part, role in _ROLES.items() if part in command), "other")
+
+
+def kill(pids: Iterator[int] | list[int], mark: str) -> list[int]:
+    """SIGKILL to those of `pids` that are still ours; returns them."""
+    killed = []
+    for pid in pids:
+        if role_of(pid, mark) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+    return killed
+
+
+class Ledger:
+    """What a run has published: nothing of it may be written again."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self.rewritten: list[str] = []
+
+    def look(self) -> None:
+        """Note what is published by now (named by a manifest, or with the sidecar of a part), and what changed."""
+        for path in _published(self._run):
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue
+            identity = (state.st_ino, state.st_mtime_ns)
+            if self._seen.setdefault(path, identity) != identity:
+                self.rewritten.append(path.relative_to(self._run).as_posix())
+                self._seen[path] = identity
+        for path in [path for path in self._seen if not path.exists()]:
+            self.rewritten.append(f"{path.relative_to(self._run).as_posix()} (gone)")
+            del self._seen[path]
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+
+def _published(run: Path) -> Iterator[Path]:
+    for manifest in run.rglob(MANIFEST):
+        with suppress(OSError, ValueError):
+            entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+            yield manifest
+            yield from (manifest.parent / entry["path"] for entry in entries)
+    for sidecar in run.rglob(".*.part.json"):
+        yield sidecar.with_name(sidecar.name.removeprefix(".").removesuffix(".part.json"))
+
+
+def steps_undone(train: Path) -> int:
+    """Optimizer steps of an interrupted train stage that its newest checkpoint does not have."""
+    metrics = train / "metrics.jsonl"
+    if (train / MANIFEST).exists() or not metrics.exists():
+        return 0
+    steps = [int(path.name.removeprefix("step-")) for path in (train / "checkpoints").glob("step-*")]
+    return max(0, metrics.read_bytes().count(b"\n") - max(steps, default=0))

@@ -1,0 +1,74 @@
+"""The chaos benchmark, short: kills, resumes, and broken files; and the benchmark's own eyes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos.compare import compare
+from benchmarks.chaos.victim import PROJECT
+from benchmarks.chaos.watch import Ledger
+from storage.files import publish_text
+
+
+@pytest.mark.vllm
+def test_a_killed_run_ends_as_one_that_was_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.chaos", "--kills", "8", "--short"],
+        cwd=PROJECT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """Two equal run folders with one finished stage each."""
+    folders = tmp_path / "a" / "victim", tmp_path / "b" / "victim"
+    for seconds, run in enumerate(folders):
+        manifest = {
+            "files": [{"path": "x.parquet"}],
+            "seconds": seconds,
+            "started": str(seconds),
+            "digest": str(seconds),
+        }
+        publish_text(run / "label" / "manifest.json", json.dumps(manifest))
+        publish_text(run / "label" / "x.parquet", "rows")
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("harm", "what"),
+    [
+        (lambda stage: (stage / "x.parquet").write_text("row"), {"label/x.parquet": "other content"}),
+        (lambda stage: (stage / "x.parquet").unlink(), {"label/x.parquet": "missing"}),
+        (lambda stage: (stage / ".y.tmp").touch(), {"label/.y.tmp": "left behind"}),
+        (
+            lambda stage: publish_text(stage / "manifest.json", '{"digest": ""}'),
+            {"label/manifest.json": "other content"},
+        ),
+        (lambda stage: None, {}),
+    ],
+)
+def test_two_runs_are_compared_but_for_their_times(
+    runs: tuple[Path, Path], harm: Callable[[Path], object], what: dict[str, str]
+) -> None:
+    harm(runs[1] / "label")
+    assert compare(*runs) == what
+
+
+def test_what_is_published_again_is_seen(runs: tuple[Path, Path]) -> None:
+    ledger = Ledger(runs[0])
+    ledger.look()
+    ledger.look()
+    assert (len(ledger), ledger.rewritten) == (2, [])
+    publish_text(runs[0] / "label" / "x.parquet", "rows")
+    ledger.look()
+    assert ledger.rewritten == ["label/x.parquet"]
