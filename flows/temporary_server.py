@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +27,7 @@ _START_SECONDS = 120
 _ROOT = Path(__file__).resolve().parent.parent
 
 _server: subprocess.Popen[bytes] | None = None
+_stopping = threading.Event()
 
 
 def healthy(api: str) -> bool:
@@ -57,22 +59,29 @@ def start_temporary_server() -> None:
     if get_current_settings().api.url is not None:
         return
     port = free_port()
+    _server = _launch(port)
+    # Registered before Prefect is imported, so called after what Prefect sends at its end.
+    atexit.register(_stop)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    os.environ[TEMPORARY] = "1"
+    refresh_global_settings_context()
+
+
+def _launch(port: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "PREFECT_UI_ENABLED": "0",
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
     }
     command = [sys.executable, "-m", "flows.temporary_server", str(port)]
-    _server = start_group(command, stdout=subprocess.DEVNULL, env=environment, cwd=_ROOT)
-    # Registered before Prefect is imported, so called after what Prefect sends at its end.
-    atexit.register(end_group, _server)
-    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
-    os.environ[TEMPORARY] = "1"
-    refresh_global_settings_context()
+    return start_group(command, stdout=subprocess.DEVNULL, env=environment, cwd=_ROOT)
 
 
 def await_server() -> None:
-    """Wait until the temporary server answers, if there is one. Raises UserError when it does not start."""
+    """Wait until the temporary server answers, if there is one; from then on it is started again when it dies.
+
+    Raises UserError when it does not start.
+    """
     if _server is None:
         return
     deadline = time.monotonic() + _START_SECONDS
@@ -85,6 +94,22 @@ def await_server() -> None:
                 remedy="look at what it printed above; is PREFECT_HOME writable? Or start one: make serve",
             )
         time.sleep(0.05)
+    threading.Thread(target=_watch, args=(_server,), name="watch-server", daemon=True).start()
+
+
+def _watch(server: subprocess.Popen[bytes]) -> None:
+    """A run whose server is gone waits for it (Prefect's client tries for a minute): give it one at the same port."""
+    global _server
+    port = int(os.environ["PREFECT_API_URL"].removesuffix("/api").rpartition(":")[2])
+    while not _stopping.wait(0.5):
+        if server.poll() is not None:
+            _server = server = _launch(port)
+
+
+def _stop() -> None:
+    _stopping.set()
+    if _server is not None:
+        end_group(_server)
 
 
 def free_port() -> int:

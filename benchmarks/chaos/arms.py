@@ -6,7 +6,8 @@ durable: the flow `irepo` with Prefect's temporary server, manifests, digests, f
 bare: the bodies of the same stages on the same specs, one after the other. `run_stage` only calls the body; nothing is
 hashed, synced or marked, no checkpoint is written, and there is no Prefect. What the stages write is the same.
 
-Both clocks run from the flow's start to its end. They leave out imports and the seconds in which the engine starts.
+Both clocks run from the start of the first round to the end of the run. What is done once a run (imports, the start of
+the server and the engine, checks of prompts and policy, the initial policy's evaluation) comes before.
 """
 
 import json
@@ -19,9 +20,13 @@ from types import ModuleType
 from typing import Any
 
 from flows.environment import prepare, quiet_console
+from flows.plan import Plan
 from flows.temporary_server import await_server, start_temporary_server
 from storage.manifest import FileEntry, Manifest
 from storage.stage import Outcome, Spec
+
+#: When the first round began, on the monotonic clock.
+_began: list[float] = []
 
 
 def main(arm: str, figures: Path, words: list[str]) -> None:
@@ -29,12 +34,8 @@ def main(arm: str, figures: Path, words: list[str]) -> None:
     quiet_console()
     _import_rooms()
     run = {"durable": _durable, "bare": _bare}[arm](words)
-    engine = _time_engine_starts()
-    clock, cpu = time.monotonic(), time.process_time()
     run()
-    seconds, cpu = time.monotonic() - clock, time.process_time() - cpu
-    result = {"seconds": seconds - sum(engine), "engine_start": sum(engine), "cpu": cpu}
-    figures.write_text(json.dumps(result), encoding="utf-8")
+    figures.write_text(json.dumps({"seconds": time.monotonic() - _began[0]}), encoding="utf-8")
 
 
 def _import_rooms() -> None:
@@ -50,33 +51,24 @@ def _import_rooms() -> None:
     import tasks.training.trainer  # noqa: F401
 
 
-def _time_engine_starts() -> list[float]:
-    """Seconds of every start of vLLM from now on."""
-    from tasks.generation.vllm_engine import VllmEngine
-
-    start, spent = VllmEngine._start, []
-
-    def timed(self: VllmEngine, policy: Path) -> None:
-        clock = time.monotonic()
-        start(self, policy)
-        spent.append(time.monotonic() - clock)
-
-    VllmEngine._start = timed  # type: ignore[method-assign]
-    return spent
-
-
 def _durable(words: list[str]) -> Callable[[], Any]:
     start_temporary_server()
-    from flows.iterate import irepo
+    from flows import iterate
 
+    complete_round = iterate.complete_round
+
+    def noted(plan: Plan, number: int, prompts: str, before: list[dict[str, Any]]) -> dict[str, Any]:
+        _began.append(time.monotonic())
+        return complete_round(plan, number, prompts, before)
+
+    iterate.complete_round = noted  # type: ignore[assignment]
     await_server()
-    return lambda: irepo(overrides=words)
+    return lambda: iterate.irepo(overrides=words)
 
 
 def _bare(words: list[str]) -> Callable[[], Any]:
     _strip()
     from conf.compose import compose_config
-    from flows.plan import Plan
     from flows.preflight import find_policy
     from tasks.evaluation.stage import run as evaluate
     from tasks.generation.prompts import fits_context, run_prompts, run_select
@@ -101,6 +93,7 @@ def _bare(words: list[str]) -> Callable[[], Any]:
             for number in range(config.rounds + 1):
                 start = max(0, number - 1)
                 if number:
+                    _began.append(time.monotonic())
                     run_select(plan.select(number, {}))
                     generate(plan.generate(number, start, {}), engine=engine)
                     label(plan.label(number, {}))

@@ -15,14 +15,14 @@ _ROUNDS = 2
 _WORDS = (
     f"rounds={_ROUNDS}", "prompts.per_round=128", "sampling.responses=4", "sampling.max_tokens=48", "panel=rules",
     "evaluation=plain", "evaluation.responses=2", "engine=vllm-small", "engine.kv_cache_gib=0.25",
-    "engine.max_model_len=128", "preferences.drop_truncated=false", "training=small", "training.epochs=4",
+    "engine.max_model_len=128", "preferences.drop_truncated=false", "training=small", "training.epochs=16",
     "training.prompts_per_step=2",
 )  # fmt: skip
 
 
 @dataclass
 class Cost:
-    """Seconds a round of every repetition, engine starts left out."""
+    """Seconds a round, of every repetition."""
 
     durable: list[float]
     bare: list[float]

@@ -18,12 +18,11 @@ from storage.manifest import MANIFEST
 POLL = 0.003  # seconds
 GRACE = 5.0  # seconds that child processes have to go once the command has ended
 LIMIT = 240.0  # seconds of one attempt; a command that takes longer hangs
-SERVERLESS = 25.0  # seconds that a command may go on after its server was killed, then it is ended by hand
 #: Kinds of stages that a kill is aimed at. The others (prompts, select, gate) take milliseconds: hit by chance only.
 AIMED = (START, "generate", "label", "train", "responses", "judgements", "metrics")
 EVERYTHING, SERVER = "everything", "temporary server"
-#: How often which process is killed, where it is alive; the server seldom, because Prefect waits for it for minutes.
-_WEIGHTS = {EVERYTHING: 3.0, "flow": 3.0, "engine": 2.0, "training": 3.0, SERVER: 0.6}
+#: How often which process is killed, where it is alive.
+_WEIGHTS = {EVERYTHING: 3.0, "flow": 3.0, "engine": 2.0, "training": 3.0, SERVER: 1.5}
 
 
 @dataclass
@@ -46,7 +45,6 @@ class Tally:
     survived: int = 0  # kills after which the command itself went on
     failed: int = 0  # attempts that ended with an error of their own (a worker or the server was killed)
     hung: int = 0
-    serverless: int = 0  # attempts that were ended by hand because they waited for a killed server
     orphans: Counter[str] = field(default_factory=Counter)
     rewritten: list[str] = field(default_factory=list)
     published: int = 0
@@ -150,7 +148,7 @@ class _Run:
         mark = f"{self.victim.home.name}/{self.name}/{self.attempt}"
         since, clock = time.time_ns(), time.monotonic()
         process = self.victim.start(self.runs, mark, self.log)
-        self.deadline, self.serverless = clock + LIMIT, False
+        self.deadline = clock + LIMIT
         try:
             if self.starts and self.draw.random() < self.starts / (self.starts + len(self.places)):
                 self._in_start_up(process, mark, since, clock)
@@ -169,11 +167,8 @@ class _Run:
         return process.returncode == 0
 
     def _end_by_hand(self, process: subprocess.Popen[bytes], mark: str) -> None:
-        if self.serverless:
-            self.tally.serverless += 1
-        else:
-            self.tally.hung += 1
-            self.tally.problems.append(f"{self.name}, attempt {self.attempt}: still there after {LIMIT:g} s")
+        self.tally.hung += 1
+        self.tally.problems.append(f"{self.name}, attempt {self.attempt}: still there after {LIMIT:g} s")
         kill(list(processes(mark)), mark)
         process.wait()
 
@@ -239,8 +234,6 @@ class _Run:
         if stage != aim:
             self.left.append(aim)
         if role not in (EVERYTHING, "flow"):
-            if role == SERVER:
-                self.serverless, self.deadline = True, time.monotonic() + SERVERLESS
             self.ledger.look()
             if role == "training":
                 self._look_at_training()

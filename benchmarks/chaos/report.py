@@ -72,7 +72,6 @@ def _outcomes(tally: Tally) -> list[Figure]:
         Figure("resumes", str(tally.resumes)),
         Figure("the command went on", str(tally.survived)),
         Figure("attempts that failed by themselves", str(tally.failed)),
-        Figure("attempts that waited for a killed server, ended by hand", str(tally.serverless)),
         Figure("attempts that hung", str(tally.hung), "0", not tally.hung),
         Figure("published files looked after", str(tally.published)),
         Figure("recomputed (published files written again)", str(len(tally.rewritten)), "0", not tally.rewritten),

@@ -120,8 +120,11 @@ class Ledger:
                 self.rewritten.append(path.relative_to(self._run).as_posix())
                 self._seen[path] = identity
         for path in [path for path in self._seen if not path.exists()]:
-            self.rewritten.append(f"{path.relative_to(self._run).as_posix()} (gone)")
             del self._seen[path]
+            if not (
+                path.name.startswith("part-") and (path.parent / MANIFEST).exists()
+            ):  # a done stage drops its parts
+                self.rewritten.append(f"{path.relative_to(self._run).as_posix()} (gone)")
 
     def __len__(self) -> int:
         return len(self._seen)
