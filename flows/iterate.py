@@ -39,7 +39,7 @@ from flows.round import Record, complete_round, initial_record, promoted  # noqa
 from flows.supervision import supervise_this_run  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.faults import disk_faults  # noqa: E402
-from storage.files import canonical_json, publish_link, publish_text  # noqa: E402
+from storage.files import canonical_json, publish_link, publish_text, sweep_temporaries  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
@@ -84,6 +84,7 @@ def irepo(
 
 def _rounds(plan: Plan) -> list[Record]:
     layout = plan.layout
+    sweep_temporaries(layout.root)
     publish_text(layout.config, dump_config(plan.config))
     publish_folder_link(plan)
     prompts = read_manifest(layout.prompts).content

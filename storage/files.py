@@ -105,7 +105,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 def sweep_temporaries(folder: Path) -> None:
     """Remove temporary files and folders that a killed process left directly inside `folder`."""
     for path in folder.glob(".*.tmp"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

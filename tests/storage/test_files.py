@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.files import publish_file, publish_folder, publish_text, sha256_file, sweep_temporaries
+from storage.files import publish_file, publish_folder, publish_link, publish_text, sha256_file, sweep_temporaries
 
 
 def names(folder: Path) -> list[str]:
@@ -107,3 +107,21 @@ def test_sweep_takes_what_a_killed_process_left_and_nothing_else(tmp_path: Path)
         (tmp_path / kept).write_text("kept")
     sweep_temporaries(tmp_path)
     assert names(tmp_path) == [".a.txt.part.json", "a.txt", "b.tmp"]
+
+
+def test_a_link_is_replaced_whole_and_moves_with_its_target(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        publish_link(tmp_path / "run" / "policy", tmp_path / "run" / name)
+        assert (tmp_path / "run" / "policy").resolve() == tmp_path / "run" / name
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "policy").resolve() == tmp_path / "moved" / "two"
+
+
+def test_sweep_takes_a_link_but_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    (tmp_path / ".policy.1.tmp").symlink_to("kept")
+    sweep_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "file").exists()

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,20 @@ def test_code_version_is_in_the_manifest_and_in_no_key(spec: Any, body: Any, mon
     assert (manifest.versions["irepo"], manifest.key) == ("two", first.key)
     relabelled = first.model_copy(update={"versions": manifest.versions})
     assert relabelled.content == first.content
+
+
+def test_a_clock_that_jumps_changes_nothing_but_when(spec: Any, body: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back to 1970, then to 2100, between a part, the stage and its adoption."""
+    part = spec.folder / "part.txt"
+    publish_text(part, "a shard")
+    mark_part(spec, part)
+    gmtime = time.gmtime
+    monkeypatch.setattr(time, "gmtime", lambda *_: gmtime(0))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert has_part(spec, part)
+    made = run_stage(spec, body)
+    assert (made.started, made.seconds >= 0) == ("1970-01-01T00:00:00Z", True)
+    monkeypatch.setattr(time, "gmtime", lambda *_: gmtime(4102444800))
+    monkeypatch.setattr(time, "time", lambda: 4102444800.0)
+    assert run_stage(spec, body) == made
+    assert body.calls == 1
