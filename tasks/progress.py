@@ -4,6 +4,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
+from queue import SimpleQueue
+from threading import Thread
 from typing import cast
 from uuid import UUID
 
@@ -51,34 +54,55 @@ def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
 
 
 class _Artifact:
-    """The progress artifact of a task run: made when the stage has worked for a while, renewed every few seconds."""
+    """The progress artifact of a task run: made when the stage has worked for a while, renewed every few seconds.
+
+    A thread writes it, always the newest figures: a stage never waits for a server, be it slow, busy or away.
+    """
 
     _SECONDS = 2.0
+    _PATIENCE = 5.0
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._id: UUID | None = None
         self._last = time.monotonic()
         self._off = TaskRunContext.get() is None
+        self._news: SimpleQueue[tuple[float, str] | None] = SimpleQueue()
+        self._thread: Thread | None = None
 
     def show(self, done: int, total: int, unit: str) -> None:
-        if time.monotonic() - self._last >= self._SECONDS and total:
-            self._write(100 * done / total, f"{self._title}: {done} of {total} {unit}")
-            self._last = time.monotonic()
+        if self._off or not total or time.monotonic() - self._last < self._SECONDS:
+            return
+        if self._thread is None:
+            self._thread = Thread(target=copy_context().run, args=(self._write,), name="progress", daemon=True)
+            self._thread.start()
+        self._news.put((100 * done / total, f"{self._title}: {done} of {total} {unit}"))
+        self._last = time.monotonic()
 
     def finish(self) -> None:
-        if self._id is not None:
-            self._write(100.0, f"{self._title}: done")
+        if self._thread is not None:
+            self._news.put((100.0, f"{self._title}: done"))
+            self._news.put(None)
+            self._thread.join(self._PATIENCE)
 
-    def _write(self, percent: float, description: str) -> None:
-        """A server that is away stops no stage: the log says so, and no more is sent."""
-        if self._off:
-            return
-        try:
-            if self._id is None:
-                self._id = cast(UUID, create_progress_artifact(percent, key="progress", description=description))
-            else:
-                update_progress_artifact(self._id, percent, description=description)
-        except Exception as error:
-            self._off = True
-            log.warning("progress is no longer shown in the UI: %s", error)
+    def _write(self) -> None:
+        """Write what is newest until None comes; a server that is away is said once, and no more is sent."""
+        artifact: UUID | None = None
+        news = self._news.get()
+        while news is not None:
+            percent, description = news
+            try:
+                if artifact is None:
+                    artifact = cast(UUID, create_progress_artifact(percent, key="progress", description=description))
+                else:
+                    update_progress_artifact(artifact, percent, description=description)
+            except Exception as error:
+                self._off = True
+                log.warning("progress is no longer shown in the UI: %s", error)
+                return
+            news = self._news.get()
+            while news is not None and not self._news.empty():
+                later = self._news.get()
+                if later is None:
+                    self._news.put(None)
+                    break
+                news = later
