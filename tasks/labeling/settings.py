@@ -1,7 +1,7 @@
 """Settings and spec of the label stage: an annotator is a class here, a file in annotators/ and a line of YAML."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,19 +62,42 @@ class SimulatedSettings(_Annotator):
     scale: float = Field(1.0, gt=0)  # utility difference / scale = logit of the vote
 
 
-class JudgeSettings(_Annotator):
-    """A pairwise LLM judge on any OpenAI-compatible endpoint; sees both orders, a contradiction is a tie."""
+class Price(BaseModel):
+    """What a provider charges, in the currency of your choice, for a million tokens."""
 
-    kind: Literal["judge"]
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+    def of(self, prompt: int, completion: int) -> float:
+        return (self.prompt * prompt + self.completion * completion) / 1e6
+
+
+class ChatSettings(_Annotator):
+    """What every annotator behind a chat model has: where the model is, and how hard it may be asked."""
+
     base_url: str = "http://127.0.0.1:8000/v1"
     model: str
     api_key_env: str | None = None  # name of the environment variable with the key; None = no key is sent
-    template: str | None = None  # file with {prompt} {response_a} {response_b}; None = the built-in one
     max_tokens: int = Field(512, ge=1)
     temperature: float = Field(0.0, ge=0)
-    concurrency: int = Field(16, ge=1)
+    extra_body: dict[str, Any] = {}  # further fields of each request, e.g. {seed: 0}
+    concurrency: int = Field(16, ge=1)  # requests in flight
+    per_minute: float | None = Field(None, gt=0)  # requests; None = as many as come
     timeout: float = Field(120, gt=0)  # seconds a request
     retries: int = Field(3, ge=0)  # transport faults only
+    faults: int = Field(8, ge=1)  # consecutive faults (after their retries) that open the circuit
+    pause: float = Field(30, ge=0)  # seconds until one question probes an open circuit; doubles each time
+    probes: int = Field(3, ge=0)  # failed probes after which the annotator is given up for this stage
+    price: Price | None = None
+
+
+class JudgeSettings(ChatSettings):
+    """A pairwise LLM judge; sees both orders, a contradiction is a tie."""
+
+    kind: Literal["judge"]
+    template: str | None = None  # file with {prompt} {response_a} {response_b}; None = the built-in one
 
 
 AnnotatorSettings = Annotated[

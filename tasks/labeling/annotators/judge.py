@@ -8,19 +8,18 @@ end; that the judge model heeds the fence is the model's affair, measured by its
 import asyncio
 import hashlib
 import json
-import os
 import re
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Literal
-
-import httpx
+from typing import Literal, TypeVar
 
 from storage.errors import UserError
-from tasks.labeling.annotators.protocol import Comparison, Messages, Vote, VoteOutcome
-from tasks.labeling.settings import JudgeSettings
+from storage.files import digest
+from tasks.labeling.annotators.protocol import Comparison, Limits, Messages, Vote, VoteOutcome
+from tasks.labeling.chat import Chat, Reply
+from tasks.labeling.chat.endpoint import Endpoint
+from tasks.labeling.settings import ChatSettings, JudgeSettings
 
 TEMPLATE = """\
 Compare two responses to the same request. Judge how well each one does what was asked: correct first, then helpful, \
@@ -40,21 +39,10 @@ Response B:
 Explain in a few sentences. Then write the verdict alone on the last line: [[A]] if A is better, [[B]] if B is better, \
 [[C]] if they are equally good."""
 
+Amount = TypeVar("Amount", int, float)
+
 _FIELD = re.compile(r"\{(prompt|response_a|response_b)\}")
 _VERDICT = re.compile(r"\[\[([ABC])\]\]")
-_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_FIRST_WAIT = 0.5  # seconds before the first retry; doubles each time
-_LONGEST_WAIT = 60.0
-
-
-@dataclass(frozen=True)
-class _Reply:
-    """One request's end: the judge's text, and what went wrong if anything did."""
-
-    text: str | None
-    error: str | None
-    seconds: float
-    tokens: int | None
 
 
 class Judge:
@@ -64,36 +52,34 @@ class Judge:
     """
 
     kind: Literal["pairs"] = "pairs"
+    tie_margin = 0.0
 
-    def __init__(self, name: str, settings: JudgeSettings, seed: int) -> None:
+    def __init__(self, name: str, settings: JudgeSettings) -> None:
         self.name = name
+        self.limits = chat_limits(settings)
         self._settings = settings
-        self._seed = seed
         self._template = _read_template(name, settings.template)
-        _key(name, settings.api_key_env)
+        self._chat: Chat = Endpoint(name, settings)
 
-    def vote(self, batch: Sequence[Comparison]) -> list[Vote]:
-        return asyncio.run(self._vote_all(batch))
-
-    async def _vote_all(self, batch: Sequence[Comparison]) -> list[Vote]:
+    @property
+    def identity(self) -> str:
         settings = self._settings
-        key = _key(self.name, settings.api_key_env)
-        gate = asyncio.Semaphore(settings.concurrency)
-        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(timeout=settings.timeout, limits=limits, headers=headers) as client:
+        sampling = [settings.max_tokens, settings.temperature, settings.extra_body]
+        return digest(["judge", 1, settings.model, self._template, sampling])
 
-            async def ask(first: str, second: str, comparison: Comparison) -> _Reply:
-                async with gate:
-                    reply = await self._ask(client, self.render(comparison.a.messages, first, second))
-                # Some servers quote the key in their complaint.
-                return _without(key, reply) if key else reply
+    def connected(self) -> AbstractAsyncContextManager[None]:
+        return self._chat.connected()
 
-            async def both(comparison: Comparison) -> Vote:
-                a, b = comparison.a.text, comparison.b.text
-                return combine(*await asyncio.gather(ask(a, b, comparison), ask(b, a, comparison)))
+    async def ask(self, question: Comparison) -> Vote:
+        a, b = question.a.text, question.b.text
+        return combine(*await both(self._reply(question, a, b), self._reply(question, b, a)))
 
-            return list(await asyncio.gather(*(both(comparison) for comparison in batch)))
+    async def _reply(self, question: Comparison, first: str, second: str) -> Reply:
+        content = self.render(question.a.messages, first, second)
+        settings = self._settings
+        return await self._chat.chat(
+            [{"role": "user", "content": content}], max_tokens=settings.max_tokens, temperature=settings.temperature
+        )
 
     def render(self, prompt: Messages, response_a: str, response_b: str) -> str:
         """The judge's instruction for one comparison in one order."""
@@ -101,56 +87,48 @@ class Judge:
         if len(prompt) > 1:
             asked = "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
         parts = {"prompt": asked, "response_a": response_a, "response_b": response_b}
-        # The mark depends on the seed and on all the texts, so that no text can contain it.
-        mark = hashlib.sha256(json.dumps([self._seed, self.name, *parts.values()]).encode()).hexdigest()[:12]
+        # The mark depends on all the texts, so that no text can contain it.
+        mark = hashlib.sha256(json.dumps([self.name, *parts.values()]).encode()).hexdigest()[:12]
         fenced = {name: f"<<<{mark}\n{text}\n{mark}>>>" for name, text in parts.items()}
         return _FIELD.sub(lambda field: fenced[field[1]], self._template)
 
-    async def _ask(self, client: httpx.AsyncClient, content: str) -> _Reply:
-        settings = self._settings
-        body = {
-            "model": settings.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": settings.max_tokens,
-            "temperature": settings.temperature,
-        }
-        started = time.monotonic()
-        for attempt in range(settings.retries + 1):
-            wait = _FIRST_WAIT * 2**attempt
-            try:
-                answer = await client.post(f"{settings.base_url.rstrip('/')}/chat/completions", json=body)
-            except httpx.TransportError as fault:
-                error = f"{type(fault).__name__}: {fault}"
-            else:
-                if answer.status_code == 200:
-                    return _read(answer, time.monotonic() - started)
-                error = f"HTTP {answer.status_code}: {answer.text[:2000]}"
-                if answer.status_code not in _TRANSIENT:
-                    break
-                asked_wait = answer.headers.get("retry-after", "")
-                wait = float(asked_wait) if asked_wait.isdecimal() else wait
-            if attempt < settings.retries:
-                await asyncio.sleep(min(wait, _LONGEST_WAIT))
-        return _Reply(None, error, time.monotonic() - started, None)
+
+async def both(first: Awaitable[Reply], second: Awaitable[Reply]) -> tuple[Reply, Reply]:
+    """Both replies, asked for at once. When one faults, the other is waited for before the Fault is raised."""
+    replies = await asyncio.gather(first, second, return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return replies  # type: ignore[return-value]
 
 
-def combine(shown_ab: _Reply, shown_ba: _Reply) -> Vote:
+def combine(shown_ab: Reply, shown_ba: Reply) -> Vote:
     """One vote from the replies to both orders. Both raw texts are kept, as JSON {"ab": ..., "ba": ...}."""
     first, second = verdict(shown_ab, "ab"), verdict(shown_ba, "ba")
     outcome: VoteOutcome = first if first == second else "tie"
     if "error" in (first, second):
         outcome = "error"
-    tokens = [reply.tokens for reply in (shown_ab, shown_ba) if reply.tokens is not None]
     return Vote(
         outcome,
         order="both",
         raw=json.dumps({"ab": shown_ab.text or shown_ab.error, "ba": shown_ba.text or shown_ba.error}),
         seconds=shown_ab.seconds + shown_ba.seconds,
-        tokens=sum(tokens) if tokens else None,
+        tokens=total(shown_ab.tokens, shown_ba.tokens),
+        cost=total(shown_ab.cost, shown_ba.cost),
     )
 
 
-def verdict(reply: _Reply, order: Literal["ab", "ba"]) -> VoteOutcome:
+def total(*amounts: Amount | None) -> Amount | None:
+    """The sum of what is known; None where nothing is."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known[1:], known[0]) if known else None
+
+
+def chat_limits(settings: ChatSettings) -> Limits:
+    return Limits(settings.concurrency, settings.faults, settings.pause, settings.probes)
+
+
+def verdict(reply: Reply, order: Literal["ab", "ba"]) -> VoteOutcome:
     """What the reply's last line says, in terms of a and b; "error" when it is not a verdict and nothing else."""
     lines = (reply.text or "").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -160,44 +138,6 @@ def verdict(reply: _Reply, order: Literal["ab", "ba"]) -> VoteOutcome:
     if match[1] == "C":
         return "tie"
     return "a" if (match[1] == "A") == (order == "ab") else "b"
-
-
-def _read(answer: httpx.Response, seconds: float) -> _Reply:
-    """The text of a chat completion; an answer of another shape is an error that keeps it."""
-    tokens: int | None = None
-    try:
-        body: Any = answer.json()
-        used = (body.get("usage") or {}).get("total_tokens")
-        tokens = used if isinstance(used, int) else None
-        choice = body["choices"][0]
-        text = choice["message"]["content"]
-        if not isinstance(text, str):
-            raise TypeError("no text")
-        cut = choice.get("finish_reason") == "length"
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return _Reply(None, f"not a chat completion: {answer.text[:2000]}", seconds, tokens)
-    return _Reply(text, "cut off at max_tokens" if cut else None, seconds, tokens)
-
-
-def _without(key: str, reply: _Reply) -> _Reply:
-    def clean(text: str | None) -> str | None:
-        return None if text is None else text.replace(key, "[key]")
-
-    return _Reply(clean(reply.text), clean(reply.error), reply.seconds, reply.tokens)
-
-
-def _key(name: str, variable: str | None) -> str | None:
-    """The key, read when it is needed and kept nowhere else."""
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise UserError(
-            f"the environment variable {variable} is not set",
-            where=f"annotators.{name}.api_key_env",
-            remedy=f"export {variable}=<key>, or leave api_key_env out for a server that needs none",
-        )
-    return key
 
 
 def _read_template(name: str, path: str | None) -> str:

@@ -42,4 +42,4 @@ def _open(name: str, settings: AnnotatorSettings, seed: int) -> Annotator:
         case SimulatedSettings():
             return SimulatedAnnotator(name, settings, seed)
         case JudgeSettings():
-            return Judge(name, settings, seed)
+            return Judge(name, settings)
