@@ -47,6 +47,10 @@ SCORES = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),  # score | abstain | error
         pa.field("score", pa.float64()),
         pa.field("raw", pa.string()),  # raw output, or the error's text
+        pa.field("seconds", pa.float64()),  # null where not timed singly
+        pa.field("tokens", pa.int64()),
+        pa.field("cost", pa.float64()),  # in the currency of the annotator's price; null without a price
+        pa.field("faults", pa.string()),  # of transport, on the way to the answer: "HTTP 500, ReadTimeout"
     ]
 )
 
@@ -63,10 +67,13 @@ VOTES = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),  # a | b | tie | abstain | error
         pa.field("probability", pa.float64()),  # of "a is better", where the annotator gives one
         pa.field("order", pa.string(), nullable=False),  # shown order: ab | ba | both | none (not shown as a pair)
+        pa.field("ab", pa.string()),  # outcome with a shown first, with b shown first: where both were asked singly
+        pa.field("ba", pa.string()),
         pa.field("raw", pa.string()),
-        pa.field("seconds", pa.float64()),  # null where not timed singly
+        pa.field("seconds", pa.float64()),  # null where not timed singly; a ranking's stands at its first pair
         pa.field("tokens", pa.int64()),
-        pa.field("cost", pa.float64()),  # in the currency of the annotator's price; null without a price
+        pa.field("cost", pa.float64()),
+        pa.field("faults", pa.string()),  # of transport; ends with "unanswered" where no answer came
     ]
 )
 

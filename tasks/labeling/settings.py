@@ -93,6 +93,12 @@ class ChatSettings(_Annotator):
     price: Price | None = None
 
 
+#: Settings of a chat annotator that decide nothing about its answers. They may change between attempts.
+OPERATIONS = frozenset(
+    {"base_url", "api_key_env", "concurrency", "per_minute", "timeout", "retries", "faults", "pause", "probes", "price"}
+)
+
+
 class JudgeSettings(ChatSettings):
     """A pairwise LLM judge; sees both orders, a contradiction is a tie."""
 
@@ -118,6 +124,16 @@ class PreferenceSettings(BaseModel):
     drop_truncated: bool = True  # responses that did not end by themselves take no part in pairs
 
 
+class Budget(BaseModel):
+    """What the panel may spend on one round's votes; None = no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int | None = Field(None, ge=1)
+    money: float | None = Field(None, gt=0)  # in the currency of the annotators' prices
+    seconds: float | None = Field(None, gt=0)  # of each attempt
+
+
 class LabelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -129,11 +145,16 @@ class LabelSpec(Spec):
     """Have the panel vote on the responses of one generate stage, and publish votes and preferences."""
 
     stage: ClassVar[str] = "label"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     settings: LabelSettings
     responses: Path  # folder of a finished generate stage
     prompts: Path  # Parquet of storage.schemas.PROMPTS
+    answers: Path | None = None  # where answers of remote annotators are kept, for every stage; None = in `folder`
+    budget: Budget = Budget()
+
+    def keyed_settings(self) -> dict[str, Any]:
+        return without_operations(super().keyed_settings())
 
 
 class JudgeSpec(Spec):
@@ -143,13 +164,30 @@ class JudgeSpec(Spec):
     """
 
     stage: ClassVar[str] = "judge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     settings: "JudgingSettings"
     responses: dict[
         str, Path
     ]  # source name -> folder of a finished generate stage; the first is compared with the rest
     prompts: Path
+    answers: Path | None = None  # as LabelSpec.answers
+
+    def keyed_settings(self) -> dict[str, Any]:
+        return without_operations(super().keyed_settings())
+
+
+def without_operations(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what changes how fast, where and at what price annotators are asked, but not what they say."""
+    return {
+        group: {
+            name: {key: value for key, value in annotator.items() if key not in OPERATIONS}
+            for name, annotator in annotators.items()
+        }
+        if group in ("annotators", "judges", "rates")
+        else annotators
+        for group, annotators in settings.items()
+    }
 
 
 class JudgingSettings(BaseModel):

@@ -16,7 +16,7 @@ from storage.schemas import write_parquet
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.candidates import Candidates, read_candidates
-from tasks.labeling.panel import vote
+from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.preferences import candidate_pairs, make_preferences
 from tasks.labeling.settings import LabelSpec
@@ -44,7 +44,8 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
         [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
     )[shown]
     annotators = open_annotators(settings.annotators, drawing_seed(spec))
-    ballot = vote(annotators, candidates.for_annotators(), comparisons, Parts(spec, "panel"), progress)
+    keeping = Keeping(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
+    ballot = vote(annotators, candidates.for_annotators(), comparisons, keeping, progress, spec.budget)
     preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.

@@ -111,6 +111,8 @@ def combine(shown_ab: Reply, shown_ba: Reply) -> Vote:
     return Vote(
         outcome,
         order="both",
+        ab=first,
+        ba=second,
         raw=json.dumps({"ab": shown_ab.text or shown_ab.error, "ba": shown_ba.text or shown_ba.error}),
         seconds=shown_ab.seconds + shown_ba.seconds,
         tokens=total(shown_ab.tokens, shown_ba.tokens),

@@ -16,6 +16,7 @@ class Rule:
     """
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: RuleSettings) -> None:
         if not (settings.require or settings.forbid or settings.max_words or settings.shorter):
