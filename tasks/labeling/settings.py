@@ -139,6 +139,7 @@ class LabelSettings(BaseModel):
 
     annotators: dict[str, AnnotatorSettings]
     preferences: PreferenceSettings = PreferenceSettings()
+    gold: str | None = None  # the annotator whose votes are known to be right: the others' accuracy is told by them
 
 
 class LabelSpec(Spec):
