@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.labeling.settings import AnnotatorSettings, PreferenceSettings
+from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.settings import ObjectiveSettings, OptimizationSettings
 
 
@@ -26,6 +26,17 @@ class PolicySettings(_Group):
 
 class PanelSettings(_Group):
     annotators: dict[str, AnnotatorSettings]
+    budget: Budget = Budget()  # of one round's votes
+    gold: str | None = None  # the annotator whose votes are known to be right
+
+    @model_validator(mode="after")
+    def _known(self) -> "PanelSettings":
+        if self.gold is not None and self.gold not in self.annotators:
+            raise ValueError(f"gold: {self.gold!r} is not one of the annotators: {', '.join(self.annotators)}")
+        unpriced = [name for name, each in self.annotators.items() if getattr(each, "price", ...) is None]
+        if self.budget.money is not None and unpriced:
+            raise ValueError(f"budget.money: what {', '.join(unpriced)} costs is not known; give it a price")
+        return self
 
 
 class EvaluationSettings(_Group):

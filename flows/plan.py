@@ -114,9 +114,12 @@ class Plan:
             settings=LabelSettings(
                 annotators=self.config.panel.annotators,
                 preferences=self.config.preferences,
+                gold=self.config.panel.gold,
             ),
             responses=self.layout.stage(round_number, "generate"),
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
+            answers=self.layout.answers,
+            budget=self.config.panel.budget,
         )
 
     def train(self, round_number: int, base: int, inputs: dict[str, str]) -> TrainSpec:
@@ -165,6 +168,7 @@ class Plan:
                 for name, number in self.rivals(round_number, base)
             },
             prompts=responses.prompts,
+            answers=self.layout.answers,
         )
         metrics = EvaluateSpec(
             folder=folder,

@@ -1,7 +1,7 @@
 """Settings and spec of the label stage: an annotator is a file in annotators/, a name here and a line of YAML."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,7 @@ from tasks.labeling.annotators.self_reference import SelfReferenceSettings
 from tasks.labeling.annotators.simulated import SimulatedSettings
 from tasks.labeling.annotators.text_metric import TextMetricSettings
 from tasks.labeling.annotators.verifier import VerifierSettings
+from tasks.labeling.chat.settings import OPERATIONS
 
 AnnotatorSettings = Annotated[
     VerifierSettings
@@ -46,23 +47,39 @@ class PreferenceSettings(BaseModel):
     drop_truncated: bool = True  # responses that did not end by themselves take no part in pairs
 
 
+class Budget(BaseModel):
+    """What the panel may spend on one round's votes; None = no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int | None = Field(None, ge=1)
+    money: float | None = Field(None, gt=0)  # in the currency of the annotators' prices
+    seconds: float | None = Field(None, gt=0)  # of each attempt
+
+
 class LabelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     annotators: dict[str, AnnotatorSettings]
     preferences: PreferenceSettings = PreferenceSettings()
+    gold: str | None = None  # the annotator whose votes are known to be right: the others' accuracy is told by them
 
 
 class LabelSpec(Spec):
     """Have the panel vote on the responses of one generate stage, and publish votes and preferences."""
 
     stage: ClassVar[str] = "label"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     settings: LabelSettings
     responses: Path  # folder of a finished generate stage
     prompts: Path  # Parquet of storage.schemas.PROMPTS
+    answers: Path | None = None  # where answers of remote annotators are kept, for every stage; None = in `folder`
+    budget: Budget = Budget()
     policies: dict[str, Path] = Field({})  # what policy, previous and initial stand for in annotators' settings
+
+    def keyed_settings(self) -> dict[str, Any]:
+        return without_operations(super().keyed_settings())
 
 
 class JudgeSpec(Spec):
@@ -72,13 +89,30 @@ class JudgeSpec(Spec):
     """
 
     stage: ClassVar[str] = "judge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     settings: "JudgingSettings"
     responses: dict[
         str, Path
     ]  # source name -> folder of a finished generate stage; the first is compared with the rest
     prompts: Path
+    answers: Path | None = None  # as LabelSpec.answers
+
+    def keyed_settings(self) -> dict[str, Any]:
+        return without_operations(super().keyed_settings())
+
+
+def without_operations(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what changes how fast, where and at what price annotators are asked, but not what they say."""
+    return {
+        group: {
+            name: {key: value for key, value in annotator.items() if key not in OPERATIONS}
+            for name, annotator in annotators.items()
+        }
+        if group in ("annotators", "judges", "rates")
+        else annotators
+        for group, annotators in settings.items()
+    }
 
 
 class JudgingSettings(BaseModel):

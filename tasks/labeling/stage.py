@@ -15,8 +15,9 @@ from storage.manifest import Manifest
 from storage.schemas import write_parquet
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
 from tasks.labeling.annotators.registry import open_annotators
-from tasks.labeling.candidates import Candidates, read_candidates
-from tasks.labeling.panel import vote
+from tasks.labeling.candidates import read_candidates
+from tasks.labeling.observe import observe
+from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.preferences import candidate_pairs, make_preferences
 from tasks.labeling.settings import LabelSpec
@@ -44,7 +45,8 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
         [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
     )[shown]
     annotators = open_annotators(settings.annotators, drawing_seed(spec))
-    ballot = vote(annotators, candidates.for_annotators(), comparisons, Parts(spec, "panel"), progress)
+    keeping = Keeping(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
+    ballot = vote(annotators, candidates.for_annotators(), comparisons, keeping, progress, spec.budget)
     preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
@@ -58,6 +60,10 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             remedy=_remedy(preferences.dropped, ballot.votes, str(paths["votes"])),
         )
     write_parquet(paths["preferences"], preferences.table)
+    seen = observe(candidates, ballot.votes, ballot.scores, preferences.table, settings.gold)
+    for name, observed in (("annotators", seen.annotators), ("agreement", seen.agreement)):
+        paths[name] = spec.folder / f"{name}.parquet"
+        write_parquet(paths[name], observed)
     return Outcome(
         paths=list(paths.values()),
         rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(preferences.table)},
@@ -68,7 +74,8 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             "pairs": len(preferences.table),
             "dropped": preferences.dropped,
             "mean_abs_target": float(pc.mean(preferences.table["target"]).as_py()),
-            "agreement": agreement(candidates, ballot.votes, preferences.table),
+            "annotators": seen.annotators.to_pylist(),
+            "agreement": seen.agreement.to_pylist(),
         },
     )
 
@@ -84,29 +91,6 @@ def votes_by_outcome(votes: pa.Table) -> dict[str, dict[str, int]]:
     for row in votes.group_by(["annotator", "outcome"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
         counts.setdefault(row["annotator"], Counter())[row["outcome"]] = row["count_all"]
     return {annotator: dict(sorted(count.items())) for annotator, count in counts.items()}
-
-
-def agreement(candidates: Candidates, votes: pa.Table, preferences: pa.Table) -> dict[str, float | None]:
-    """For each annotator, the share of its votes for one side of a labelled pair that went to the chosen one.
-
-    Pairs with p_hat = 0.5 have no chosen side and do not count; None where no vote counts.
-    """
-    decided = preferences.filter(pc.greater(preferences["target"], 0))
-    sign = np.zeros((*candidates.rows.shape, candidates.rows.shape[1]), dtype=np.int8)
-    ids = candidates.prompts["prompt_id"].combine_chunks()
-    prompt = pc.index_in(decided["prompt_id"], value_set=ids).to_numpy()
-    chosen, rejected = decided["chosen_index"].to_numpy(), decided["rejected_index"].to_numpy()
-    sign[prompt, chosen, rejected], sign[prompt, rejected, chosen] = 1, -1
-    outcome = votes["outcome"].to_numpy()
-    direction = np.select([outcome == "a", outcome == "b"], [1, -1], 0)
-    place = pc.index_in(votes["prompt_id"], value_set=ids).to_numpy()
-    side = direction * sign[place, votes["index_a"].to_numpy(), votes["index_b"].to_numpy()]
-    result: dict[str, float | None] = {}
-    names = votes["annotator"].to_numpy()
-    for annotator in pc.unique(votes["annotator"]).to_pylist():
-        mine = side[(names == annotator) & (side != 0)]
-        result[annotator] = float((mine > 0).mean()) if len(mine) else None
-    return result
 
 
 def _remedy(dropped: dict[str, int], votes: pa.Table, votes_path: str) -> str:

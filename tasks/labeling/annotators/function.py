@@ -27,6 +27,7 @@ class FunctionAnnotator:
     """Scores by `function(prompt, answer, category, response, ended)`; None abstains, an exception is an error."""
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: FunctionSettings) -> None:
         self.name = name

@@ -50,6 +50,7 @@ class ImplicitReward:
     """Deterministic. Raises UserError for a folder that is no policy."""
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["model"] = "model"
 
     def __init__(self, name: str, settings: ImplicitRewardSettings) -> None:
         self.name = name

@@ -158,8 +158,8 @@ class PairQuestion:
         )
 
     def vote(self, shown_ab: Reply, shown_ba: Reply) -> Vote:
-        """One vote from the replies to both orders. `raw` is JSON: both texts ("ab", "ba"), what each says of a and b
-        ("verdicts"), and the digest of template and system message ("instructions")."""
+        """One vote from the replies to both orders. `raw` is JSON: both texts ("ab", "ba"), and the digest of template
+        and system message ("instructions")."""
         verdicts = read_verdict(shown_ab, self._place), read_verdict(shown_ba, self._place)
         first, second = outcome(verdicts[0], "ab"), outcome(verdicts[1], "ba")
         decided: VoteOutcome = first if first == second else "tie"
@@ -168,13 +168,14 @@ class PairQuestion:
         raw = {
             "ab": shown_ab.text or shown_ab.error,
             "ba": shown_ba.text or shown_ba.error,
-            "verdicts": {"ab": first, "ba": second},
             "instructions": self._instructions.digest[:16],
         }
         return Vote(
             decided,
             probability=self._probability(shown_ab, shown_ba, *verdicts),
             order="both",
+            ab=first,
+            ba=second,
             raw=json.dumps(raw),
             seconds=shown_ab.seconds + shown_ba.seconds,
             tokens=total(shown_ab.tokens, shown_ba.tokens),

@@ -5,8 +5,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from typing_extensions import TypeIs
+
 Messages = list[dict[str, str]]
 Kind = Literal["scores", "pairs", "ranking"]
+Lane = Literal["python", "model"]  # "model": loads one, and has the device to itself while it votes
 VoteOutcome = Literal["a", "b", "tie", "abstain", "error"]
 Order = Literal["ab", "ba", "both", "none"]
 
@@ -66,6 +69,7 @@ class Score:
     seconds: float | None = None  # None for local, deterministic annotators: equal runs give equal bytes
     tokens: int | None = None
     cost: float | None = None  # in the currency of the annotator's price; None without a price
+    faults: str | None = None  # faults of transport on the way, e.g. "HTTP 500, ReadTimeout"; UNANSWERED at the end
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,13 @@ class Vote:
     outcome: VoteOutcome
     probability: float | None = None  # of "a is better", where the annotator gives one
     order: Order = "none"  # in which order a and b were shown; "none": not shown as a pair
+    ab: VoteOutcome | None = None  # what was said when a was shown first, where both orders were shown
+    ba: VoteOutcome | None = None  # what was said when b was shown first
     raw: str | None = None
     seconds: float | None = None
     tokens: int | None = None
     cost: float | None = None
+    faults: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,10 @@ class Ranking:
     seconds: float | None = None
     tokens: int | None = None
     cost: float | None = None
+    faults: str | None = None
 
+
+UNANSWERED = "unanswered"
 
 Question = Response | Comparison | Slate
 Answer = Score | Vote | Ranking
@@ -113,7 +123,13 @@ class Fault(Exception):
 
 
 class Local(Protocol):
-    """An annotator on this machine that answers batches: kind "scores", "pairs" or "ranking"."""
+    """An annotator on this machine that answers batches: kind "scores", "pairs" or "ranking".
+
+    Annotators of one lane take turns; lanes work at the same time.
+    """
+
+    @property
+    def lane(self) -> Lane: ...
 
     @property
     def name(self) -> str: ...
@@ -162,3 +178,7 @@ class Remote(Protocol):
 
 
 Annotator = Local | Remote
+
+
+def is_remote(annotator: Annotator) -> TypeIs[Remote]:
+    return hasattr(annotator, "ask")

@@ -36,6 +36,7 @@ class RewardModel:
     """
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["model"] = "model"
 
     def __init__(self, name: str, settings: RewardModelSettings) -> None:
         self.name = name

@@ -30,6 +30,7 @@ class Rule:
     """Points add up. Raises UserError when no rule is set, an expression does not compile or a check is unknown."""
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: RuleSettings) -> None:
         fields = settings.model_dump(exclude={"kind", "tie_margin"})

@@ -37,6 +37,7 @@ class SimulatedAnnotator:
     """
 
     kind: Literal["pairs"] = "pairs"
+    lane: Literal["python"] = "python"
     tie_margin = 0.0
 
     def __init__(self, name: str, settings: SimulatedSettings, seed: int) -> None:

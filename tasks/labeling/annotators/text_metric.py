@@ -23,6 +23,7 @@ class TextMetric:
     """Deterministic."""
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: TextMetricSettings) -> None:
         self.name = name

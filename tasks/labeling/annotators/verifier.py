@@ -25,6 +25,7 @@ class Verifier:
     """Scores 1 (right) or 0 (wrong); abstains where the prompt has no answer; an answer it cannot read is an error."""
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: VerifierSettings) -> None:
         self.name = name

@@ -1,8 +1,12 @@
 """Chat models that judge: behind an OpenAI-compatible endpoint, or in this process."""
 
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
+
+#: Where requests note the faults of transport they meet; whoever asks sets it to a list of his own.
+faults_met: ContextVar[list[str]] = ContextVar("faults_met")
 
 Messages = list[dict[str, str]]
 

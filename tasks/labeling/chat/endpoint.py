@@ -15,7 +15,7 @@ import httpx
 
 from storage.errors import UserError
 from tasks.labeling.annotators.protocol import Fault
-from tasks.labeling.chat import Messages, Reply, Token
+from tasks.labeling.chat import Messages, Reply, Token, faults_met
 from tasks.labeling.chat.rate import Rate
 from tasks.labeling.chat.settings import ChatSettings
 
@@ -72,11 +72,13 @@ class Endpoint:
                     answer = await self._client.post(self._url, json=body)
                 except httpx.TransportError as fault:
                     spent += time.monotonic() - started
+                    faults_met.get([]).append(type(fault).__name__)
                     error = self._without_key(f"{type(fault).__name__}: {fault}")
                 else:
                     spent += time.monotonic() - started
                     if answer.status_code == 200:
                         return self._read(answer, spent)
+                    faults_met.get([]).append(f"HTTP {answer.status_code}")
                     error = f"HTTP {answer.status_code}: {self._without_key(answer.text)[:_KEPT]}"
                     if answer.status_code not in _TRANSIENT:
                         break

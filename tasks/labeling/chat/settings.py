@@ -11,6 +11,11 @@ from storage.files import digest
 from storage.manifest import folder_digest
 from tasks.labeling.annotators.settings import AnnotatorBase, policy_folder
 
+#: Settings of a chat annotator that decide nothing about its answers. They may change between attempts.
+OPERATIONS = frozenset(
+    {"base_url", "api_key_env", "concurrency", "per_minute", "timeout", "retries", "faults", "pause", "probes", "price"}
+)
+
 
 class Price(BaseModel):
     """What a provider charges, in the currency of your choice, for a million tokens."""
