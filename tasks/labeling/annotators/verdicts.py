@@ -55,9 +55,11 @@ def masses_at(reply: Reply, at: int, symbols: Sequence[str]) -> tuple[float, ...
     are no log-probabilities, they do not spell the reply, or the token at `at` is not a symbol by itself.
     """
     tokens, text = reply.top_logprobs, reply.text or ""
-    if not tokens or not "".join(token.text for token in tokens).startswith(text):
+    spelt = "".join(token.text for token in tokens)
+    lost = (len(spelt) - len(spelt.lstrip())) - (len(text) - len(text.lstrip()))  # leading blanks that the text lost
+    if not tokens or lost < 0 or not spelt[lost:].startswith(text):
         return None
-    end = 0
+    end = -lost
     for token in tokens:
         end += len(token.text)
         if at < end:

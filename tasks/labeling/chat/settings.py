@@ -47,7 +47,7 @@ class ChatSettings(AnnotatorBase):
     """What every annotator that asks a chat model has."""
 
     backend: Literal["endpoint", "vllm"] = "endpoint"  # an OpenAI-compatible server, or vLLM on this machine
-    model: str  # endpoint: the name it serves; vllm: a folder, an id, or policy, previous, initial (of the run)
+    model: str  # endpoint: the name it serves; vllm: a folder; or policy, previous, initial (of the run)
     base_url: str = "http://127.0.0.1:8000/v1"  # endpoint
     api_key_env: str | None = None  # endpoint: environment variable with the key; None = no key is sent
     engine: ChatEngineSettings = ChatEngineSettings()  # vllm
