@@ -85,9 +85,9 @@ def _spelt(token: str, shares: dict[str, float]) -> dict:
     return {"token": token, "logprob": math.log(shares[token]), "top_logprobs": top}
 
 
-def response(text: str, *, index: int = 0, prompt: str = "ask", **more: Any) -> Response:
+def response(text: str, *, index: int = 0, prompt: str = "ask", answer: str | None = None, **more: Any) -> Response:
     said = [{"role": "user", "content": prompt}]
-    return Response("p", "policy", index, said, None, None, text, True, **more)
+    return Response("p", "policy", index, said, answer, None, text, True, **more)
 
 
 def comparison(a: str, b: str, **more: Any) -> Comparison:

@@ -22,10 +22,11 @@ def test_the_score_of_the_last_line(server):
     assert "each from 1 (worst) to 10 (best)" in server.requests[0]["messages"][0]["content"]
 
 
-@pytest.mark.parametrize(
-    "reply",
-    ["", "7", "[[7]] of 10", "I say [[7]]", "[[11]]", "[[0]]", "[[7.5]]", "[[7, 8]]", "[[seven]]", "[7]", "[[-1]]"],
-)
+MALFORMED = ["", "7", "[[7]] of 10", "I say [[7]]", "[[11]]", "[[0]]", "[[7.5]]", "[[7, 8]]", "[[seven]]"]
+MALFORMED += ["[7]", "[[-1]]", "[[\u0667]]", f"[[{'7' * 5000}]]"]
+
+
+@pytest.mark.parametrize("reply", MALFORMED)
 def test_everything_else_is_an_error(server, reply):
     server.script = lambda instruction: reply
     said = score(server)
