@@ -72,7 +72,8 @@ class RunConfig(_Group):
     training: OptimizationSettings
     evaluation: EvaluationSettings
     gate: GateSettings
-    dry_run: bool = False  # print the plan, run nothing
+    # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
+    dry_run: bool | Literal["plan"] = False
 
     @model_validator(mode="after")
     def _panel_and_judges(self) -> "RunConfig":
