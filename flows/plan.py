@@ -8,7 +8,7 @@ from pathlib import Path
 from conf.schema import RunConfig
 from storage.files import digest, sha256_file
 from storage.layout import RunLayout
-from storage.manifest import describe_files
+from storage.manifest import folder_digest
 from storage.stage import Spec
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
@@ -17,28 +17,28 @@ from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSetting
 from tasks.training.settings import TrainingSettings, TrainSpec
 
 
-def folder_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of every file below `folder`."""
-    return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder])])
-
-
 def what_it_reads(annotator: AnnotatorSettings) -> str | None:
     """Digest of the local files that decide how an annotator votes; None where its settings say it all.
 
     Of a function this is its module's source, not the modules that it imports in turn.
     """
-    if annotator.kind == "reward_model":
-        return folder_digest(Path(annotator.path)) if Path(annotator.path).is_dir() else None
-    if annotator.kind == "judge":
-        return sha256_file(Path(annotator.template)) if annotator.template else None
-    if annotator.kind in ("function", "simulated"):
-        name = annotator.function if annotator.kind == "function" else annotator.utility
-        try:
-            module = find_spec(name.partition(":")[0])
-        except ModuleNotFoundError:
-            return None  # opening the annotator says so, with the remedy
-        return sha256_file(Path(module.origin)) if module and module.origin else None
-    return None
+    found = [contents for name in annotator.reads() if (contents := _contents(name)) is not None]
+    return digest(found) if found else None
+
+
+def _contents(name: str) -> str | None:
+    """Digest of a folder, a file, or the module of "package.module:name"; None for what is not on this machine."""
+    path = Path(name)
+    if path.is_dir():
+        return folder_digest(path)
+    if path.is_file():
+        return sha256_file(path)
+    module, colon, _ = name.partition(":")
+    try:
+        spec = find_spec(module) if colon else None
+    except (ModuleNotFoundError, ValueError):
+        return None  # opening the annotator says so, with the remedy
+    return sha256_file(Path(spec.origin)) if spec and spec.origin else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings and spec of the label stage: an annotator is a class here, a file in annotators/ and a line of YAML."""
+"""Settings and spec of the label stage: an annotator is a file in annotators/, a name here and a line of YAML."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -6,108 +6,31 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.stage import Spec
-
-
-class _Annotator(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Scorer(_Annotator):
-    tie_margin: float = Field(0.0, ge=0)  # scores closer than this (or equal) are a tie
-
-
-class VerifierSettings(_Scorer):
-    """Compares a response's final answer with the prompt's `answer`: score 1 or 0; no answer known = abstain."""
-
-    kind: Literal["verifier"]
-    method: Literal["number", "exact", "contains"] = "number"  # number: the last number, after '####' if it is there
-
-
-class RuleSettings(_Scorer):
-    """A check that needs no model: score = points of the rules that hold."""
-
-    kind: Literal["rule"]
-    require: list[str] = []  # regular expressions; +1 each that is found
-    forbid: list[str] = []  # regular expressions; -1 each that is found
-    max_words: int | None = Field(None, ge=1)  # -1 when longer
-    shorter: bool = False  # score = -words (use tie_margin for 'about as long')
-
-
-class FunctionSettings(_Scorer):
-    """A Python function `score(prompt: str, answer: str | None, category: str | None, response: str, ended: bool)`.
-
-    It returns a float, or None to abstain.
-    """
-
-    kind: Literal["function"]
-    function: str  # "package.module:name"
-
-
-class RewardModelSettings(_Scorer):
-    """A transformers sequence-classification folder or id with one label."""
-
-    kind: Literal["reward_model"]
-    path: str
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_tokens: int = Field(16384, ge=1)
-    device: str = "auto"
-
-
-class SimulatedSettings(_Annotator):
-    """A noisy human: votes by Bradley-Terry on a true utility, and by coin flip with probability `noise`."""
-
-    kind: Literal["simulated"]
-    utility: str  # "package.module:name", signature as FunctionSettings.function
-    noise: float = Field(0.25, ge=0, le=1)
-    scale: float = Field(1.0, gt=0)  # utility difference / scale = logit of the vote
-
-
-class Price(BaseModel):
-    """What a provider charges, in the currency of your choice, for a million tokens."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompt: float = Field(ge=0)
-    completion: float = Field(ge=0)
-
-    def of(self, prompt: int, completion: int) -> float:
-        return (self.prompt * prompt + self.completion * completion) / 1e6
-
-
-class ChatSettings(_Annotator):
-    """What every annotator behind a chat model has: where the model is, and how hard it may be asked."""
-
-    base_url: str = "http://127.0.0.1:8000/v1"
-    model: str
-    api_key_env: str | None = None  # name of the environment variable with the key; None = no key is sent
-    max_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    extra_body: dict[str, Any] = {}  # further fields of each request, e.g. {seed: 0}
-    concurrency: int = Field(16, ge=1)  # requests in flight
-    per_minute: float | None = Field(None, gt=0)  # requests; None = as many as come
-    timeout: float = Field(120, gt=0)  # seconds a request
-    retries: int = Field(3, ge=0)  # transport faults only
-    faults: int = Field(8, ge=1)  # consecutive faults (after their retries) that open the circuit
-    pause: float = Field(30, ge=0)  # seconds until one question probes an open circuit; doubles each time
-    probes: int = Field(3, ge=0)  # failed probes after which the annotator is given up for this stage
-    price: Price | None = None
-
-
-#: Settings of a chat annotator that decide nothing about its answers. They may change between attempts.
-OPERATIONS = frozenset(
-    {"base_url", "api_key_env", "concurrency", "per_minute", "timeout", "retries", "faults", "pause", "probes", "price"}
-)
-
-
-class JudgeSettings(ChatSettings):
-    """A pairwise LLM judge; sees both orders, a contradiction is a tie."""
-
-    kind: Literal["judge"]
-    template: str | None = None  # file with {prompt} {response_a} {response_b}; None = the built-in one
-
+from tasks.labeling.annotators.function import FunctionSettings
+from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
+from tasks.labeling.annotators.judge import JudgeSettings
+from tasks.labeling.annotators.ranking_judge import RankingJudgeSettings
+from tasks.labeling.annotators.reward_model import RewardModelSettings
+from tasks.labeling.annotators.rubric import RubricSettings
+from tasks.labeling.annotators.rule import RuleSettings
+from tasks.labeling.annotators.self_reference import SelfReferenceSettings
+from tasks.labeling.annotators.simulated import SimulatedSettings
+from tasks.labeling.annotators.text_metric import TextMetricSettings
+from tasks.labeling.annotators.verifier import VerifierSettings
+from tasks.labeling.chat.settings import OPERATIONS
 
 AnnotatorSettings = Annotated[
-    VerifierSettings | RuleSettings | FunctionSettings | RewardModelSettings | SimulatedSettings | JudgeSettings,
+    VerifierSettings
+    | RuleSettings
+    | FunctionSettings
+    | TextMetricSettings
+    | RewardModelSettings
+    | ImplicitRewardSettings
+    | JudgeSettings
+    | RankingJudgeSettings
+    | RubricSettings
+    | SelfReferenceSettings
+    | SimulatedSettings,
     Field(discriminator="kind"),
 ]
 
@@ -153,6 +76,7 @@ class LabelSpec(Spec):
     prompts: Path  # Parquet of storage.schemas.PROMPTS
     answers: Path | None = None  # where answers of remote annotators are kept, for every stage; None = in `folder`
     budget: Budget = Budget()
+    policies: dict[str, Path] = Field({})  # what policy, previous and initial stand for in annotators' settings
 
     def keyed_settings(self) -> dict[str, Any]:
         return without_operations(super().keyed_settings())

@@ -7,7 +7,20 @@ from typing import Any, Literal
 
 from storage.errors import UserError
 from tasks.labeling.annotators.protocol import Response, Score
-from tasks.labeling.settings import FunctionSettings
+from tasks.labeling.annotators.settings import Scorer
+
+
+class FunctionSettings(Scorer):
+    """A Python function `score(prompt: str, answer: str | None, category: str | None, response: str, ended: bool)`.
+
+    It returns a float, or None to abstain.
+    """
+
+    kind: Literal["function"]
+    function: str  # "package.module:name"
+
+    def reads(self) -> list[str]:
+        return [self.function]
 
 
 class FunctionAnnotator:

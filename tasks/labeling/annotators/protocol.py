@@ -36,6 +36,7 @@ class Response:
     category: str | None
     text: str
     ended: bool  # by itself, not cut off
+    reference: str | None = None  # the prompt's
 
     @property
     def prompt(self) -> str:

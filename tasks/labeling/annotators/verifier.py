@@ -6,12 +6,19 @@ from decimal import Decimal
 from typing import Literal
 
 from tasks.labeling.annotators.protocol import Response, Score
-from tasks.labeling.settings import VerifierSettings
+from tasks.labeling.annotators.settings import Scorer
 
 # A sign counts unless it follows a letter, digit or bracket ("7-3" ends in 3); thousands are grouped by threes.
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]])(?P<sign>[-\u2212]))?[$\u20ac\u00a3]?(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 )
+
+
+class VerifierSettings(Scorer):
+    """Compares a response's final answer with the prompt's `answer`: score 1 or 0; no answer known = abstain."""
+
+    kind: Literal["verifier"]
+    method: Literal["number", "exact", "contains"] = "number"  # number: the last number, after '####' if it is there
 
 
 class Verifier:

@@ -1,4 +1,4 @@
-"""Chat models that judge: behind an OpenAI-compatible endpoint, or in this process."""
+"""Chat models that judge: behind an OpenAI-compatible endpoint, or on this machine."""
 
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar

@@ -17,7 +17,7 @@ from storage.errors import UserError
 from tasks.labeling.annotators.protocol import Fault
 from tasks.labeling.chat import Messages, Reply, Token, faults_met
 from tasks.labeling.chat.rate import Rate
-from tasks.labeling.settings import ChatSettings
+from tasks.labeling.chat.settings import ChatSettings
 
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _FIRST_WAIT = 0.5  # seconds before the first retry; doubles each time
@@ -79,7 +79,7 @@ class Endpoint:
                     if answer.status_code == 200:
                         return self._read(answer, spent)
                     faults_met.get([]).append(f"HTTP {answer.status_code}")
-                    error = self._without_key(f"HTTP {answer.status_code}: {answer.text[:_KEPT]}")
+                    error = f"HTTP {answer.status_code}: {self._without_key(answer.text)[:_KEPT]}"
                     if answer.status_code not in _TRANSIENT:
                         break
                     wait = _retry_after(answer, wait)
@@ -105,7 +105,7 @@ class Endpoint:
             cut = "cut off at max_tokens" if choice.get("finish_reason") == "length" else None
             top = _top_logprobs(choice)
         except (ValueError, LookupError, TypeError, AttributeError):
-            kept = self._without_key(f"not a chat completion: {answer.text[:_KEPT]}")
+            kept = f"not a chat completion: {self._without_key(answer.text)[:_KEPT]}"
             return Reply(None, kept, seconds, tokens, cost)
         return Reply(self._without_key(text), cut, seconds, tokens, cost, top)
 
