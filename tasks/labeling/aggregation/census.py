@@ -1,4 +1,4 @@
-"""What votes can tell about annotators: who voted how often on pairs that others voted on, and who is linked to whom."""
+"""What votes can tell about annotators: how often each voted where others did, and who is linked to whom."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import numpy as np
 from tasks.labeling.aggregation.arrays import Bools, Ints
 from tasks.labeling.aggregation.votes import Votes, concatenate
 
-#: Votes in blocks of prompts, as often as asked for: (number of the block's first prompt, its votes counted from there).
+#: Votes in blocks of prompts, as often as asked for: number of the block's first prompt, and votes counted from there.
 Blocks = Callable[[], Iterable[tuple[int, Votes]]]
 
 _FEWEST = 3  # annotators: two that disagree do not say which of them errs
@@ -89,7 +89,7 @@ def sample(blocks: Blocks, census: Census, chosen: Bools, at_least: int) -> Vote
         part = block.take(chosen[block.annotator])
         wanted = (part.prompt + start) % stride[part.annotator] == 0
         kept = part.take(np.isin(part.prompt, part.prompt[wanted]))
-        numbers, prompt = np.unique(kept.prompt + start, return_inverse=True)
+        _, prompt = np.unique(kept.prompt + start, return_inverse=True)
         before = parts[-1].prompt[-1] + 1 if parts else 0
         if len(kept):
             parts.append(replace(kept, prompt=prompt + before))

@@ -36,6 +36,7 @@ def dawid_skene(
     pseudo_votes: float = 1.0,
     fixed_prior: bool = True,
     start: Literal["accuracy", "majority"] = "accuracy",
+    pinned: Floats | None = None,
     tolerance: float = 1e-10,
     passes: int = 10_000,
 ) -> DawidSkene:
@@ -45,13 +46,14 @@ def dawid_skene(
     sees a preference for a side. `pseudo_votes`: right and wrong votes (as many of each) that every accuracy starts
     with, a Beta(1 + pseudo_votes, 1 + pseudo_votes) prior. `fixed_prior`: the first is better in half of the items;
     otherwise that is estimated. `start`: from accuracies of 0.7, or from each item's share of votes. Stops when no
-    posterior moves by more than `tolerance`.
+    posterior moves by more than `tolerance`. `pinned` [A]: accuracies that are given, NaN for those to be estimated.
 
     Raises ArithmeticError when `passes` do not suffice.
     """
     cast = np.ones(len(item)) if weight is None else weight
     items, size = int(item.max(initial=-1)) + 1, int(annotator.max(initial=-1)) + 1
-    votes_of: Floats = np.bincount(annotator, cast, size).astype(np.float64)
+    given = np.full(size, np.nan) if pinned is None else pinned[:size]
+    known = ~np.isnan(given)
     prior = 0.5
     if start == "accuracy":
         posterior = _posterior(item, annotator, share, cast, np.full(size, _ACCURACY), np.full(size, _ACCURACY), prior)
@@ -59,19 +61,24 @@ def dawid_skene(
         posterior = np.bincount(item, cast * share, items) / np.bincount(item, cast, items)
 
     def rates(right: Floats, of: Floats) -> Floats:
-        return (np.bincount(annotator, cast * right, size) + pseudo_votes) / (of + 2 * pseudo_votes)
+        """Share of the votes `right` [n] among votes `of` [n], both 0 to 1, by annotator."""
+        votes = np.bincount(annotator, cast * of, size)
+        rate: Floats = (np.bincount(annotator, cast * right, size) + pseudo_votes) / (votes + 2 * pseudo_votes)
+        return rate
 
     for done in range(1, passes + 1):
         q = posterior[item]
         with np.errstate(invalid="ignore", divide="ignore"):
             if coins == 1:
-                found = rejected = rates(q * share + (1 - q) * (1 - share), votes_of)
+                found = rejected = rates(q * share + (1 - q) * (1 - share), np.ones(len(q)))
             else:
-                found = rates(q * share, np.bincount(annotator, cast * q, size))
-                rejected = rates((1 - q) * (1 - share), np.bincount(annotator, cast * (1 - q), size))
+                found = rates(q * share, q)
+                rejected = rates((1 - q) * (1 - share), 1 - q)
         if not fixed_prior:
             prior = float(posterior.mean())
-        if (found + rejected)[annotator].mean() < 1:  # the labels are switched
+        if known.any():
+            found, rejected = np.where(known, given, found), np.where(known, given, rejected)
+        elif (found + rejected)[annotator].mean() < 1:  # the labels are switched
             found, rejected, prior = 1 - found, 1 - rejected, 1 - prior
         new = _posterior(item, annotator, share, cast, found, rejected, prior)
         moved = np.abs(new - posterior).max(initial=0.0)

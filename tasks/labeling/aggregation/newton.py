@@ -40,8 +40,7 @@ def maximise(
                 size[short] /= 2
             point, best = point + size * step, moved
             if (promised <= tolerance).all():
-                inverse: Floats = np.linalg.inv(derivatives(point)[1])
-                return point, inverse
+                return point, np.linalg.inv(derivatives(point)[1]).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:
         raise ArithmeticError("strengths are too far apart for float64; use a stronger prior or anchor") from None
     raise ArithmeticError(f"no maximum after {_ITERATIONS} Newton steps")

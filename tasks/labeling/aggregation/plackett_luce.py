@@ -83,7 +83,7 @@ def plackett_luce(
     weight, weights = ranked.weight, ranked.weight[:, None, None]
     at = np.where(remaining, 0.0, -np.inf)
     picked = chosen.sum(axis=1) * ranked.weight[:, None]
-    active: Bools = chosen.any(axis=2)  # stages that are choices
+    active = np.any(chosen, axis=2, keepdims=False)  # stages that are choices
 
     def value(theta: Floats) -> Floats:
         mine = theta[ranked.prompt]

@@ -44,7 +44,7 @@ class Votes:
         Votes on slots that are not `usable` [P, K], and those between two slots of one item, do not count.
         """
         first, second = twins[self.prompt, self.first], twins[self.prompt, self.second]
-        counted = usable[self.prompt, self.first] & usable[self.prompt, self.second] & (first != second)
+        counted: Bools = usable[self.prompt, self.first] & usable[self.prompt, self.second] & (first != second)
         swapped = first > second
         merged = replace(
             self,
@@ -56,14 +56,13 @@ class Votes:
 
     def wins(self, shape: tuple[int, int], share: Floats | None = None, weight: Floats | None = None) -> Floats:
         """Weighted wins [P, K, K] for shape (P, K); `share` and `weight` [n] stand in for the votes' own."""
-        share = self.share if share is None else share
-        weight = self.weight if weight is None else weight
+        part = self.share if share is None else share
+        heavy = self.weight if weight is None else weight
         size, full = shape[0] * shape[1] ** 2, (*shape, shape[1])
         upper = np.ravel_multi_index((self.prompt, self.first, self.second), full)
         lower = np.ravel_multi_index((self.prompt, self.second, self.first), full)
-        wins = np.bincount(upper, weight * share, size) + np.bincount(lower, weight * (1 - share), size)
-        result: Floats = wins.reshape(full)
-        return result
+        wins = np.bincount(upper, heavy * part, size) + np.bincount(lower, heavy * (1 - part), size)
+        return wins.astype(np.float64, copy=False).reshape(full)
 
     def pair_keys(self, slots: int) -> Ints:
         """A number for each vote, equal for votes on the same pair."""
