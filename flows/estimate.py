@@ -20,7 +20,7 @@ from storage.schemas import write_parquet
 from tasks.generate import close_engines, kept_engine
 from tasks.generation.prompts import ROUND, run_select
 from tasks.generation.stage import run as run_generate
-from tasks.labeling.settings import ChatSettings
+from tasks.labeling.chat.settings import ChatSettings
 from tasks.labeling.stage import run as run_label
 
 PROBE = 32  # prompts
@@ -55,7 +55,7 @@ def estimate(config: RunConfig) -> Table:
         close_engines()
     inputs = {"prompts": selected.content, "responses": generated.content}
     paths = {"folder": folder / "label", "responses": folder / "generate", "prompts": folder / ROUND}
-    labelled = run_label(plan.label(1, inputs).model_copy(update=paths))
+    labelled = run_label(plan.label(1, 0, 0, inputs).model_copy(update=paths))
     return _projection(plan, labelled.summary["annotators"], len(chosen) / min(PROBE, len(chosen)), labelled.seconds)
 
 

@@ -75,8 +75,8 @@ class PreferenceSettings(BaseModel):
                 f"(dawid_skene estimates its own); set reliability=none"
             )
         learns = self.reliability != "none" or self.estimator == "dawid_skene"
-        if (self.pinned or self.gold) and not learns:
-            raise ValueError("pinned and gold mean something with reliability=em or lcpo, or estimator=dawid_skene")
+        if self.pinned and not learns:
+            raise ValueError("pinned means something with reliability=em or lcpo, or estimator=dawid_skene")
         return self
 
 
@@ -95,7 +95,6 @@ class LabelSettings(BaseModel):
 
     annotators: dict[str, AnnotatorSettings]
     preferences: PreferenceSettings = PreferenceSettings()
-    gold: str | None = None  # the annotator whose votes are known to be right: the others' accuracy is told by them
 
 
 class LabelSpec(Spec):
