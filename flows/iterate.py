@@ -3,7 +3,8 @@
     python -m flows.iterate run=demo                                  # the demo, start to end
     python -m flows.iterate run=demo rounds=2 training.learning_rate=1e-4
     python -m flows.iterate name=mine policy=<folder or id> prompts=<file> panel=answers
-    python -m flows.iterate run=phi2 dry_run=true                     # print the plan
+    python -m flows.iterate run=phi2 dry_run=plan                     # print the plan
+    python -m flows.iterate ... dry_run=true                          # and what the panel's judges will cost
 
 The same command goes on where a run stopped: finished stages are kept, see storage/manifest.py.
 """
@@ -31,6 +32,7 @@ from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imp
 from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
 from flows.device import device_held  # noqa: E402
+from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, settle  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
 from flows.plan import Plan, folder_digest  # noqa: E402
@@ -115,10 +117,13 @@ def _publish(plan: Plan, rounds: list[Record]) -> None:
 def main(words: Sequence[str]) -> None:
     """The command: check first, then run the flow, say where things are and how to go on."""
     config = compose_config(words)
+    folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
         print_plan(Plan(config, Path(config.policy.path)).dry_run())
+        if config.dry_run != "plan" and asks_models(config):
+            with owned(folder):
+                console.print(estimate(config))
         return
-    folder = RunLayout.of(config.runs, config.name).root
     with owned(folder):
         _run(config, folder, words)
 

@@ -13,6 +13,7 @@ from storage.stage import Spec
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
+from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.settings import TrainingSettings, TrainSpec
 
@@ -104,7 +105,14 @@ class Plan:
             trust_remote_code=self.config.policy.trust_remote_code,
         )
 
-    def label(self, round_number: int, inputs: dict[str, str]) -> LabelSpec:
+    @cached_property
+    def policies_asked(self) -> set[str]:
+        """Which of the run's policies annotators of the panel ask: policy, previous, initial."""
+        read = (name for annotator in self.config.panel.annotators.values() for name in annotator.reads())
+        return set(read) & set(POLICY_NAMES)
+
+    def label(self, round_number: int, base: int, previous: int, inputs: dict[str, str]) -> LabelSpec:
+        """Votes on responses of the policy of round `base`, which itself started from that of round `previous`."""
         models = {name: value for name, value in self.model_inputs.items() if name.startswith("annotator:")}
         return LabelSpec(
             folder=self.layout.stage(round_number, "label"),
@@ -114,12 +122,12 @@ class Plan:
             settings=LabelSettings(
                 annotators=self.config.panel.annotators,
                 preferences=self.config.preferences,
-                gold=self.config.panel.gold,
             ),
             responses=self.layout.stage(round_number, "generate"),
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
             answers=self.layout.answers,
             budget=self.config.panel.budget,
+            policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
         )
 
     def train(self, round_number: int, base: int, inputs: dict[str, str]) -> TrainSpec:
@@ -210,7 +218,7 @@ class Plan:
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
             self.generate(1, 0, {"prompts": "?", "policy": "?"}),
-            self.label(1, {"prompts": "?", "responses": "?"}),
+            self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
             self.train(1, 0, {"policy": "?", "reference": "?", "preferences": "?"}),
             *self.evaluate(1, 0, unknown),
         ]

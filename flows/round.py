@@ -44,7 +44,10 @@ def irepo_round(
     start = base["round"]
     selected = run_select(plan.select(number, {"prompts": prompts}))
     generated = generate(plan.generate(number, start, {"prompts": selected.content, "policy": policy}))
-    labelled = label(plan.label(number, {"prompts": selected.content, "responses": generated["content"]}))
+    asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
+    inputs = {"prompts": selected.content, "responses": generated["content"]}
+    inputs |= {f"asked:{name}": asked[name] for name in plan.policies_asked}
+    labelled = label(plan.label(number, start, base["base"], inputs))
     reference = policy if config.objective.reference == "previous" else initial
     inputs = {"policy": policy, "reference": reference, "preferences": labelled["content"]}
     trained = train(plan.train(number, start, inputs))

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -29,16 +30,17 @@ class Observations:
 
 
 def observe(
-    candidates: Candidates, votes: pa.Table, scores: pa.Table, preferences: pa.Table, gold: str | None = None
+    candidates: Candidates, votes: pa.Table, scores: pa.Table, preferences: pa.Table, gold: Sequence[str] = ()
 ) -> Observations:
     """Observe the `votes` of one stage (storage.schemas.VOTES) beside what they amounted to.
 
-    `gold`: the annotator whose a and b votes are the truth that the others' accuracy is measured by.
+    `gold`: annotators whose a and b votes are the truth that accuracy is measured by; where they contradict each other
+    there is none.
     """
     panel = _Panel(candidates, votes, scores)
     names = panel.names
     chosen = panel.sides(preferences)
-    truth = panel.said[names.index(gold)] if gold in names else None
+    truth = panel.truth(gold)
     rows = [panel.row(number, chosen, truth) for number in range(len(names))]
     pairs = [panel.agreement(one, other) for one, other in combinations(range(len(names)), 2)]
     return Observations(
@@ -81,6 +83,15 @@ class _Panel:
         at = np.searchsorted(self._comparisons, place)
         sides[at] = np.where(chosen < rejected, 1, -1)
         return sides
+
+    def truth(self, gold: Sequence[str]) -> Ints | None:
+        """[n]: the side that those of `gold` who decided agree on, 0 where there is none; None without gold."""
+        judges = [self.said[self.names.index(name)] for name in gold if name in self.names]
+        if not judges:
+            return None
+        sides = np.array(judges)
+        first, second = (sides == 1).any(axis=0), (sides == -1).any(axis=0)
+        return first.astype(np.int8) - second.astype(np.int8)
 
     @cached_property
     def _net(self) -> Ints:

@@ -44,7 +44,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     comparisons = np.stack(
         [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
     )[shown]
-    annotators = open_annotators(settings.annotators, drawing_seed(spec))
+    annotators = open_annotators(settings.annotators, drawing_seed(spec), spec.policies)
     keeping = Keeping(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
     ballot = vote(annotators, candidates.for_annotators(), comparisons, keeping, progress, spec.budget)
     preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round)
@@ -60,7 +60,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             remedy=_remedy(preferences.dropped, ballot.votes, str(paths["votes"])),
         )
     write_parquet(paths["preferences"], preferences.table)
-    seen = observe(candidates, ballot.votes, ballot.scores, preferences.table, settings.gold)
+    seen = observe(candidates, ballot.votes, ballot.scores, preferences.table, settings.preferences.gold)
     for name, observed in (("annotators", seen.annotators), ("agreement", seen.agreement)):
         paths[name] = spec.folder / f"{name}.parquet"
         write_parquet(paths[name], observed)
@@ -76,6 +76,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             "mean_abs_target": float(pc.mean(preferences.table["target"]).as_py()),
             "annotators": seen.annotators.to_pylist(),
             "agreement": seen.agreement.to_pylist(),
+            "learnt": preferences.learnt,
         },
     )
 

@@ -38,7 +38,7 @@ def observed(world):
                 rows.append(row)
     votes = pa.Table.from_pylist(rows, schema=VOTES)
     preferences = make_preferences(candidates, votes, PreferenceSettings(), 1).table
-    return texts, rows, preferences, observe(candidates, votes, SCORES.empty_table(), preferences, "gold")
+    return texts, rows, preferences, observe(candidates, votes, SCORES.empty_table(), preferences, ["gold"])
 
 
 def side(row):
