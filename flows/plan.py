@@ -23,7 +23,8 @@ def what_it_reads(annotator: AnnotatorSettings) -> str | None:
 
     Of a function this is its module's source, not the modules that it imports in turn.
     """
-    found = [contents for name in annotator.reads() if (contents := _contents(name)) is not None]
+    names = (name for name in annotator.reads() if name not in POLICY_NAMES)
+    found = [contents for name in names if (contents := _contents(name)) is not None]
     return digest(found) if found else None
 
 

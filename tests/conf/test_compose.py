@@ -47,7 +47,7 @@ def test_the_resolved_copy_is_the_config(tmp_path) -> None:
     ("words", "named"),
     [
         (["run=demo", "training.learning_rat=1"], "did you mean training.learning_rate?"),
-        (["run=demo", "panel=nobody"], "answers, demo, judges, rules"),
+        (["run=demo", "panel=nobody"], "answers, demo, instructions, judges, local-judges, references, rules, self"),
         (["run=demo", "rounds=0"], "rounds"),
         (["run=demo", "engine.kind=other"], "engine.kind"),
         (["run=demo", "rounds"], "key=value"),
