@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from tasks.labeling.annotators.implicit_reward import ImplicitReward
 from tasks.labeling.annotators.protocol import Response
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.settings import LabelSettings
+from tasks.labeling.stage import run
 from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
 
 TEXTS = ["short", "a rather longer reply is better", "", "the sum of the numbers", "a " * 30]
@@ -79,3 +81,16 @@ def test_policies_that_are_not_there(tiny_policy, tmp_path):
         opened({"policy": tiny_policy})
     with pytest.raises(UserError, match=r"config\.json is missing"):
         opened({"policy": tiny_policy}, reference=str(tmp_path))
+
+
+def test_in_a_stage_the_words_are_the_runs_policies(world, make_policy):
+    settings = {"kind": "implicit_reward", "policy": "policy", "reference": "previous", "device": "cpu"}
+    spec = world.spec({"p": ["short", "a kind reply"]}, {"implicit": settings}).model_copy(
+        update={"policies": {"policy": make_policy(seed=1), "previous": make_policy(seed=0)}}
+    )
+    assert sum(run(spec).summary["votes"]["implicit"].values()) == 1
+    scores = pq.read_table(spec.folder / "scores.parquet")["score"].to_pylist()
+    said = [{"role": "user", "content": "ask p"}]
+    batch = [Response("p", "s", i, said, None, None, text, True) for i, text in enumerate(("short", "a kind reply"))]
+    again = opened({"policy": make_policy(seed=1), "initial": make_policy(seed=0)}).vote(batch)
+    assert scores == pytest.approx([score.value for score in again])

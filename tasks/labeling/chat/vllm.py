@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,10 @@ class EngineGone(Exception):
 
 
 class _Engine:
-    """The worker and the questions it has not answered yet. `users`: how many annotators are connected to it."""
+    """The worker and the questions it has not answered yet. `users`: how many annotators are connected to it.
+
+    A worker that dies takes its questions with it; the next question starts another.
+    """
 
     def __init__(self, name: str, settings: ChatSettings) -> None:
         self.users = 0
@@ -121,43 +124,57 @@ class _Engine:
         self._asked: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Future[dict[str, Any]]]] = {}
         self._lock = threading.Lock()
         self._number = 0
-        self._gone: str | None = None
+        self._gone = self._closed = False
         handle, log = tempfile.mkstemp(prefix="irepo-judge-", suffix=".log")
         os.close(handle)
         self._log = Path(log)
 
     async def ready(self) -> None:
-        if self._starting is None:
+        """Raises UserError when vLLM does not start."""
+        if self._starting is None or self._gone:
+            self._gone = False
             self._starting = asyncio.create_task(asyncio.to_thread(self._start))
+            # Whoever waits may be cancelled first; then nobody asks how it ended.
+            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._starting)
 
     async def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """The worker's reply. Raises EngineGone."""
+        try:
+            await self.ready()
+        except UserError as error:
+            self._gone = True
+            raise EngineGone(error.what) from None
         loop = asyncio.get_running_loop()
         future: asyncio.Future[dict[str, Any]] = loop.create_future()
         with self._lock:
-            if self._gone is not None or self._process is None or self._process.stdin is None:
-                raise EngineGone(self._gone or "the vLLM engine is not running")
+            if self._gone or self._process is None or self._process.stdin is None:
+                raise EngineGone("the vLLM engine ended")
             self._number += 1
             number = str(self._number)
             self._asked[number] = loop, future
-            try:
+            # Where the worker has ended, the reader sees it too, and says so to everybody who waits.
+            with suppress(OSError):
                 self._process.stdin.write(json.dumps(question | {"id": number}).encode() + b"\n")
                 self._process.stdin.flush()
-            except OSError:
-                pass  # the reader sees the end too, and says so to everybody who waits
         return await future
 
     def close(self) -> None:
-        process = self._process
-        if process is not None:
-            end_group(process)
-            if self._reader is not None:
-                self._reader.join()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
+        with self._lock:
+            self._closed = True
+            process = self._process
+        self._end(process)
         self._log.unlink(missing_ok=True)
+
+    def _end(self, process: subprocess.Popen[bytes] | None) -> None:
+        if process is None:
+            return
+        end_group(process)
+        if self._reader is not None:
+            self._reader.join()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
     def _start(self) -> None:
         engine, on_cpu = self._settings.engine, not has_gpu()
@@ -172,7 +189,10 @@ class _Engine:
         } | memory_options(
             on_cpu=on_cpu, kv_cache_gib=engine.kv_cache_gib, gpu_memory_utilization=engine.gpu_memory_utilization
         )
-        with open(self._log, "wb") as log:
+        self._end(self._process)
+        with self._lock, open(self._log, "wb") as log:
+            if self._closed:
+                raise EngineGone("the vLLM engine was closed before it started")
             process = self._process = start_group(
                 [sys.executable, "-m", "tasks.labeling.chat.vllm_worker"],
                 stdin=subprocess.PIPE,
@@ -211,10 +231,11 @@ class _Engine:
         except ValueError:  # closed by us, or a line that was cut
             pass
         with self._lock:
-            self._gone = f"the vLLM engine ended (exit code {process.poll()})\n{self._tail()}"
+            self._gone = True
             left, self._asked = list(self._asked.values()), {}
+        gone = EngineGone(f"the vLLM engine ended (exit code {process.wait()})\n{self._tail()}")
         for loop, future in left:
-            _hand_over(loop, future, EngineGone(self._gone))
+            _hand_over(loop, future, gone)
 
     def _tail(self) -> str:
         if not self._log.is_file():
