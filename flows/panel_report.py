@@ -26,6 +26,7 @@ def panel_tables(labels: Mapping[str, Any]) -> list[str]:
         ["annotator", *_OUTCOMES], [[row["annotator"], *(str(row[each]) for each in _OUTCOMES)] for row in rows]
     )
     lines += ["", *_trust(rows)]
+    lines += _learnt(labels["learnt"])
     if any(row["seconds"] is not None for row in rows):
         lines += ["", *_spent(rows)]
     if len(rows) > 1:
@@ -44,6 +45,22 @@ def _trust(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     return markdown_table(["annotator", *shown, "circles of three"], cells)
+
+
+def _learnt(learnt: Mapping[str, Any]) -> list[str]:
+    """What the estimation learnt about annotators, and about whom it could not."""
+    lines: list[str] = []
+    if "annotators" in learnt:
+        cells = [
+            [name, "not known" if row["eta"] is None else f"{row['eta']:.2f}", f"{row['used']:.2f}", str(row["shared"])]
+            for name, row in learnt["annotators"].items()
+        ]
+        lines += ["", *markdown_table(["annotator", "honest votes (estimate)", "counted as", "shared votes"], cells)]
+    lines += [f"- {name}: {why}" for name, why in learnt.get("not_identified", {}).items()]
+    if "groups" in learnt:
+        cells = [[name, *(f"{share:.2f}" for share in shares)] for name, shares in learnt["groups"].items()]
+        lines += ["", *markdown_table(["annotator", *(f"group {u + 1}" for u in range(len(cells[0]) - 1))], cells)]
+    return lines + [f"- {note} ({count})" for note, count in learnt.get("notes", {}).items()]
 
 
 def _spent(rows: Sequence[Row]) -> list[str]:
