@@ -63,10 +63,10 @@ def test_mistakes_are_named(words: list[str], named: str) -> None:
     assert named in str(caught.value)
 
 
-def test_reading_a_config_loads_neither_torch_nor_prefect() -> None:
+def test_reading_a_config_loads_neither_torch_nor_prefect_nor_httpx() -> None:
     code = (
         "import sys; from conf.compose import compose_config; compose_config(['run=demo']);"
-        "print([m for m in ('torch', 'prefect', 'vllm', 'transformers') if m in sys.modules])"
+        "print([m for m in ('torch', 'prefect', 'vllm', 'transformers', 'httpx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

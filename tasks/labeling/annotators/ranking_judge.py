@@ -37,7 +37,7 @@ Explain in a few sentences. Then write the ranking alone on the last line, best 
 {count} responses, > between better and worse and = between equally good ones, like this: [[{example}]]""",
 }
 
-_LAST_LINE = re.compile(r"\[\[\s*(\d+(?:\s*[>=]\s*\d+)*)\s*\]\]")
+_LAST_LINE = re.compile(r"\[\[\s*([0-9]{1,4}(?:\s*[>=]\s*[0-9]{1,4})*)\s*\]\]")
 
 
 class RankingJudgeSettings(ChatSettings):

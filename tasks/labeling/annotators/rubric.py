@@ -39,7 +39,7 @@ TEMPLATES = {
     "reference": _OPENING + "\nReference answer, which may itself be wrong:\n{reference}\n" + _CLOSING,
 }
 
-_LAST_LINE = re.compile(r"\[\[\s*(-?\d+(?:\s*,\s*-?\d+)*)\s*\]\]")
+_LAST_LINE = re.compile(r"\[\[\s*(-?[0-9]{1,4}(?:\s*,\s*-?[0-9]{1,4})*)\s*\]\]")
 
 
 class Criterion(BaseModel):
@@ -153,7 +153,7 @@ class Rubric:
         if match is None:
             return None
         low, high = self._settings.scale
-        found = [(int(number[0]), match.start(1) + number.start()) for number in re.finditer(r"-?\d+", match[1])]
+        found = [(int(number[0]), match.start(1) + number.start()) for number in re.finditer(r"-?[0-9]+", match[1])]
         if len(found) != len(self._settings.criteria) or not all(low <= score <= high for score, _ in found):
             return None
         weights = [each.weight for each in self._settings.criteria.values()]

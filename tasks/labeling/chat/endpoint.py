@@ -5,6 +5,7 @@ Only faults of transport are asked again; an answer that makes no sense is an an
 
 import asyncio
 import email.utils
+import json
 import os
 import time
 from collections.abc import AsyncIterator
@@ -110,8 +111,10 @@ class Endpoint:
         return Reply(self._without_key(text), cut, seconds, tokens, cost, top)
 
     def _without_key(self, text: str) -> str:
-        """Some servers quote the key in their complaint."""
-        return text.replace(self._key, "[key]") if self._key else text
+        """Some servers quote the key in their complaint, as it is or as JSON has it."""
+        if not self._key:
+            return text
+        return text.replace(self._key, "[key]").replace(json.dumps(self._key)[1:-1], "[key]")
 
 
 def _top_logprobs(choice: dict[str, Any]) -> tuple[Token, ...]:
