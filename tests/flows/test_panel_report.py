@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.panel_report import panel_tables
+from flows.panel_report import complaints, panel_tables
 
 
 def row(name: str, **given: Any) -> dict[str, Any]:
@@ -46,4 +46,5 @@ def test_every_figure_has_its_place() -> None:
     assert "| judge |  | 80% |" in text
     assert "| rule | not known | 1.00 | 0 |" in text
     assert "- rule: 0 shared votes, fewer than 500: its votes count in full" in text
+    assert complaints(labels) == ["judge: 2 of 5 votes are errors, 1 questions unanswered; see `raw` in"]
     assert "| rule | 1.2" not in text  # what is local costs nothing
