@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
-from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.settings import ObjectiveSettings, OptimizationSettings
@@ -97,6 +97,12 @@ class RunConfig(_Group):
             if unknown := [name for name in names if name not in self.panel.annotators]:
                 panel = ", ".join(self.panel.annotators)
                 raise ValueError(f"preferences.{option}: {', '.join(unknown)} is not on the panel ({panel})")
+        scoring = [each for each in self.panel.annotators.values() if isinstance(each, Scorer)]
+        if self.preferences.estimator.startswith("ensemble_") and not scoring:
+            raise ValueError(
+                f"preferences.estimator: {self.preferences.estimator} is made of scores, and no annotator of the panel "
+                f"gives any; add one that does (reward_model, rubric, rule), or use estimator=bradley_terry"
+            )
         return self
 
 

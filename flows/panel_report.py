@@ -16,6 +16,8 @@ _SHARES = {
     "prefers the longer": "longer_share",
 }
 
+_MANY = 0.1  # share of errors that is worth a line on the terminal
+
 Row = Mapping[str, Any]
 
 
@@ -26,6 +28,7 @@ def panel_tables(labels: Mapping[str, Any]) -> list[str]:
         ["annotator", *_OUTCOMES], [[row["annotator"], *(str(row[each]) for each in _OUTCOMES)] for row in rows]
     )
     lines += ["", *_trust(rows)]
+    lines += _learnt(labels["learnt"])
     if any(row["seconds"] is not None for row in rows):
         lines += ["", *_spent(rows)]
     if len(rows) > 1:
@@ -44,6 +47,37 @@ def _trust(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     return markdown_table(["annotator", *shown, "circles of three"], cells)
+
+
+def _learnt(learnt: Mapping[str, Any]) -> list[str]:
+    """What the estimation learnt about annotators, and about whom it could not."""
+    lines: list[str] = []
+    if "annotators" in learnt:
+        cells = [
+            [name, "not known" if row["eta"] is None else f"{row['eta']:.2f}", f"{row['used']:.2f}", str(row["shared"])]
+            for name, row in learnt["annotators"].items()
+        ]
+        lines += ["", *markdown_table(["annotator", "honest votes (estimate)", "counted as", "shared votes"], cells)]
+    if unknown := learnt.get("not_identified"):
+        lines += ["", "Of these the votes do not say how honest they are; they count in full:", ""]
+        lines += [f"- {name}: {why}" for name, why in unknown.items()]
+    if "groups" in learnt:
+        cells = [[name, *(f"{share:.2f}" for share in shares)] for name, shares in learnt["groups"].items()]
+        lines += ["", *markdown_table(["annotator", *(f"group {u + 1}" for u in range(len(cells[0]) - 1))], cells)]
+    if notes := learnt.get("notes"):
+        lines += ["", *(f"- {note}: {count}" for note, count in notes.items())]
+    return lines
+
+
+def complaints(labels: Mapping[str, Any]) -> list[str]:
+    """A line for each annotator that a person should look at: one that fails often."""
+    lines = []
+    for row in labels["annotators"]:
+        asked = sum(row[outcome] for outcome in _OUTCOMES)
+        if row["error"] > _MANY * asked:
+            unanswered = f", {row['unanswered']} questions unanswered" if row["unanswered"] else ""
+            lines.append(f"{row['annotator']}: {row['error']} of {asked} votes are errors{unanswered}; see `raw` in")
+    return lines
 
 
 def _spent(rows: Sequence[Row]) -> list[str]:

@@ -9,6 +9,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
+from flows.panel_report import complaints
 from flows.plan import Plan
 from flows.preflight import find_policy
 from flows.terminal import console
@@ -56,6 +57,8 @@ def irepo_round(
     evaluate(*plan.evaluate(number, start, inputs | rivals))
     _worked.add((plan.layout.root, number))
     record = read_record(plan, number, start)
+    for complaint in complaints(record["labels"]):
+        console.print(f"[yellow]{complaint} {plan.layout.stage(number, 'label') / 'votes.parquet'}[/]", soft_wrap=True)
     publish_report(plan, [*before, record])
     return record
 

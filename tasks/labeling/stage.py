@@ -47,7 +47,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     annotators = open_annotators(settings.annotators, drawing_seed(spec), spec.policies)
     keeping = Keeping(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
     ballot = vote(annotators, candidates.for_annotators(), comparisons, keeping, progress, spec.budget)
-    preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round)
+    preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round, ballot.scores)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
     paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}

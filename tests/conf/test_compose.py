@@ -43,6 +43,15 @@ def test_the_resolved_copy_is_the_config(tmp_path) -> None:
     assert load_config(tmp_path / "config.yaml") == config
 
 
+JUDGE = [
+    "policy=p",
+    "prompts=f",
+    "evaluation=plain",
+    "~panel.annotators",
+    "+panel.annotators={judge: {kind: judge, model: m}, brief: {kind: rule, shorter: true}}",
+]
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -55,6 +64,11 @@ def test_the_resolved_copy_is_the_config(tmp_path) -> None:
         ([], "policy=<folder or id> prompts=<file>"),
         (["run=demo", "~panel.annotators", "+panel.annotators={}"], "the panel is empty"),
         (["run=demo", "evaluation.judges.held-out=${panel.annotators.reward-one}"], "a judge must be held out"),
+        ([*JUDGE, "+evaluation.judges.other={kind: judge, model: m, template: short}"], "a judge must be held out"),
+        ([*JUDGE, "panel.budget.money=3"], "what judge costs is not known"),
+        (["run=demo", "preferences.gold=[nobody]"], "preferences.gold: nobody is not on the panel"),
+        ([*JUDGE, "~panel.annotators.brief", "preferences.estimator=ensemble_worst"], "made of scores"),
+        (["run=demo", "+evaluation.rates.own={kind: rubric, model: policy, backend: vllm}"], "only the panel can"),
     ],
 )
 def test_mistakes_are_named(words: list[str], named: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from conf.compose import PROJECT
 from tasks.labeling import parts
 from tasks.labeling.stage import run
-from tests.labeling.test_judge import FakeServer
+from tests.labeling.chat_server import ChatServer
 
 TEXTS = {f"p{i}": ["aaa", "bb", "c"] for i in range(4)}  # 12 comparisons
 
@@ -24,7 +24,7 @@ class Killed(BaseException):
 def test_a_judge_is_not_asked_twice_across_a_kill(world):
     """The real command under kill -9; only what was under way then is asked again."""
     texts = {f"p{i}": [f"{i} aaa", f"{i} bb", f"{i} c"] for i in range(20)}
-    server = FakeServer()
+    server = ChatServer()
     server.delay = 0.02
     try:
         judge = {"kind": "judge", "base_url": server.url, "model": "m", "concurrency": 4}
@@ -45,8 +45,7 @@ def test_a_judge_is_not_asked_twice_across_a_kill(world):
         assert before < 110
         manifest = run(spec)
     finally:
-        server.server.shutdown()
-        server.server.server_close()
+        server.close()
     asked = Counter(request["messages"][0]["content"] for request in server.requests)
     assert len(asked) == 120
     again = [content for content, times in asked.items() if times > 1]
