@@ -58,7 +58,8 @@ def dawid_skene(
     if start == "accuracy":
         posterior = _posterior(item, annotator, share, cast, np.full(size, _ACCURACY), np.full(size, _ACCURACY), prior)
     else:
-        posterior = np.bincount(item, cast * share, items) / np.bincount(item, cast, items)
+        votes = np.bincount(item, cast, items)
+        posterior = np.divide(np.bincount(item, cast * share, items), votes, out=np.full(items, 0.5), where=votes > 0)
 
     def rates(right: Floats, of: Floats) -> Floats:
         """Share of the votes `right` [n] among votes `of` [n], both 0 to 1, by annotator."""

@@ -13,16 +13,17 @@ from typing import Literal
 import numpy as np
 
 from tasks.labeling.aggregation.arrays import Floats, Ints, sigmoid
-from tasks.labeling.aggregation.bradley_terry import bradley_terry
+from tasks.labeling.aggregation.bradley_terry import win_derivatives, win_posterior
 from tasks.labeling.aggregation.census import Blocks, indices, sample, take_census
+from tasks.labeling.aggregation.newton import maximise
 from tasks.labeling.aggregation.votes import Votes
 
 _START = 0.9
 _PRIOR = (4.0, 1.0)  # Beta prior of the honesties (em)
 _BOUNDS = (0.5, 0.999)  # of the honesties (lcpo): 1 would be for ever
-_STEP = 0.1  # share of the new mean in an honesty (lcpo)
 _HONEST, _COIN = 0.9, 0.1  # above the one: honest; nearer to one half than the other: a coin flip
-_TOLERANCE = 1e-6  # change of an honesty
+_TOLERANCE = 1e-4  # change of an honesty in a pass
+_NEAR = 1e-6  # rise of the log-posterior that a step of the strengths may still promise
 _PASSES = 1000
 _SAMPLE = 20_000  # votes of an annotator that its honesty is estimated from
 
@@ -71,8 +72,8 @@ def estimate_reliability(
     """Estimate each annotator's honesty from votes on prompts of up to `slots` responses.
 
     `rule` "em": Beta(4, 1) prior, then snapped: above 0.9 counts as 1 (and below 0.1 as 0), within 0.1 of one half
-    as 0.5. Without snapping the strengths of an honest panel come out too large. "lcpo": no prior, a moving average
-    with step 0.1 between 0.5 and 0.999, not snapped. `pinned`: honesties that are given. `gold`: annotators whose
+    as 0.5. Without snapping the strengths of an honest panel come out too large. "lcpo": no prior, between
+    0.5 and 0.999, not snapped; all votes are at hand, so its moving average over batches is not needed. `pinned`: honesties that are given. `gold`: annotators whose
     votes are known to be right; on pairs that they decide, a vote of another is honest where it agrees.
 
     An annotator that `Census.not_identified` names takes no part, and its votes count in full. Raises ValueError for
@@ -126,7 +127,7 @@ def _fit(
     size = len(given)
     cast = np.bincount(decided.annotator, weight, size)
     eta = np.where(free, _START, given)
-    theta = bradley_terry(decided.wins(shape) + ties, prior_variance=prior_variance).theta
+    theta = _strengths(np.zeros(shape), decided.wins(shape, weight=weight) + ties, prior_variance)
     passes, change = 0, np.inf
     while change >= _TOLERANCE and passes < _PASSES:
         passes += 1
@@ -139,15 +140,27 @@ def _fit(
             if rule == "em":
                 new = (sums + _PRIOR[0] - 1) / (cast + sum(_PRIOR) - 2)
             else:
-                new = np.clip((1 - _STEP) * eta + _STEP * sums / cast, *_BOUNDS)
+                new = np.clip(sums / cast, *_BOUNDS)
         new = np.where(free, new, given)
         if not (~free & (cast > 0)).any() and (new * cast).sum() < cast.sum() / 2:
             new = 1 - new  # nobody is known, and the labels are switched: the majority is taken to be honest
         change = np.abs(new - eta).max()
         eta = new
         share = np.where(for_first, honest, 1 - honest)
-        theta = bradley_terry(decided.wins(shape, share, weight) + ties, prior_variance=prior_variance).theta
+        theta = _strengths(theta, decided.wins(shape, share, weight) + ties, prior_variance)
     return eta, passes
+
+
+def _strengths(start: Floats, wins: Floats, prior_variance: float) -> Floats:
+    """Ridge Bradley-Terry strengths, near enough for one pass, from those of the last pass."""
+    present, precision = np.ones(start.shape, dtype=bool), 1 / prior_variance
+    theta, _ = maximise(
+        lambda theta: win_posterior(theta, wins, precision, 0.0),
+        lambda theta: win_derivatives(theta, wins, precision, 0.0, present),
+        start,
+        _NEAR,
+    )
+    return theta
 
 
 def _gold_truth(votes: Votes, slots: int, gold: np.ndarray) -> np.ndarray:
