@@ -112,3 +112,14 @@ def test_mistakes_are_the_users_errors(data: Path, tmp_path: Path) -> None:
         bad.write_text("" if row is None else json.dumps(row))
         with pytest.raises(UserError, match=wanted):
             read_pairs(bad)
+
+
+def test_the_table_and_the_exit_code(data: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.llmbar", "--data", str(data), "--settings"]
+    rule = [*command, "{kind: rule, shorter: true}"]
+    done = subprocess.run(rule, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert "58.3%" in done.stdout
+    assert "83.3%" in done.stdout  # ties
+    refused = subprocess.run([*command, "{kind: no}"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "these are no annotators" in refused.stderr

@@ -2,11 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import UserError
+from tasks.labeling.annotators.verdicts import margin, read_verdict
+from tasks.labeling.chat import Reply, Token
 from tasks.labeling.stage import run
 from tests.labeling.chat_server import ChatServer, Spelt, ask, comparison, fenced, opened, prefer
 
@@ -120,6 +123,28 @@ def test_soft_votes_are_the_mean_of_both_orders(server, style):
     assert vote(server, template="explain" if style == "line" else "short").probability is None
 
 
+@pytest.mark.parametrize(
+    ("spelt", "text"),
+    [
+        ("  Because", "Because"),  # a server that strips replies
+        ("\u00e9 \\xf0\\x9f Be", "\u00e9 \U0001f600 Be"),  # a character that tokens cut, spelt as bytes
+        (" Be [[", "Because [["),
+    ],
+)
+def test_the_verdicts_token_is_found_where_tokens_spell_the_reply_otherwise(spelt, text):
+    shares = {"A": 0.7, "B": 0.2, "C": 0.1}
+    tokens = [(spelt, {spelt: 0}), ("\n[[", {"\n[[": 0}), ("A", shares), ("]]", {"]]": 0}), ("<|end|>", {"A": 0})]
+    top = tuple(
+        Token(token, {other: math.log(share) if share else 0.0 for other, share in alternatives.items()})
+        for token, alternatives in tokens
+    )
+    reply = Reply(f"{text}\n[[A]]", None, 0.0, None, None, top)
+    verdict = read_verdict(reply, "last_line")
+    assert verdict is not None
+    assert margin(reply, verdict) == pytest.approx(0.5)
+    assert margin(replace(reply, text=f"{text}\n [[A]]"), verdict._replace(at=verdict.at + 1)) is None
+
+
 def test_a_soft_contradiction_is_a_tie_that_leans(server):
     shares = {"A": 0.9, "B": 0.1}
     server.script = lambda instruction: spell("A", shares)
@@ -220,4 +245,3 @@ def test_conversations_are_shown_whole(server):
     server.script = prefer(len)
     assert ask(judge, pair)[0].outcome == "b"
     assert fenced(server.requests[0]["messages"][-1]["content"])[0] == "user: hi\n\nassistant: ho\n\nuser: ?"
-    assert math.isfinite(ask(judge, pair)[0].seconds)

@@ -55,11 +55,10 @@ def masses_at(reply: Reply, at: int, symbols: Sequence[str]) -> tuple[float, ...
     are no log-probabilities, they do not spell the reply, or the token at `at` is not a symbol by itself.
     """
     tokens, text = reply.top_logprobs, reply.text or ""
-    spelt = "".join(token.text for token in tokens)
-    lost = (len(spelt) - len(spelt.lstrip())) - (len(text) - len(text.lstrip()))  # leading blanks that the text lost
-    if not tokens or lost < 0 or not spelt[lost:].startswith(text):
+    shift = _shift("".join(token.text for token in tokens), text, at) if tokens else None
+    if shift is None:
         return None
-    end = -lost
+    end = -shift
     for token in tokens:
         end += len(token.text)
         if at < end:
@@ -71,6 +70,20 @@ def masses_at(reply: Reply, at: int, symbols: Sequence[str]) -> tuple[float, ...
             ]
             return tuple(found) if math.fsum(found) > 0 else None
     return None
+
+
+def _shift(spelt: str, text: str, at: int) -> int | None:
+    """How much further on the character `at` of `text` stands in what the tokens spell.
+
+    Servers strip blanks from replies, and spell characters that are cut by tokens in their own ways: then the last line
+    alone must be spelt as it is.
+    """
+    lost = (len(spelt) - len(spelt.lstrip())) - (len(text) - len(text.lstrip()))
+    if lost >= 0 and spelt[lost:].startswith(text):
+        return lost
+    line = text.rfind("\n", 0, at)  # with the end of the line before
+    found = spelt.rfind(text[line:]) if line >= 0 else -1
+    return found - line if found >= 0 else None
 
 
 def _bare(token: str) -> str:
