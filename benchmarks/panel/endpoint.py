@@ -29,7 +29,7 @@ FAULTS = {
     "fooled": 0.03,
 }
 SLOW = 0.03  # share of calls that take ten times as long
-TRANSPORT = {"HTTP 500": "HTTP 500", "HTTP 429": "HTTP 429", "hang": "ReadTimeout"}  # as the client names them
+TRANSPORT = {"HTTP 500": "HTTP 500", "HTTP 429": "HTTP 429"}  # as the client names them; what hangs is a ReadTimeout
 #: model -> seconds of a usual call
 LATENCY = {"swift": 0.06, "steady": 0.14, "careful": 0.18, "thorough": 0.22, "impatient": 0.05}
 TIMEOUT = 1.0  # seconds the client waits: slow calls of three of the judges take longer
@@ -72,6 +72,8 @@ class Endpoint:
         more = True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return
             body, more = body + message.get("body", b""), message.get("more_body", False)
         if scope["path"] == "/reset":
             self._attempts.clear()
