@@ -33,7 +33,8 @@ class PanelSettings(_Group):
 
     @model_validator(mode="after")
     def _known(self) -> "PanelSettings":
-        unpriced = [name for name, each in self.annotators.items() if getattr(each, "price", ...) is None]
+        asked = {name: each for name, each in self.annotators.items() if isinstance(each, ChatSettings)}
+        unpriced = [name for name, each in asked.items() if each.backend == "endpoint" and each.price is None]
         if self.budget.money is not None and unpriced:
             raise ValueError(f"budget.money: what {', '.join(unpriced)} costs is not known; give it a price")
         return self

@@ -19,6 +19,7 @@ from storage.manifest import MANIFEST
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
+from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 
 
@@ -66,6 +67,10 @@ def check_keys(config: RunConfig) -> None:
             os.environ[variable] = _secret(variable, name)
         if settings.kind == "reward_model" and config.policy.warmup is None:
             _check_reward_model(name, settings.path)
+        if settings.kind == "implicit_reward" or getattr(settings, "backend", None) == "vllm":
+            for folder in settings.reads():
+                if folder not in POLICY_NAMES and not Path(folder).is_file():  # a file is a template
+                    check_policy_folder(Path(folder))
 
 
 def _secret(variable: str, annotator: str) -> str:
