@@ -91,6 +91,9 @@ class Page:
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
 
+    def close(self) -> None:
+        self._call("Page.close")
+
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
@@ -107,9 +110,9 @@ class Page:
 class Browser:
     """A running Chromium."""
 
-    def __init__(self, port: str, path: str, stack: ExitStack) -> None:
+    def __init__(self, port: str, path: str, sockets: ExitStack) -> None:
         self._root = f"ws://127.0.0.1:{port}"
-        self._stack = stack
+        self._sockets = sockets
         self._whole = Page(self._connect(path))
 
     def page(self) -> Page:
@@ -127,14 +130,16 @@ class Browser:
         return Page(self._connect(f"/devtools/page/{target}"))
 
     def _connect(self, path: str) -> ClientConnection:
-        return self._stack.enter_context(connect(self._root + path, max_size=None, proxy=None))
+        return self._sockets.enter_context(
+            connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
+        )
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A new browser with an empty profile."""
     assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, ExitStack() as sockets:
         process = subprocess.Popen(
             [CHROMIUM, f"--user-data-dir={profile}", *_FLAGS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -145,8 +150,7 @@ def chromium() -> Iterator[Browser]:
                 assert time.monotonic() < deadline, "Chromium did not start"
                 time.sleep(0.1)
             port, path = told.read_text().splitlines()
-            with ExitStack() as stack:
-                yield Browser(port, path, stack)
+            yield Browser(port, path, sockets)
         finally:
             process.kill()
             process.wait()

@@ -1,11 +1,15 @@
-"""Comparisons for the tests of humans, and votes as a hand would write them."""
+"""For the tests of humans: comparisons, votes as a hand would write them, and the page's server in a thread."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tasks.labeling.annotators.protocol import Comparison, Response
 from tasks.labeling.humans.batch import Batch, export
+from tasks.labeling.humans.server import VoteServer
 from tasks.labeling.humans.settings import HumanSettings
 
 
@@ -33,3 +37,16 @@ def exported(folder: Path, count: int, **fields: Any) -> Batch:
 def write(path: Path, *votes: dict[str, Any] | str) -> None:
     lines = [vote if isinstance(vote, str) else json.dumps(vote) for vote in votes]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def serving(root: Path, port: int = 0) -> Iterator[VoteServer]:
+    server = VoteServer(root, port)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

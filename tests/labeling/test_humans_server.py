@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,7 @@ from storage.errors import UserError
 from tasks.labeling.humans.batch import read_batch
 from tasks.labeling.humans.server import VoteServer
 from tasks.labeling.humans.votes import read_votes
-from tests.labeling.people import exported
-
-
-@contextmanager
-def serving(root: Path, port: int = 0) -> Iterator[VoteServer]:
-    server = VoteServer(root, port)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+from tests.labeling.people import exported, serving
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 const $ = id => document.getElementById(id);
 const QUICK = 250;      // ms after a comparison appears in which a key is taken for a slip
-const LOW = 3;          // comparisons left at which more are asked for
 const LOOK = 5000;      // ms between looks at the server while there is nothing to do
 const UNDOABLE = 20;    // votes that can be taken back
 
@@ -14,6 +13,7 @@ let wanted = null;      // the batch that this person chose, by path
 let queue = [];         // comparisons to come; the first one is on the screen
 let shownAt = 0;        // when it appeared, ms
 let fetching = null, look = null;
+let taken = 0;          // votes that the server took from this tab
 const settled = new Set();  // comparisons voted on in this tab: an answer under way may still hold them
 
 // ---------------------------------------------------------------- votes on their way
@@ -52,6 +52,7 @@ function flush() {
       if (answer.status >= 500) return false;
       const said = await answer.json().catch(() => ({}));
       if (answer.ok) {
+        taken += 1;
         if (batch && said.batch === batch.batch && JSON.parse(kept).vote.person === person) batch = said;
         refused = "";
       } else {
@@ -98,7 +99,7 @@ function refill() {
 }
 
 async function ask() {
-  const who = person;
+  const who = person, before = taken;
   const words = new URLSearchParams({person: who});
   if (wanted ?? batch?.batch) words.set("batch", wanted ?? batch.batch);
   let answer, said;
@@ -109,21 +110,21 @@ async function ask() {
     answer = null;
   }
   if (who !== person) return;
+  if (taken !== before) return ask();  // this answer may be older than a vote: it would be asked for again
   if (!answer || !answer.ok) {
     if (!queue.length) blank("No answer", answer ? said.error : "The server does not answer. This page goes on by itself when it is back.");
     again();
     return;
   }
   if (said.person !== person) rename(said.person);
-  const before = queue[0];
+  const current = queue[0];
   if (!batch || said.batch !== batch.batch) queue = [];
   batch = said.batches.find(each => each.batch === said.batch) || null;
-  const have = new Set(queue.map(each => each.id));
   const voted = new Set(waiting().map(each => JSON.parse(each.kept).vote)
     .filter(vote => vote.person === person && batch && vote.batch === batch.batch && vote.choice !== "withdrawn")
     .map(vote => vote.id));
-  const fresh = each => !have.has(each.id) && !voted.has(each.id) && !settled.has(`${said.batch} ${each.id}`);
-  queue.push(...said.questions.filter(fresh));
+  const fresh = each => each.id !== queue[0]?.id && !voted.has(each.id) && !settled.has(`${said.batch} ${each.id}`);
+  queue = [...queue.slice(0, 1), ...said.questions.filter(fresh)];  // less what others have done meanwhile
   if (!queue.length && batch && !wanted && !batch.left && said.batches.some(each => each.left)) {
     batch = null;  // done with this one: the server chooses the next
     setTimeout(refill, 0);
@@ -133,7 +134,7 @@ async function ask() {
   drawProgress();
   tell();
   if (queue.length) {
-    if (queue[0] !== before || $("voting").hidden) show();
+    if (queue[0] !== current || $("voting").hidden) show();
   } else {
     rest(said.batches);
   }
@@ -238,12 +239,11 @@ function vote(choice) {
   cast.seconds = Math.round((now - shownAt) / 100) / 10;
   if ($("note").value.trim()) cast.note = $("note").value.trim();
   $("note").value = "";
+  $("note").blur();
   send(cast);
   if (queue.length) show();
-  if (queue.length < LOW) {
-    if (!queue.length) blank("One moment", "Looking for the next comparison.");
-    refill();
-  }
+  else blank("One moment", "Looking for the next comparison.");
+  refill();
 }
 
 function undo() {
@@ -252,9 +252,9 @@ function undo() {
   if (!last) return;
   remember(list);
   settled.delete(`${last.batch.batch} ${last.question.id}`);
-  queue = batch && batch.batch === last.batch.batch ? queue.filter(each => each.id !== last.question.id) : [];
-  queue.unshift(last.question);
-  batch = last.batch;
+  const same = batch && batch.batch === last.batch.batch;
+  queue = [last.question, ...(same ? queue.filter(each => each.id !== last.question.id) : [])];
+  if (!same) batch = last.batch;
   send({batch: batch.batch, id: last.question.id, person, choice: "withdrawn", order: last.question.order});
   drawProgress();
   show(last.choice);
