@@ -65,6 +65,11 @@ class RunConfig(_Group):
 
     @model_validator(mode="after")
     def _panel_and_judges(self) -> "RunConfig":
+        people = [
+            name for name, each in (self.evaluation.judges | self.evaluation.rates).items() if each.kind == "human"
+        ]
+        if people:
+            raise ValueError(f"evaluation: {', '.join(people)} are people, who vote on the panel only")
         if not self.panel.annotators:
             raise ValueError("panel.annotators: the panel is empty; choose one (panel=demo) or add an annotator")
         shared = {

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.stage import Spec
+from tasks.labeling.humans.settings import HumanSettings
 
 
 class _Annotator(BaseModel):
@@ -78,7 +79,13 @@ class JudgeSettings(_Annotator):
 
 
 AnnotatorSettings = Annotated[
-    VerifierSettings | RuleSettings | FunctionSettings | RewardModelSettings | SimulatedSettings | JudgeSettings,
+    VerifierSettings
+    | RuleSettings
+    | FunctionSettings
+    | RewardModelSettings
+    | SimulatedSettings
+    | JudgeSettings
+    | HumanSettings,
     Field(discriminator="kind"),
 ]
 

@@ -4,6 +4,7 @@ Command: python -m tasks.labeling <folder>/spec.yaml
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,16 @@ import pyarrow.compute as pc
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.schemas import write_parquet
+from storage.schemas import SCORES, VOTES, write_parquet
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
+from tasks.labeling.aggregation import Ints
+from tasks.labeling.annotators.protocol import Comparison, Response
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.candidates import Candidates, read_candidates
-from tasks.labeling.panel import vote
+from tasks.labeling.humans.batch import batch_folder, export
+from tasks.labeling.humans.collect import collect
+from tasks.labeling.humans.settings import HumanSettings
+from tasks.labeling.panel import Ballot, vote
 from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.preferences import candidate_pairs, make_preferences
 from tasks.labeling.settings import LabelSpec
@@ -28,7 +34,7 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
     """Label the responses of `spec.responses`; publishes scores, votes and preferences (.parquet) in `spec.folder`.
 
     Raises UserError for an empty panel, annotators that cannot be opened, unfinished responses, and when no pair is
-    left, with the counts by reason.
+    left, with the counts by reason; WaitingForVotes while people on the panel have not said enough.
     """
     manifest = run_stage(spec, lambda: _label(spec, progress))
     remove_parts(spec)
@@ -43,8 +49,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     comparisons = np.stack(
         [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
     )[shown]
-    annotators = open_annotators(settings.annotators, drawing_seed(spec))
-    ballot = vote(annotators, candidates.for_annotators(), comparisons, Parts(spec, "panel"), progress)
+    ballot = _ballot(spec, candidates.for_annotators(), comparisons, progress)
     preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
@@ -71,6 +76,24 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             "agreement": agreement(candidates, ballot.votes, preferences.table),
         },
     )
+
+
+def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> Ballot:
+    """What the panel says. People are asked first, and can vote while the other annotators do; theirs come last."""
+    panel = spec.settings.annotators
+    people = {name: settings for name, settings in panel.items() if isinstance(settings, HumanSettings)}
+    asked = [Comparison(responses[a], responses[b]) for a, b in comparisons.tolist()] if people else []
+    for name, settings in people.items():
+        export(settings, name, batch_folder(spec.folder, name), asked)
+    others = {name: settings for name, settings in panel.items() if name not in people}
+    ballot = Ballot(SCORES.empty_table(), VOTES.empty_table())
+    if others or not people:
+        annotators = open_annotators(others, drawing_seed(spec))
+        ballot = vote(annotators, responses, comparisons, Parts(spec, "panel"), progress)
+    said = [
+        collect(settings, name, batch_folder(spec.folder, name), asked).rows(asked) for name, settings in people.items()
+    ]
+    return Ballot(ballot.scores, pa.concat_tables([ballot.votes, *said]))
 
 
 def drawing_seed(spec: Spec) -> int:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+from storage.errors import UserError
 from tasks.labeling.annotators.function import FunctionAnnotator
 from tasks.labeling.annotators.judge import Judge
 from tasks.labeling.annotators.protocol import Annotator
 from tasks.labeling.annotators.rule import Rule
 from tasks.labeling.annotators.simulated import SimulatedAnnotator
 from tasks.labeling.annotators.verifier import Verifier
+from tasks.labeling.humans.settings import HumanSettings
 from tasks.labeling.settings import (
     AnnotatorSettings,
     FunctionSettings,
@@ -43,3 +45,9 @@ def _open(name: str, settings: AnnotatorSettings, seed: int) -> Annotator:
             return SimulatedAnnotator(name, settings, seed)
         case JudgeSettings():
             return Judge(name, settings, seed)
+        case HumanSettings():
+            raise UserError(
+                f"{name} are people, and cannot be asked here",
+                where=name,
+                remedy="put them on the panel: people vote in the label stage, which waits for them",
+            )

@@ -7,6 +7,7 @@ other settings.
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Asked:
 
 def batch_folder(stage: Path, name: str) -> Path:
     """Where the batch of annotator `name` lies in its label stage's folder."""
-    return stage / f"humans-{name}"
+    return stage / f"humans-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
 
 
 def export(

@@ -2,15 +2,21 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
+from storage.schemas import VOTES
 from tasks.labeling.annotators.protocol import Comparison, Vote, VoteOutcome
 from tasks.labeling.humans.batch import export
 from tasks.labeling.humans.settings import HumanSettings
 from tasks.labeling.humans.votes import HumanVote, read_votes
 
 log = logging.getLogger("irepo")
+
+#: Exit code of a command that ends because people have to vote first.
+EXIT_WAITING = 3
 
 _NAMED = 5  # faults that a message spells out
 
@@ -43,6 +49,25 @@ class Collected:
     def annotators(self) -> list[str]:
         """Everybody who voted, sorted."""
         return sorted({annotator for votes in self.votes for annotator in votes})
+
+    def rows(self, comparisons: Sequence[Comparison]) -> pa.Table:
+        """Vote rows (storage.schemas.VOTES) on `comparisons`, those that were collected: by person, then as given."""
+        rows = [
+            {
+                "prompt_id": comparison.a.prompt_id,
+                "source_a": comparison.a.source,
+                "index_a": comparison.a.index,
+                "source_b": comparison.b.source,
+                "index_b": comparison.b.index,
+                "annotator": annotator,
+                "kind": "pairs",
+            }
+            | asdict(votes[annotator])
+            for annotator in self.annotators
+            for comparison, votes in zip(comparisons, self.votes, strict=True)
+            if annotator in votes
+        ]
+        return pa.Table.from_pylist(rows, schema=VOTES)
 
 
 def collect(settings: HumanSettings, name: str, folder: Path, comparisons: Sequence[Comparison]) -> Collected:
