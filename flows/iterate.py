@@ -138,13 +138,13 @@ def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
     console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
     await_server()
     try:
-        state: State[list[Record]] = irepo(overrides=list(words), return_state=True)
-        rounds = [] if state.name == WAITING else state.result()
+        state = irepo(overrides=list(words), return_state=True)
+        rounds = state if state.name == WAITING else state.result()
     except BaseException:
         console.print(f"stopped; what is done is kept in {folder}. To go on: [bold]{command}[/]", soft_wrap=True)
         raise
-    if not rounds:
-        console.print(f"{state.message}\nthen, to go on: [bold]{command}[/]", soft_wrap=True)
+    if isinstance(rounds, State):
+        console.print(f"{rounds.message}\nthen, to go on: [bold]{command}[/]", soft_wrap=True)
         sys.exit(EXIT_WAITING)
     layout, last = RunLayout.of(config.runs, config.name), rounds[-1]["round"]
     console.print(samples_table(layout.stage(0, "evaluate"), layout.stage(last, "evaluate")))

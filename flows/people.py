@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect import runtime, suspend_flow_run
 from prefect.client.orchestration import get_client
@@ -27,8 +27,8 @@ def wait_for_votes(plan: Plan, number: int, message: str) -> State[None]:
     if runtime.deployment.id is not None:
         publish_waiting(plan, number, message)
         publish_text(plan.layout.root / _WAITING, canonical_json({"flow_run": str(runtime.flow_run.id)}) + "\n")
-        # A key is good for one suspension, and each attempt may need one.
-        suspend_flow_run(key=f"votes-{number}-{runtime.flow_run.run_count}", timeout=None)
+        # A key is good for one suspension, and every attempt may need one.
+        suspend_flow_run(key=f"votes-{uuid4()}", timeout=None)
     return waits(message)
 
 

@@ -73,7 +73,7 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
     # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         arguments = (config.name, number, config, str(plan.initial), prompts, before)
-        state: State[Record] = irepo_round(*arguments, return_state=True)
+        state = irepo_round(*arguments, return_state=True)
     if state.name == WAITING:
         return waits(str(state.message))
     if not state.is_completed():

@@ -61,7 +61,8 @@ def test_a_served_run_is_suspended_until_people_have_voted(served: Served) -> No
     assert len(others) == 3
 
     served.post(f"flow_runs/{run}/resume", {})  # too early
-    served.until(lambda: served.count(run) == 2 and served.state(run)["name"] == "Suspended", 90)
+    served.until(lambda: served.count(round_one["id"]) == 2, 60)  # the round's own run is gone on with
+    served.await_state(run, "Suspended")
     assert {path: path.stat().st_ino for path in others} == others, "what the others said is kept"
 
     with vote_page(served, folder) as address:
