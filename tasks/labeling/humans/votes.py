@@ -5,6 +5,7 @@ last. A line that cannot be read is named and left out; the others count.
 """
 
 import fcntl
+import functools
 import os
 import re
 import unicodedata
@@ -76,12 +77,9 @@ def read_votes(folder: Path, known: Collection[str]) -> Arrived:
             if not line.strip():
                 continue
             where = f"{path.name}, line {number}"
-            try:
-                vote = HumanVote.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(str(each) for each in first["loc"])
-                arrived.faults.append(f"{where}: {f'{place}: ' if place else ''}{first['msg']}")
+            vote = _parse(line)
+            if isinstance(vote, str):
+                arrived.faults.append(f"{where}: {vote}")
                 continue
             if vote.id not in known:
                 arrived.strangers.append(f"{where}: {vote.id}")
@@ -91,6 +89,17 @@ def read_votes(folder: Path, known: Collection[str]) -> Arrived:
         if vote.outcome != "withdrawn":
             arrived.votes.setdefault(name, {})[person] = vote
     return arrived
+
+
+@functools.lru_cache(maxsize=1 << 17)  # the page's server reads the same lines after every vote
+def _parse(line: bytes) -> HumanVote | str:
+    """The vote that a line holds, or what is wrong with it."""
+    try:
+        return HumanVote.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(each) for each in first["loc"])
+        return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 def append_vote(folder: Path, vote: HumanVote) -> None:
