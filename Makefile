@@ -84,7 +84,7 @@ worker: setup  ## work for the pool `irepo` of the server at PREFECT_API_URL
 	@$(VENV) -m flows.deploy worker
 
 test: setup  ## the suite; ARGS="-k name" is handed to pytest
-	@$(VENV) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow" $(ARGS)
+	@$(VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: setup  ## the tests marked slow
 	@$(VENV) -m pytest -m slow $(ARGS)

@@ -21,14 +21,6 @@ TEXTS = (
     "a short reply is better than a long one and a kind reply is better than a rude one",
 )
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `make test`, which works with two processes: a file stays together, and so do those that share a server."""
-    for item in items:
-        served = "served" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("served" if served else item.path.stem))
-
-
 MakePolicy = Callable[..., Path]
 
 
