@@ -78,6 +78,11 @@ class RunConfig(_Group):
 
     @model_validator(mode="after")
     def _panel_and_judges(self) -> "RunConfig":
+        people = [
+            name for name, each in (self.evaluation.judges | self.evaluation.rates).items() if each.kind == "human"
+        ]
+        if people:
+            raise ValueError(f"evaluation: {', '.join(people)} are people, who vote on the panel only")
         if not self.panel.annotators:
             raise ValueError("panel.annotators: the panel is empty; choose one (panel=demo) or add an annotator")
         models = {_model_of(annotator) for annotator in self.panel.annotators.values()} - {None}
@@ -95,7 +100,7 @@ class RunConfig(_Group):
     def _annotators_are_known(self) -> "RunConfig":
         named = {"gold": self.preferences.gold, "pinned": self.preferences.pinned, "weights": self.preferences.weights}
         for option, names in named.items():
-            if unknown := [name for name in names if name not in self.panel.annotators]:
+            if unknown := [name for name in names if name.partition("/")[0] not in self.panel.annotators]:
                 panel = ", ".join(self.panel.annotators)
                 raise ValueError(f"preferences.{option}: {', '.join(unknown)} is not on the panel ({panel})")
         scoring = [each for each in self.panel.annotators.values() if isinstance(each, Scorer)]

@@ -44,6 +44,16 @@ def publish_report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
     _publish(lambda: create_markdown_artifact(text, key, f"{plan.config.name}: round {rounds[-1]['round']}"))
 
 
+def publish_waiting(plan: Plan, number: int, message: str) -> None:
+    """What people have to do before round `number` goes on: the artifact `<run>-votes`."""
+    text = (
+        f"# {plan.config.name}: round {number} waits for people\n\n```\n{message}\n```\n\n"
+        f"`python -m flows.vote {plan.layout.root}` serves the page and resumes this run when there are enough votes; "
+        "or press *Resume* then."
+    )
+    _publish(lambda: create_markdown_artifact(text, f"{slug(plan)}-votes", f"round {number} waits for people"))
+
+
 def report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> str:
     """Markdown: figures of the initial policy, of where the round started, and of its end; votes; sample pairs."""
     record = rounds[-1]

@@ -54,8 +54,11 @@ def estimate(config: RunConfig) -> Table:
     finally:
         close_engines()
     inputs = {"prompts": selected.content, "responses": generated.content}
-    paths = {"folder": folder / "label", "responses": folder / "generate", "prompts": folder / ROUND}
-    labelled = run_label(plan.label(1, 0, 0, inputs).model_copy(update=paths))
+    paths: dict[str, Any] = {"folder": folder / "label", "responses": folder / "generate", "prompts": folder / ROUND}
+    spec = plan.label(1, 0, 0, inputs)
+    panel = {name: each for name, each in spec.settings.annotators.items() if each.kind != "human"}
+    paths["settings"] = spec.settings.model_copy(update={"annotators": panel})
+    labelled = run_label(spec.model_copy(update=paths))
     return _projection(plan, labelled.summary["annotators"], len(chosen) / min(PROBE, len(chosen)), labelled.seconds)
 
 

@@ -18,6 +18,7 @@ from tasks.labeling.annotators.simulated import SimulatedSettings
 from tasks.labeling.annotators.text_metric import TextMetricSettings
 from tasks.labeling.annotators.verifier import VerifierSettings
 from tasks.labeling.chat.settings import OPERATIONS
+from tasks.labeling.humans.settings import HumanSettings
 
 AnnotatorSettings = Annotated[
     VerifierSettings
@@ -30,7 +31,8 @@ AnnotatorSettings = Annotated[
     | RankingJudgeSettings
     | RubricSettings
     | SelfReferenceSettings
-    | SimulatedSettings,
+    | SimulatedSettings
+    | HumanSettings,
     Field(discriminator="kind"),
 ]
 

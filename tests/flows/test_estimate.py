@@ -43,7 +43,7 @@ def test_a_probe_says_what_the_panel_will_cost(
         tokens = int(re.search(r"judge +([\d,]+)", shown)[1].replace(",", ""))  # type: ignore[index]
         assert f"{2 * tokens:,}" in shown
         assert f"{6 * tokens:,}" in shown
-        assert "panel.budget.tokens=1000 does not last for a round" in shown
+        assert "panel.budget.tokens=1000 does not last for a round" in " ".join(shown.split())
         assert not (tmp_path / "runs" / "probed" / "round-01" / "label").exists()
         main(words)
         assert len(server.requests) == asked

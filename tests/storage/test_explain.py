@@ -29,7 +29,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_checkpoint_is_led_back_to_prompts_and_initial_policy(make_run: Any, say: Any) -> None:
     made = make_run("one", seed=3)
-    code, text = say(made.root / "round-02/train/policy")
+    code, text = say(made.root / "round-02/train/policy", width=200)  # temporary folders have long names
     assert code == 0
     assert "made by   round-02/train: policy/model.safetensors, " in text
     assert "7 stages, 3 inputs from outside the run; every file is there, unchanged" in " ".join(text.split())

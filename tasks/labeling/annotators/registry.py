@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from storage.errors import UserError
 from tasks.labeling.annotators.function import FunctionAnnotator, FunctionSettings
 from tasks.labeling.annotators.implicit_reward import ImplicitReward, ImplicitRewardSettings
 from tasks.labeling.annotators.judge import Judge, JudgeSettings
@@ -15,6 +16,7 @@ from tasks.labeling.annotators.self_reference import SelfReference, SelfReferenc
 from tasks.labeling.annotators.simulated import SimulatedAnnotator, SimulatedSettings
 from tasks.labeling.annotators.text_metric import TextMetric, TextMetricSettings
 from tasks.labeling.annotators.verifier import Verifier, VerifierSettings
+from tasks.labeling.humans.settings import HumanSettings
 from tasks.labeling.settings import AnnotatorSettings
 
 
@@ -53,3 +55,9 @@ def _open(name: str, settings: AnnotatorSettings, seed: int) -> Annotator:
             return SelfReference(name, settings)
         case SimulatedSettings():
             return SimulatedAnnotator(name, settings, seed)
+        case HumanSettings():
+            raise UserError(
+                f"{name} are people, and cannot be asked here",
+                where=name,
+                remedy="put them on the panel: people vote in the label stage, which waits for them",
+            )
