@@ -62,13 +62,13 @@ def test_partial_rankings_and_first_choices_equal_choix():
 def test_rankings_of_two_are_bradley_terry(wins):
     pairs = np.array(win_list(wins[0]))
     ranked = Rankings(np.zeros(len(pairs), int), pairs, np.full(len(pairs), 2), np.ones(len(pairs)))
-    padded = Rankings(
-        ranked.prompt, np.pad(pairs, ((0, 0), (0, 3)), constant_values=-1), ranked.stages, ranked.weight
-    )
+    padded = Rankings(ranked.prompt, np.pad(pairs, ((0, 0), (0, 3)), constant_values=-1), ranked.stages, ranked.weight)
     fit, same = plackett_luce(padded, (1, 5), prior_variance=2.0), bradley_terry(wins[:1], prior_variance=2.0)
     np.testing.assert_allclose(fit.theta, same.theta, atol=1e-9)
     np.testing.assert_allclose(fit.covariance, same.covariance, atol=1e-9)
-    along = plackett_luce(padded.take(np.arange(len(pairs)) < 9), (1, 5), wins=_rest(wins[0], pairs[:9]), prior_variance=2.0)
+    along = plackett_luce(
+        padded.take(np.arange(len(pairs)) < 9), (1, 5), wins=_rest(wins[0], pairs[:9]), prior_variance=2.0
+    )
     np.testing.assert_allclose(along.theta, same.theta, atol=1e-9)
 
 
