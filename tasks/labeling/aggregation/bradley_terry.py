@@ -41,7 +41,8 @@ def bradley_terry(
 ) -> Strengths:
     """Maximise the Bradley-Terry log-posterior of each prompt's wins [P, K, K] (float, >= 0, diagonal unused).
 
-    `prior_variance` v: each strength ~ N(m, v), m = `prior_mean` (broadcast to [P, K]). `pseudo_wins` a: added to every win count between two present items.
+    `prior_variance` v: each strength ~ N(m, v), m = `prior_mean` (broadcast to [P, K]). `pseudo_wins` a: added to
+    every win count between two present items.
     `anchor` c: each item also has c wins and c losses against a virtual item of strength 0. `mask` [P, K]: which
     items are there (default all). Without a prior or an anchor only gaps are determined; strengths then have mean 0
     (geometric mean 1 of exp theta).
