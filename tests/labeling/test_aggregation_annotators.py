@@ -146,6 +146,19 @@ def test_noisy_strengths_are_the_maximum_of_the_posterior():
         assert all(log_posterior(fit.theta[0] + rng.normal(0, size, SLOTS)) < best for _ in range(300))
 
 
+def test_noisy_errors_are_the_expected_information():
+    _, votes = panel([1, 0.8, 0.3], prompts=1, seed=3)
+    eta = np.array([1, 0.8, 0.3])[votes.annotator]
+    fit = noisy_bradley_terry(votes, (1, SLOTS), np.array([1, 0.8, 0.3]), prior_variance=2.0)
+    information = np.eye(SLOTS) / 2
+    for k in range(len(votes)):
+        direction = np.eye(SLOTS)[votes.first[k]] - np.eye(SLOTS)[votes.second[k]]
+        p = float(sigmoid(direction @ fit.theta[0]))
+        seen, slope = eta[k] * p + (1 - eta[k]) * (1 - p), (2 * eta[k] - 1) * p * (1 - p)
+        information += slope**2 / (seen * (1 - seen)) * np.outer(direction, direction)
+    np.testing.assert_allclose(fit.covariance[0], np.linalg.inv(information), rtol=1e-9)
+
+
 def test_certain_annotators_are_plain_bradley_terry():
     _, votes = panel([1, 1, 0, 0.5])
     shape = (80, SLOTS)

@@ -11,7 +11,7 @@ from tasks.labeling.aggregation.davidson import davidson
 from tasks.labeling.aggregation.dawid_skene import judged
 from tasks.labeling.aggregation.ensembles import Ensemble, combine, standardise
 from tasks.labeling.aggregation.general import general_preferences
-from tasks.labeling.aggregation.plackett_luce import plackett_luce, rankings, votes_to_rankings
+from tasks.labeling.aggregation.plackett_luce import Rankings, plackett_luce, rankings, votes_to_rankings
 
 
 def vote(prompt: str, a: int, b: int, outcome: str, who: str = "x", **more: object) -> dict:
@@ -127,6 +127,15 @@ def test_plackett_luce_errors_are_the_curvature():
         return total
 
     _check_curvature(value, fit.theta[0], fit.covariance[0])
+
+
+def test_a_weight_of_two_is_the_same_ranking_twice():
+    once = rankings([[[0, 1, 2], [2, 0, 1]]])
+    twice = rankings([[[0, 1, 2], [2, 0, 1], [2, 0, 1]]])
+    heavy = Rankings(once.prompt, once.order, once.stages, np.array([1.0, 2.0]))
+    fits = [plackett_luce(which, (1, 3), prior_variance=2.0) for which in (heavy, twice)]
+    np.testing.assert_allclose(fits[0].theta, fits[1].theta, atol=1e-12)
+    np.testing.assert_allclose(fits[0].covariance, fits[1].covariance, atol=1e-12)
 
 
 def _check_curvature(value, point: np.ndarray, covariance: np.ndarray) -> None:
