@@ -1,6 +1,7 @@
 """Problems whose optimum is known: K responses a prompt, their reward, an initial policy, and votes by Bradley-Terry.
 
-The optimum of expected reward less beta times the KL divergence to the initial policy is pi_0 exp(r / beta), normalised.
+The optimum of expected reward less beta times the KL divergence to pi_0, the initial policy, is pi_0 exp(r / beta),
+normalised.
 """
 
 from dataclasses import dataclass

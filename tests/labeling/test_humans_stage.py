@@ -57,7 +57,9 @@ def test_the_stage_waits_and_then_publishes_equal_bytes_whatever_came_first(worl
     assert not list(spec.folder.glob("part-*"))
     assert manifest.summary["votes"]["people/ben"] == {"tie": 6}
     assert sum(manifest.summary["votes"]["people/ann"].values()) == 6
-    assert manifest.summary["agreement"]["people/ann"] is not None
+    (ann,) = [row for row in manifest.summary["annotators"] if row["annotator"] == "people/ann"]
+    assert ann["agrees_with_panel"] is not None
+    assert ann["first_share"] is not None
     table = pq.read_table(spec.folder / "votes.parquet")
     assert table.schema.equals(VOTES)
     texts = {(prompt, i): text for prompt, responses in TEXTS.items() for i, text in enumerate(responses)}

@@ -34,13 +34,15 @@ def bradley_terry(
     wins: ArrayLike,
     *,
     prior_variance: float | None = None,
+    prior_mean: ArrayLike = 0.0,
     pseudo_wins: float = 0.0,
     anchor: float = 0.0,
     mask: ArrayLike | None = None,
 ) -> Strengths:
     """Maximise the Bradley-Terry log-posterior of each prompt's wins [P, K, K] (float, >= 0, diagonal unused).
 
-    `prior_variance` v: each strength ~ N(0, v). `pseudo_wins` a: added to every win count between two present items.
+    `prior_variance` v: each strength ~ N(m, v), m = `prior_mean` (broadcast to [P, K]). `pseudo_wins` a: added to
+    every win count between two present items.
     `anchor` c: each item also has c wins and c losses against a virtual item of strength 0. `mask` [P, K]: which
     items are there (default all). Without a prior or an anchor only gaps are determined; strengths then have mean 0
     (geometric mean 1 of exp theta).
@@ -65,25 +67,33 @@ def bradley_terry(
     if not anchored:
         check_connected(counts, present)
     precision = 0.0 if prior_variance is None else 1.0 / prior_variance
-    return _fit(counts, present, precision, anchor, anchored)
+    mean = np.broadcast_to(np.asarray(prior_mean, dtype=np.float64), present.shape)
+    return _fit(counts, present, precision, mean, anchor, anchored)
 
 
-def _fit(counts: Floats, present: Bools, precision: float, anchor: float, anchored: bool) -> Strengths:
+def _fit(counts: Floats, present: Bools, precision: float, mean: Floats, anchor: float, anchored: bool) -> Strengths:
     n = np.maximum(present.sum(axis=1), 1)[:, None, None]
     # Where only gaps are determined the curvature is singular along (1, ..., 1): fill that direction with eigenvalue 1.
     gauge = np.zeros(counts.shape) if anchored else (present[:, :, None] & present[:, None, :]) / n
     absent = ~present[:, :, None] * np.eye(counts.shape[1])
 
-    def derivatives(theta: Floats) -> tuple[Floats, Floats]:
-        gradient, curvature = win_derivatives(theta, counts, precision, anchor, present)
-        return gradient, curvature + gauge + absent
+    ridge = np.where(present, precision, 0.0)[:, :, None] * np.eye(counts.shape[1])
 
-    theta, inverse = maximise(
-        lambda theta: win_posterior(theta, counts, precision, anchor),
+    def value(above: Floats) -> Floats:
+        posterior: Floats = win_posterior(above + mean, counts, 0.0, anchor) - 0.5 * precision * (above**2).sum(axis=1)
+        return posterior
+
+    def derivatives(above: Floats) -> tuple[Floats, Floats]:
+        gradient, curvature = win_derivatives(above + mean, counts, 0.0, anchor, present)
+        return gradient - np.where(present, precision * above, 0.0), curvature + ridge + gauge + absent
+
+    above, inverse = maximise(
+        value,
         derivatives,
         np.zeros(present.shape),
         _TOLERANCE * (1 + counts.max(axis=(1, 2), initial=0.0)),
     )
+    theta = above + mean
     if not anchored:
         theta = np.where(present, theta - (theta.sum(axis=1) / n[:, 0, 0])[:, None], 0.0)
     return strengths_of(theta, inverse - gauge - absent, present)

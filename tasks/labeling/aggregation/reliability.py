@@ -72,9 +72,10 @@ def estimate_reliability(
     """Estimate each annotator's honesty from votes on prompts of up to `slots` responses.
 
     `rule` "em": Beta(4, 1) prior, then snapped: above 0.9 counts as 1 (and below 0.1 as 0), within 0.1 of one half
-    as 0.5. Without snapping the strengths of an honest panel come out too large. "lcpo": no prior, between
-    0.5 and 0.999, not snapped; all votes are at hand, so its moving average over batches is not needed. `pinned`: honesties that are given. `gold`: annotators whose
-    votes are known to be right; on pairs that they decide, a vote of another is honest where it agrees.
+    as 0.5. Without snapping the strengths of an honest panel come out too large. "lcpo": no prior, between 0.5 and
+    0.999, not snapped; all votes are at hand, so it needs no moving average over batches. `pinned`: honesties that are
+    given. `gold`: annotators whose votes are known to be right; on pairs that they decide, a vote of another is honest
+    where it agrees.
 
     An annotator that `Census.not_identified` names takes no part, and its votes count in full. Raises ValueError for
     pinned or gold annotators that are not there.
@@ -92,7 +93,10 @@ def estimate_reliability(
     free = taking_part & ~known
     if free.any():
         votes = sample(blocks, census, taking_part, _SAMPLE)
-        fitted, passes = _fit(votes, slots, used, free, indices(annotators, gold), prior_variance, rule)
+        # Where somebody is known, the rest are measured against them; else the majority is taken to be honest.
+        guided = np.isin(census.circle, census.circle[known])
+        start = np.where(known, used, np.where(guided, 0.5, _START))
+        fitted, passes = _fit(votes, slots, start, free, indices(annotators, gold), prior_variance, rule)
         eta[free] = fitted[free]
         used[free] = snap(fitted[free]) if rule == "em" else fitted[free]
     return Reliability(annotators, eta, used, census.votes, census.shared, missing, passes)
@@ -115,7 +119,7 @@ def snap(eta: Floats) -> Floats:
 
 
 def _fit(
-    votes: Votes, slots: int, given: Floats, free: np.ndarray, gold: np.ndarray, prior_variance: float, rule: str
+    votes: Votes, slots: int, start: Floats, free: np.ndarray, gold: np.ndarray, prior_variance: float, rule: str
 ) -> tuple[Floats, int]:
     shape = (int(votes.prompt.max(initial=-1)) + 1, slots)
     ties = votes.take(votes.share == 0.5).wins(shape)
@@ -124,10 +128,12 @@ def _fit(
     weight = decided.weight * np.abs(2 * decided.share - 1)
     ties += decided.wins(shape, np.full(len(decided), 0.5), decided.weight - weight)
     truth = _gold_truth(decided, slots, gold)
-    size = len(given)
+    size = len(start)
     cast = np.bincount(decided.annotator, weight, size)
-    eta = np.where(free, _START, given)
-    theta = _strengths(np.zeros(shape), decided.wins(shape, weight=weight) + ties, prior_variance)
+    eta = start
+    first = np.where(start[decided.annotator] < 0.5, ~for_first, for_first).astype(np.float64)
+    sure = weight * np.abs(2 * start[decided.annotator] - 1)
+    theta = _strengths(np.zeros(shape), decided.wins(shape, first, sure) + ties, prior_variance)
     passes, change = 0, np.inf
     while change >= _TOLERANCE and passes < _PASSES:
         passes += 1
@@ -137,11 +143,9 @@ def _fit(
         honest = np.where(truth == 0, honest, (truth > 0) == for_first)
         sums = np.bincount(decided.annotator, weight * honest, size)
         with np.errstate(invalid="ignore"):
-            if rule == "em":
-                new = (sums + _PRIOR[0] - 1) / (cast + sum(_PRIOR) - 2)
-            else:
-                new = np.clip(sums / cast, *_BOUNDS)
-        new = np.where(free, new, given)
+            mean = sums / cast if rule == "lcpo" else (sums + _PRIOR[0] - 1) / (cast + sum(_PRIOR) - 2)
+        new = mean if rule == "em" else np.clip(mean, *_BOUNDS)
+        new = np.where(free, new, start)
         if not (~free & (cast > 0)).any() and (new * cast).sum() < cast.sum() / 2:
             new = 1 - new  # nobody is known, and the labels are switched: the majority is taken to be honest
         change = np.abs(new - eta).max()

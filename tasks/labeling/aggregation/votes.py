@@ -109,7 +109,7 @@ def read_votes(
         who,
         np.where(a < b, share, 1 - share),
         weights[who],
-        pc.equal(data["kind"], "ranking").to_numpy(zero_copy_only=False),
+        pc.is_valid(pc.index_in(data["kind"], value_set=pa.array(["ranking"]))).to_numpy(zero_copy_only=False),
     )
     ordered = (np.diff(result.prompt) >= 0).all()
     return result if ordered else result.take(np.argsort(result.prompt, kind="stable"))
