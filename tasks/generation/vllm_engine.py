@@ -32,6 +32,7 @@ class VllmEngine:
         self._settings = settings
         self._trust_remote_code = trust_remote_code
         self._log = log
+        self._own_log: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._shape = ""
         self._asleep = False
@@ -92,6 +93,13 @@ class VllmEngine:
             self._asleep = True
 
     def close(self) -> None:
+        """End the worker and its process group; its log goes with it, unless an error has named it."""
+        self._end()
+        if self._own_log is not None:
+            self._own_log.unlink(missing_ok=True)
+            self._log = self._own_log = None
+
+    def _end(self) -> None:
         process, self._process, self._asleep = self._process, None, False
         if process is None:
             return
@@ -106,7 +114,7 @@ class VllmEngine:
         if self._log is None:
             handle, name = tempfile.mkstemp(prefix="irepo-vllm-", suffix=".log")
             os.close(handle)
-            self._log = Path(name)
+            self._log = self._own_log = Path(name)
         with open(self._log, "wb") as log:
             self._process = start_group(
                 [sys.executable, "-m", "tasks.generation.vllm_worker"],
@@ -171,7 +179,9 @@ class VllmEngine:
             if "error" in reply:
                 raise self._explain(operation, reply["type"], reply["error"])
         except BaseException:
-            self.close()
+            self._end()
+            if self._own_log is not None:
+                self._log = self._own_log = None  # it stays where the error says
             raise
         return reply["result"]
 
