@@ -30,6 +30,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
@@ -176,15 +177,22 @@ def _total(amounts: Any) -> float | None:
 
 
 def print_table(result: Mapping[str, Any], console: Console) -> None:
+    figures = result["figures"]
     columns = ("pairs", "accuracy", "one_order", "consistent", "first", "log_loss", "tie", "abstain", "error")
-    table = Table("subset", *(column.replace("_", " ") for column in columns), title=result["annotator"])
-    for subset, row in result["figures"].items():
+    columns = tuple(column for column in columns if any(row[column] is not None for row in figures.values()))
+    table = Table(title=result["annotator"], title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("subset", no_wrap=True)
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right", no_wrap=True)
+    for subset, row in figures.items():
         table.add_row(subset, *(_shown(column, row[column]) for column in columns))
     console.print(table)
-    spent = {name: value for name, value in result["spent"].items() if value}
-    console.print(
-        ", ".join(f"{name} {value:g}" if name != "faults" else f"faults {value}" for name, value in spent.items())
-    )
+    spent = [f"{name.replace('_', ' ')}: {_amount(value)}" for name, value in result["spent"].items() if value]
+    console.print(", ".join(spent), highlight=False)
+
+
+def _amount(value: float | Mapping[str, int]) -> str:
+    return f"{value:,.4g}" if isinstance(value, int | float) else ", ".join(f"{n} {what}" for what, n in value.items())
 
 
 def _shown(column: str, value: float | None) -> str:
