@@ -147,9 +147,7 @@ def test_rankings_with_ties_are_counted_and_told(labelled):
     assert found.learnt == {"notes": {"votes of rankings with ties or gaps, counted singly": 6}}
 
 
-@pytest.mark.parametrize(
-    "words", [{"reliability": "em", "estimator": "davidson"}, {"pinned": {"a": 1.0}}, {"gold": ["a"]}]
-)
+@pytest.mark.parametrize("words", [{"reliability": "em", "estimator": "davidson"}, {"pinned": {"a": 1.0}}])
 def test_settings_that_mean_nothing_together_are_refused(words):
     with pytest.raises(ValueError, match="reliability"):
         PreferenceSettings.model_validate(words)
