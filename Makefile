@@ -45,7 +45,7 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup run serve deploy worker test test-slow chaos check lock clean
+.PHONY: help setup run serve deploy worker vote test test-slow chaos check lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -82,6 +82,9 @@ deploy: setup  ## register the deployments of prefect.yaml with the server at PR
 
 worker: setup  ## work for the pool `irepo` of the server at PREFECT_API_URL
 	@$(VENV) -m flows.deploy worker
+
+vote: setup  ## the page where people vote on a run: RUN=runs/mine
+	@$(VENV) -m flows.vote $(RUN)
 
 test: setup  ## the suite; ARGS="-k name" is handed to pytest
 	@$(VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)

@@ -94,6 +94,8 @@ def _expand(override: str) -> list[str]:
     if key in _SHORTHANDS and value not in group_options(key):
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         return [f"{key}={_SHORTHANDS[key]}", f"{key}.path='{quoted}'"]
+    if "." in key and key in known_keys():
+        return [f"++{override}"]  # also where no YAML file mentions it
     return [override]
 
 

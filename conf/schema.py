@@ -7,7 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.labeling.settings import AnnotatorSettings, PreferenceSettings
+from tasks.labeling.annotators.reward_model import RewardModelSettings
+from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
+from tasks.labeling.chat.settings import ChatSettings
+from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.settings import ObjectiveSettings, OptimizationSettings
 
 
@@ -26,6 +29,15 @@ class PolicySettings(_Group):
 
 class PanelSettings(_Group):
     annotators: dict[str, AnnotatorSettings]
+    budget: Budget = Budget()  # of one round's votes
+
+    @model_validator(mode="after")
+    def _known(self) -> "PanelSettings":
+        asked = {name: each for name, each in self.annotators.items() if isinstance(each, ChatSettings)}
+        unpriced = [name for name, each in asked.items() if each.backend == "endpoint" and each.price is None]
+        if self.budget.money is not None and unpriced:
+            raise ValueError(f"budget.money: what {', '.join(unpriced)} costs is not known; give it a price")
+        return self
 
 
 class EvaluationSettings(_Group):
@@ -61,22 +73,47 @@ class RunConfig(_Group):
     training: OptimizationSettings
     evaluation: EvaluationSettings
     gate: GateSettings
-    dry_run: bool = False  # print the plan, run nothing
+    # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
+    dry_run: bool | Literal["plan"] = False
 
     @model_validator(mode="after")
     def _panel_and_judges(self) -> "RunConfig":
+        people = [
+            name for name, each in (self.evaluation.judges | self.evaluation.rates).items() if each.kind == "human"
+        ]
+        if people:
+            raise ValueError(f"evaluation: {', '.join(people)} are people, who vote on the panel only")
         if not self.panel.annotators:
             raise ValueError("panel.annotators: the panel is empty; choose one (panel=demo) or add an annotator")
-        shared = {
-            name
-            for name, judge in self.evaluation.judges.items()
-            if any(
-                judge == annotator and judge.kind in ("judge", "reward_model")
-                for annotator in self.panel.annotators.values()
-            )
-        }
+        models = {_model_of(annotator) for annotator in self.panel.annotators.values()} - {None}
+        shared = {name for name, judge in self.evaluation.judges.items() if _model_of(judge) in models}
         if shared:
             raise ValueError(
                 f"evaluation.judges: {', '.join(sorted(shared))} also votes in the panel; a judge must be held out"
             )
+        for name, judge in (self.evaluation.judges | self.evaluation.rates).items():
+            if asked := set(judge.reads()) & set(POLICY_NAMES):
+                raise ValueError(f"evaluation: {name} asks the run's own {', '.join(asked)}; only the panel can")
         return self
+
+    @model_validator(mode="after")
+    def _annotators_are_known(self) -> "RunConfig":
+        named = {"gold": self.preferences.gold, "pinned": self.preferences.pinned, "weights": self.preferences.weights}
+        for option, names in named.items():
+            if unknown := [name for name in names if name.partition("/")[0] not in self.panel.annotators]:
+                panel = ", ".join(self.panel.annotators)
+                raise ValueError(f"preferences.{option}: {', '.join(unknown)} is not on the panel ({panel})")
+        scoring = [each for each in self.panel.annotators.values() if isinstance(each, Scorer)]
+        if self.preferences.estimator.startswith("ensemble_") and not scoring:
+            raise ValueError(
+                f"preferences.estimator: {self.preferences.estimator} is made of scores, and no annotator of the panel "
+                f"gives any; add one that does (reward_model, rubric, rule), or use estimator=bradley_terry"
+            )
+        return self
+
+
+def _model_of(annotator: AnnotatorSettings) -> str | None:
+    """The model that decides an annotator's votes; None for rules and functions."""
+    if isinstance(annotator, ChatSettings):
+        return annotator.model
+    return annotator.path if isinstance(annotator, RewardModelSettings) else None

@@ -9,8 +9,9 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.panel_report import panel_tables
 from flows.plan import Plan
-from flows.terminal import cells
+from flows.terminal import cells, markdown_table
 from tasks.evaluation.stage import SAMPLES
 
 log = logging.getLogger("irepo")
@@ -43,22 +44,27 @@ def publish_report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
     _publish(lambda: create_markdown_artifact(text, key, f"{plan.config.name}: round {rounds[-1]['round']}"))
 
 
+def publish_waiting(plan: Plan, number: int, message: str) -> None:
+    """What people have to do before round `number` goes on: the artifact `<run>-votes`."""
+    text = (
+        f"# {plan.config.name}: round {number} waits for people\n\n```\n{message}\n```\n\n"
+        f"`python -m flows.vote {plan.layout.root}` serves the page and resumes this run when there are enough votes; "
+        "or press *Resume* then."
+    )
+    _publish(lambda: create_markdown_artifact(text, f"{slug(plan)}-votes", f"round {number} waits for people"))
+
+
 def report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> str:
     """Markdown: figures of the initial policy, of where the round started, and of its end; votes; sample pairs."""
     record = rounds[-1]
     shown = [rounds[0], *(r for r in rounds if r["round"] == record["base"] and r["round"]), record]
     lines = [f"# {plan.config.name}: round {record['round']}", ""]
-    lines += _table(["", *(_heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
+    lines += markdown_table(["", *(_heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
     labels = record["labels"]
     lines += ["", "## Votes", ""]
     lines += [f"{labels['pairs']} preference pairs of {labels['comparisons']} comparisons; left out: "]
     lines[-1] += ", ".join(f"{count} {reason}" for reason, count in labels["dropped"].items() if count) or "none"
-    outcomes = ("a", "b", "tie", "abstain", "error")
-    rows = [
-        [name, *(str(votes.get(outcome, 0)) for outcome in outcomes), _share(labels["agreement"].get(name))]
-        for name, votes in labels["votes"].items()
-    ]
-    lines += ["", *_table(["annotator", *outcomes, "agrees with the panel"], rows)]
+    lines += ["", *panel_tables(labels)]
     lines += ["", "## Held-out samples, not picked", ""]
     lines += _samples(plan, record)
     lines += ["", f"policy: `{record['policy']}`"]
@@ -74,10 +80,6 @@ def _heading(record: dict[str, Any]) -> str:
     return f"round {record['round']}" if record["round"] else "initial"
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
 def _samples(plan: Plan, record: dict[str, Any]) -> list[str]:
     sides = [record["base"], record["round"]]
     before, after = (_read(plan.layout.stage(number, "evaluate") / SAMPLES) for number in sides)
@@ -86,7 +88,7 @@ def _samples(plan: Plan, record: dict[str, Any]) -> list[str]:
         [_quoted(text) for text in (old["prompt"][-_LONG:], old["reply"][:_LONG], new["reply"][:_LONG])]
         for old, new in pairs[:: max(1, -(-len(pairs) // _SAMPLES))]
     ]
-    return _table(["prompt", "before the round", "after the round"], rows)
+    return markdown_table(["prompt", "before the round", "after the round"], rows)
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -98,11 +100,6 @@ def _quoted(text: str) -> str:
     """One cell of a Markdown table: what a model wrote is shown, never interpreted."""
     plain = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
     return plain.replace("\n", "<br>") or "*(nothing)*"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _publish(create: Callable[[], object]) -> None:

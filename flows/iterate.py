@@ -3,7 +3,8 @@
     python -m flows.iterate run=demo                                  # the demo, start to end
     python -m flows.iterate run=demo rounds=2 training.learning_rate=1e-4
     python -m flows.iterate name=mine policy=<folder or id> prompts=<file> panel=answers
-    python -m flows.iterate run=phi2 dry_run=true                     # print the plan
+    python -m flows.iterate run=phi2 dry_run=plan                     # print the plan
+    python -m flows.iterate ... dry_run=true                          # and what the panel's judges will cost
 
 The same command goes on where a run stopped: finished stages are kept, see storage/manifest.py.
 """
@@ -27,12 +28,15 @@ if __name__ == "__main__":
     start_temporary_server()
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
+from prefect.states import State  # noqa: E402
 
 from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
 from flows.device import device_held  # noqa: E402
+from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, settle  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
+from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan, folder_digest  # noqa: E402
 from flows.preflight import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.round import Record, complete_round, initial_record, promoted  # noqa: E402
@@ -44,6 +48,8 @@ from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
 from tasks.generate import close_engines  # noqa: E402
+from tasks.label import WAITING  # noqa: E402
+from tasks.labeling.humans.collect import EXIT_WAITING  # noqa: E402
 
 
 @flow(name="irepo", persist_result=True, result_serializer="json")
@@ -55,8 +61,10 @@ def irepo(
     gate: Gate | None = None,
     more_rounds: Rounds | None = None,
     overrides: list[Override] = [],  # noqa: B006  (Prefect shows the default in the form)
-) -> list[Record]:
+) -> list[Record] | State[None]:
     """Align a policy in rounds; returns one record a round. What is done already is kept.
+
+    A run that waits for people on its panel is suspended; one that nobody can resume ends in the state `Waiting`.
 
     Args:
         preset: what to start from: a file of conf/run.
@@ -82,7 +90,7 @@ def irepo(
             close_engines()
 
 
-def _rounds(plan: Plan) -> list[Record]:
+def _rounds(plan: Plan) -> list[Record] | State[None]:
     layout = plan.layout
     sweep_temporaries(layout.root)
     publish_text(layout.config, dump_config(plan.config))
@@ -91,6 +99,8 @@ def _rounds(plan: Plan) -> list[Record]:
     rounds = [initial_record(plan, prompts, folder_digest(plan.initial))]
     for number in range(1, plan.config.rounds + 1):
         record = complete_round(plan, number, prompts, rounds)
+        if isinstance(record, State):
+            return wait_for_votes(plan, number, str(record.message))
         rounds.append(record)
         console.print(round_table(rounds))
         record["decision"] = settle(plan, record)
@@ -115,10 +125,13 @@ def _publish(plan: Plan, rounds: list[Record]) -> None:
 def main(words: Sequence[str]) -> None:
     """The command: check first, then run the flow, say where things are and how to go on."""
     config = compose_config(words)
+    folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
         print_plan(Plan(config, Path(config.policy.path)).dry_run())
+        if config.dry_run != "plan" and asks_models(config):
+            with owned(folder):
+                console.print(estimate(config))
         return
-    folder = RunLayout.of(config.runs, config.name).root
     with owned(folder):
         _run(config, folder, words)
 
@@ -130,10 +143,14 @@ def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
     console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
     await_server()
     try:
-        rounds = irepo(overrides=list(words))
+        state = irepo(overrides=list(words), return_state=True)
+        rounds = state if state.name == WAITING else state.result()
     except BaseException:
         console.print(f"stopped; what is done is kept in {folder}. To go on: [bold]{command}[/]", soft_wrap=True)
         raise
+    if isinstance(rounds, State):
+        console.print(f"{rounds.message}\nthen, to go on: [bold]{command}[/]", soft_wrap=True)
+        sys.exit(EXIT_WAITING)
     layout, last = RunLayout.of(config.runs, config.name), rounds[-1]["round"]
     console.print(samples_table(layout.stage(0, "evaluate"), layout.stage(last, "evaluate")))
     if rounds[-1]["decision"] is None:

@@ -8,18 +8,14 @@ from pathlib import Path
 from conf.schema import RunConfig
 from storage.files import digest, sha256_file
 from storage.layout import RunLayout
-from storage.manifest import describe_files
+from storage.manifest import folder_digest
 from storage.stage import Spec
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
+from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.settings import TrainingSettings, TrainSpec
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of every file below `folder`."""
-    return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder])])
 
 
 def what_it_reads(annotator: AnnotatorSettings) -> str | None:
@@ -27,18 +23,24 @@ def what_it_reads(annotator: AnnotatorSettings) -> str | None:
 
     Of a function this is its module's source, not the modules that it imports in turn.
     """
-    if annotator.kind == "reward_model":
-        return folder_digest(Path(annotator.path)) if Path(annotator.path).is_dir() else None
-    if annotator.kind == "judge":
-        return sha256_file(Path(annotator.template)) if annotator.template else None
-    if annotator.kind in ("function", "simulated"):
-        name = annotator.function if annotator.kind == "function" else annotator.utility
-        try:
-            module = find_spec(name.partition(":")[0])
-        except ModuleNotFoundError:
-            return None  # opening the annotator says so, with the remedy
-        return sha256_file(Path(module.origin)) if module and module.origin else None
-    return None
+    names = (name for name in annotator.reads() if name not in POLICY_NAMES)
+    found = [contents for name in names if (contents := _contents(name)) is not None]
+    return digest(found) if found else None
+
+
+def _contents(name: str) -> str | None:
+    """Digest of a folder, a file, or the module of "package.module:name"; None for what is not on this machine."""
+    path = Path(name)
+    if path.is_dir():
+        return folder_digest(path)
+    if path.is_file():
+        return sha256_file(path)
+    module, colon, _ = name.partition(":")
+    try:
+        spec = find_spec(module) if colon else None
+    except (ModuleNotFoundError, ValueError):
+        return None  # opening the annotator says so, with the remedy
+    return sha256_file(Path(spec.origin)) if spec and spec.origin else None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,14 @@ class Plan:
             trust_remote_code=self.config.policy.trust_remote_code,
         )
 
-    def label(self, round_number: int, inputs: dict[str, str]) -> LabelSpec:
+    @cached_property
+    def policies_asked(self) -> set[str]:
+        """Which of the run's policies annotators of the panel ask: policy, previous, initial."""
+        read = (name for annotator in self.config.panel.annotators.values() for name in annotator.reads())
+        return set(read) & set(POLICY_NAMES)
+
+    def label(self, round_number: int, base: int, previous: int, inputs: dict[str, str]) -> LabelSpec:
+        """Votes on responses of the policy of round `base`, which itself started from that of round `previous`."""
         models = {name: value for name, value in self.model_inputs.items() if name.startswith("annotator:")}
         return LabelSpec(
             folder=self.layout.stage(round_number, "label"),
@@ -117,6 +126,9 @@ class Plan:
             ),
             responses=self.layout.stage(round_number, "generate"),
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
+            answers=self.layout.answers,
+            budget=self.config.panel.budget,
+            policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
         )
 
     def train(self, round_number: int, base: int, inputs: dict[str, str]) -> TrainSpec:
@@ -165,6 +177,7 @@ class Plan:
                 for name, number in self.rivals(round_number, base)
             },
             prompts=responses.prompts,
+            answers=self.layout.answers,
         )
         metrics = EvaluateSpec(
             folder=folder,
@@ -206,7 +219,7 @@ class Plan:
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
             self.generate(1, 0, {"prompts": "?", "policy": "?"}),
-            self.label(1, {"prompts": "?", "responses": "?"}),
+            self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
             self.train(1, 0, {"policy": "?", "reference": "?", "preferences": "?"}),
             *self.evaluate(1, 0, unknown),
         ]

@@ -4,7 +4,10 @@ import json
 import os
 from pathlib import Path
 
+import httpx
 from prefect import runtime
+from prefect.blocks.system import Secret
+from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
@@ -16,6 +19,7 @@ from storage.manifest import MANIFEST
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
+from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 
 
@@ -52,17 +56,37 @@ def _download(policy: PolicySettings) -> Path:
 
 
 def check_keys(config: RunConfig) -> None:
-    """Refuse a judge whose API key is not in the environment. Keys themselves are never read into the config."""
+    """See to it that every annotator's API key is in the environment; one that is not may be a secret of Prefect's.
+
+    Keys themselves are never read into the config.
+    """
     annotators = config.panel.annotators | config.evaluation.judges | config.evaluation.rates
     for name, settings in annotators.items():
-        if settings.kind == "judge" and settings.api_key_env and not os.environ.get(settings.api_key_env):
-            raise UserError(
-                f"the key of judge {name!r} is not set",
-                where=f"environment variable {settings.api_key_env}",
-                remedy=f"export {settings.api_key_env}=... before starting the run",
-            )
+        variable = getattr(settings, "api_key_env", None)
+        if variable and not os.environ.get(variable):
+            os.environ[variable] = _secret(variable, name)
         if settings.kind == "reward_model" and config.policy.warmup is None:
             _check_reward_model(name, settings.path)
+        if settings.kind == "implicit_reward" or getattr(settings, "backend", None) == "vllm":
+            for folder in settings.reads():
+                if folder not in POLICY_NAMES and not Path(folder).is_file():  # a file is a template
+                    check_policy_folder(Path(folder))
+
+
+def _secret(variable: str, annotator: str) -> str:
+    """The value of the Secret block `openai-api-key` for the variable OPENAI_API_KEY."""
+    block = variable.lower().replace("_", "-")
+    try:
+        value = Secret.load(block).get()  # type: ignore[union-attr]
+    except (ValueError, PrefectException, httpx.HTTPError):
+        value = ""
+    if not value:
+        raise UserError(
+            f"the key of {annotator!r} is not set",
+            where=f"environment variable {variable}",
+            remedy=f"export {variable}=... before starting the run, or keep it as Prefect's Secret block {block!r}",
+        )
+    return str(value)
 
 
 def _check_reward_model(name: str, path: str) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 from prefect import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import State
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
+from flows.panel_report import complaints
 from flows.plan import Plan
 from flows.preflight import find_policy
 from flows.terminal import console
@@ -16,7 +18,7 @@ from storage.manifest import BrokenManifest, read_manifest
 from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.generation.prompts import run_select
-from tasks.label import label
+from tasks.label import WAITING, label, waits
 from tasks.train import train
 
 Record = dict[str, Any]
@@ -35,8 +37,11 @@ def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
 @flow(name="irepo-round", flow_run_name="{run}: round {number}", persist_result=True, result_serializer="json")
 def irepo_round(
     run: str, number: int, config: RunConfig, initial_policy: str, prompts: str, before: list[Record]
-) -> Record:
-    """One round: responses, votes, a new policy, and whether it is better. `before` holds the earlier records."""
+) -> Record | State[None]:
+    """One round: responses, votes, a new policy, and whether it is better. `before` holds the earlier records.
+
+    Ends in a state `Waiting` while people on the panel have not voted.
+    """
     plan = Plan(config, find_policy(config.policy.model_copy(update={"path": initial_policy})))
     base, initial = promoted(before), before[0]["digest"]
     policy = base["digest"]
@@ -44,7 +49,12 @@ def irepo_round(
     start = base["round"]
     selected = run_select(plan.select(number, {"prompts": prompts}))
     generated = generate(plan.generate(number, start, {"prompts": selected.content, "policy": policy}))
-    labelled = label(plan.label(number, {"prompts": selected.content, "responses": generated["content"]}))
+    asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
+    inputs = {"prompts": selected.content, "responses": generated["content"]}
+    inputs |= {f"asked:{name}": asked[name] for name in plan.policies_asked}
+    labelled = label(plan.label(number, start, base["base"], inputs))
+    if isinstance(labelled, State):
+        return waits(str(labelled.message))
     reference = policy if config.objective.reference == "previous" else initial
     inputs = {"policy": policy, "reference": reference, "preferences": labelled["content"]}
     trained = train(plan.train(number, start, inputs))
@@ -53,12 +63,14 @@ def irepo_round(
     evaluate(*plan.evaluate(number, start, inputs | rivals))
     _worked.add((plan.layout.root, number))
     record = read_record(plan, number, start)
+    for complaint in complaints(record["labels"]):
+        console.print(f"[yellow]{complaint} {plan.layout.stage(number, 'label') / 'votes.parquet'}[/]", soft_wrap=True)
     publish_report(plan, [*before, record])
     return record
 
 
-def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) -> Record:
-    """The record of round `number`, run as a subflow.
+def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) -> Record | State[None]:
+    """The record of round `number`, run as a subflow; its state `Waiting` while people have not voted.
 
     When a run is retried or resumed, Prefect hands back subflows that had completed without looking at their files.
     They are looked at here: where files were lost or altered since, the stages concerned are run again.
@@ -66,14 +78,19 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
     config = plan.config
     # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        irepo_round(config.name, number, config, str(plan.initial), prompts, before)
+        arguments = (config.name, number, config, str(plan.initial), prompts, before)
+        state = irepo_round(*arguments, return_state=True)
+    if state.name == WAITING:
+        return waits(str(state.message))
+    if not state.is_completed():
+        state.result()  # raises what the round raised
     base = promoted(before)["round"]
     try:
         return read_record(plan, number, base, check_files=(plan.layout.root, number) not in _worked)
     except BrokenManifest as broken:
         console.print(f"round {number} is looked at again: {broken}")
         # Not as a subflow: Prefect would take it for the next one of the earlier attempt.
-        return irepo_round.fn(config.name, number, config, str(plan.initial), prompts, before)
+        return irepo_round.fn(*arguments)
 
 
 def promoted(rounds: Sequence[Record]) -> Record:

@@ -37,7 +37,7 @@ def print_plan(specs: Sequence[Spec]) -> None:
         console.rule(f"{spec.stage}", align="left")
         values = spec.model_dump(mode="json", exclude={"inputs"})
         console.print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), markup=False, end="")
-    console.rule("dry run: nothing was made", align="left")
+    console.rule("dry run: no stage was run", align="left")
 
 
 #: Columns of the table: the initial policy and so many of the latest rounds; rounds.json has them all.
@@ -99,3 +99,9 @@ def _interval(value: dict[str, float] | None) -> str:
 
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]

@@ -35,6 +35,11 @@ class RunLayout:
         """Stage folder with train.parquet and heldout.parquet."""
         return self.root / "prompts"
 
+    @property
+    def answers(self) -> Path:
+        """What remote annotators said, by content: nobody is asked twice."""
+        return self.root / "answers"
+
     def round(self, number: int) -> Path:
         return self.root / f"round-{number:02d}"
 

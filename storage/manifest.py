@@ -119,6 +119,11 @@ def describe_files(folder: Path, paths: Iterable[Path]) -> list[FileEntry]:
     return [FileEntry.of(folder, path) for path in sorted(files)]
 
 
+def folder_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of every file below `folder`."""
+    return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder])])
+
+
 def library_versions() -> dict[str, str]:
     """Versions of what shapes a stage's bytes: Python, libraries, and under `irepo` this code's (`code_version`)."""
     names = ("torch", "transformers", "pyarrow", "numpy")

@@ -47,6 +47,10 @@ SCORES = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),  # score | abstain | error
         pa.field("score", pa.float64()),
         pa.field("raw", pa.string()),  # raw output, or the error's text
+        pa.field("seconds", pa.float64()),  # null where not timed singly
+        pa.field("tokens", pa.int64()),
+        pa.field("cost", pa.float64()),  # in the currency of the annotator's price; null without a price
+        pa.field("faults", pa.string()),  # of transport, on the way to the answer: "HTTP 500, ReadTimeout"
     ]
 )
 
@@ -63,10 +67,52 @@ VOTES = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),  # a | b | tie | abstain | error
         pa.field("probability", pa.float64()),  # of "a is better", where the annotator gives one
         pa.field("order", pa.string(), nullable=False),  # shown order: ab | ba | both | none (not shown as a pair)
+        pa.field("ab", pa.string()),  # outcome with a shown first, with b shown first: where both were asked singly
+        pa.field("ba", pa.string()),
         pa.field("raw", pa.string()),
-        pa.field("seconds", pa.float64()),  # null where not timed singly
+        pa.field("seconds", pa.float64()),  # null where not timed singly; a ranking's stands at its first pair
         pa.field("tokens", pa.int64()),
-        pa.field("cost", pa.float64()),  # in the currency of the annotator's price; null without a price
+        pa.field("cost", pa.float64()),
+        pa.field("faults", pa.string()),  # of transport; ends with "unanswered" where no answer came
+    ]
+)
+
+#: One row an annotator of one label stage: what it said, how far it can be trusted, what it cost. Shares are null where
+#: nothing counts towards them.
+ANNOTATORS = pa.schema(
+    [
+        pa.field("annotator", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("a", pa.int64(), nullable=False),
+        pa.field("b", pa.int64(), nullable=False),
+        pa.field("tie", pa.int64(), nullable=False),
+        pa.field("abstain", pa.int64(), nullable=False),
+        pa.field("error", pa.int64(), nullable=False),
+        pa.field("unanswered", pa.int64(), nullable=False),  # errors because no answer came
+        pa.field("faults", pa.string(), nullable=False),  # of transport: JSON {"HTTP 500": 3}
+        pa.field("agrees_with_panel", pa.float64()),  # share of its a and b votes on labelled pairs that chose `chosen`
+        pa.field("agrees_with_others", pa.float64()),  # ... that side with the majority of the other annotators
+        pa.field("gold_votes", pa.int64(), nullable=False),  # its a and b votes on pairs that gold decides
+        pa.field("gold_accuracy", pa.float64()),  # share of them that are right
+        pa.field("first_share", pa.float64()),  # of verdicts for one side, share for the one shown first: .5 = no bias
+        pa.field("order_consistency", pa.float64()),  # share of comparisons with the same verdict in both orders
+        pa.field("longer_share", pa.float64()),  # share of a and b votes for the longer response (characters)
+        pa.field("triples", pa.int64(), nullable=False),  # three responses of a prompt with three a or b votes
+        pa.field("intransitive", pa.int64(), nullable=False),  # of them, those that go round in a circle
+        pa.field("seconds", pa.float64()),  # of all its answers, added up
+        pa.field("tokens", pa.int64()),
+        pa.field("cost", pa.float64()),
+    ]
+)
+
+#: One row a pair of annotators that voted a, b or tie on the same comparisons.
+AGREEMENT = pa.schema(
+    [
+        pa.field("annotator", pa.string(), nullable=False),
+        pa.field("other", pa.string(), nullable=False),
+        pa.field("both", pa.int64(), nullable=False),  # comparisons that both voted on
+        pa.field("same", pa.float64(), nullable=False),  # share with the same vote
+        pa.field("kappa", pa.float64()),  # Cohen's: agreement beyond chance; null where chance leaves no room
     ]
 )
 

@@ -63,12 +63,16 @@ class Spec(BaseModel):
             {
                 "stage": self.stage,
                 "version": self.version,
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self.keyed_settings(),
                 "round": self.round,
                 "seed": self.seed,
                 "inputs": self.inputs,
             }
         )
+
+    def keyed_settings(self) -> dict[str, Any]:
+        """The settings that decide the stage's outcome. Sub-classes leave out those that decide how fast it comes."""
+        return self.settings.model_dump(mode="json")
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -96,7 +96,7 @@ def _bare(words: list[str]) -> Callable[[], Any]:
                     _began.append(time.monotonic())
                     run_select(plan.select(number, {}))
                     generate(plan.generate(number, start, {}), engine=engine)
-                    label(plan.label(number, {}))
+                    label(plan.label(number, number - 1, max(number - 2, 0), {}))
                     train(plan.train(number, start, {}))
                 inputs = {"prompts": "", "policy": str(number), "initial": "0"}
                 responses, judge, metrics = plan.evaluate(number, start, inputs)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.generation.memory import weight_bytes
 from tasks.modeling.load import Dtype, load_policy
 from tasks.modeling.logprobs import TokenSequence, batches, token_logprobs
+from tasks.modeling.memory import weight_bytes
 
 _BATCH_TOKENS = 8192  # padded tokens in one forward
 

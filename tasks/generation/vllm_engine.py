@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from typing import Any
 from storage.errors import UserError
 from storage.files import digest, sha256_file
 from tasks.generation.engines import EngineDied, EngineError, Request, Sample, end_tokens
-from tasks.generation.memory import GIB, available_memory, weight_bytes
 from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.modeling.vllm_process import check_installed, check_memory, environment, has_gpu, memory_options
 from tasks.processes import end_group, start_group
 
 _ROOT = Path(__file__).resolve().parents[2]
-_OVERHEAD = GIB  # what the process takes besides weights and KV cache (0.9 GiB measured on a CPU)
 _LOG_TAIL = 30  # lines of the worker's log in an error
 
 
@@ -34,6 +32,7 @@ class VllmEngine:
         self._settings = settings
         self._trust_remote_code = trust_remote_code
         self._log = log
+        self._own_log: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._shape = ""
         self._asleep = False
@@ -94,6 +93,13 @@ class VllmEngine:
             self._asleep = True
 
     def close(self) -> None:
+        """End the worker and its process group; its log goes with it, unless an error has named it."""
+        self._end()
+        if self._own_log is not None:
+            self._own_log.unlink(missing_ok=True)
+            self._log = self._own_log = None
+
+    def _end(self) -> None:
         process, self._process, self._asleep = self._process, None, False
         if process is None:
             return
@@ -104,31 +110,30 @@ class VllmEngine:
 
     def _start(self, policy: Path) -> None:
         self.check(policy)
-        on_cpu = not _has_gpu()
+        on_cpu = not has_gpu()
         if self._log is None:
             handle, name = tempfile.mkstemp(prefix="irepo-vllm-", suffix=".log")
             os.close(handle)
-            self._log = Path(name)
+            self._log = self._own_log = Path(name)
         with open(self._log, "wb") as log:
             self._process = start_group(
                 [sys.executable, "-m", "tasks.generation.vllm_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=self._environment(on_cpu),
+                env=environment(
+                    on_cpu=on_cpu,
+                    enforce_eager=self._settings.enforce_eager,
+                    tensor_parallel=self._settings.tensor_parallel,
+                ),
                 cwd=_ROOT,
             )
         self._call("start", options=self._options(policy, on_cpu), timeout=self._settings.start_timeout)
 
     def check(self, policy: Path) -> None:
         """Refuse, before anything starts, what this machine cannot do: no vLLM, or too little memory (on a CPU)."""
-        if find_spec("vllm") is None:
-            raise UserError(
-                "vLLM is not installed",
-                where="engine.kind=vllm",
-                remedy="install it (make setup), or sample with transformers: engine=transformers",
-            )
-        if not _has_gpu():
+        check_installed(where="engine.kind=vllm", remedy="sample with transformers: engine=transformers")
+        if not has_gpu():
             self._check_cpu(policy)
 
     def _check_cpu(self, policy: Path) -> None:
@@ -139,17 +144,13 @@ class VllmEngine:
                 where="engine.between_stages=sleep",
                 remedy="keep the engine between stages, or stop it: engine.between_stages=keep (or stop)",
             )
-        weights = weight_bytes(policy, settings.dtype)
-        # Every tensor-parallel worker has a KV cache of its own; the weights are divided among them.
-        need = weights + settings.tensor_parallel * (int(settings.kv_cache_gib * GIB) + _OVERHEAD)
-        free = available_memory()
-        if need > free:
-            raise UserError(
-                f"the engine would need {need / GIB:.1f} GiB ({weights / GIB:.1f} GiB of weights,"
-                f" {settings.kv_cache_gib:g} GiB of KV cache, and itself) and {free / GIB:.1f} GiB are free",
-                where=f"engine.kv_cache_gib={settings.kv_cache_gib:g}",
-                remedy="lower engine.kv_cache_gib, end other programs, or choose a smaller policy or engine.dtype",
-            )
+        check_memory(
+            policy,
+            settings.dtype,
+            kv_cache_gib=settings.kv_cache_gib,
+            tensor_parallel=settings.tensor_parallel,
+            where="engine",
+        )
 
     def _options(self, policy: Path, on_cpu: bool) -> dict[str, Any]:
         """Keyword arguments of vllm.LLM."""
@@ -165,35 +166,11 @@ class VllmEngine:
             "enable_sleep_mode": settings.between_stages == "sleep",
             "seed": 0,
         }
-        if on_cpu:
-            # A prompt prefilled in two steps makes vLLM 0.32 rewind the request's generator, which torch cannot do on
-            # a CPU ("CPU Generator does not use offset"); so prompts are prefilled whole.
-            cache = int(settings.kv_cache_gib * GIB)
-            return options | {"kv_cache_memory_bytes": cache, "enable_chunked_prefill": False}
-        return options | {"gpu_memory_utilization": settings.gpu_memory_utilization}
-
-    def _environment(self, on_cpu: bool) -> dict[str, str]:
-        environment = dict(os.environ)
-        environment |= {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "HF_HUB_OFFLINE": "1",  # the policy is a folder
-            "TOKENIZERS_PARALLELISM": "false",
-            "NO_COLOR": "1",
-        }
-        if not on_cpu:
-            return environment
-        environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over kv_cache_gib
-        if self._settings.enforce_eager:
-            # vLLM compiles two helpers of its sampler even so: seconds at the first request, for nothing here.
-            environment["TORCHDYNAMO_DISABLE"] = "1"
-        # Threads that wait by spinning made sampling 25 times slower on two cores shared with another process; bound
-        # threads (vLLM's "auto") share badly too. vLLM takes one thread where OMP_NUM_THREADS is not set.
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        environment.setdefault("OMP_NUM_THREADS", str(_cores() // self._settings.tensor_parallel or 1))
-        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        return environment
+        return options | memory_options(
+            on_cpu=on_cpu,
+            kv_cache_gib=settings.kv_cache_gib,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+        )
 
     def _call(self, operation: str, *, timeout: float | None = None, **arguments: Any) -> Any:
         """Send one request and wait for its reply. Whatever goes wrong, the worker is ended: its state is unknown."""
@@ -202,7 +179,9 @@ class VllmEngine:
             if "error" in reply:
                 raise self._explain(operation, reply["type"], reply["error"])
         except BaseException:
-            self.close()
+            self._end()
+            if self._own_log is not None:
+                self._log = self._own_log = None  # it stays where the error says
             raise
         return reply["result"]
 
@@ -266,16 +245,6 @@ class VllmEngine:
         if self._log is None:
             return ""
         return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL:])
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shape(policy: Path) -> str:

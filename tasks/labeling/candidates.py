@@ -40,6 +40,7 @@ class Candidates:
                 category=prompts[row["prompt_id"]]["category"],
                 text=row["text"],
                 ended=row["finish_reason"] == "stop",
+                reference=prompts[row["prompt_id"]]["reference"],
             )
             for row in seen
         ]

@@ -11,8 +11,9 @@ from storage.schemas import SCORES, VOTES, write_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.registry import open_annotators
+from tasks.labeling.ballot import Ballot
 from tasks.labeling.candidates import Candidates, read_candidates
-from tasks.labeling.panel import Ballot, vote
+from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings
 from tasks.labeling.stage import drawing_seed, votes_by_outcome
@@ -49,12 +50,12 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     responses = [response for source in sources for response in source.for_annotators()]
     comparisons = _across(sources)
     ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table())]
+    answers = spec.answers or spec.folder / "answers"
     if judges:
-        ballots.append(vote(judges, responses, comparisons, Parts(spec, "judges"), progress))
+        ballots.append(vote(judges, responses, comparisons, Keeping(Parts(spec, "judges"), answers), progress))
     if rates:
-        ballots.append(
-            vote(rates, responses[: len(sources[0].responses)], comparisons[:0], Parts(spec, "rates"), progress)
-        )
+        rated = responses[: len(sources[0].responses)]
+        ballots.append(vote(rates, rated, comparisons[:0], Keeping(Parts(spec, "rates"), answers), progress))
     scores = pa.concat_tables([ballot.scores for ballot in ballots])
     votes = pa.concat_tables([ballot.votes for ballot in ballots])
     paths = [spec.folder / "votes.parquet", spec.folder / "scores.parquet"]

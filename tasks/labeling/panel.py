@@ -1,125 +1,113 @@
-"""The panel: every annotator on every comparison; what they said as score rows and vote rows."""
+"""The panel: every annotator on every comparison, all at once; what they say is kept as it comes."""
 
-from collections.abc import Sequence
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from storage.errors import UserError
-from storage.schemas import SCORES, VOTES
 from storage.stage import Progress, silent
-from tasks.labeling.aggregation import Bools, Floats, Ints
-from tasks.labeling.annotators.protocol import Annotator, Comparison, Response, Score, ScoreAnnotator, Vote
+from tasks.labeling.aggregation import Ints
+from tasks.labeling.annotators.protocol import Annotator, Answer, Local, Remote, Response, is_remote
+from tasks.labeling.ballot import Ballot, Questions
+from tasks.labeling.budget import Purse
+from tasks.labeling.journal import Journal
 from tasks.labeling.parts import Parts
+from tasks.labeling.remote import ask_all
+from tasks.labeling.settings import Budget
 
 
 @dataclass(frozen=True)
-class Ballot:
-    """What a panel said: `scores` of storage.schemas.SCORES, `votes` of VOTES; by annotator, then as given."""
+class Keeping:
+    """Where a pass keeps what is said before it ends: batches of local annotators, answers of remote ones."""
 
-    scores: pa.Table
-    votes: pa.Table
+    parts: Parts
+    answers: Path
 
 
 def vote(
     annotators: Sequence[Annotator],
     responses: Sequence[Response],
     comparisons: Ints,
-    parts: Parts,
+    keeping: Keeping,
     progress: Progress = silent,
+    budget: Budget = Budget(),  # noqa: B008  (frozen)
 ) -> Ballot:
     """Have each annotator judge `comparisons` [n, 2], rows (a, b) of positions in `responses`.
 
-    Score annotators score every response once and vote by their scores. What was said is published in `parts` as it
-    comes, and what is there is not asked again. Raises UserError for an empty panel.
+    Score annotators score every response once, ranking annotators rank what is compared with each other, and both vote
+    by that. Remote annotators are asked at the same time, local ones lane by lane beside them. What was said before is
+    not asked again. Raises UserError for an empty panel, a spent budget, and what annotators refuse.
     """
     if not annotators:
         raise UserError(
             "the panel has no annotator", where="annotators", remedy="name at least one, e.g. panel=verifier"
         )
-    pairs = np.asarray(comparisons).reshape(-1, 2)
-    asked = [Comparison(responses[a], responses[b]) for a, b in pairs.tolist()]
-    names = _comparison_columns(responses, pairs)
-    scores, votes = [SCORES.empty_table()], [VOTES.empty_table()]
-    total = sum(len(responses) if annotator.kind == "scores" else len(asked) for annotator in annotators)
-    before = 0
-    for number, annotator in enumerate(annotators):
-
-        def show(count: int, before: int = before) -> None:
-            progress(before + count, total, "judgements")
-
-        show(0)
-        if annotator.kind == "scores":
-            given = parts.gather(number, Score, responses, annotator.vote, show)
-            before += len(given)
-            scores.append(_score_rows(annotator.name, responses, given))
-            votes.append(pa.table(names | _votes_of_scores(annotator, given, pairs), schema=VOTES))
-        else:
-            cast = parts.gather(number, Vote, asked, annotator.vote, show)
-            before += len(cast)
-            votes.append(pa.table(names | _vote_columns(annotator.name, cast), schema=VOTES))
-    progress(total, total, "judgements")
-    return Ballot(pa.concat_tables(scores), pa.concat_tables(votes))
-
-
-def _score_rows(annotator: str, responses: Sequence[Response], given: Sequence[Score]) -> pa.Table:
-    """Score rows (storage.schemas.SCORES) of one annotator."""
-    return pa.table(
-        {
-            "prompt_id": [response.prompt_id for response in responses],
-            "source": [response.source for response in responses],
-            "response_index": [response.index for response in responses],
-            "annotator": [annotator] * len(responses),
-            "outcome": [score.outcome for score in given],
-            "score": [score.value for score in given],
-            "raw": [score.raw for score in given],
-        },
-        schema=SCORES,
+    questions = Questions(responses, np.asarray(comparisons).reshape(-1, 2))
+    said = asyncio.run(_ask_panel(annotators, questions, keeping, Purse(budget), progress))
+    ballots = [questions.ballot(*each) for each in zip(annotators, said, strict=True)]
+    return Ballot(
+        pa.concat_tables([ballot.scores for ballot in ballots]), pa.concat_tables([ballot.votes for ballot in ballots])
     )
 
 
-def _votes_of_scores(annotator: ScoreAnnotator, given: Sequence[Score], pairs: Ints) -> dict[str, pa.Array]:
-    """The vote columns that follow from scores: the higher one wins; a gap of at most tie_margin is a tie; a failed
-    score makes an error, a missing one an abstention."""
-    value: Floats = np.array([np.nan if score.value is None else score.value for score in given])
-    failed: Bools = np.array([score.outcome == "error" for score in given], dtype=bool)
-    a, b = pairs[:, 0], pairs[:, 1]
-    gap = value[a] - value[b]
-    outcome = np.select(
-        [failed[a] | failed[b], np.isnan(gap), np.abs(gap) <= annotator.tie_margin, gap > 0],
-        ["error", "abstain", "tie", "a"],
-        "b",
-    )
-    n = len(pairs)
-    columns = _nothing(("probability", "raw", "seconds", "tokens", "cost"), n)
-    return columns | {
-        "annotator": pa.repeat(annotator.name, n),
-        "kind": pa.repeat(annotator.kind, n),
-        "order": pa.repeat("none", n),
-        "outcome": pa.array(outcome.tolist(), pa.string()),
-    }
+async def _ask_panel(
+    annotators: Sequence[Annotator], questions: Questions, keeping: Keeping, purse: Purse, progress: Progress
+) -> list[Sequence[Answer]]:
+    said: list[Sequence[Answer]] = [() for _ in annotators]
+    counts = _Counts([len(questions.of(annotator.kind)) for annotator in annotators], progress)
+    stopped = threading.Event()
+
+    def work_lane(lane: list[tuple[int, Local]]) -> None:
+        for number, annotator in lane:
+            asked = questions.of(annotator.kind)
+            said[number] = keeping.parts.gather(number, annotator, asked, counts.of(number), stopped)
+
+    async def ask(number: int, annotator: Remote) -> None:
+        with Journal(keeping.answers, annotator.name, annotator.identity, annotator.kind) as journal:
+            said[number] = await ask_all(annotator, questions.of(annotator.kind), journal, purse, counts.of(number))
+
+    lanes: dict[str, list[tuple[int, Local]]] = {}
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number, annotator in enumerate(annotators):
+                if is_remote(annotator):
+                    group.create_task(ask(number, annotator))
+                else:
+                    lanes.setdefault(annotator.lane, []).append((number, annotator))
+            for lane in lanes.values():
+                group.create_task(asyncio.to_thread(work_lane, lane))
+    except BaseExceptionGroup as failed:
+        stopped.set()
+        raise _first(failed) from None
+    return said
 
 
-def _vote_columns(annotator: str, cast: Sequence[Vote]) -> dict[str, pa.Array]:
-    fields = ("outcome", "probability", "order", "raw", "seconds", "tokens", "cost")
-    columns = {name: pa.array([getattr(each, name) for each in cast], VOTES.field(name).type) for name in fields}
-    return columns | {"annotator": pa.repeat(annotator, len(cast)), "kind": pa.repeat("pairs", len(cast))}
+def _first(failed: BaseException) -> BaseException:
+    """The failure to tell of when several annotators failed."""
+    while isinstance(failed, BaseExceptionGroup):
+        failed = failed.exceptions[0]
+    return failed
 
 
-def _comparison_columns(responses: Sequence[Response], pairs: Ints) -> dict[str, pa.Array]:
-    ids = pa.array([response.prompt_id for response in responses], pa.string())
-    sources = pa.array([response.source for response in responses], pa.string())
-    indices = pa.array([response.index for response in responses], pa.int32())
-    a, b = pa.array(pairs[:, 0], pa.int64()), pa.array(pairs[:, 1], pa.int64())
-    return {
-        "prompt_id": ids.take(a),
-        "source_a": sources.take(a),
-        "index_a": indices.take(a),
-        "source_b": sources.take(b),
-        "index_b": indices.take(b),
-    }
+class _Counts:
+    """Progress of the whole panel from what each annotator has done; annotators work in several threads."""
 
+    def __init__(self, totals: Sequence[int], progress: Progress) -> None:
+        self._total = sum(totals)
+        self._done = [0 for _ in totals]
+        self._progress = progress
+        self._lock = threading.Lock()
+        progress(0, self._total, "judgements")
 
-def _nothing(names: Sequence[str], n: int) -> dict[str, pa.Array]:
-    return {name: pa.nulls(n, VOTES.field(name).type) for name in names}
+    def of(self, annotator: int) -> Callable[[int], None]:
+        def done(count: int) -> None:
+            with self._lock:
+                self._done[annotator] = count
+                self._progress(sum(self._done), self._total, "judgements")
+
+        return done

@@ -1,33 +1,38 @@
-"""Batches of votes, published as they come: a labeling pass that was killed asks nobody twice for what it has."""
+"""Batches of local annotators' answers, published as they come: a labeling pass that was killed goes on from there."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TypeVar
+from threading import Event
+from typing import Any
 
 import pyarrow as pa
 
 from storage.schemas import read_parquet, write_parquet
 from storage.stage import Spec, has_part, mark_part
-from tasks.labeling.annotators.protocol import Score, Vote
+from tasks.labeling.annotators.protocol import Answer, Kind, Local, Question, Ranking, Score, Vote
 
-SCORE_BATCH = 4096  # responses
-VOTE_BATCH = 256  # comparisons; a judge is asked twice for each
+BATCH = 4096  # questions
 
-Asked = TypeVar("Asked")
-Said = TypeVar("Said", Score, Vote)
-
-_SCHEMAS: dict[type, pa.Schema] = {
-    Score: pa.schema({"outcome": pa.string(), "value": pa.float64(), "raw": pa.string()}),
-    Vote: pa.schema(
-        {
-            "outcome": pa.string(),
-            "probability": pa.float64(),
-            "order": pa.string(),
-            "raw": pa.string(),
-            "seconds": pa.float64(),
-            "tokens": pa.int64(),
-            "cost": pa.float64(),
-        }
+_SPENT = {"seconds": pa.float64(), "tokens": pa.int64(), "cost": pa.float64(), "faults": pa.string()}
+_SCHEMAS: dict[Kind, tuple[type[Answer], pa.Schema]] = {
+    "scores": (Score, pa.schema({"outcome": pa.string(), "value": pa.float64(), "raw": pa.string()} | _SPENT)),
+    "pairs": (
+        Vote,
+        pa.schema(
+            {
+                "outcome": pa.string(),
+                "probability": pa.float64(),
+                "order": pa.string(),
+                "ab": pa.string(),
+                "ba": pa.string(),
+                "raw": pa.string(),
+            }
+            | _SPENT
+        ),
+    ),
+    "ranking": (
+        Ranking,
+        pa.schema({"outcome": pa.string(), "tiers": pa.list_(pa.list_(pa.int32())), "raw": pa.string()} | _SPENT),
     ),
 }
 
@@ -40,32 +45,42 @@ class Parts:
 
     def gather(
         self,
-        annotator: int,
-        kind: type[Said],
-        asked: Sequence[Asked],
-        vote: Callable[[Sequence[Asked]], list[Said]],
+        number: int,
+        annotator: Local,
+        asked: Sequence[Question],
         done: Callable[[int], None],
-    ) -> list[Said]:
-        """What the panel's annotator number `annotator` says of `asked`: read where it was published, else asked now.
+        stopped: Event,
+    ) -> list[Answer]:
+        """What the panel's annotator `number` says of `asked`: read where it was published, else asked now.
 
-        `done` is called with how many have been answered.
+        `done` is called with how many have been answered; when `stopped` is set, no further batch is begun.
         """
-        size = SCORE_BATCH if kind is Score else VOTE_BATCH
-        said: list[Said] = []
-        for start in range(0, len(asked), size):
-            batch = asked[start : start + size]
-            path = self._spec.folder / f"part-{self._group}-{annotator:03d}-{start:08d}.parquet"
-            if has_part(self._spec, path):
-                said.extend(kind(**row) for row in read_parquet(path, _SCHEMAS[kind]).to_pylist())
-            else:
-                answers = vote(batch)
-                if len(answers) != len(batch):
-                    raise RuntimeError(f"annotator {annotator} answered {len(answers)} of {len(batch)} questions")
-                write_parquet(path, pa.Table.from_pylist([asdict(each) for each in answers], schema=_SCHEMAS[kind]))
-                mark_part(self._spec, path)
-                said.extend(answers)
+        said: list[Answer] = []
+        for start in range(0, len(asked), BATCH):
+            if stopped.is_set():
+                break
+            said.extend(self._batch(number, annotator, asked, start))
             done(len(said))
         return said
+
+    def _batch(self, number: int, annotator: Local, asked: Sequence[Question], start: int) -> Sequence[Answer]:
+        kind, schema = _SCHEMAS[annotator.kind]
+        path = self._spec.folder / f"part-{self._group}-{number:03d}-{start:08d}.parquet"
+        if has_part(self._spec, path):
+            return [_answer(kind, row) for row in read_parquet(path, schema).to_pylist()]
+        batch = asked[start : start + BATCH]
+        answers = annotator.vote(batch)
+        if len(answers) != len(batch):
+            raise RuntimeError(f"{annotator.name} answered {len(answers)} of {len(batch)} questions")
+        write_parquet(path, pa.Table.from_pylist([asdict(each) for each in answers], schema=schema))
+        mark_part(self._spec, path)
+        return answers
+
+
+def _answer(kind: type[Answer], row: dict[str, Any]) -> Answer:
+    if "tiers" in row:
+        row["tiers"] = tuple(tuple(tier) for tier in row["tiers"])
+    return kind(**row)
 
 
 def remove_parts(spec: Spec) -> None:

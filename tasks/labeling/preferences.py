@@ -3,18 +3,26 @@
 Responses of a prompt with the same token ids are one item: their votes are pooled, and they make no pair together.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.schemas import MESSAGES, PREFERENCES
-from tasks.labeling.aggregation import Bools, Floats, Ints, bradley_terry, empirical_logit, sigmoid
+from storage.errors import UserError
+from storage.schemas import MESSAGES, PREFERENCES, SCORES
+from tasks.labeling.aggregation import Bools, Floats, Ints, Votes, empirical_logit, read_votes, sigmoid
+from tasks.labeling.aggregation.census import Blocks
+from tasks.labeling.aggregation.ensembles import Ensemble, Rule, combine, read_scores, standardise
+from tasks.labeling.aggregation.estimate import Estimate, Learnt, estimate, heard, learn
 from tasks.labeling.candidates import Candidates
 from tasks.labeling.settings import PreferenceSettings
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
+_BLOCK = 4096  # prompts fitted together: what is held at once does not grow with the number of prompts
+_OUTCOMES = ["a", "b", "tie", "abstain", "error"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,15 @@ class Tally:
 
 @dataclass(frozen=True)
 class Preferences:
-    """`table` of storage.schemas.PREFERENCES, by prompt then slots; `dropped` counts the pairs left out, by reason."""
+    """`table` of storage.schemas.PREFERENCES, by prompt then slots; `dropped` counts the pairs left out, by reason.
+
+    `learnt` is what was learnt about annotators (Reliability.summary; groups), and notes with their counts: plain data,
+    empty when there is nothing to tell.
+    """
 
     table: pa.Table
     dropped: dict[str, int]
+    learnt: dict[str, Any] = field(default_factory=dict)
 
 
 def candidate_pairs(candidates: Candidates, *, drop_truncated: bool) -> Pairs:
@@ -57,67 +70,193 @@ def candidate_pairs(candidates: Candidates, *, drop_truncated: bool) -> Pairs:
     return Pairs(prompt, first, second, np.select([truncated, identical], ["truncated", "identical"], ""))
 
 
-def tally(votes: pa.Table, candidates: Candidates) -> Tally:
-    """Count `votes` (storage.schemas.VOTES). Raises ValueError for votes on responses that are not candidates."""
-    place = pc.index_in(votes["prompt_id"], value_set=candidates.prompts["prompt_id"].combine_chunks())
-    a, b = votes["index_a"].to_numpy(), votes["index_b"].to_numpy()
-    shape = (*candidates.rows.shape, candidates.rows.shape[1])
-    if place.null_count or (np.maximum(a, b) >= shape[1]).any() or (np.minimum(a, b) < 0).any():
-        raise ValueError("there are votes on responses that are not candidates")
-    prompt = place.to_numpy().astype(np.int64)
-    outcome = votes["outcome"].to_numpy()
+@dataclass(frozen=True)
+class _Cast:
+    """What tallies are counted from, all [n], in the order of prompts: slots, and the outcome's place in _OUTCOMES."""
 
-    def count(which: str, winner: Ints, loser: Ints) -> Floats:
-        chosen = outcome == which
-        flat = np.ravel_multi_index((prompt[chosen], winner[chosen], loser[chosen]), shape)
-        return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
+    prompt: Ints
+    a: Ints
+    b: Ints
+    outcome: Ints
 
-    return Tally(
-        wins=count("a", a, b) + count("b", b, a),
-        ties=count("tie", a, b) + count("tie", b, a),
-        abstain=count("abstain", a, b) + count("abstain", b, a),
-        error=count("error", a, b) + count("error", b, a),
-    )
+    def tally(self, start: int, shape: tuple[int, int]) -> Tally:
+        """Counts for the prompts start .. start + P - 1, for shape (P, K)."""
+        low, high = np.searchsorted(self.prompt, [start, start + shape[0]])
+        prompt, a, b = self.prompt[low:high] - start, self.a[low:high], self.b[low:high]
+        outcome, full = self.outcome[low:high], (*shape, shape[1])
+
+        def count(which: str, winner: Ints, loser: Ints) -> Floats:
+            chosen = outcome == _OUTCOMES.index(which)
+            flat = np.ravel_multi_index((prompt[chosen], winner[chosen], loser[chosen]), full)
+            return np.bincount(flat, minlength=int(np.prod(full))).reshape(full).astype(np.float64)
+
+        return Tally(
+            wins=count("a", a, b) + count("b", b, a),
+            ties=count("tie", a, b) + count("tie", b, a),
+            abstain=count("abstain", a, b) + count("abstain", b, a),
+            error=count("error", a, b) + count("error", b, a),
+        )
 
 
 def make_preferences(
-    candidates: Candidates, votes: pa.Table, settings: PreferenceSettings, round_number: int
+    candidates: Candidates,
+    votes: pa.Table,
+    settings: PreferenceSettings,
+    round_number: int,
+    scores: pa.Table | None = None,
 ) -> Preferences:
     """Fit strengths to all votes of each prompt and label its pairs.
 
-    The target is the gap of ridge Bradley-Terry strengths, with the standard error of the posterior; where a prompt
-    has votes on a single pair of items only, or for estimator "empirical_logit", the Haldane-Anscombe logit of the
-    pair's votes. `chosen` is the stronger one, the lower index when they are equal, so target >= 0 and p_hat >= 0.5.
+    The target is the logit that settings.estimator gives the pair, with its standard error: by default the gap of
+    ridge Bradley-Terry strengths; where a prompt has votes on a single pair of items only, the Haldane-Anscombe logit
+    of that pair. `chosen` is the preferred one, the lower index when they are equal, so target >= 0 and p_hat >= 0.5.
+    `scores` (storage.schemas.SCORES) are what ensembles are made of.
+
+    Raises ValueError for votes on responses that are not candidates, and UserError for settings that name annotators
+    who are not on the panel, and for an ensemble without scores.
     """
     pairs = candidate_pairs(candidates, drop_truncated=settings.drop_truncated)
-    counts = tally(votes, candidates)
+    cast = _cast(votes, candidates)
     twins = candidates.twins
     usable = _usable(candidates, settings.drop_truncated)
-    wins, items = _pooled(counts.wins + 0.5 * counts.ties, twins, usable)
-    played = wins + wins.transpose(0, 2, 1)
-    strengths = bradley_terry(wins, prior_variance=settings.prior_variance, mask=items)
+    annotators = tuple(pc.unique(votes["annotator"]).to_pylist())
+    ballot = _ballot(votes, candidates, annotators, settings)
+    members = _members(scores, candidates, settings)
 
+    def blocks() -> Iterator[tuple[int, Votes]]:
+        for start in range(0, len(twins), _BLOCK):
+            stop = start + _BLOCK
+            yield start, ballot.block(start, stop).merged(twins[start:stop], usable[start:stop])
+
+    learnt = _learn(blocks, annotators, candidates, settings)
+    tables: list[pa.Table] = []
+    dropped: dict[str, int] = {}
+    notes: dict[str, int] = {}
+    for start, block in blocks():
+        stop = min(start + _BLOCK, len(twins))
+        items = _items(twins[start:stop], usable[start:stop])
+        if members is None:
+            fitted = estimate(block, items, settings, learnt)
+        else:
+            fitted = _ensemble(members[start:stop], items, settings)
+        low, high = np.searchsorted(pairs.prompt, [start, stop])
+        mine = Pairs(pairs.prompt[low:high] - start, *(x[low:high] for x in (pairs.first, pairs.second, pairs.dropped)))
+        counts = cast.tally(start, (stop - start, twins.shape[1]))
+        wins = heard(block, learnt).wins((stop - start, twins.shape[1]))
+        labelled = _label(mine, fitted, wins, counts, twins[start:stop], settings)
+        tables.append(_rows(candidates, counts, start, labelled, round_number))
+        for reason, count in labelled.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        for note, count in fitted.note.items():
+            notes[note] = notes.get(note, 0) + count
+    summary = learnt.summary(annotators) | ({"notes": notes} if notes else {})
+    return Preferences(pa.concat_tables(tables), dict(sorted(dropped.items())), summary)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The pairs of a block that stay, all [n], and the number of those that do not, by reason."""
+
+    prompt: Ints
+    chosen: Ints
+    rejected: Ints
+    target: Floats
+    se: Floats
+    dropped: dict[str, int]
+
+
+def _label(
+    pairs: Pairs, fitted: Estimate, wins: Floats, counts: Tally, twins: Ints, settings: PreferenceSettings
+) -> _Labelled:
     if settings.pairs == "best_worst":
-        pairs = _best_worst(pairs, strengths.theta)
+        pairs = _best_worst(pairs, fitted.score)
     reason = pairs.dropped.astype("<U12")
     p, i, j = pairs.prompt, pairs.first, pairs.second
     direct = counts.wins[p, i, j] + counts.wins[p, j, i] + counts.ties[p, i, j]
     reason[(reason == "") & (direct < settings.quorum)] = "quorum"
-    kept = reason == ""
-    p, i, j = p[kept], i[kept], j[kept]
-
     item_i, item_j = twins[p, i], twins[p, j]
-    target, se = strengths.gaps(p, item_i, item_j)
-    logit, variance = empirical_logit(wins[p, item_i, item_j], played[p, item_i, item_j])
-    alone = (played > 0).sum(axis=(1, 2))[p] == 2  # one pair, counted from both sides
-    by_logit = alone | (settings.estimator == "empirical_logit")
-    target, se = np.where(by_logit, logit, target), np.where(by_logit, np.sqrt(variance), se)
+    target, se = fitted.gaps.gaps(p, item_i, item_j)
+    if settings.estimator == "bradley_terry":
+        played = wins + wins.transpose(0, 2, 1)
+        cast = played[p, item_i, item_j]
+        alone = ((played > 0).sum(axis=(1, 2))[p] == 2) & (cast > 0)  # one pair, counted from both sides
+        logit, variance = empirical_logit(np.where(alone, wins[p, item_i, item_j], 0), np.where(alone, cast, 0))
+        target, se = np.where(alone, logit, target), np.where(alone, np.sqrt(variance), se)
+    reason[(reason == "") & np.isnan(target)] = "unscored"
+    kept = reason == ""
+    p, i, j, target, se = p[kept], i[kept], j[kept], target[kept], se[kept]
     target = np.where(np.abs(target) < _EQUAL, 0.0, target)
-
-    chosen, rejected = np.where(target >= 0, i, j), np.where(target >= 0, j, i)
-    table = _rows(candidates, counts, p, chosen, rejected, np.abs(target), se, round_number)
     names, numbers = np.unique(reason[~kept], return_counts=True)
-    return Preferences(table, dict(zip(names.tolist(), numbers.tolist(), strict=True)))
+    return _Labelled(
+        p,
+        np.where(target >= 0, i, j),
+        np.where(target >= 0, j, i),
+        np.abs(target),
+        se,
+        dict(zip(names.tolist(), numbers.tolist(), strict=True)),
+    )
+
+
+def _cast(votes: pa.Table, candidates: Candidates) -> _Cast:
+    place = pc.index_in(votes["prompt_id"], value_set=candidates.prompts["prompt_id"].combine_chunks())
+    a, b = votes["index_a"].to_numpy(), votes["index_b"].to_numpy()
+    if place.null_count or (np.maximum(a, b) >= candidates.rows.shape[1]).any() or (np.minimum(a, b) < 0).any():
+        raise ValueError("there are votes on responses that are not candidates")
+    prompt = place.to_numpy().astype(np.int64)
+    outcome = pc.index_in(votes["outcome"], value_set=pa.array(_OUTCOMES)).to_numpy()
+    order = np.argsort(prompt, kind="stable")
+    return _Cast(prompt[order], a[order], b[order], outcome[order])
+
+
+def _ballot(
+    votes: pa.Table, candidates: Candidates, annotators: tuple[str, ...], settings: PreferenceSettings
+) -> Votes:
+    _known(settings.weights, annotators, "preferences.weights")
+    weights = np.array([settings.weights.get(name, 1.0) for name in annotators], dtype=np.float64)
+    ids = candidates.prompts["prompt_id"].combine_chunks()
+    return read_votes(votes, ids, annotators, weights, soft=settings.soft_votes)
+
+
+def _learn(blocks: Blocks, annotators: tuple[str, ...], candidates: Candidates, settings: PreferenceSettings) -> Learnt:
+    _known(settings.pinned, annotators, "preferences.pinned")
+    _known(settings.gold, annotators, "preferences.gold")
+    return learn(blocks, annotators, candidates.rows.shape[1], settings)
+
+
+def _known(names: Iterable[str], annotators: tuple[str, ...], key: str) -> None:
+    unknown = sorted(set(names) - set(annotators))
+    if unknown:
+        raise UserError(
+            f"there are no votes of {', '.join(unknown)}", where=key, remedy=f"name some of: {', '.join(annotators)}"
+        )
+
+
+def _members(scores: pa.Table | None, candidates: Candidates, settings: PreferenceSettings) -> Floats | None:
+    """Standardised scores [P, K, A] for an ensemble, else None."""
+    if not settings.estimator.startswith("ensemble_"):
+        return None
+    ids = candidates.prompts["prompt_id"].combine_chunks()
+    given = SCORES.empty_table() if scores is None else scores
+    names, values = read_scores(given, ids, candidates.rows.shape[1])
+    if not names:
+        raise UserError(
+            "an ensemble is made of scores, and no annotator of this panel gives any",
+            where=f"preferences.estimator={settings.estimator}",
+            remedy="add annotators that score (reward_model, rule, ...), or use estimator=bradley_terry",
+        )
+    return standardise(values)
+
+
+_RULES: dict[str, Rule] = {
+    "ensemble_mean": "mean",
+    "ensemble_worst": "worst",
+    "ensemble_uncertainty": "uncertainty",
+}
+
+
+def _ensemble(members: Floats, items: Bools, settings: PreferenceSettings) -> Estimate:
+    score = np.where(items, combine(members, _RULES[settings.estimator], settings.penalty), np.nan)
+    return Estimate(Ensemble(score, members), score, {})
 
 
 def _usable(candidates: Candidates, drop_truncated: bool) -> Bools:
@@ -126,19 +265,12 @@ def _usable(candidates: Candidates, drop_truncated: bool) -> Bools:
     return present & candidates.ended[candidates.rows] if drop_truncated else present
 
 
-def _pooled(wins: Floats, twins: Ints, usable: Bools) -> tuple[Floats, Bools]:
-    """Wins between items (the first of equal responses stands for all), and which slots are items: [P, K, K], [P, K].
-
-    Votes on responses that are not usable do not count, nor do those between equal ones.
-    """
-    p, i, j = np.nonzero(wins * usable[:, :, None] * usable[:, None, :])
-    pooled = np.zeros_like(wins)
-    np.add.at(pooled, (p, twins[p, i], twins[p, j]), wins[p, i, j])
-    pooled[:, np.arange(wins.shape[1]), np.arange(wins.shape[1])] = 0
+def _items(twins: Ints, usable: Bools) -> Bools:
+    """[P, K]: slots that are items. The first of equal responses stands for all, whichever of them are usable."""
     items = np.zeros_like(usable)
     prompt, slot = np.nonzero(usable)
     items[prompt, twins[prompt, slot]] = True
-    return pooled, items
+    return items
 
 
 def _best_worst(pairs: Pairs, theta: Floats) -> Pairs:
@@ -160,19 +292,11 @@ def _best_worst(pairs: Pairs, theta: Floats) -> Pairs:
     )
 
 
-def _rows(
-    candidates: Candidates,
-    counts: Tally,
-    p: Ints,
-    chosen: Ints,
-    rejected: Ints,
-    target: Floats,
-    se: Floats,
-    round_number: int,
-) -> pa.Table:
-    of_prompt = candidates.prompts.take(p)
-    won = candidates.responses.take(candidates.rows[p, chosen])
-    lost = candidates.responses.take(candidates.rows[p, rejected])
+def _rows(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:
+    p, chosen, rejected = pairs.prompt, pairs.chosen, pairs.rejected
+    of_prompt = candidates.prompts.take(start + p)
+    won = candidates.responses.take(candidates.rows[start + p, chosen])
+    lost = candidates.responses.take(candidates.rows[start + p, rejected])
     columns = {
         "prompt": of_prompt["messages"],
         "chosen": _assistant(won["text"]),
@@ -181,9 +305,9 @@ def _rows(
         "round": pa.repeat(pa.scalar(round_number, pa.int32()), len(p)),
         "chosen_index": won["response_index"],
         "rejected_index": lost["response_index"],
-        "p_hat": sigmoid(target),
-        "target": target,
-        "target_se": se,
+        "p_hat": sigmoid(pairs.target),
+        "target": pairs.target,
+        "target_se": pairs.se,
         "votes_chosen": counts.wins[p, chosen, rejected],
         "votes_rejected": counts.wins[p, rejected, chosen],
         "votes_tie": counts.ties[p, chosen, rejected],

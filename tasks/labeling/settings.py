@@ -1,84 +1,38 @@
-"""Settings and spec of the label stage: an annotator is a class here, a file in annotators/ and a line of YAML."""
+"""Settings and spec of the label stage: an annotator is a file in annotators/, a name here and a line of YAML."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.stage import Spec
-
-
-class _Annotator(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Scorer(_Annotator):
-    tie_margin: float = Field(0.0, ge=0)  # scores closer than this (or equal) are a tie
-
-
-class VerifierSettings(_Scorer):
-    """Compares a response's final answer with the prompt's `answer`: score 1 or 0; no answer known = abstain."""
-
-    kind: Literal["verifier"]
-    method: Literal["number", "exact", "contains"] = "number"  # number: the last number, after '####' if it is there
-
-
-class RuleSettings(_Scorer):
-    """A check that needs no model: score = points of the rules that hold."""
-
-    kind: Literal["rule"]
-    require: list[str] = []  # regular expressions; +1 each that is found
-    forbid: list[str] = []  # regular expressions; -1 each that is found
-    max_words: int | None = Field(None, ge=1)  # -1 when longer
-    shorter: bool = False  # score = -words (use tie_margin for 'about as long')
-
-
-class FunctionSettings(_Scorer):
-    """A Python function `score(prompt: str, answer: str | None, category: str | None, response: str, ended: bool)`.
-
-    It returns a float, or None to abstain.
-    """
-
-    kind: Literal["function"]
-    function: str  # "package.module:name"
-
-
-class RewardModelSettings(_Scorer):
-    """A transformers sequence-classification folder or id with one label."""
-
-    kind: Literal["reward_model"]
-    path: str
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_tokens: int = Field(16384, ge=1)
-    device: str = "auto"
-
-
-class SimulatedSettings(_Annotator):
-    """A noisy human: votes by Bradley-Terry on a true utility, and by coin flip with probability `noise`."""
-
-    kind: Literal["simulated"]
-    utility: str  # "package.module:name", signature as FunctionSettings.function
-    noise: float = Field(0.25, ge=0, le=1)
-    scale: float = Field(1.0, gt=0)  # utility difference / scale = logit of the vote
-
-
-class JudgeSettings(_Annotator):
-    """A pairwise LLM judge on any OpenAI-compatible endpoint; sees both orders, a contradiction is a tie."""
-
-    kind: Literal["judge"]
-    base_url: str = "http://127.0.0.1:8000/v1"
-    model: str
-    api_key_env: str | None = None  # name of the environment variable with the key; None = no key is sent
-    template: str | None = None  # file with {prompt} {response_a} {response_b}; None = the built-in one
-    max_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    concurrency: int = Field(16, ge=1)
-    timeout: float = Field(120, gt=0)  # seconds a request
-    retries: int = Field(3, ge=0)  # transport faults only
-
+from tasks.labeling.annotators.function import FunctionSettings
+from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
+from tasks.labeling.annotators.judge import JudgeSettings
+from tasks.labeling.annotators.ranking_judge import RankingJudgeSettings
+from tasks.labeling.annotators.reward_model import RewardModelSettings
+from tasks.labeling.annotators.rubric import RubricSettings
+from tasks.labeling.annotators.rule import RuleSettings
+from tasks.labeling.annotators.self_reference import SelfReferenceSettings
+from tasks.labeling.annotators.simulated import SimulatedSettings
+from tasks.labeling.annotators.text_metric import TextMetricSettings
+from tasks.labeling.annotators.verifier import VerifierSettings
+from tasks.labeling.chat.settings import OPERATIONS
+from tasks.labeling.humans.settings import HumanSettings
 
 AnnotatorSettings = Annotated[
-    VerifierSettings | RuleSettings | FunctionSettings | RewardModelSettings | SimulatedSettings | JudgeSettings,
+    VerifierSettings
+    | RuleSettings
+    | FunctionSettings
+    | TextMetricSettings
+    | RewardModelSettings
+    | ImplicitRewardSettings
+    | JudgeSettings
+    | RankingJudgeSettings
+    | RubricSettings
+    | SelfReferenceSettings
+    | SimulatedSettings
+    | HumanSettings,
     Field(discriminator="kind"),
 ]
 
@@ -89,10 +43,53 @@ class PreferenceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     pairs: Literal["all", "best_worst"] = "all"
-    estimator: Literal["bradley_terry", "empirical_logit"] = "bradley_terry"
-    prior_variance: float = Field(2.0, gt=0)  # ridge of the Bradley-Terry strengths
+    estimator: Literal[
+        "bradley_terry",
+        "empirical_logit",
+        "plackett_luce",
+        "davidson",
+        "dawid_skene",
+        "general",
+        "maxmin",
+        "ensemble_mean",
+        "ensemble_worst",
+        "ensemble_uncertainty",
+    ] = "bradley_terry"
+    prior_variance: float = Field(2.0, gt=0)  # ridge of the strengths
+    cycle_variance: float = Field(0.5, gt=0)  # general: of a pair's deviation from the strengths
+    tie_variance: float = Field(1.0, gt=0)  # davidson: of log nu
+    groups: int = Field(2, ge=2)  # maxmin: groups of annotators
+    penalty: float = Field(0.1, ge=0)  # ensemble_uncertainty: times the variance of the members' scores
+    reliability: Literal["none", "em", "lcpo"] = "none"  # of annotators, estimated from the votes (bradley_terry)
+    min_votes: int = Field(500, ge=1)  # decided votes on shared pairs; with fewer an annotator's reliability is unknown
+    pinned: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # annotator -> its reliability, not estimated
+    gold: list[str] = []  # annotators whose votes are known to be right: the others are measured against them
+    weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # annotator -> weight of its votes; 1 where not named
+    soft_votes: bool = False  # count a vote's probability, where it has one, as a share of a win
     quorum: int = Field(1, ge=1)  # votes (a, b or tie) a pair must have; below it the pair is left out and counted
     drop_truncated: bool = True  # responses that did not end by themselves take no part in pairs
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PreferenceSettings":
+        if self.reliability != "none" and self.estimator != "bradley_terry":
+            raise ValueError(
+                f"reliability={self.reliability} is for estimator=bradley_terry, not {self.estimator} "
+                f"(dawid_skene estimates its own); set reliability=none"
+            )
+        learns = self.reliability != "none" or self.estimator == "dawid_skene"
+        if self.pinned and not learns:
+            raise ValueError("pinned means something with reliability=em or lcpo, or estimator=dawid_skene")
+        return self
+
+
+class Budget(BaseModel):
+    """What the panel may spend on one round's votes; None = no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int | None = Field(None, ge=1)
+    money: float | None = Field(None, gt=0)  # in the currency of the annotators' prices
+    seconds: float | None = Field(None, gt=0)  # of each attempt
 
 
 class LabelSettings(BaseModel):
@@ -106,11 +103,17 @@ class LabelSpec(Spec):
     """Have the panel vote on the responses of one generate stage, and publish votes and preferences."""
 
     stage: ClassVar[str] = "label"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     settings: LabelSettings
     responses: Path  # folder of a finished generate stage
     prompts: Path  # Parquet of storage.schemas.PROMPTS
+    answers: Path | None = None  # where answers of remote annotators are kept, for every stage; None = in `folder`
+    budget: Budget = Budget()
+    policies: dict[str, Path] = Field({})  # what policy, previous and initial stand for in annotators' settings
+
+    def keyed_settings(self) -> dict[str, Any]:
+        return without_operations(super().keyed_settings())
 
 
 class JudgeSpec(Spec):
@@ -120,13 +123,30 @@ class JudgeSpec(Spec):
     """
 
     stage: ClassVar[str] = "judge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     settings: "JudgingSettings"
     responses: dict[
         str, Path
     ]  # source name -> folder of a finished generate stage; the first is compared with the rest
     prompts: Path
+    answers: Path | None = None  # as LabelSpec.answers
+
+    def keyed_settings(self) -> dict[str, Any]:
+        return without_operations(super().keyed_settings())
+
+
+def without_operations(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what changes how fast, where and at what price annotators are asked, but not what they say."""
+    return {
+        group: {
+            name: {key: value for key, value in annotator.items() if key not in OPERATIONS}
+            for name, annotator in annotators.items()
+        }
+        if group in ("annotators", "judges", "rates")
+        else annotators
+        for group, annotators in settings.items()
+    }
 
 
 class JudgingSettings(BaseModel):

@@ -4,6 +4,7 @@ Command: python -m tasks.labeling <folder>/spec.yaml
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,21 @@ import pyarrow.compute as pc
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.schemas import write_parquet
+from storage.schemas import SCORES, VOTES, write_parquet
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
+from tasks.labeling.aggregation import Ints
+from tasks.labeling.annotators.protocol import Comparison, Response
 from tasks.labeling.annotators.registry import open_annotators
-from tasks.labeling.candidates import Candidates, read_candidates
-from tasks.labeling.panel import vote
+from tasks.labeling.ballot import Ballot
+from tasks.labeling.candidates import read_candidates
+from tasks.labeling.humans.batch import batch_folder, export
+from tasks.labeling.humans.collect import collect
+from tasks.labeling.humans.settings import HumanSettings
+from tasks.labeling.observe import observe
+from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.preferences import candidate_pairs, make_preferences
-from tasks.labeling.settings import LabelSpec
+from tasks.labeling.settings import LabelSpec, PreferenceSettings
 
 SOURCE = "policy"
 
@@ -28,7 +36,7 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
     """Label the responses of `spec.responses`; publishes scores, votes and preferences (.parquet) in `spec.folder`.
 
     Raises UserError for an empty panel, annotators that cannot be opened, unfinished responses, and when no pair is
-    left, with the counts by reason.
+    left, with the counts by reason; WaitingForVotes while people on the panel have not said enough.
     """
     manifest = run_stage(spec, lambda: _label(spec, progress))
     remove_parts(spec)
@@ -43,9 +51,9 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     comparisons = np.stack(
         [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
     )[shown]
-    annotators = open_annotators(settings.annotators, drawing_seed(spec))
-    ballot = vote(annotators, candidates.for_annotators(), comparisons, Parts(spec, "panel"), progress)
-    preferences = make_preferences(candidates, ballot.votes, settings.preferences, spec.round)
+    ballot = _ballot(spec, candidates.for_annotators(), comparisons, progress)
+    wanted = of_people(settings.preferences, ballot.votes)
+    preferences = make_preferences(candidates, ballot.votes, wanted, spec.round, ballot.scores)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
     paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}
@@ -58,6 +66,10 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             remedy=_remedy(preferences.dropped, ballot.votes, str(paths["votes"])),
         )
     write_parquet(paths["preferences"], preferences.table)
+    seen = observe(candidates, ballot.votes, ballot.scores, preferences.table, wanted.gold)
+    for name, observed in (("annotators", seen.annotators), ("agreement", seen.agreement)):
+        paths[name] = spec.folder / f"{name}.parquet"
+        write_parquet(paths[name], observed)
     return Outcome(
         paths=list(paths.values()),
         rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(preferences.table)},
@@ -68,8 +80,49 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             "pairs": len(preferences.table),
             "dropped": preferences.dropped,
             "mean_abs_target": float(pc.mean(preferences.table["target"]).as_py()),
-            "agreement": agreement(candidates, ballot.votes, preferences.table),
+            "annotators": seen.annotators.to_pylist(),
+            "agreement": seen.agreement.to_pylist(),
+            "learnt": preferences.learnt,
         },
+    )
+
+
+def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> Ballot:
+    """What the panel says. People are asked first, and can vote while the other annotators do; theirs come last."""
+    panel = spec.settings.annotators
+    people = {name: settings for name, settings in panel.items() if isinstance(settings, HumanSettings)}
+    asked = [Comparison(responses[a], responses[b]) for a, b in comparisons.tolist()] if people else []
+    for name, settings in people.items():
+        export(settings, name, batch_folder(spec.folder, name), asked)
+    others = {name: settings for name, settings in panel.items() if name not in people}
+    ballot = Ballot(SCORES.empty_table(), VOTES.empty_table())
+    if others or not people:
+        annotators = open_annotators(others, drawing_seed(spec), spec.policies)
+        keeping = Keeping(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
+        ballot = vote(annotators, responses, comparisons, keeping, progress, spec.budget)
+    said = [
+        collect(settings, name, batch_folder(spec.folder, name), asked).rows(asked) for name, settings in people.items()
+    ]
+    return Ballot(ballot.scores, pa.concat_tables([ballot.votes, *said]))
+
+
+def of_people(settings: PreferenceSettings, votes: pa.Table) -> PreferenceSettings:
+    """`settings` with what they say of a group of people said of each person who voted: people -> people/ann, ...
+
+    What is said of a person who did not vote is left out.
+    """
+    voters: list[str] = pc.unique(votes["annotator"]).to_pylist()
+
+    def persons(name: str) -> list[str]:
+        found = [voter for voter in voters if voter.startswith(f"{name}/")]
+        return found or ([] if "/" in name and name not in voters else [name])
+
+    return settings.model_copy(
+        update={
+            "gold": [person for name in settings.gold for person in persons(name)],
+            "pinned": {person: value for name, value in settings.pinned.items() for person in persons(name)},
+            "weights": {person: value for name, value in settings.weights.items() for person in persons(name)},
+        }
     )
 
 
@@ -84,29 +137,6 @@ def votes_by_outcome(votes: pa.Table) -> dict[str, dict[str, int]]:
     for row in votes.group_by(["annotator", "outcome"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
         counts.setdefault(row["annotator"], Counter())[row["outcome"]] = row["count_all"]
     return {annotator: dict(sorted(count.items())) for annotator, count in counts.items()}
-
-
-def agreement(candidates: Candidates, votes: pa.Table, preferences: pa.Table) -> dict[str, float | None]:
-    """For each annotator, the share of its votes for one side of a labelled pair that went to the chosen one.
-
-    Pairs with p_hat = 0.5 have no chosen side and do not count; None where no vote counts.
-    """
-    decided = preferences.filter(pc.greater(preferences["target"], 0))
-    sign = np.zeros((*candidates.rows.shape, candidates.rows.shape[1]), dtype=np.int8)
-    ids = candidates.prompts["prompt_id"].combine_chunks()
-    prompt = pc.index_in(decided["prompt_id"], value_set=ids).to_numpy()
-    chosen, rejected = decided["chosen_index"].to_numpy(), decided["rejected_index"].to_numpy()
-    sign[prompt, chosen, rejected], sign[prompt, rejected, chosen] = 1, -1
-    outcome = votes["outcome"].to_numpy()
-    direction = np.select([outcome == "a", outcome == "b"], [1, -1], 0)
-    place = pc.index_in(votes["prompt_id"], value_set=ids).to_numpy()
-    side = direction * sign[place, votes["index_a"].to_numpy(), votes["index_b"].to_numpy()]
-    result: dict[str, float | None] = {}
-    names = votes["annotator"].to_numpy()
-    for annotator in pc.unique(votes["annotator"]).to_pylist():
-        mine = side[(names == annotator) & (side != 0)]
-        result[annotator] = float((mine > 0).mean()) if len(mine) else None
-    return result
 
 
 def _remedy(dropped: dict[str, int], votes: pa.Table, votes_path: str) -> str:

@@ -43,11 +43,20 @@ def test_the_resolved_copy_is_the_config(tmp_path) -> None:
     assert load_config(tmp_path / "config.yaml") == config
 
 
+JUDGE = [
+    "policy=p",
+    "prompts=f",
+    "evaluation=plain",
+    "~panel.annotators",
+    "+panel.annotators={judge: {kind: judge, model: m}, brief: {kind: rule, shorter: true}}",
+]
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (["run=demo", "training.learning_rat=1"], "did you mean training.learning_rate?"),
-        (["run=demo", "panel=nobody"], "answers, demo, judges, rules"),
+        (["run=demo", "panel=nobody"], "answers, demo, instructions, judges, local-judges, references, rules, self"),
         (["run=demo", "rounds=0"], "rounds"),
         (["run=demo", "engine.kind=other"], "engine.kind"),
         (["run=demo", "rounds"], "key=value"),
@@ -55,6 +64,11 @@ def test_the_resolved_copy_is_the_config(tmp_path) -> None:
         ([], "policy=<folder or id> prompts=<file>"),
         (["run=demo", "~panel.annotators", "+panel.annotators={}"], "the panel is empty"),
         (["run=demo", "evaluation.judges.held-out=${panel.annotators.reward-one}"], "a judge must be held out"),
+        ([*JUDGE, "+evaluation.judges.other={kind: judge, model: m, template: short}"], "a judge must be held out"),
+        ([*JUDGE, "panel.budget.money=3"], "what judge costs is not known"),
+        (["run=demo", "preferences.gold=[nobody]"], "preferences.gold: nobody is not on the panel"),
+        ([*JUDGE, "~panel.annotators.brief", "preferences.estimator=ensemble_worst"], "made of scores"),
+        (["run=demo", "+evaluation.rates.own={kind: rubric, model: policy, backend: vllm}"], "only the panel can"),
     ],
 )
 def test_mistakes_are_named(words: list[str], named: str) -> None:
@@ -63,10 +77,10 @@ def test_mistakes_are_named(words: list[str], named: str) -> None:
     assert named in str(caught.value)
 
 
-def test_reading_a_config_loads_neither_torch_nor_prefect() -> None:
+def test_reading_a_config_loads_neither_torch_nor_prefect_nor_httpx() -> None:
     code = (
         "import sys; from conf.compose import compose_config; compose_config(['run=demo']);"
-        "print([m for m in ('torch', 'prefect', 'vllm', 'transformers') if m in sys.modules])"
+        "print([m for m in ('torch', 'prefect', 'vllm', 'transformers', 'httpx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,5 +1,6 @@
 """Debian's Chromium, headless, through its DevTools protocol: open a page, click, read what a person would see."""
 
+import base64
 import itertools
 import json
 import shutil
@@ -7,11 +8,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -23,9 +23,10 @@ _FLAGS = [
 
 
 class Page:
-    """One tab."""
+    """One tab. `events` are what it told meanwhile, of the domains that were enabled by `listen`."""
 
     def __init__(self, socket: ClientConnection) -> None:
+        self.events: list[dict[str, Any]] = []
         self._socket = socket
         self._numbers = itertools.count(1)
 
@@ -61,6 +62,38 @@ class Page:
             assert time.monotonic() < deadline, f"nothing to click says {label!r}:\n{self.text()}"
             time.sleep(0.2)
 
+    def listen(self, *domains: str) -> None:
+        """Have events of e.g. "Runtime", "Log", "Network" kept."""
+        for domain in domains:
+            self._call(f"{domain}.enable")
+
+    def key(self, key: str) -> None:
+        """Press and release a key that writes a character."""
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def type(self, text: str) -> None:
+        """Write into what has the focus."""
+        self._call("Input.insertText", text=text)
+
+    def look(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
+        """Give the tab a size, in CSS pixels, and a colour scheme."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
+        feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[feature])
+
+    def screenshot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
+
+    def close(self) -> None:
+        self._call("Page.close")
+
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
@@ -70,13 +103,43 @@ class Page:
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result
+            if "method" in answer:
+                self.events.append(answer)
+
+
+class Browser:
+    """A running Chromium."""
+
+    def __init__(self, port: str, path: str, sockets: ExitStack) -> None:
+        self._root = f"ws://127.0.0.1:{port}"
+        self._sockets = sockets
+        self._whole = Page(self._connect(path))
+
+    def page(self) -> Page:
+        """A tab of a profile of its own, as if on another computer: no storage is shared."""
+        context = self._whole._call("Target.createBrowserContext")["browserContextId"]
+        return self._tab({"browserContextId": context})
+
+    def beside(self, page: Page) -> Page:
+        """Another tab of the same profile."""
+        target = page._call("Target.getTargetInfo")["targetInfo"]
+        return self._tab({"browserContextId": target["browserContextId"]})
+
+    def _tab(self, context: dict[str, Any]) -> Page:
+        target = self._whole._call("Target.createTarget", url="about:blank", **context)["targetId"]
+        return Page(self._connect(f"/devtools/page/{target}"))
+
+    def _connect(self, path: str) -> ClientConnection:
+        return self._sockets.enter_context(
+            connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
+        )
 
 
 @contextmanager
-def browser() -> Iterator[Page]:
-    """A page of a new browser with an empty profile."""
+def chromium() -> Iterator[Browser]:
+    """A new browser with an empty profile."""
     assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, ExitStack() as sockets:
         process = subprocess.Popen(
             [CHROMIUM, f"--user-data-dir={profile}", *_FLAGS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -86,11 +149,15 @@ def browser() -> Iterator[Page]:
             while not told.exists() or "\n" not in told.read_text():
                 assert time.monotonic() < deadline, "Chromium did not start"
                 time.sleep(0.1)
-            port = told.read_text().splitlines()[0]
-            tabs = httpx.get(f"http://127.0.0.1:{port}/json", timeout=30).json()
-            address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-            with connect(address, max_size=None, proxy=None) as socket:
-                yield Page(socket)
+            port, path = told.read_text().splitlines()
+            yield Browser(port, path, sockets)
         finally:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def browser() -> Iterator[Page]:
+    """A page of a new browser with an empty profile."""
+    with chromium() as running:
+        yield running.page()

@@ -151,7 +151,7 @@ def test_a_judge_without_its_key_is_refused(tiny_policy: Path, prompts: Path, tm
 
 
 def test_a_dry_run_prints_every_stage_and_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    main(["run=mistral-7b", "training=lora", f"runs={tmp_path / 'runs'}", "dry_run=true"])
+    main(["run=mistral-7b", "training=lora", f"runs={tmp_path / 'runs'}", "dry_run=plan"])
     shown = capsys.readouterr().out
     for stage in ("select", "generate", "label", "train", "judge", "evaluate"):
         assert f"{stage} " in shown

@@ -1,6 +1,6 @@
 """A hand-written generate stage: prompts.parquet, responses in shards and their manifest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from storage.manifest import Manifest, describe_files, library_versions, now
 from storage.schemas import PROMPTS, RESPONSES, table, write_parquet
 from tasks.labeling.settings import LabelSettings, LabelSpec, PreferenceSettings
+from tests.labeling.chat_server import ChatServer
 
 Texts = Mapping[str, Sequence[str]]  # prompt id -> its responses
 
@@ -105,3 +106,13 @@ def world(tmp_path: Path) -> World:
 @pytest.fixture
 def make_world(tmp_path: Path) -> Callable[[str], World]:
     return lambda name: World(tmp_path / name)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A chat server that is asked again quickly."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("tasks.labeling.chat.endpoint._FIRST_WAIT", 0.01)
+    fake = ChatServer()
+    yield fake
+    fake.close()

@@ -9,13 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import UserError
-from storage.schemas import PREFERENCES, SCORES, VOTES
+from storage.schemas import AGREEMENT, ANNOTATORS, PREFERENCES, SCORES, VOTES
 from tasks.labeling.aggregation import bradley_terry, empirical_logit
 from tasks.labeling.candidates import read_candidates
 from tasks.labeling.preferences import make_preferences
 from tasks.labeling.settings import PreferenceSettings
 from tasks.labeling.stage import run
 
+SCHEMAS = {
+    "scores": SCORES,
+    "votes": VOTES,
+    "preferences": PREFERENCES,
+    "annotators": ANNOTATORS,
+    "agreement": AGREEMENT,
+}
 LENGTH = {"kind": "function", "function": "voters:length"}
 FAILING = {"kind": "function", "function": "voters:failing"}
 PERSON = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
@@ -32,15 +39,15 @@ def test_published_files_and_figures(world):
         {"length": LENGTH, "person": PERSON | {"utility": "voters:length"}, "check": VERIFIER},
     )
     manifest = run(spec)
-    for name, schema in (("scores", SCORES), ("votes", VOTES), ("preferences", PREFERENCES)):
+    for name, schema in SCHEMAS.items():
         assert pq.read_schema(spec.folder / f"{name}.parquet").equals(schema)
     assert manifest.rows == {"scores": 12, "votes": 18, "preferences": 6}
-    assert [entry.path for entry in manifest.files] == ["preferences.parquet", "scores.parquet", "votes.parquet"]
+    assert [entry.path for entry in manifest.files] == [f"{name}.parquet" for name in sorted(SCHEMAS)]
     summary = manifest.summary
     assert (summary["responses"], summary["comparisons"], summary["pairs"]) == (6, 6, 6)
     assert summary["votes"]["length"] == {"a": 5, "tie": 1}
     assert summary["votes"]["check"] == {"abstain": 6}  # the prompts have no answer
-    assert summary["agreement"]["check"] is None
+    assert [row["agrees_with_panel"] for row in summary["annotators"] if row["annotator"] == "check"] == [None]
     targets = [row["target"] for row in read(spec.folder, "preferences")]
     assert summary["mean_abs_target"] == pytest.approx(np.mean(targets))
     for row in read(spec.folder, "preferences"):
@@ -233,8 +240,7 @@ def test_equal_runs_give_equal_bytes(make_world: Callable):
     assert [f.sha256 for f in manifests[0].files] == [f.sha256 for f in one_shard.files]
     other = run(make_world("c").spec(texts, annotators, answer="1", seed=12))
     assert {f.path for f, g in zip(manifests[0].files, other.files, strict=True) if f.sha256 != g.sha256} == {
-        "votes.parquet",
-        "preferences.parquet",
+        f"{name}.parquet" for name in SCHEMAS if name != "scores"
     }
 
 
@@ -250,4 +256,6 @@ def test_agreement_counts_votes_for_the_chosen_side(world):
     spec = world.spec(
         {"p": ["a b c", "a b", "a"]}, {"one": LENGTH, "two": LENGTH, "three": LENGTH, "contrary": shorter}
     )
-    assert run(spec).summary["agreement"] == {"one": 1.0, "two": 1.0, "three": 1.0, "contrary": 0.0}
+    rows = run(spec).summary["annotators"]
+    agreement = {row["annotator"]: row["agrees_with_panel"] for row in rows}
+    assert agreement == {"one": 1.0, "two": 1.0, "three": 1.0, "contrary": 0.0}

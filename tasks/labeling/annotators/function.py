@@ -7,13 +7,27 @@ from typing import Any, Literal
 
 from storage.errors import UserError
 from tasks.labeling.annotators.protocol import Response, Score
-from tasks.labeling.settings import FunctionSettings
+from tasks.labeling.annotators.settings import Scorer
+
+
+class FunctionSettings(Scorer):
+    """A Python function `score(prompt: str, answer: str | None, category: str | None, response: str, ended: bool)`.
+
+    It returns a float, or None to abstain.
+    """
+
+    kind: Literal["function"]
+    function: str  # "package.module:name"
+
+    def reads(self) -> list[str]:
+        return [self.function]
 
 
 class FunctionAnnotator:
     """Scores by `function(prompt, answer, category, response, ended)`; None abstains, an exception is an error."""
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: FunctionSettings) -> None:
         self.name = name

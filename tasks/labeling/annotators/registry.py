@@ -1,30 +1,34 @@
-"""Settings to annotators. torch is imported only for reward models."""
+"""Settings to annotators. torch, vLLM and httpx are imported only for those that need them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from tasks.labeling.annotators.function import FunctionAnnotator
-from tasks.labeling.annotators.judge import Judge
+from storage.errors import UserError
+from tasks.labeling.annotators.function import FunctionAnnotator, FunctionSettings
+from tasks.labeling.annotators.implicit_reward import ImplicitReward, ImplicitRewardSettings
+from tasks.labeling.annotators.judge import Judge, JudgeSettings
 from tasks.labeling.annotators.protocol import Annotator
-from tasks.labeling.annotators.rule import Rule
-from tasks.labeling.annotators.simulated import SimulatedAnnotator
-from tasks.labeling.annotators.verifier import Verifier
-from tasks.labeling.settings import (
-    AnnotatorSettings,
-    FunctionSettings,
-    JudgeSettings,
-    RewardModelSettings,
-    RuleSettings,
-    SimulatedSettings,
-    VerifierSettings,
-)
+from tasks.labeling.annotators.ranking_judge import RankingJudge, RankingJudgeSettings
+from tasks.labeling.annotators.reward_model import RewardModel, RewardModelSettings
+from tasks.labeling.annotators.rubric import Rubric, RubricSettings
+from tasks.labeling.annotators.rule import Rule, RuleSettings
+from tasks.labeling.annotators.self_reference import SelfReference, SelfReferenceSettings
+from tasks.labeling.annotators.simulated import SimulatedAnnotator, SimulatedSettings
+from tasks.labeling.annotators.text_metric import TextMetric, TextMetricSettings
+from tasks.labeling.annotators.verifier import Verifier, VerifierSettings
+from tasks.labeling.humans.settings import HumanSettings
+from tasks.labeling.settings import AnnotatorSettings
 
 
-def open_annotators(settings: Mapping[str, AnnotatorSettings], seed: int) -> list[Annotator]:
-    """The annotators that `settings` names, in its order. `seed` is for those that draw.
+def open_annotators(
+    settings: Mapping[str, AnnotatorSettings], seed: int, policies: Mapping[str, Path] | None = None
+) -> list[Annotator]:
+    """The annotators that `settings` names, in its order.
 
-    Raises UserError for what cannot be opened: a function that is not there, a key that is not set, a wrong model.
+    `seed` is for those that draw; `policies` is what the words policy, previous and initial stand for. Raises
+    UserError for what cannot be opened: a function that is not there, a key that is not set, a wrong model.
     """
-    return [_open(name, each, seed) for name, each in settings.items()]
+    return [_open(name, each.with_policies(name, policies or {}), seed) for name, each in settings.items()]
 
 
 def _open(name: str, settings: AnnotatorSettings, seed: int) -> Annotator:
@@ -35,11 +39,25 @@ def _open(name: str, settings: AnnotatorSettings, seed: int) -> Annotator:
             return Rule(name, settings)
         case FunctionSettings():
             return FunctionAnnotator(name, settings)
+        case TextMetricSettings():
+            return TextMetric(name, settings)
         case RewardModelSettings():
-            from tasks.labeling.annotators.reward_model import RewardModel
-
             return RewardModel(name, settings)
+        case ImplicitRewardSettings():
+            return ImplicitReward(name, settings)
+        case JudgeSettings():
+            return Judge(name, settings)
+        case RankingJudgeSettings():
+            return RankingJudge(name, settings)
+        case RubricSettings():
+            return Rubric(name, settings)
+        case SelfReferenceSettings():
+            return SelfReference(name, settings)
         case SimulatedSettings():
             return SimulatedAnnotator(name, settings, seed)
-        case JudgeSettings():
-            return Judge(name, settings, seed)
+        case HumanSettings():
+            raise UserError(
+                f"{name} are people, and cannot be asked here",
+                where=name,
+                remedy="put them on the panel: people vote in the label stage, which waits for them",
+            )

@@ -4,16 +4,28 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from jinja2.exceptions import TemplateError
+from pydantic import Field
 
 from storage.errors import UserError
 from tasks.labeling.annotators.protocol import Response, Score
-from tasks.labeling.settings import RewardModelSettings
-from tasks.modeling.load import resolve_device
+from tasks.labeling.annotators.settings import Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class RewardModelSettings(Scorer):
+    """A transformers sequence-classification folder or id with one label."""
+
+    kind: Literal["reward_model"]
+    path: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
+    device: str = "auto"
+
+    def reads(self) -> list[str]:
+        return [self.path]
 
 
 class RewardModel:
@@ -24,6 +36,7 @@ class RewardModel:
     """
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["model"] = "model"
 
     def __init__(self, name: str, settings: RewardModelSettings) -> None:
         self.name = name
@@ -60,8 +73,9 @@ class RewardModel:
         ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
         return ids
 
-    @torch.inference_mode()
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
+        import torch
+
         width = max(len(row) for row in rows)
         with_pad = self._config.pad_token_id
         pad = with_pad if with_pad is not None else _unused_id(rows)
@@ -70,7 +84,8 @@ class RewardModel:
         try:
             self._config.pad_token_id = pad
             device = self._model.device
-            logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+            with torch.inference_mode():
+                logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         finally:
             self._config.pad_token_id = with_pad
         scores: list[float] = logits[:, 0].double().cpu().tolist()
@@ -99,7 +114,10 @@ def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
 
 
 def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    from tasks.modeling.load import resolve_device
 
     where = f"annotators.{name}.path"
     try:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Literal
 
 from tasks.labeling.annotators.protocol import Response, Score
-from tasks.labeling.settings import VerifierSettings
+from tasks.labeling.annotators.settings import Scorer
 
 # A sign counts unless it follows a letter, digit or bracket ("7-3" ends in 3); thousands are grouped by threes.
 _NUMBER = re.compile(
@@ -14,10 +14,18 @@ _NUMBER = re.compile(
 )
 
 
+class VerifierSettings(Scorer):
+    """Compares a response's final answer with the prompt's `answer`: score 1 or 0; no answer known = abstain."""
+
+    kind: Literal["verifier"]
+    method: Literal["number", "exact", "contains"] = "number"  # number: the last number, after '####' if it is there
+
+
 class Verifier:
     """Scores 1 (right) or 0 (wrong); abstains where the prompt has no answer; an answer it cannot read is an error."""
 
     kind: Literal["scores"] = "scores"
+    lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: VerifierSettings) -> None:
         self.name = name

@@ -1,0 +1,112 @@
+"""(a) The exact tabular world: distance to the optimum after rounds of sampling, voting and regression."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.tabular.regression import regress
+from benchmarks.tabular.world import World, cast_votes, compared_pairs, count_votes, make_world, sample_groups, softmax
+from tasks.labeling.aggregation import Floats, Votes, empirical_logit
+from tasks.labeling.aggregation.estimate import estimate, learn
+from tasks.labeling.aggregation.votes import concatenate
+from tasks.labeling.settings import PreferenceSettings
+
+PROMPTS, RESPONSES, GROUPS, SIZE, ROUNDS = 50, 20, 8, 4, 4
+#: votes a pair -> largest distance allowed after four rounds
+BOUNDS = {1: 0.17, 3: 0.115, 5: 0.09, 9: 0.075, 25: 0.055, 101: 0.04}
+PANELS = {
+    "9 honest": [1.0] * 9,
+    "6 honest, 3 coin flips": [1.0] * 6 + [0.5] * 3,
+    "7 honest, 2 adversarial": [1.0] * 7 + [0.0] * 2,
+    "6 honest, 3 adversarial": [1.0] * 6 + [0.0] * 3,
+    "4 honest, 5 coin flips": [1.0] * 4 + [0.5] * 5,
+    "5 honest": [1.0] * 5,
+    "4 honest, 1 adversarial": [1.0] * 4 + [0.0],
+    "3 honest, 2 coin flips": [1.0] * 3 + [0.5] * 2,
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean over seeds, and its standard error."""
+
+    mean: float
+    error: float
+
+
+def spread(values: list[float]) -> Spread:
+    """Of the means of several seeds."""
+    return Spread(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))) if values[1:] else 0.0)
+
+
+def by_votes(seeds: int, voters: int, *, pooled: bool = True, groups: int = GROUPS) -> list[Spread]:
+    """Distances after rounds 1 .. 4 for `voters` honest votes on each pair, all rounds' votes replayed.
+
+    `pooled`: targets from the strengths of all of a prompt's votes; otherwise every comparison by its own votes.
+    """
+    return _rounds(seeds, ROUNDS, groups, None, voters, PreferenceSettings(), pooled=pooled)
+
+
+def by_panel(seeds: int, honesty: list[float], rule: str, rounds: int = 3) -> list[Spread]:
+    """Distances after each of `rounds` for a panel of given honesties; `rule` is preferences.reliability."""
+    settings = PreferenceSettings.model_validate({"reliability": rule})
+    return _rounds(seeds, rounds, GROUPS, np.array(honesty), 0, settings)
+
+
+def _rounds(
+    seeds: int,
+    rounds: int,
+    groups: int,
+    honesty: Floats | None,
+    voters: int,
+    settings: PreferenceSettings,
+    *,
+    pooled: bool = True,
+) -> list[Spread]:
+    distances: list[list[float]] = [[] for _ in range(rounds)]
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        world = make_world(rng, PROMPTS, RESPONSES)
+        votes: list[Votes] = []
+        ratio = np.zeros_like(world.reward)
+        for done in range(rounds):
+            pairs = compared_pairs(sample_groups(softmax(world.initial + ratio), rng, groups, SIZE))
+            votes.append(
+                count_votes(world, pairs, voters, rng) if honesty is None else cast_votes(world, pairs, honesty, rng)
+            )
+            # Each comparison is a row of the regression; its votes by several annotators are one row.
+            target, weight = (_pooled if pooled else _single)(world, concatenate(votes), settings)
+            ratio = regress(weight, target, ratio, world.beta)
+            distances[done].append(float(world.distance(softmax(world.initial + ratio)).mean()))
+    return [spread(values) for values in distances]
+
+
+def _pooled(world: World, votes: Votes, settings: PreferenceSettings) -> tuple[Floats, Floats]:
+    """Targets from the project's estimate of all votes of a prompt, and how often each pair was compared."""
+    shape = world.reward.shape
+    votes = votes.take(np.argsort(votes.prompt, kind="stable"))
+
+    def blocks() -> Iterator[tuple[int, Votes]]:
+        yield 0, votes
+
+    names = tuple(f"annotator {k}" for k in range(int(votes.annotator.max()) + 1))
+    learnt = learn(blocks, names, shape[1], settings)
+    fitted = estimate(votes, np.ones(shape, dtype=bool), settings, learnt)
+    weight = votes.wins((shape[0], shape[1]), weight=np.ones(len(votes)))
+    weight = weight + weight.transpose(0, 2, 1)
+    x, i, j = np.nonzero(weight)
+    target = np.zeros_like(weight)
+    target[x, i, j] = fitted.gaps.gaps(x, i, j)[0]
+    return target, weight
+
+
+def _single(world: World, votes: Votes, settings: PreferenceSettings) -> tuple[Floats, Floats]:
+    """Targets of every comparison by itself (mean over a pair's comparisons), by the empirical logit."""
+    shape = (world.reward.shape[0], world.reward.shape[1])
+    alone, _ = empirical_logit(votes.share * votes.weight, votes.weight)
+    ones = np.ones(len(votes))
+    weight = votes.wins(shape, ones, ones)
+    total = votes.wins(shape, ones, alone)
+    target = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+    return target - target.transpose(0, 2, 1), weight + weight.transpose(0, 2, 1)

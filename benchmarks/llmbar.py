@@ -1,0 +1,230 @@
+"""How good is a judge? Scores any annotator on LLMBar (arXiv 2310.07641): 419 pairs whose better response is known.
+
+    python -m benchmarks.llmbar --data llmbar.jsonl.gz --panel judges --annotator judge-one
+    python -m benchmarks.llmbar --data llmbar.jsonl.gz --settings '{kind: judge, model: m, base_url: "http://..."}'
+
+The data are JSONL with subset, prompt, response_a, response_b and label (a or b). `--panel` is a file, or the name of
+one in conf/panel; without `--annotator` all that sit on it are scored. Answers are kept in `--answers` and not asked
+for twice. Prints a table for each annotator; `--json` prints the figures instead.
+
+accuracy     of the votes for a side or a tie (which counts half); errors and abstentions are left out and counted
+one order    the same of the single verdicts, both orders: what a judge that is asked once would get
+consistent   both orders say the same of a and b; only where both gave a verdict
+first        verdicts for the response shown first, of those for a side: 50 % has no position bias
+log loss     of the vote's probability, in nats, where it gives one: 0.693 knows nothing
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from yaml import YAMLError
+
+from benchmarks.machine import RESULTS
+from storage.errors import UserError
+from storage.prompts import read_rows
+from tasks.labeling.annotators.protocol import Annotator, Answer, Response, is_remote
+from tasks.labeling.annotators.registry import open_annotators
+from tasks.labeling.ballot import Questions
+from tasks.labeling.budget import Purse
+from tasks.labeling.journal import Journal
+from tasks.labeling.remote import ask_all
+from tasks.labeling.settings import AnnotatorSettings, Budget
+
+_PANELS = Path(__file__).resolve().parents[1] / "conf" / "panel"
+_FIELDS = ("subset", "prompt", "response_a", "response_b", "label")
+_ANNOTATORS: TypeAdapter[dict[str, AnnotatorSettings]] = TypeAdapter(dict[str, AnnotatorSettings])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`responses[2 i]` and `responses[2 i + 1]` are a and b of pair i."""
+
+    subsets: list[str]
+    labels: list[str]
+    responses: list[Response]
+
+
+def read_pairs(path: Path, limit: int | None = None) -> Pairs:
+    """Raises UserError (file, line) for a row that lacks a field, and for a label that is neither a nor b."""
+    pairs = Pairs([], [], [])
+    for where, row in read_rows(path):
+        if len(pairs.labels) == limit:
+            break
+        if missing := [field for field in _FIELDS if not isinstance(row.get(field), str)]:
+            raise UserError(f"the row lacks {', '.join(missing)}", where=where, remedy="give LLMBar's rows")
+        if row["label"] not in ("a", "b"):
+            raise UserError(f"the label is {row['label']!r}", where=where, remedy="label rows a or b")
+        messages = [{"role": "user", "content": row["prompt"]}]
+        for index, text in enumerate((row["response_a"], row["response_b"])):
+            pairs.responses.append(Response(where, "llmbar", index, messages, None, row["subset"], text, True))
+        pairs.subsets.append(row["subset"])
+        pairs.labels.append(row["label"])
+    if not pairs.labels:
+        raise UserError("there are no pairs", where=str(path), remedy="give LLMBar's rows")
+    return pairs
+
+
+def read_annotators(panel: str | None, names: Sequence[str], settings: str | None) -> dict[str, AnnotatorSettings]:
+    """The annotators of a panel's file (all, or those of `names`), or the one of `settings`."""
+    where = panel or "--settings"
+    path = Path(panel or "")
+    if panel is not None and not path.suffix:
+        path = _PANELS / f"{panel}.yaml"
+    try:
+        config = OmegaConf.load(path) if panel is not None else OmegaConf.create(f"annotators: {{judge: {settings}}}")
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        annotators = plain["annotators"]
+        chosen = {name: annotators[name] for name in names} if names else annotators
+        return _ANNOTATORS.validate_python(chosen)
+    except OSError as error:
+        raise UserError(f"the panel cannot be read: {error}", where=where, remedy="name a file in conf/panel") from None
+    except KeyError as error:
+        raise UserError(f"there is no {error}", where=where, remedy="name annotators of the panel") from None
+    except (YAMLError, OmegaConfBaseException, ValidationError, TypeError, ValueError) as error:
+        raise UserError(f"these are no annotators: {error}", where=where, remedy="see docs/annotators.md") from None
+
+
+def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[Answer]:
+    """What the annotator says; remote ones are not asked again what `answers` has."""
+    asked = questions.of(annotator.kind)
+    if not is_remote(annotator):
+        return annotator.vote(asked)
+
+    def show(done: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done}/{len(asked)} {annotator.name}", end="", file=sys.stderr, flush=True)
+
+    with Journal(answers, annotator.name, annotator.identity, annotator.kind) as journal:
+        return asyncio.run(ask_all(annotator, asked, journal, Purse(Budget()), show))
+
+
+def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]:
+    """Figures by subset, and of `all`; each is None where there is nothing to tell it by."""
+    positions = np.arange(len(pairs.responses)).reshape(-1, 2)
+    questions = Questions(pairs.responses, positions)
+    started = time.monotonic()
+    said = ask(annotator, questions, answers)
+    seconds = time.monotonic() - started
+    ballot = questions.ballot(annotator, said)
+    votes = ballot.votes.to_pylist()
+    for vote, label, subset in zip(votes, pairs.labels, pairs.subsets, strict=True):
+        vote |= {"label": label, "subset": subset}
+    subsets = {subset: [vote for vote in votes if vote["subset"] == subset] for subset in dict.fromkeys(pairs.subsets)}
+    spent = ballot.scores.to_pylist() if annotator.kind == "scores" else votes
+    return {
+        "annotator": annotator.name,
+        "kind": annotator.kind,
+        "figures": {name: figures(rows) for name, rows in (subsets | {"all": votes}).items()},
+        "spent": {
+            "wall_seconds": seconds,
+            "asked_seconds": _total(row["seconds"] for row in spent),
+            "tokens": _total(row["tokens"] for row in spent),
+            "cost": _total(row["cost"] for row in spent),
+            "faults": dict(Counter(each for row in spent for each in (row["faults"] or "").split(", ") if each)),
+        },
+    }
+
+
+def figures(votes: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:
+    """Of votes with their `label`. See the module's text for what they mean."""
+    outcomes = Counter(vote["outcome"] for vote in votes)
+    single = [(vote[order], vote["label"], order[0]) for vote in votes for order in ("ab", "ba")]
+    shown = [(said, label, first) for said, label, first in single if said in ("a", "b", "tie")]
+    sides = [(said, first) for said, _, first in shown if said != "tie"]
+    both = [vote for vote in votes if {vote["ab"], vote["ba"]} <= {"a", "b", "tie"}]
+    sure = [(vote["probability"], vote["label"]) for vote in votes if vote["probability"] is not None]
+    losses = [-math.log(max(p if label == "a" else 1 - p, 1e-12)) for p, label in sure]
+    return {
+        "pairs": len(votes),
+        "accuracy": _accuracy([(vote["outcome"], vote["label"]) for vote in votes]),
+        "one_order": _accuracy([(said, label) for said, label, _ in shown]),
+        "consistent": _mean([vote["ab"] == vote["ba"] for vote in both]),
+        "first": _mean([said == first for said, first in sides]),
+        "log_loss": _mean(losses),
+        **{outcome: outcomes[outcome] / len(votes) for outcome in ("tie", "abstain", "error")},
+    }
+
+
+def _accuracy(said: Sequence[tuple[str, str]]) -> float | None:
+    return _mean(
+        [0.5 if outcome == "tie" else outcome == label for outcome, label in said if outcome in ("a", "b", "tie")]
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _total(amounts: Any) -> float | None:
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if known else None
+
+
+def print_table(result: Mapping[str, Any], console: Console) -> None:
+    figures = result["figures"]
+    columns = ("pairs", "accuracy", "one_order", "consistent", "first", "log_loss", "tie", "abstain", "error")
+    columns = tuple(column for column in columns if any(row[column] is not None for row in figures.values()))
+    table = Table(title=result["annotator"], title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("subset", no_wrap=True)
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right", no_wrap=True)
+    for subset, row in figures.items():
+        table.add_row(subset, *(_shown(column, row[column]) for column in columns))
+    console.print(table)
+    spent = [f"{name.replace('_', ' ')}: {_amount(value)}" for name, value in result["spent"].items() if value]
+    console.print(", ".join(spent), highlight=False)
+
+
+def _amount(value: float | Mapping[str, int]) -> str:
+    return f"{value:,.4g}" if isinstance(value, int | float) else ", ".join(f"{n} {what}" for what, n in value.items())
+
+
+def _shown(column: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if column == "pairs" else f"{value:.3f}" if column == "log_loss" else f"{value:.1%}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--panel", help="file, or name of one in conf/panel")
+    which.add_argument("--settings", help="of one annotator, as YAML")
+    parser.add_argument("--annotator", action="append", default=[], help="of the panel; may be given again")
+    parser.add_argument("--answers", type=Path, default=RESULTS / "llmbar-answers", help="where answers are kept")
+    parser.add_argument("--limit", type=int, help="the first so many pairs")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    options = parser.parse_args()
+    try:
+        pairs = read_pairs(options.data, options.limit)
+        annotators = open_annotators(read_annotators(options.panel, options.annotator, options.settings), seed=0)
+        results = [measure(annotator, pairs, options.answers) for annotator in annotators]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if options.json:
+        print(json.dumps(results, indent=1))
+        return
+    for result in results:
+        print_table(result, Console(width=100))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A panel of judges behind an endpoint that fails, lies and dawdles."""

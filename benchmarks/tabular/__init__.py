@@ -1,0 +1,1 @@
+"""Alignment in tables: a few responses a prompt, exact optima, policies that are a row of logits."""

@@ -1,0 +1,63 @@
+"""The page where people vote, for a run: when they have said enough, a suspended run is resumed.
+
+python -m flows.vote runs/mine
+"""
+
+import argparse
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+from flows.environment import prepare, quiet_console
+from flows.terminal import console, exit_on_user_error
+
+prepare()
+quiet_console()
+
+from flows.people import resume_waiting  # noqa: E402  (Prefect reads its settings as it is imported)
+from storage.layout import RunLayout  # noqa: E402
+from tasks.labeling.humans.desk import Desk  # noqa: E402
+from tasks.labeling.humans.server import PORT, VoteServer  # noqa: E402
+
+_LOOK = 2.0  # seconds between looks at what has arrived
+
+
+def watch(desk: Desk, layout: RunLayout) -> None:
+    """Say when the batches of the run have their votes, and resume it where it is suspended. Does not return."""
+    told: tuple[str, ...] = ()
+    trouble = ""
+    while True:
+        time.sleep(_LOOK)
+        try:
+            standings = desk.standings()
+            ready = tuple(standings) if all(standing.reached for standing in standings.values()) else ()
+            resumed = bool(ready) and resume_waiting(layout)
+        except Exception as error:  # the page goes on, whatever the server or the disk says
+            if str(error) != trouble:
+                console.print(f"cannot resume the run yet: {error}", markup=False, soft_wrap=True)
+            trouble = str(error)
+            continue
+        if resumed:
+            console.print("there are enough votes: the run is resumed")
+        elif ready and ready != told:
+            console.print("there are enough votes; a run that is not suspended goes on with its command")
+        told, trouble = ready, ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve the page where people vote on a run, until Ctrl-C.")
+    parser.add_argument("run", type=Path, help="the run folder, e.g. runs/mine")
+    parser.add_argument("--port", type=int, default=PORT)
+    words = parser.parse_args()
+    server = VoteServer(words.run, words.port)
+    for name, standing in server.desk.standings().items():
+        console.print(f"{name}: {standing.complete} of {standing.batch.about.needed} comparisons have their votes")
+    console.print(f"vote at {server.address}   (Ctrl-C ends; nothing is lost)", soft_wrap=True)
+    threading.Thread(target=watch, args=(server.desk, RunLayout(words.run)), daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt), server:
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,42 @@
+"""Array types, the logistic function, and the answer that every estimator gives for a pair."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.integer]
+
+
+class Gaps(Protocol):
+    """What estimators have in common: the logit of 'first is preferred to second', and its standard error."""
+
+    def gaps(self, prompt: Ints, first: Ints, second: Ints) -> tuple[Floats, Floats]:
+        """Logit and standard error for index arrays of one length [n]."""
+
+
+@dataclass(frozen=True)
+class PairLogits:
+    """Logits that need not be transitive: logit[p, i, j] that i is preferred to j; NaN where nothing is known."""
+
+    logit: Floats  # [P, K, K], antisymmetric
+    se: Floats  # [P, K, K], symmetric
+
+    def gaps(self, prompt: Ints, first: Ints, second: Ints) -> tuple[Floats, Floats]:
+        """Logit and standard error for index arrays of one length [n]."""
+        return self.logit[prompt, first, second], self.se[prompt, first, second]
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)) without overflow."""
+    e = np.exp(-np.abs(x))
+    result: Floats = np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+    return result
+
+
+def logit(p: Floats) -> Floats:
+    """log(p / (1 - p))."""
+    return np.log(p) - np.log1p(-p)

@@ -1,0 +1,176 @@
+"""How reliable is each annotator? Expectation-maximisation over who voted honestly.
+
+Model (Crowd-BT, Chen et al. 2013; LCPO, arXiv 2509.24159, has the same posterior): a vote of annotator k is honest
+with probability eta_k, else it is the reverse of an honest one; honest votes follow Bradley-Terry strengths with a
+ridge prior. One common truth is assumed: an expert who is right against the majority looks unreliable, unless its
+honesty is pinned or the others are measured against it (gold).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from tasks.labeling.aggregation.arrays import Floats, Ints, sigmoid
+from tasks.labeling.aggregation.bradley_terry import win_derivatives, win_posterior
+from tasks.labeling.aggregation.census import Blocks, indices, sample, take_census
+from tasks.labeling.aggregation.newton import maximise
+from tasks.labeling.aggregation.votes import Votes
+
+_START = 0.9
+_PRIOR = (4.0, 1.0)  # Beta prior of the honesties (em)
+_BOUNDS = (0.5, 0.999)  # of the honesties (lcpo): 1 would be for ever
+_HONEST, _COIN = 0.9, 0.1  # above the one: honest; nearer to one half than the other: a coin flip
+_TOLERANCE = 1e-4  # change of an honesty in a pass
+_NEAR = 1e-6  # rise of the log-posterior that a step of the strengths may still promise
+_PASSES = 1000
+_SAMPLE = 20_000  # votes of an annotator that its honesty is estimated from
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What was learnt about annotators. All arrays [A]."""
+
+    annotators: tuple[str, ...]
+    eta: Floats  # estimated probability of an honest vote; NaN where it is not identified
+    used: Floats  # the honesty that votes are counted with: 1 as they are, 0.5 not at all, 0 reversed
+    votes: Ints  # decided votes
+    shared: Ints  # of these, on pairs that another annotator decided as well
+    not_identified: dict[str, str] = field(default_factory=dict)  # annotator -> why; their votes count in full
+    passes: int = 0
+
+    def summary(self) -> dict[str, object]:
+        """As plain data: {"annotators": {name: {eta, used, votes, shared}}, "not_identified": {name: why}, ...}."""
+        rows = zip(self.annotators, self.eta, self.used, self.votes, self.shared, strict=True)
+        return {
+            "annotators": {
+                name: {
+                    "eta": None if np.isnan(eta) else float(eta),
+                    "used": float(used),
+                    "votes": int(votes),
+                    "shared": int(shared),
+                }
+                for name, eta, used, votes, shared in rows
+            },
+            "not_identified": self.not_identified,
+            "passes": self.passes,
+        }
+
+
+def estimate_reliability(
+    blocks: Blocks,
+    annotators: tuple[str, ...],
+    slots: int,
+    *,
+    prior_variance: float,
+    min_votes: int,
+    rule: Literal["em", "lcpo"] = "em",
+    pinned: Mapping[str, float] | None = None,
+    gold: tuple[str, ...] = (),
+) -> Reliability:
+    """Estimate each annotator's honesty from votes on prompts of up to `slots` responses.
+
+    `rule` "em": Beta(4, 1) prior, then snapped: above 0.9 counts as 1 (and below 0.1 as 0), within 0.1 of one half
+    as 0.5. Without snapping the strengths of an honest panel come out too large. "lcpo": no prior, between 0.5 and
+    0.999, not snapped; all votes are at hand, so it needs no moving average over batches. `pinned`: honesties that are
+    given. `gold`: annotators whose votes are known to be right; on pairs that they decide, a vote of another is honest
+    where it agrees.
+
+    An annotator that `Census.not_identified` names takes no part, and its votes count in full. Raises ValueError for
+    pinned or gold annotators that are not there.
+    """
+    pins = dict(pinned or {})
+    known = np.zeros(len(annotators), dtype=bool)
+    known[indices(annotators, pins)] = True
+    known[indices(annotators, gold)] = True
+    census = take_census(blocks, annotators, slots)
+    missing = census.not_identified(min_votes, known)
+    used = np.ones(len(annotators))
+    used[indices(annotators, pins)] = list(pins.values())
+    taking_part = np.array([name not in missing for name in annotators], dtype=bool)
+    eta, passes = np.where(taking_part, used, np.nan), 0
+    free = taking_part & ~known
+    if free.any():
+        votes = sample(blocks, census, taking_part, _SAMPLE)
+        # Where somebody is known, the rest are measured against them; else the majority is taken to be honest.
+        guided = np.isin(census.circle, census.circle[known])
+        start = np.where(known, used, np.where(guided, 0.5, _START))
+        fitted, passes = _fit(votes, slots, start, free, indices(annotators, gold), prior_variance, rule)
+        eta[free] = fitted[free]
+        used[free] = snap(fitted[free]) if rule == "em" else fitted[free]
+    return Reliability(annotators, eta, used, census.votes, census.shared, missing, passes)
+
+
+def label_posterior(eta: Floats, p: Floats) -> Floats:
+    """Probability that a label is right: eta p / (eta p + (1 - eta)(1 - p)), LCPO's E step.
+
+    `p` is the model's probability of the label, for DPO sigmoid(beta d); `eta` the annotator's reliability.
+    """
+    right = eta * p
+    result: Floats = right / (right + (1 - eta) * (1 - p))
+    return result
+
+
+def snap(eta: Floats) -> Floats:
+    """1 above 0.9, 0 below 0.1, 0.5 within 0.1 of it, else eta itself."""
+    coin = np.abs(eta - 0.5) < _COIN
+    return np.select([eta > _HONEST, eta < 1 - _HONEST, coin], [1.0, 0.0, 0.5], eta)
+
+
+def _fit(
+    votes: Votes, slots: int, start: Floats, free: np.ndarray, gold: np.ndarray, prior_variance: float, rule: str
+) -> tuple[Floats, int]:
+    shape = (int(votes.prompt.max(initial=-1)) + 1, slots)
+    ties = votes.take(votes.share == 0.5).wins(shape)
+    decided = votes.take(votes.share != 0.5)
+    for_first = decided.share > 0.5
+    weight = decided.weight * np.abs(2 * decided.share - 1)
+    ties += decided.wins(shape, np.full(len(decided), 0.5), decided.weight - weight)
+    truth = _gold_truth(decided, slots, gold)
+    size = len(start)
+    cast = np.bincount(decided.annotator, weight, size)
+    eta = start
+    first = np.where(start[decided.annotator] < 0.5, ~for_first, for_first).astype(np.float64)
+    sure = weight * np.abs(2 * start[decided.annotator] - 1)
+    theta = _strengths(np.zeros(shape), decided.wins(shape, first, sure) + ties, prior_variance)
+    passes, change = 0, np.inf
+    while change >= _TOLERANCE and passes < _PASSES:
+        passes += 1
+        gap = theta[decided.prompt, decided.first] - theta[decided.prompt, decided.second]
+        p = sigmoid(np.where(for_first, gap, -gap))  # of the vote, were it honest
+        honest = label_posterior(eta[decided.annotator], p)
+        honest = np.where(truth == 0, honest, (truth > 0) == for_first)
+        sums = np.bincount(decided.annotator, weight * honest, size)
+        with np.errstate(invalid="ignore"):
+            mean = sums / cast if rule == "lcpo" else (sums + _PRIOR[0] - 1) / (cast + sum(_PRIOR) - 2)
+        new = mean if rule == "em" else np.clip(mean, *_BOUNDS)
+        new = np.where(free, new, start)
+        if not (~free & (cast > 0)).any() and (new * cast).sum() < cast.sum() / 2:
+            new = 1 - new  # nobody is known, and the labels are switched: the majority is taken to be honest
+        change = np.abs(new - eta).max()
+        eta = new
+        share = np.where(for_first, honest, 1 - honest)
+        theta = _strengths(theta, decided.wins(shape, share, weight) + ties, prior_variance)
+    return eta, passes
+
+
+def _strengths(start: Floats, wins: Floats, prior_variance: float) -> Floats:
+    """Ridge Bradley-Terry strengths, near enough for one pass, from those of the last pass."""
+    present, precision = np.ones(start.shape, dtype=bool), 1 / prior_variance
+    theta, _ = maximise(
+        lambda theta: win_posterior(theta, wins, precision, 0.0),
+        lambda theta: win_derivatives(theta, wins, precision, 0.0, present),
+        start,
+        _NEAR,
+    )
+    return theta
+
+
+def _gold_truth(votes: Votes, slots: int, gold: np.ndarray) -> np.ndarray:
+    """For each vote 1 or -1 where gold annotators decided its pair for the first or the second, else 0."""
+    _, key = np.unique(votes.pair_keys(slots), return_inverse=True)
+    theirs = np.isin(votes.annotator, gold)
+    sums = np.bincount(key[theirs], np.where(votes.share[theirs] > 0.5, 1.0, -1.0), key.max(initial=0) + 1)
+    result: np.ndarray = np.sign(sums[key])
+    return result

@@ -1,0 +1,115 @@
+"""Votes as arrays: the one form that every estimator reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.labeling.aggregation.arrays import Bools, Floats, Ints
+
+_OUTCOMES = pa.array(["a", "b", "tie"])
+_SHARES = np.array([1.0, 0.0, 0.5])
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Counted votes, all [n]. `share` in [0, 1] is the part of a vote that goes to `first`: 1, 0, 0.5 for a tie."""
+
+    prompt: Ints
+    first: Ints  # slots, first < second
+    second: Ints
+    annotator: Ints
+    share: Floats
+    weight: Floats
+    ranked: Bools  # whether the vote is part of a ranking
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def take(self, chosen: Bools | Ints | slice) -> "Votes":
+        """Those at `chosen`."""
+        return Votes(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    def block(self, start: int, stop: int) -> "Votes":
+        """Those of prompts start .. stop-1, counted from `start`; votes must be in the order of prompts."""
+        low, high = np.searchsorted(self.prompt, [start, stop])
+        part = self.take(slice(low, high))
+        return replace(part, prompt=part.prompt - start)
+
+    def merged(self, twins: Ints, usable: Bools) -> "Votes":
+        """Votes between items: slot k of prompt p stands for item twins[p, k].
+
+        Votes on slots that are not `usable` [P, K], and those between two slots of one item, do not count.
+        """
+        first, second = twins[self.prompt, self.first], twins[self.prompt, self.second]
+        counted: Bools = usable[self.prompt, self.first] & usable[self.prompt, self.second] & (first != second)
+        swapped = first > second
+        merged = replace(
+            self,
+            first=np.where(swapped, second, first),
+            second=np.where(swapped, first, second),
+            share=np.where(swapped, 1 - self.share, self.share),
+        )
+        return merged.take(counted)
+
+    def wins(self, shape: tuple[int, int], share: Floats | None = None, weight: Floats | None = None) -> Floats:
+        """Weighted wins [P, K, K] for shape (P, K); `share` and `weight` [n] stand in for the votes' own."""
+        part = self.share if share is None else share
+        heavy = self.weight if weight is None else weight
+        size, full = shape[0] * shape[1] ** 2, (*shape, shape[1])
+        upper = np.ravel_multi_index((self.prompt, self.first, self.second), full)
+        lower = np.ravel_multi_index((self.prompt, self.second, self.first), full)
+        wins = np.bincount(upper, heavy * part, size) + np.bincount(lower, heavy * (1 - part), size)
+        return wins.astype(np.float64, copy=False).reshape(full)
+
+    def pair_keys(self, slots: int) -> Ints:
+        """A number for each vote, equal for votes on the same pair."""
+        return (self.prompt * slots + self.first) * slots + self.second
+
+
+def concatenate(parts: Sequence[Votes]) -> Votes:
+    """All votes of `parts`, in order."""
+    names = Votes.__dataclass_fields__
+    if not parts:
+        none = np.zeros(0, dtype=np.int64)
+        return Votes(none, none, none, none, np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool))
+    return Votes(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def read_votes(
+    votes: pa.Table, prompt_ids: pa.Array, annotators: tuple[str, ...], weights: Floats, *, soft: bool = False
+) -> Votes:
+    """Reduce `votes` (storage.schemas.VOTES) to arrays, in the order of `prompt_ids` and stable within a prompt.
+
+    Abstentions and errors are left out. `weights` [A] are those of `annotators`. With `soft`, a vote that carries a
+    probability counts as that share of a win. Raises ValueError for prompts and annotators that are not listed, and
+    for probabilities outside [0, 1].
+    """
+    place = pc.index_in(votes["outcome"], value_set=_OUTCOMES)
+    counted = pc.is_valid(place)
+    data = votes.select(["prompt_id", "index_a", "index_b", "annotator", "kind", "probability"]).filter(counted)
+    prompt = pc.index_in(data["prompt_id"], value_set=prompt_ids)
+    annotator = pc.index_in(data["annotator"], value_set=pa.array(annotators, pa.string()))
+    if prompt.null_count or annotator.null_count:
+        raise ValueError("there are votes on prompts, or of annotators, that are not listed")
+    share = _SHARES[place.filter(counted).to_numpy()]
+    if soft:
+        probability = data["probability"].to_numpy().astype(np.float64)
+        if ((probability < 0) | (probability > 1)).any():
+            raise ValueError("a vote's probability is not between 0 and 1")
+        share = np.where(np.isnan(probability), share, probability)
+    a, b = data["index_a"].to_numpy(), data["index_b"].to_numpy()
+    who = annotator.to_numpy().astype(np.int64)
+    result = Votes(
+        prompt.to_numpy().astype(np.int64),
+        np.minimum(a, b),
+        np.maximum(a, b),
+        who,
+        np.where(a < b, share, 1 - share),
+        weights[who],
+        pc.is_valid(pc.index_in(data["kind"], value_set=pa.array(["ranking"]))).to_numpy(zero_copy_only=False),
+    )
+    ordered = (np.diff(result.prompt) >= 0).all()
+    return result if ordered else result.take(np.argsort(result.prompt, kind="stable"))

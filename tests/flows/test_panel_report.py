@@ -1,0 +1,50 @@
+"""The panel's tables, as the report of a round shows them."""
+
+from typing import Any
+
+from flows.panel_report import complaints, panel_tables
+
+
+def row(name: str, **given: Any) -> dict[str, Any]:
+    counts = dict.fromkeys(("a", "b", "tie", "abstain", "error", "unanswered", "gold_votes", "triples"), 0)
+    shares = ("panel", "others")
+    empty = dict.fromkeys(
+        ("gold_accuracy", "first_share", "order_consistency", "longer_share", "seconds", "tokens", "cost")
+    )
+    return (
+        {"annotator": name, "kind": "pairs", "faults": "{}", "intransitive": 0}
+        | counts
+        | {f"agrees_with_{share}": 0.5 for share in shares}
+        | empty
+        | given
+    )
+
+
+def test_every_figure_has_its_place() -> None:
+    judge = row(
+        "judge", a=3, error=2, unanswered=1, faults='{"HTTP 500": 4}', seconds=1.25, tokens=1234, cost=0.5,
+        first_share=0.75, order_consistency=1.0, intransitive=1, triples=9,
+    )  # fmt: skip
+    labels = {
+        "annotators": [judge, row("rule", b=7)],
+        "agreement": [{"annotator": "judge", "other": "rule", "both": 5, "same": 0.8, "kappa": 0.5}],
+        "learnt": {
+            "annotators": {"judge": {"eta": 0.9, "used": 1.0, "votes": 3, "shared": 3},
+                           "rule": {"eta": None, "used": 1.0, "votes": 7, "shared": 0}},
+            "not_identified": {"rule": "0 shared votes, fewer than 500: its votes count in full"},
+        },
+    }  # fmt: skip
+    text = "\n".join(panel_tables(labels))
+    assert "| judge | 3 | 0 | 0 | 0 | 2 |" in text
+    assert (
+        "| annotator | agrees with the panel | with the others | prefers the first shown | same in both orders |"
+        in text
+    )
+    assert "| judge | 50% | 50% | 75% | 100% | 1 of 9 |" in text
+    assert "| rule | 50% | 50% | - | - | 0 of 0 |" in text
+    assert "| judge | 1.2 | 1,234 | 0.5000 | 4 HTTP 500 | 1 |" in text
+    assert "| judge |  | 80% |" in text
+    assert "| rule | not known | 1.00 | 0 |" in text
+    assert "- rule: 0 shared votes, fewer than 500: its votes count in full" in text
+    assert complaints(labels) == ["judge: 2 of 5 votes are errors, 1 questions unanswered; see `raw` in"]
+    assert "| rule | 1.2" not in text  # what is local costs nothing
