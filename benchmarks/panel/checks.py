@@ -74,9 +74,8 @@ def asked_again(calls: Calls, killed: float) -> tuple[int, int]:
         before = [call for call in asked if call["started"] < killed]
         if not before or len(before) == len(asked):
             continue
-        orders = {
-            tuple(call["shown"]) for call in before if call["fault"] in _ANSWERED and call["ended"] < killed - _EDGE
-        }
+        answered = [call for call in before if call["fault"] in _ANSWERED and not _too_late(call)]
+        orders = {tuple(call["shown"]) for call in answered if call["ended"] < killed - _EDGE}
         known += len(orders) == 2
         under_way += len(orders) < 2
     return known, under_way
