@@ -12,6 +12,7 @@ from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.settings import ObjectiveSettings, OptimizationSettings
+from tasks.training.update import UpdateSettings
 
 
 class _Group(BaseModel):
@@ -71,6 +72,7 @@ class RunConfig(_Group):
     preferences: PreferenceSettings
     objective: ObjectiveSettings
     training: OptimizationSettings
+    update: UpdateSettings
     evaluation: EvaluationSettings
     gate: GateSettings
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.

@@ -1,5 +1,6 @@
 """Every stage's spec of a run, from its configuration alone: what is read, what is written, what it is keyed by."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -8,7 +9,7 @@ from pathlib import Path
 from conf.schema import RunConfig
 from storage.files import digest, sha256_file
 from storage.layout import RunLayout
-from storage.manifest import folder_digest
+from storage.manifest import folder_digest, read_manifest
 from storage.stage import Spec
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
@@ -16,6 +17,7 @@ from tasks.generation.settings import GenerateSpec, GenerationSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.settings import TrainingSettings, TrainSpec
+from tasks.training.update import AsTrained, Momentum, UpdateSpec
 
 
 def what_it_reads(annotator: AnnotatorSettings) -> str | None:
@@ -56,6 +58,11 @@ class Plan:
 
     def policy(self, round_number: int) -> Path:
         """The policy that round `round_number` ends with; round 0's is the initial policy."""
+        stage = "train" if self.config.update.kind == "none" else "update"
+        return self.layout.stage(round_number, stage) / "policy" if round_number else self.initial
+
+    def trained(self, round_number: int) -> Path:
+        """What round `round_number` has trained: its policy, but for an update that follows."""
         return self.layout.stage(round_number, "train") / "policy" if round_number else self.initial
 
     @cached_property
@@ -148,6 +155,30 @@ class Plan:
             reference=self.policy(base) if previous else self.initial,
             preferences=self.layout.stage(round_number, "label") / "preferences.parquet",
         )
+
+    def update(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> UpdateSpec | None:
+        """From what was trained to the round's policy; None where they are the same.
+
+        `chain`: the rounds that led here, from 0 to the base of this one.
+        """
+        settings = self.config.update
+        if isinstance(settings, AsTrained):
+            return None
+        earlier = chain[-1:] if isinstance(settings, Momentum) else [n for n in chain if n][-(settings.last - 1) :]
+        return UpdateSpec(
+            folder=self.layout.stage(round_number, "update"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs=inputs | {f"trained:{n}": self._trained_digest(n) for n in earlier},
+            settings=settings,
+            trained=self.trained(round_number),
+            earlier=[self.trained(n) for n in earlier],
+        )
+
+    def _trained_digest(self, round_number: int) -> str:
+        if round_number == 0:
+            return folder_digest(self.initial)
+        return read_manifest(self.layout.stage(round_number, "train")).content
 
     def evaluate(
         self, round_number: int, base: int, inputs: dict[str, str]

@@ -20,6 +20,7 @@ from tasks.generate import generate
 from tasks.generation.prompts import run_select
 from tasks.label import WAITING, label, waits
 from tasks.train import train
+from tasks.training.update import run_update
 
 Record = dict[str, Any]
 
@@ -58,7 +59,9 @@ def irepo_round(
     reference = policy if config.objective.reference == "previous" else initial
     inputs = {"policy": policy, "reference": reference, "preferences": labelled["content"]}
     trained = train(plan.train(number, start, inputs))
-    inputs = {"prompts": prompts, "policy": trained["content"], "initial": initial}
+    update = plan.update(number, chain(before), {"trained": trained["content"]})
+    ended = run_update(update).content if update else trained["content"]
+    inputs = {"prompts": prompts, "policy": ended, "initial": initial}
     rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
     evaluate(*plan.evaluate(number, start, inputs | rivals))
     _worked.add((plan.layout.root, number))
@@ -98,12 +101,22 @@ def promoted(rounds: Sequence[Record]) -> Record:
     return next(record for record in reversed(rounds) if record["decision"] != "roll back")
 
 
+def chain(rounds: Sequence[Record]) -> list[int]:
+    """The rounds whose policies led to the one that the next round starts from, 0 first."""
+    number, found = promoted(rounds)["round"], []
+    while number:
+        found.append(number)
+        number = rounds[number]["base"]
+    return [0, *reversed(found)]
+
+
 def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False) -> Record:
     """What later rounds and tables need of a finished round, from its manifests.
 
     Raises BrokenManifest, naming the file, when one is missing, cut or altered; with `check_files`, when any file is.
     """
-    stages = ["evaluate"] if number == 0 else ["generate", "label", "train", "evaluate"]
+    made = "train" if plan.config.update.kind == "none" else "update"
+    stages = ["evaluate"] if number == 0 else list(dict.fromkeys(["generate", "label", "train", made, "evaluate"]))
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
     parts = [
         read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files)
@@ -115,7 +128,7 @@ def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False
         "round": number,
         "base": base,
         "policy": str(plan.policy(number)),
-        "digest": manifests["train"].content if number else None,
+        "digest": manifests[made].content if number else None,
         "responses": parts[0].content,
         "figures": manifests["evaluate"].summary,
         "labels": manifests["label"].summary if number else None,

@@ -40,6 +40,8 @@ def print_plan(specs: Sequence[Spec]) -> None:
     console.rule("dry run: no stage was run", align="left")
 
 
+STAGES = ("generate", "label", "train", "update", "evaluate")
+
 #: Columns of the table: the initial policy and so many of the latest rounds; rounds.json has them all.
 _SHOWN = 4
 
@@ -88,7 +90,7 @@ def cells(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     for name in sorted(latest["rates"], key=lambda name: (name in judges, name)):
         label = f"mean score by {name}" if name in judges else name
         rows.append((label, [f"{s['rates'][name]['mean']:.3f}" if name in s["rates"] else "-" for s in summaries]))
-    for stage in ("generate", "label", "train", "evaluate"):
+    for stage in [each for each in STAGES if any(each in record["seconds"] for record in rounds)]:
         rows.append((f"seconds: {stage}", [_seconds(record["seconds"].get(stage)) for record in rounds]))
     return rows
 

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from prefect.settings import PREFECT_RESULTS_LOCAL_STORAGE_PATH, temporary_settings
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conf.compose import PROJECT
@@ -157,3 +160,23 @@ def test_a_dry_run_prints_every_stage_and_makes_nothing(capsys: pytest.CaptureFi
         assert f"{stage} " in shown
     assert "mistralai/Mistral-7B-Instruct-v0.3" in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_momentum_is_where_the_next_round_starts(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
+    arguments = words(tiny_policy, prompts, tmp_path / "runs", "rounds=2", "engine=transformers", "update=momentum")
+    done = command([*arguments, "training.learning_rate=1e-3"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs" / "small"
+    first, second = (load_file(run / f"round-0{n}/train/policy/model.safetensors") for n in (1, 2))
+    start, ended = load_file(tiny_policy / "model.safetensors"), load_file(run / "policy" / "model.safetensors")
+    once = load_file(run / "round-01/update/policy/model.safetensors")
+    moved = 0.0
+    for name in first:
+        torch.testing.assert_close(once[name], 1.3 * first[name] - 0.3 * start[name])
+        torch.testing.assert_close(ended[name], 1.3 * second[name] - 0.3 * first[name])
+        moved = max(moved, float((first[name] - start[name]).abs().max()))
+    assert moved > 1e-4
+    generate = yaml.safe_load((run / "round-02/generate/spec.yaml").read_text())
+    assert Path(generate["policy"]) == run / "round-01/update/policy"
+    assert read_manifest(run / "round-02/generate").inputs["policy"] == read_manifest(run / "round-01/update").content
+    assert "seconds: update" in done.stdout

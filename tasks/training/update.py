@@ -1,0 +1,73 @@
+"""From what a round has trained to the policy that it ends with: as it is, with momentum, or averaged.
+
+    momentum   theta_t+1 = theta^_t+1 + strength * (theta^_t+1 - theta^_t)      accelerated preference optimisation,
+               arXiv 2410.06293; theta^ is what was trained, theta what is sampled from (and the reference) next
+    merge      theta_t+1 = sum_i w_i theta^_i over the last rounds, w_i ~ (i + 1)^power    in the spirit of MWA,
+               arXiv 2504.18580 (step weights; the paper's exact form was not seen)
+
+Weights are those of whole policies: adapters were merged when they were published.
+"""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage.manifest import Manifest
+from storage.stage import Outcome, Spec, run_stage
+
+
+class _Update(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AsTrained(_Update):
+    kind: Literal["none"] = "none"
+
+
+class Momentum(_Update):
+    kind: Literal["momentum"]
+    strength: float = Field(0.3, gt=0, lt=1)  # alpha; ours: the paper's value was not seen
+
+
+class Merge(_Update):
+    kind: Literal["merge"]
+    last: int = Field(3, ge=2)  # rounds, the present one among them
+    power: float = Field(1.0, ge=0)  # 0: all alike; more: later ones weigh more
+
+
+UpdateSettings = Annotated[AsTrained | Momentum | Merge, Field(discriminator="kind")]
+
+
+class UpdateSpec(Spec):
+    """Publish the round's policy in `folder`/policy, from `trained` and what earlier rounds trained."""
+
+    stage: ClassVar[str] = "update"
+    version: ClassVar[int] = 1
+
+    settings: Momentum | Merge = Field(discriminator="kind")
+    trained: Path  # this round's train/policy
+    earlier: list[Path]  # momentum: what the round before trained; merge: what earlier rounds trained, oldest first
+
+
+def weights(settings: Momentum | Merge, earlier: int) -> list[float]:
+    """The weight of each of `earlier` policies, oldest first, and of the trained one, last. They sum to 1."""
+    if isinstance(settings, Momentum):
+        return [-settings.strength, 1 + settings.strength]
+    steps = [(i + 1) ** settings.power for i in range(earlier + 1)]
+    return [step / sum(steps) for step in steps]
+
+
+def run_update(spec: UpdateSpec) -> Manifest:
+    """Publish the sum. Raises UserError for policies of different architectures."""
+
+    def body() -> Outcome:
+        from tasks.modeling.merge import publish_sum
+
+        folders = [*spec.earlier, spec.trained]
+        shares = weights(spec.settings, len(spec.earlier))
+        out = spec.folder / "policy"
+        publish_sum(list(zip(folders, shares, strict=True)), spec.trained, out)
+        return Outcome(paths=[out], summary={"weights": [round(share, 9) for share in shares]})
+
+    return run_stage(spec, body)
