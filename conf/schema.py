@@ -10,6 +10,7 @@ from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
+from tasks.labeling.mixing import MixingSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.settings import ObjectiveSettings, OptimizationSettings
 from tasks.training.update import UpdateSettings
@@ -70,6 +71,7 @@ class RunConfig(_Group):
     engine: EngineSettings
     panel: PanelSettings
     preferences: PreferenceSettings
+    mixing: MixingSettings
     objective: ObjectiveSettings
     training: OptimizationSettings
     update: UpdateSettings
