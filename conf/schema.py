@@ -10,6 +10,7 @@ from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
+from tasks.labeling.mixing import MixingSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.settings import ObjectiveSettings, OptimizationSettings
 from tasks.training.update import UpdateSettings
@@ -70,6 +71,7 @@ class RunConfig(_Group):
     engine: EngineSettings
     panel: PanelSettings
     preferences: PreferenceSettings
+    mixing: MixingSettings
     objective: ObjectiveSettings
     training: OptimizationSettings
     update: UpdateSettings
@@ -105,7 +107,13 @@ class RunConfig(_Group):
             if unknown := [name for name in names if name.partition("/")[0] not in self.panel.annotators]:
                 panel = ", ".join(self.panel.annotators)
                 raise ValueError(f"preferences.{option}: {', '.join(unknown)} is not on the panel ({panel})")
-        scoring = [each for each in self.panel.annotators.values() if isinstance(each, Scorer)]
+        scoring = [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        margins = self.preferences.keep.margin_of if self.preferences.keep else {}
+        if mute := [name for name in margins if name not in scoring]:
+            raise ValueError(
+                f"preferences.keep.margin_of: {', '.join(mute)} gives no scores on this panel; "
+                f"name some of: {', '.join(scoring) or 'nobody does'}"
+            )
         if self.preferences.estimator.startswith("ensemble_") and not scoring:
             raise ValueError(
                 f"preferences.estimator: {self.preferences.estimator} is made of scores, and no annotator of the panel "

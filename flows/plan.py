@@ -15,6 +15,7 @@ from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec
@@ -153,7 +154,27 @@ class Plan:
             ),
             policy=self.policy(base),
             reference=self.policy(base) if previous else self.initial,
-            preferences=self.layout.stage(round_number, "label") / "preferences.parquet",
+            preferences=self.layout.stage(round_number, "label" if self.config.mixing.nothing else "mix")
+            / PREFERENCES_FILE,
+        )
+
+    def mix(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> MixSpec | None:
+        """From what was labelled to what is trained on; None where they are the same. `chain` as for `update`."""
+        settings = self.config.mixing
+        if settings.nothing:
+            return None
+        earlier = [n for n in chain if n][-(settings.rounds or 0) :] if settings.replay else []
+        labelled = {f"preferences:{n}": read_manifest(self.layout.stage(n, "label")).content for n in earlier}
+        offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
+        return MixSpec(
+            folder=self.layout.stage(round_number, "mix"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs=inputs | labelled | offline,
+            settings=settings,
+            own=self.layout.stage(round_number, "label") / PREFERENCES_FILE,
+            earlier=[self.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
+            policy=self.policy(base),
         )
 
     def update(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> UpdateSpec | None:

@@ -104,6 +104,13 @@ def prepare_run(config: RunConfig) -> Plan:
     check_result_store()
     check_keys(config)
     inputs = prompt_inputs(config.prompts)
+    offline = config.mixing.offline
+    if offline is not None and not offline.path.is_file():
+        raise UserError(
+            "the offline preference set does not exist",
+            where=f"mixing.offline.path={offline.path}",
+            remedy="give a JSONL, JSONL.gz or Parquet file",
+        )
     plan = Plan(config, find_policy(config.policy))
     tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
     open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(plan.initial)

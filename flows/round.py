@@ -19,6 +19,7 @@ from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.generation.prompts import run_select
 from tasks.label import WAITING, label, waits
+from tasks.labeling.mixing import run_mix
 from tasks.train import train
 from tasks.training.update import run_update
 
@@ -57,7 +58,9 @@ def irepo_round(
     if isinstance(labelled, State):
         return waits(str(labelled.message))
     reference = policy if config.objective.reference == "previous" else initial
-    inputs = {"policy": policy, "reference": reference, "preferences": labelled["content"]}
+    mix = plan.mix(number, start, chain(before), {"preferences": labelled["content"]})
+    preferences = run_mix(mix).content if mix else labelled["content"]
+    inputs = {"policy": policy, "reference": reference, "preferences": preferences}
     trained = train(plan.train(number, start, inputs))
     update = plan.update(number, chain(before), {"trained": trained["content"]})
     ended = run_update(update).content if update else trained["content"]
@@ -116,7 +119,9 @@ def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False
     Raises BrokenManifest, naming the file, when one is missing, cut or altered; with `check_files`, when any file is.
     """
     made = "train" if plan.config.update.kind == "none" else "update"
-    stages = ["evaluate"] if number == 0 else list(dict.fromkeys(["generate", "label", "train", made, "evaluate"]))
+    mixed = "label" if plan.config.mixing.nothing else "mix"
+    order = ["generate", "label", mixed, "train", made, "evaluate"]
+    stages = ["evaluate"] if number == 0 else list(dict.fromkeys(order))
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
     parts = [
         read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files)

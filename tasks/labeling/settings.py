@@ -37,6 +37,16 @@ AnnotatorSettings = Annotated[
 ]
 
 
+class SelectionSettings(BaseModel):
+    """Keep the pairs with the largest margins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(gt=0, le=1)  # of the labelled pairs
+    # Annotators that score -> their part in the margin, e.g. {now: 0.7, before: 0.3}; {} = the margin is the target.
+    margin_of: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+
 class PreferenceSettings(BaseModel):
     """How votes become targets."""
 
@@ -67,6 +77,7 @@ class PreferenceSettings(BaseModel):
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # annotator -> weight of its votes; 1 where not named
     soft_votes: bool = False  # count a vote's probability, where it has one, as a share of a win
     quorum: int = Field(1, ge=1)  # votes (a, b or tie) a pair must have; below it the pair is left out and counted
+    keep: SelectionSettings | None = None  # of the labelled pairs; None = all
     drop_truncated: bool = True  # responses that did not end by themselves take no part in pairs
 
     @model_validator(mode="after")

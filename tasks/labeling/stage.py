@@ -5,6 +5,7 @@ Command: python -m tasks.labeling <folder>/spec.yaml
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from tasks.labeling.observe import observe
 from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.preferences import candidate_pairs, make_preferences
+from tasks.labeling.selection import keep_largest
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
 
 SOURCE = "policy"
@@ -54,6 +56,10 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     ballot = _ballot(spec, candidates.for_annotators(), comparisons, progress)
     wanted = of_people(settings.preferences, ballot.votes)
     preferences = make_preferences(candidates, ballot.votes, wanted, spec.round, ballot.scores)
+    if settings.preferences.keep is not None:
+        kept, left_out = keep_largest(preferences.table, ballot.scores, settings.preferences.keep)
+        dropped = preferences.dropped | {"margin": left_out}
+        preferences = replace(preferences, table=kept, dropped=dropped)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
     paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}

@@ -123,7 +123,13 @@ class Served:
         return count
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        return httpx.post(f"{self.api}/{path}", json=body, timeout=30).raise_for_status().json()
+        """What Prefect's own client does: a server whose database is busy says 503, and is asked again."""
+        for wait in (0.5, 1, 2, 4, 8, 0):
+            answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
+            if answer.status_code != 503:
+                break
+            time.sleep(wait)
+        return answer.raise_for_status().json()
 
     def state(self, run: str) -> dict[str, Any]:
         state: dict[str, Any] = httpx.get(f"{self.api}/flow_runs/{run}", timeout=30).raise_for_status().json()["state"]

@@ -180,3 +180,16 @@ def test_momentum_is_where_the_next_round_starts(tiny_policy: Path, prompts: Pat
     assert Path(generate["policy"]) == run / "round-01/update/policy"
     assert read_manifest(run / "round-02/generate").inputs["policy"] == read_manifest(run / "round-01/update").content
     assert "seconds: update" in done.stdout
+
+
+def test_replay_trains_on_earlier_rounds_too(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
+    more = ["rounds=2", "engine=transformers", "mixing=replay", "objective.reference=initial"]
+    done = command(words(tiny_policy, prompts, tmp_path / "runs", *more))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs" / "small"
+    pairs = [read_manifest(run / f"round-0{n}/label").rows["preferences"] for n in (1, 2)]
+    mixed = read_manifest(run / "round-02/mix")
+    assert mixed.summary["pairs_by_round"] == {"2": pairs[1], "1": pairs[0]}
+    train = read_manifest(run / "round-02/train")
+    assert train.inputs["preferences"] == mixed.content
+    assert train.rows["pairs"] == sum(pairs)
