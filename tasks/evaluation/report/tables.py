@@ -1,0 +1,33 @@
+"""Tables that a phone scrolls sideways, their first column standing."""
+
+from collections.abc import Sequence
+
+from tasks.evaluation.report.drawing import text
+
+#: A text; a text and a smaller one below it; or a text and a list of findings (holds, text).
+Cell = str | tuple[str, str] | tuple[str, list[tuple[bool, str]]]
+
+
+def sheet(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, words: bool = False) -> str:
+    """words: cells are read, not compared: they stand left, and the last one may be long."""
+    head = "".join(f'<th scope="col">{text(heading)}</th>' for heading in headings)
+    body = ""
+    for row in rows:
+        cells = [_cell(cell) for cell in row]
+        last = ' class="wide"' if words else ""
+        inner = "".join(f"<td>{cell}</td>" for cell in cells[1:-1]) + f"<td{last}>{cells[-1]}</td>"
+        body += f'<tr><th scope="row">{cells[0]}</th>{inner}</tr>'
+    kind = ' class="words"' if words else ""
+    return f'<div class="sheet" tabindex="0"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return text(cell)
+    first, second = cell
+    if isinstance(second, str):
+        return f"{text(first)} <small>{text(second)}</small>"
+    items = "".join(
+        f"<li>{text(said)}</li>" if holds else f'<li class="broken">broken. {text(said)}</li>' for holds, said in second
+    )
+    return text(first) + (f"<ul>{items}</ul>" if items else "")
