@@ -210,7 +210,7 @@ def heldout_pairs(first: Round, last: Round) -> list[Pair]:
     for vote in _rows(last.folder / "evaluate" / "judgements" / "votes.parquet", columns, set(shown)):
         if (vote["source_b"], vote["index_a"], vote["index_b"]) == ("initial", 0, 0):
             side = {"a": "right", "b": "left"}.get(vote["outcome"], vote["outcome"])
-            votes.setdefault(vote["prompt_id"], []).append((vote["annotator"], side))
+            votes.setdefault(str(vote["prompt_id"]), []).append((str(vote["annotator"]), str(side)))
     return [
         Pair(
             prompt=kept[1][prompt]["prompt"],

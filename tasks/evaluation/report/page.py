@@ -17,7 +17,8 @@ _LONG = 1500  # characters of a text that are shown
 _HEAD = (
     '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     # Nothing is fetched, whatever a text says; the empty icon keeps browsers from asking for one.
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
     '<link rel="icon" href="data:,">'
 )
 
@@ -90,7 +91,6 @@ def _tiles(files: RunFiles) -> str:
         tiles.append(("rounds", str(len(trained)), kept))
     if standing:
         last = standing[-1]
-        assert last.figures is not None
         for judge, rate in list(last.win_rates("initial").items())[:2]:
             tiles.append(
                 (f"win rate, {judge}", f"{rate['mean']:.2f}",
@@ -121,16 +121,15 @@ def _glance(files: RunFiles) -> str:
     rows: list[list[Cell]] = []
     for each in files.evaluated:
         figures = each.figures
-        assert figures is not None
-        rates = [each.win_rates(source).get(judge) for source, judge in sources]
+        found = [each.win_rates(source).get(judge) for source, judge in sources]
+        rates: list[Cell] = [(f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in found]
         error = figures["kl"]["se"]
-        rows.append(
-            [str(each.number) if each.number else "initial", str(each.base) if each.number else "–", _said(each)]
-            + [(f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in rates]
-            + [(f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else ""), f"{figures['tokens']:.1f}",
-               f"{figures['words']:.1f}", f"{figures['finish_rate']:.3f}", f"{figures['unique_rate']:.3f}",
-               work.duration(sum(each.seconds.values()))]
-        )  # fmt: skip
+        name, base = (str(each.number), str(each.base)) if each.number else ("initial", "–")
+        kl = (f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else "")
+        lengths = [f"{figures[unit]:.1f}" for unit in ("tokens", "words")]
+        shares = [f"{figures[share]:.3f}" for share in ("finish_rate", "unique_rate")]
+        took = work.duration(sum(each.seconds.values()))
+        rows.append([name, base, _said(each), *rates, kl, *lengths, *shares, took])
     note = (
         "95 % intervals. From: the round whose policy this one started from (0 is the initial policy). Finished: share "
         "of replies that ended by themselves. Unique: distinct replies among all."
@@ -170,7 +169,8 @@ def _heldout(rounds: Sequence[Round]) -> str:
     standing = [each for each in rounds if each.number and not by_round.rolled_back(each)]
     if not standing or rounds[0].number:
         return ""
-    note = f"Left the initial policy, right the policy of round {standing[-1].number}; the first reply to every k-th prompt."
+    number = standing[-1].number
+    note = f"Left the initial policy, right the policy of round {number}; the first reply to every k-th prompt."
     return _pairs(heldout_pairs(rounds[0], standing[-1]), note)
 
 

@@ -82,8 +82,8 @@ def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) ->
             f"{words}</text>"
         )
     caption = (
-        "Agreement beyond chance, from all comparisons on which both voted first, second or tie. Annotators that always "
-        "agree count twice; those at 0 vote on something else, or at random."
+        "Agreement beyond chance, from all comparisons on which both voted first, second or tie. Annotators that "
+        "always agree count twice; those at 0 vote on something else, or at random."
     )
     return Figure("agreement", title, f"{title}. {listed(told)}.", foot + 66, "".join(parts), caption)
 

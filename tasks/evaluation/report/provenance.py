@@ -23,8 +23,8 @@ def provenance(run: Run) -> str:
     made = "".join(f"<p>Made with {text(each)}.</p>" for each in versions)
     unreadable = "".join(f'<p class="broken">{text(why)}</p>' for why in run.unreadable.values())
     note = (
-        "Digests are of what a stage produced: equal digests, equal files. `python -m storage.explain` checks every file "
-        "and shows the settings; config.yaml in the run folder is the whole configuration."
+        "Digests are of what a stage produced: equal digests, equal files. `python -m storage.explain` checks every "
+        "file and shows the settings; config.yaml in the run folder is the whole configuration."
     )
     headings = ["stage", "content", "started (UTC)", "took", "seed", "read"]
     return f'{unreadable}{made}{sheet(headings, rows, words=True)}<p class="quiet">{note}</p>'

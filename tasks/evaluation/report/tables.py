@@ -18,7 +18,8 @@ def sheet(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, words: boo
         inner = "".join(f"<td>{cell}</td>" for cell in cells[1:-1]) + f"<td{last}>{cells[-1]}</td>"
         body += f'<tr><th scope="row">{cells[0]}</th>{inner}</tr>'
     kind = ' class="words"' if words else ""
-    return f'<div class="sheet" tabindex="0"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="sheet" tabindex="0">{table}</div>'
 
 
 def _cell(cell: Cell) -> str:
