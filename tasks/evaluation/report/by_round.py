@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from tasks.evaluation.report.drawing import Figure, Plot, label, listed, span, thinned
+from tasks.evaluation.report.drawing import SMALL, Figure, Plot, label, listed, span, thinned
 from tasks.evaluation.report.files import Round, Row, RunFiles
 
 _WHISKERS = 12  # rounds; more are drawn as a band
 _NORMAL = 1.96
 _DODGE = 5.0  # between intervals of two judges in one round
 
-_HOLLOW = " A hollow marker is a round that was rolled back."
+RATES = "Means over held-out replies, with 95 % bootstrap intervals over prompts. Rates between 0 and 1 share a scale."
 
 #: (round, mean, low, high, rolled back)
 Course = list[tuple[int, float, float, float, bool]]
@@ -30,7 +30,7 @@ def charts(files: RunFiles) -> list[Figure]:
 
 
 def rate_charts(files: RunFiles) -> list[Figure]:
-    """One small chart a rate; those between 0 and 1 share one scale."""
+    """One small chart a rate (its caption is RATES, once for all); those between 0 and 1 share one scale."""
     rounds = files.evaluated
     names = sorted({name for each in rounds for name in each.figures["rates"]}) if len(rounds) > 1 else []
     found = []
@@ -39,10 +39,10 @@ def rate_charts(files: RunFiles) -> list[Figure]:
         share = all(low >= 0 and high <= 1 for _, _, low, high, _ in course)
         bounds = (0.0, 1.0) if share else span([end for _, _, low, high, _ in course for end in (low, high)], 0.0)
         what = "mean score by this judge" if name in files.judges else "mean over replies"
-        plot = Plot(name, f"{what}, 95 % interval", _across(rounds), bounds, x_ticks=_marks(rounds), height=186)
-        _draw(plot, course, i, 0.0, name)
-        caption = "Mean over held-out replies; 95 % bootstrap interval over prompts."
-        found.append(plot.figure(f"rate-{i + 1}", f"{name}: {_told(course)}.", caption))
+        plot = Plot(name, f"{what}, 95 % interval", _across(rounds), bounds, x_ticks=_marks(rounds), width=SMALL,
+                    height=176)  # fmt: skip
+        _draw(plot, course, 0, 0.0, name)
+        found.append(plot.figure(f"rate-{i + 1}", f"{name}: {_told(course)}.", ""))
     return found
 
 
@@ -104,7 +104,7 @@ def _win_rate(
     first = " In rounds that start from the initial policy that is the policy before." if source == "previous" else ""
     caption = (
         "Mean over held-out comparisons of 1 for a win, ½ for a tie, 0 for a loss; abstentions and errors left out. "
-        f"95 % percentile bootstrap over prompts.{first}{_HOLLOW}"
+        f"95 % percentile bootstrap over prompts.{first}"
     )
     return plot.figure(f"win-rate-{source}", f"{title}. {says}.", caption)
 
@@ -126,7 +126,7 @@ def _divergence(rounds: Sequence[Round]) -> Figure:
     _draw(plot, course, 0, 0.0, "KL")
     caption = (
         "Mean over held-out replies y of the policy of log π(y|x) − log π₀(y|x), ±1.96 standard errors over prompts. "
-        "A single reply's may be negative; the mean is unbiased." + _HOLLOW
+        "A single reply's may be negative; the mean is unbiased."
     )
     return plot.figure("kl", f"{title}, nats a reply: {_told(course)}.", caption)
 
@@ -165,7 +165,7 @@ def _utility(files: RunFiles) -> Figure | None:
     plot.names(ends)
     caption = (
         "Each point is a round (its number below it): up is better, right is further from the initial policy. A curve "
-        "that flattens buys little with much divergence." + _HOLLOW
+        "that flattens buys little with much divergence."
     )
     return plot.figure("win-rate-over-kl", f"{title}. {listed(told)}.", caption)
 

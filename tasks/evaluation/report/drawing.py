@@ -1,7 +1,7 @@
 """Small SVG charts: scales, axes, lines with intervals, labels beside what they name. No library, no script.
 
-Every chart is 360 units wide, which a phone shows at about its own size; wider pages set several in a row. Colours
-are classes (c0 to c5, told apart by colour-blind readers, each with a marker of its own), so that one style sheet
+A chart is 360 units wide (SMALL: 270), which a phone shows at about its own size; wider pages set several in a row.
+Colours are classes (c0 to c5, told apart by colour-blind readers, each with a marker of its own), so that one style sheet
 serves light and dark.
 """
 
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-WIDTH = 360
+WIDTH, SMALL = 360, 270
 COLOURS = 6
 _CHARACTER = 6.1  # mean width of a label's character
 _LONGEST = 17  # characters of a label
@@ -48,16 +48,17 @@ class Figure:
     height: float
     body: str
     caption: str
+    width: int = WIDTH
 
     def svg(self, style: str | None = None) -> str:
         """The svg element; with `style` (CSS) as a file that stands alone."""
         alone = style is not None
         ground = f'<style>{style}</style><rect width="100%" height="100%" class="paper"/>' if alone else ""
         space = ' xmlns="http://www.w3.org/2000/svg"' if alone else ""
-        size = f' width="{WIDTH * 2}" height="{number(self.height * 2)}"' if alone else ""
+        size = f' width="{self.width * 2}" height="{number(self.height * 2)}"' if alone else ""
         marks = f"{self.name}-title {self.name}-says"
         return (
-            f'<svg{space} class="chart" viewBox="0 0 {WIDTH} {number(self.height)}"{size} role="img" '
+            f'<svg{space} class="chart" viewBox="0 0 {self.width} {number(self.height)}"{size} role="img" '
             f'aria-labelledby="{marks}"><title id="{self.name}-title">{text(self.title)}</title>'
             f'<desc id="{self.name}-says">{text(self.says)}</desc>{ground}{self.body}</svg>'
         )
@@ -107,17 +108,18 @@ def rectangle(x: float, y: float, width: float, height: float, classes: str, tip
 
 def marker(x: float, y: float, series: int, tip: str, *, hollow: bool = False) -> str:
     """The point of a series, in its colour and its shape; hollow ones are set apart."""
-    classes = f"mark c{series % COLOURS}{' hollow' if hollow else ''}"
-    a, b = 3.6, 4.6
-    shape = (
-        f'<circle cx="{number(x)}" cy="{number(y)}" r="{a}"',
-        f'<rect x="{number(x - 3.3)}" y="{number(y - 3.3)}" width="6.6" height="6.6"',
-        f'<path d="M{number(x)} {number(y - b)}l{b} {b * 1.75:.2f}h{-2 * b}z"',
-        f'<path d="M{number(x)} {number(y - b)}l{b} {b}l{-b} {b}l{-b} {-b}z"',
-        f'<path d="M{number(x)} {number(y + b)}l{b} {-b * 1.75:.2f}h{-2 * b}z"',
-        f'<path d="M{number(x - b)} {number(y - 1.5)}h{2 * b}v3h{-2 * b}z"',
+    left, right, up, down = (number(value) for value in (x - 4.4, x + 4.4, y - 4.4, y + 4.4))
+    middle, level = number(x), number(y)
+    path = (
+        f"M{left} {level}a4 4 0 1 1 8.8 0a4 4 0 1 1 -8.8 0z",  # circle
+        f"M{number(x - 3.4)} {number(y - 3.4)}h6.8v6.8h-6.8z",  # square
+        f"M{middle} {up}L{right} {down}H{left}z",  # triangle
+        f"M{middle} {up}L{right} {level}L{middle} {down}L{left} {level}z",  # diamond
+        f"M{middle} {down}L{left} {up}H{right}z",  # triangle on its tip
+        f"M{left} {number(y - 1.8)}h8.8v3.6h-8.8z",  # bar
     )[series % COLOURS]
-    return f'{shape} class="{classes}"><title>{text(tip)}</title>{shape[1 : shape.index(" ")].join(("</", ">"))}'
+    classes = f"mark c{series % COLOURS}{' hollow' if hollow else ''}"
+    return f'<path d="{path}" class="{classes}"><title>{text(tip)}</title></path>'
 
 
 def apart(places: Sequence[float], low: float, high: float) -> list[float]:
@@ -142,24 +144,22 @@ class Plot:
 
     def __init__(
         self, title: str, unit: str, x: tuple[float, float], y: tuple[float, float], *, names: Iterable[str] = (),
-        height: float = 226, x_title: str = "round", x_ticks: Sequence[float] | None = None, fixed: bool = False,
+        width: int = WIDTH, height: float = 226, x_title: str = "round", x_ticks: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
-        """x, y: what has to be seen; y grows to its ticks unless it is `fixed`. names: labels right of the plot."""
-        self.height = height
+        """x, y: what has to be seen; axes grow to their ticks. names: labels right of the plot."""
+        self.width, self.height = width, height
         self.title = title
         longest = max((len(short(name)) for name in names), default=0)
-        right = WIDTH - (longest * _CHARACTER + 12 if longest else 10)
+        right = width - (longest * _CHARACTER + 16 if longest else 10)
         marks = ticks(*y)
-        bounds = y if fixed else (marks[0], marks[-1])
-        self.y = Scale(*bounds, height - _BOTTOM, _TOP)
+        self.y = Scale(marks[0], marks[-1], height - _BOTTOM, _TOP)
         across = ticks(*x) if x_ticks is None else list(x_ticks)
         self.x = Scale(*(x if x_ticks is not None else (min(x[0], across[0]), x[1])), _LEFT + 8, right - 8)
         self.parts = [header(title, unit)]
         for mark in marks:
-            if bounds[0] <= mark <= bounds[1]:
-                at = self.y.at(mark)
-                self.parts.append(segment((_LEFT, at), (right, at), "grid"))
-                self.parts.append(label(_LEFT - 6, at + 3.8, f"{mark:g}", "tick", "end"))
+            at = self.y.at(mark)
+            self.parts.append(segment((_LEFT, at), (right, at), "grid"))
+            self.parts.append(label(_LEFT - 6, at + 3.8, f"{mark:g}", "tick", "end"))
         for mark in across:
             if x[0] <= mark <= x[1]:
                 self.parts.append(label(self.x.at(mark), height - _BOTTOM + 15, f"{mark:g}", "tick", "middle"))
@@ -189,7 +189,7 @@ class Plot:
 
     def reference(self, y: float, words: str = "") -> None:
         """A level to compare with, across the plot."""
-        if min(self.y.low, self.y.high) <= y <= max(self.y.low, self.y.high):
+        if self.y.low <= y <= self.y.high:
             self.parts.append(segment((_LEFT, self.y.at(y)), (self._right, self.y.at(y)), "reference"))
             self.parts.append(label(_LEFT + 3, self.y.at(y) - 4, words, "note"))
 
@@ -198,18 +198,14 @@ class Plot:
         self.parts.append(segment((at, _TOP), (at, self.height - _BOTTOM), "reference"))
         self.parts.append(label(at + 3, _TOP - 3, words, "note"))
 
-    def words(self, x: float, y: float, said: str, series: int) -> None:
-        """A label beside a point."""
-        self.parts.append(label(self.x.at(x) + 7, self.y.at(y) - 6, said, f"name c{series % COLOURS}"))
-
     def names(self, ends: Sequence[tuple[str, float, int]]) -> None:
         """(name, y, series) of each line, written right of the plot at the line's end, none over another."""
         places = apart([self.y.at(y) for _, y, _ in ends], _TOP + 2, self.height - _BOTTOM)
         for (name, _, series), place in zip(ends, places, strict=True):
-            self.parts.append(label(self._right, place + 3.8, short(name), f"name c{series % COLOURS}"))
+            self.parts.append(label(self._right + 5, place + 3.8, short(name), f"name c{series % COLOURS}"))
 
     def figure(self, name: str, says: str, caption: str) -> Figure:
-        return Figure(name, self.title, says, self.height, "".join(self.parts), caption)
+        return Figure(name, self.title, says, self.height, "".join(self.parts), caption, self.width)
 
 
 def span(values: Iterable[float], *include: float) -> tuple[float, float]:

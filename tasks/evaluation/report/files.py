@@ -158,7 +158,7 @@ class Pair:
     prompt: str
     sides: tuple[str, str]
     notes: tuple[str, str]  # below each side
-    votes: Sequence[tuple[str, str]]  # (annotator, left | right | tie | abstain | error)
+    votes: Mapping[str, list[str]]  # annotators by what they said: left, right, tie, abstain, error
 
 
 def labelled_pairs(labelled: Round) -> list[Pair]:
@@ -166,33 +166,28 @@ def labelled_pairs(labelled: Round) -> list[Pair]:
     path = labelled.folder / "label" / "preferences.parquet"
     if "label" not in labelled.stages or not path.is_file():
         return []
-    names = ["prompt_id", "chosen_index", "rejected_index"]
-    positions = _spread(pq.read_metadata(path).num_rows)
-    shown = ["prompt", "chosen", "rejected", "p_hat", "target", "target_se", *names]
-    rows = pq.read_table(path, columns=shown).take(positions).to_pylist()
-    wanted = {row["prompt_id"] for row in rows}
-    votes: dict[tuple[str, frozenset[int]], list[tuple[str, str]]] = {}
+    columns = ["prompt_id", "chosen_index", "rejected_index", "prompt", "chosen", "rejected"]
+    table = pq.read_table(path, columns=[*columns, "p_hat", "target", "target_se"])
+    rows = table.take(_spread(table.num_rows)).to_pylist()
+    votes: dict[tuple[str, frozenset[int]], list[Row]] = {}
     columns = ["prompt_id", "index_a", "index_b", "annotator", "outcome"]
-    for vote in _rows(labelled.folder / "label" / "votes.parquet", columns, wanted):
-        chosen = {"a": vote["index_a"], "b": vote["index_b"]}.get(vote["outcome"])
-        key = (vote["prompt_id"], frozenset((vote["index_a"], vote["index_b"])))
-        said = str(vote["outcome"]) if chosen is None else str(chosen)
-        votes.setdefault(key, []).append((str(vote["annotator"]), said))
+    for vote in _rows(labelled.folder / "label" / "votes.parquet", columns, {row["prompt_id"] for row in rows}):
+        votes.setdefault((vote["prompt_id"], frozenset((vote["index_a"], vote["index_b"]))), []).append(vote)
     pairs = []
     for row in rows:
-        sides = {str(row["chosen_index"]): "left", str(row["rejected_index"]): "right"}
-        found = votes.get((row["prompt_id"], frozenset((row["chosen_index"], row["rejected_index"]))), [])
-        pairs.append(
-            Pair(
-                prompt=_conversation(row["prompt"]),
-                sides=(_conversation(row["chosen"]), _conversation(row["rejected"])),
-                notes=(
-                    f"preferred: P = {row['p_hat']:.2f}, target {row['target']:.2f} ±{row['target_se']:.2f}",
-                    f"P = {1 - row['p_hat']:.2f}",
-                ),
-                votes=[(name, sides.get(vote, vote)) for name, vote in found],
-            )
+        chosen, rejected = row["chosen_index"], row["rejected_index"]
+        said: dict[str, list[str]] = {}
+        for vote in votes.get((row["prompt_id"], frozenset((chosen, rejected))), []):
+            sides = ("left", "right") if vote["index_a"] == chosen else ("right", "left")
+            outcome = str(vote["outcome"])
+            side = dict(zip("ab", sides, strict=True)).get(outcome, outcome)
+            said.setdefault(side, []).append(vote["annotator"])
+        notes = (
+            f"preferred, P̂ {row['p_hat']:.2f}, target {row['target']:.2f} ±{row['target_se']:.2f}",
+            f"P̂ {1 - row['p_hat']:.2f}",
         )
+        replies = (_conversation(row["chosen"]), _conversation(row["rejected"]))
+        pairs.append(Pair(_conversation(row["prompt"]), replies, notes, said))
     return pairs
 
 
@@ -205,19 +200,16 @@ def heldout_pairs(first: Round, last: Round) -> list[Pair]:
         kept.append({sample["prompt_id"]: sample for sample in samples})
     both = [prompt for prompt in kept[0] if prompt in kept[1]]
     shown = [both[position] for position in _spread(len(both))]
-    votes: dict[str, list[tuple[str, str]]] = {}
+    said: dict[str, dict[str, list[str]]] = {prompt: {} for prompt in shown}
     columns = ["prompt_id", "source_b", "index_a", "index_b", "annotator", "outcome"]
     for vote in _rows(last.folder / "evaluate" / "judgements" / "votes.parquet", columns, set(shown)):
         if (vote["source_b"], vote["index_a"], vote["index_b"]) == ("initial", 0, 0):
-            side = {"a": "right", "b": "left"}.get(vote["outcome"], vote["outcome"])
-            votes.setdefault(str(vote["prompt_id"]), []).append((str(vote["annotator"]), str(side)))
+            outcome = str(vote["outcome"])
+            side = {"a": "right", "b": "left"}.get(outcome, outcome)
+            said[vote["prompt_id"]].setdefault(side, []).append(vote["annotator"])
+    notes = ("initial policy", f"after round {last.number}")
     return [
-        Pair(
-            prompt=kept[1][prompt]["prompt"],
-            sides=(kept[0][prompt]["reply"], kept[1][prompt]["reply"]),
-            notes=("initial policy", f"after round {last.number}"),
-            votes=votes.get(prompt, []),
-        )
+        Pair(kept[1][prompt]["prompt"], (kept[0][prompt]["reply"], kept[1][prompt]["reply"]), notes, said[prompt])
         for prompt in shown
     ]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tasks.evaluation.report import by_round, panel, work
 from tasks.evaluation.report.drawing import Figure, text
@@ -13,6 +12,7 @@ from tasks.evaluation.report.tables import Cell, sheet
 _HERE = Path(__file__).parent
 FIGURE_STYLE = (_HERE / "figure.css").read_text(encoding="utf-8")
 _PAGE_STYLE = (_HERE / "page.css").read_text(encoding="utf-8")
+_OTHERS = ("tie", "abstain", "error")  # what an annotator says that chooses neither side
 _LONG = 1500  # characters of a text that are shown
 _HEAD = (
     '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -36,10 +36,14 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
         "training": work.training_charts(rounds),
         "work": work.time_chart(rounds) + work.money_chart(rounds),
     }
-    drawn = {name: _figures(figures) for name, figures in groups.items()}
+    sizes = {"rounds": "large", "rates": "small"}
+    drawn = {name: _figures(figures, sizes.get(name, "")) for name, figures in groups.items()}
+    hollow = any(by_round.rolled_back(each) for each in files.evaluated)
+    marked = _note("Hollow markers are rounds that were rolled back.") if hollow else ""
+    rates = _note(by_round.RATES) + drawn["rates"] if drawn["rates"] else ""
     sections: list[Section] = [
-        ("rounds", "Rounds at a glance", _glance(files) + drawn["rounds"] if files.evaluated else ""),
-        ("rates", "Rates on held-out prompts", drawn["rates"]),
+        ("rounds", "Rounds at a glance", _glance(files) + marked + drawn["rounds"] if files.evaluated else ""),
+        ("rates", "Rates on held-out prompts", rates),
         ("gate", "Decisions", _decisions(rounds)),
         ("panel", "The panel", drawn["panel"]),
         ("training", "Training", drawn["training"]),
@@ -73,12 +77,16 @@ def _subtitle(files: RunFiles) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _figures(figures: Sequence[Figure]) -> str:
-    drawn = "".join(
-        f'<figure id="figure-{figure.name}">{figure.svg()}<figcaption>{text(figure.caption)}</figcaption></figure>'
-        for figure in figures
-    )
-    return f'<div class="figures">{drawn}</div>' if drawn else ""
+def _figures(figures: Sequence[Figure], size: str) -> str:
+    drawn = ""
+    for figure in figures:
+        caption = f"<figcaption>{text(figure.caption)}</figcaption>" if figure.caption else ""
+        drawn += f'<figure id="figure-{figure.name}">{figure.svg()}{caption}</figure>'
+    return f'<div class="figures {size}">{drawn}</div>' if drawn else ""
+
+
+def _note(said: str) -> str:
+    return f'<p class="quiet">{text(said)}</p>'
 
 
 def _tiles(files: RunFiles) -> str:
@@ -91,10 +99,12 @@ def _tiles(files: RunFiles) -> str:
         tiles.append(("rounds", str(len(trained)), kept))
     if standing:
         last = standing[-1]
-        for judge, rate in list(last.win_rates("initial").items())[:2]:
+        rates = last.win_rates("initial")
+        for judge in [judge for judge in files.judges if judge in rates][:2]:
+            rate = rates[judge]
             tiles.append(
                 (f"win rate, {judge}", f"{rate['mean']:.2f}",
-                 f"{rate['low']:.2f} to {rate['high']:.2f}, round {last.number} against the initial policy")
+                 f"{rate['low']:.2f} to {rate['high']:.2f}, against the initial policy")
             )  # fmt: skip
         kl, initial = last.figures["kl"], files.evaluated[0]
         tiles.append(("KL to the initial policy", f"{kl['mean']:.2f}", f"nats a reply, round {last.number}"))
@@ -116,8 +126,9 @@ def _glance(files: RunFiles) -> str:
     """A row a round."""
     sources = [(s, j) for s in ("initial", "previous") for j in files.judges
                if any(j in each.win_rates(s) for each in files.evaluated)]  # fmt: skip
-    headings = ["round", "from", "decision", *(f"win vs {source} ({judge})" for source, judge in sources)]
-    headings += ["KL, nats", "tokens", "words", "finished", "unique", "time"]
+    headings: list[Cell] = ["round", "from", "decision"]
+    headings += [(f"win vs {source}", judge) for source, judge in sources]
+    headings += ["KL, nats", "tokens", "finished", "unique", "time"]
     rows: list[list[Cell]] = []
     for each in files.evaluated:
         figures = each.figures
@@ -126,15 +137,14 @@ def _glance(files: RunFiles) -> str:
         error = figures["kl"]["se"]
         name, base = (str(each.number), str(each.base)) if each.number else ("initial", "–")
         kl = (f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else "")
-        lengths = [f"{figures[unit]:.1f}" for unit in ("tokens", "words")]
         shares = [f"{figures[share]:.3f}" for share in ("finish_rate", "unique_rate")]
         took = work.duration(sum(each.seconds.values()))
-        rows.append([name, base, _said(each), *rates, kl, *lengths, *shares, took])
+        rows.append([name, base, _said(each), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])
     note = (
         "95 % intervals. From: the round whose policy this one started from (0 is the initial policy). Finished: share "
         "of replies that ended by themselves. Unique: distinct replies among all."
     )
-    return sheet(headings, rows) + f'<p class="quiet">{note}</p>'
+    return sheet(headings, rows) + _note(note)
 
 
 def _said(each: Round) -> str:
@@ -151,7 +161,7 @@ def _decisions(rounds: Sequence[Round]) -> str:
     who = {"none": "no gate", "policy": "rules", "human": "a person"}
     rows: list[list[Cell]] = []
     for each, decision in decided:
-        found = [(reason.holds, f"{reason.rule}: {reason.says}") for reason in decision.reasons]
+        found = [(r.holds, f"{r.rule} {'holds' if r.holds else 'is broken'}: {r.says}") for r in decision.reasons]
         rows.append([str(each.number), _said(each), who.get(decision.by, decision.by), (decision.note, found)])
     return sheet(["round", "decision", "by", "why"], rows, words=True)
 
@@ -183,20 +193,17 @@ def _labelled(labelled: Sequence[Round]) -> str:
 
 def _pairs(pairs: Sequence[Pair], note: str) -> str:
     drawn = "".join(_pair(pair) for pair in pairs)
-    return f'<p class="quiet">{text(note)}</p>{drawn}' if drawn else ""
+    return _note(note) + drawn if drawn else ""
 
 
 def _pair(pair: Pair) -> str:
-    sides = "".join(
-        f'<div class="side"><div class="said" dir="auto">{_clipped(side)}</div><p class="quiet">{text(note)}</p></div>'
-        for side, note in zip(pair.sides, pair.notes, strict=True)
-    )
-    by_side: dict[str, list[str]] = {}
-    for annotator, side in pair.votes:
-        by_side.setdefault(side, []).append(annotator)
-    order: Any = ("left", "right", "tie", "abstain", "error")
-    votes = "; ".join(f"{side}: {', '.join(by_side[side])}" for side in order if side in by_side)
-    drawn = f'<p class="votes">Votes. {text(votes)}</p>' if votes else ""
+    sides = ""
+    for side, note, name in zip(pair.sides, pair.notes, ("left", "right"), strict=True):
+        votes = f"<br><b>chosen by {text(', '.join(pair.votes[name]))}</b>" if name in pair.votes else ""
+        sides += f'<div class="side"><div class="said" dir="auto">{_clipped(side)}</div>'
+        sides += f'<p class="quiet">{text(note)}{votes}</p></div>'
+    others = "; ".join(f"{name}: {', '.join(pair.votes[name])}" for name in _OTHERS if name in pair.votes)
+    drawn = f'<p class="votes">{text(others)}</p>' if others else ""
     prompt = f'<p class="prompt said" dir="auto">{_clipped(pair.prompt)}</p>'
     return f'<article class="pair">{prompt}<div class="sides">{sides}</div>{drawn}</article>'
 

@@ -1,6 +1,6 @@
 """Charts of the panel: who agrees with whom, who leans where, what was voted, what the votes became."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tasks.evaluation.report.drawing import (
     segment,
     short,
     text,
+    ticks,
 )  # fmt: skip
 from tasks.evaluation.report.files import Round
 
@@ -85,7 +86,14 @@ def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) ->
         "Agreement beyond chance, from all comparisons on which both voted first, second or tie. Annotators that "
         "always agree count twice; those at 0 vote on something else, or at random."
     )
-    return Figure("agreement", title, f"{title}. {listed(told)}.", foot + 66, "".join(parts), caption)
+    return Figure(
+        "agreement",
+        title,
+        f"{title}. {listed(told)}.",
+        foot + 14 + 4.4 * max(len(short(name, 15)) for name in names[:-1]),
+        "".join(parts),
+        caption,
+    )
 
 
 def _cell(x: float, y: float, width: float, height: float, kappa: float | None, tip: str) -> str:
@@ -132,7 +140,7 @@ def _votes(rows: Sequence[Row], round_number: int) -> Figure:
     seen = {name: words for name, words in _OUTCOMES.items() if any(row[name] for row in rows)}
     scale = Scale(0.0, 1.0, _NAMES, WIDTH - 4)
     title = f"Votes, round {round_number}"
-    parts = [header(title, "share of comparisons by outcome, and how many were put to each")]
+    parts = [header(title, "share of comparisons by outcome")]
     x = 0.0
     for name, words in seen.items():
         parts += [rectangle(x, 41, 10, 10, f"vote-{name}"), label(x + 14, 50, words, "row")]
@@ -180,31 +188,31 @@ def _histograms(
 ) -> Figure:
     edges = np.linspace(*bounds, 26)
     shown = by_round[-6:]
-    scale = Scale(*bounds, 30.0, WIDTH - 46.0)
+    left, right = 56.0, WIDTH - 74.0
+    scale = Scale(*bounds, left, right)
     tall = 46.0 if len(shown) > 2 else 66.0
     shares = [np.histogram(np.clip(values, *bounds), edges)[0] / len(values) for _, values in shown]
     highest = max(float(share.max()) for share in shares)
     parts, told = [header(title, unit)], []
-    marked: Callable[[float], str] = lambda value: f"{value:g}"  # noqa: E731
     bottom = 44.0
     for (round_number, values), share in zip(shown, shares, strict=True):
         top, bottom = bottom, bottom + tall
         median = float(np.median(values))
-        parts.append(label(0, bottom - 4, round_number, "row"))
-        for left, right, height in zip(edges[:-1], edges[1:], share, strict=True):
-            tip = f"round {round_number}, {left:.2f} to {right:.2f}: {height:.1%} of {len(values)} pairs"
+        parts.append(label(0, bottom - 4, f"round {round_number}", "row"))
+        for start, end, height in zip(edges[:-1], edges[1:], share, strict=True):
+            tip = f"round {round_number}, {start:.2f} to {end:.2f}: {height:.1%} of {len(values)} pairs"
             up = height / highest * (tall - 12)
-            x = scale.at(left)
-            parts.append(rectangle(x + 0.5, bottom - up, scale.at(right) - x - 1, up, "bar c0", tip))
-        parts.append(segment((30, bottom), (WIDTH - 46, bottom), "grid"))
+            x = scale.at(start)
+            parts.append(rectangle(x + 0.5, bottom - up, scale.at(end) - x - 1, up, "bar c0", tip))
+        parts.append(segment((left, bottom), (right, bottom), "grid"))
         at = scale.at(min(max(median, bounds[0]), bounds[1]))
         parts.append(segment((at, top + 8), (at, bottom), "median"))
-        parts.append(label(WIDTH - 42, bottom - 4, f"½: {median:.2f}", "note"))
+        parts.append(label(right + 6, bottom - 4, f"median {median:.2f}", "note"))
         told.append(f"round {round_number}: {len(values)} pairs, median {median:.2f}")
-    for value in np.linspace(*bounds, 6):
-        parts.append(label(scale.at(float(value)), bottom + 15, marked(round(float(value), 1)), "tick", "middle"))
-    parts.append(label(0, bottom + 15, "round", "unit"))
+    for value in ticks(*bounds):
+        if bounds[0] <= value <= bounds[1]:
+            parts.append(label(scale.at(value), bottom + 15, f"{value:g}", "tick", "middle"))
     more = f" The last {len(shown)} of {len(by_round)} rounds." if len(shown) < len(by_round) else ""
     body = "".join(parts)
-    words = f" The line is the median, written right of it.{more}"
+    words = f" The line is the median.{more}"
     return Figure(name.replace("_", "-"), title, f"{title}. {listed(told)}.", bottom + 22, body, caption + words)

@@ -14,17 +14,17 @@ def provenance(run: Run) -> str:
     rows: list[list[Cell]] = []
     for name, stage in run.stages.items():
         manifest = stage.manifest
-        read = [_input(found) for found in run.inputs(name)]
+        read = [(found.kind != "lost", _input(found)) for found in run.inputs(name)]
         rows.append(
             [name, manifest.content[:_SHORT], manifest.started, duration(manifest.seconds), str(manifest.seed),
-             "; ".join(read)]
+             ("", read)]
         )  # fmt: skip
     versions = sorted({_versions(stage.manifest.versions) for stage in run.stages.values()})
     made = "".join(f"<p>Made with {text(each)}.</p>" for each in versions)
     unreadable = "".join(f'<p class="broken">{text(why)}</p>' for why in run.unreadable.values())
     note = (
-        "Digests are of what a stage produced: equal digests, equal files. `python -m storage.explain` checks every "
-        "file and shows the settings; config.yaml in the run folder is the whole configuration."
+        "Digests are of what a stage produced: equal digests, equal files. They were not checked for this report: "
+        "python -m storage.explain does, and shows settings; config.yaml in the run folder is the whole configuration."
     )
     headings = ["stage", "content", "started (UTC)", "took", "seed", "read"]
     return f'{unreadable}{made}{sheet(headings, rows, words=True)}<p class="quiet">{note}</p>'

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from tasks.evaluation.report.drawing import text
 
-#: A text; a text and a smaller one below it; or a text and a list of findings (holds, text).
+#: A text; a text and a smaller one below it; or a text and a list of items (fine or not, text).
 Cell = str | tuple[str, str] | tuple[str, list[tuple[bool, str]]]
 
 
-def sheet(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, words: bool = False) -> str:
+def sheet(headings: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, words: bool = False) -> str:
     """words: cells are read, not compared: they stand left, and the last one may be long."""
-    head = "".join(f'<th scope="col">{text(heading)}</th>' for heading in headings)
+    head = "".join(f'<th scope="col">{_cell(heading)}</th>' for heading in headings)
     body = ""
     for row in rows:
         cells = [_cell(cell) for cell in row]
@@ -27,8 +27,6 @@ def _cell(cell: Cell) -> str:
         return text(cell)
     first, second = cell
     if isinstance(second, str):
-        return f"{text(first)} <small>{text(second)}</small>"
-    items = "".join(
-        f"<li>{text(said)}</li>" if holds else f'<li class="broken">broken. {text(said)}</li>' for holds, said in second
-    )
+        return f"{text(first)}<small>{text(second)}</small>" if second else text(first)
+    items = "".join(f"<li>{text(s)}</li>" if fine else f'<li class="broken">{text(s)}</li>' for fine, s in second)
     return text(first) + (f"<ul>{items}</ul>" if items else "")
