@@ -7,7 +7,7 @@ from tasks.evaluation.report.files import Round, Row, RunFiles
 
 _WHISKERS = 12  # rounds; more are drawn as a band
 _NORMAL = 1.96
-_DODGE = 5.0  # between intervals of two judges in one round
+_DODGE = 8.0  # between intervals of two judges in one round
 
 RATES = "Means over held-out replies, with 95 % bootstrap intervals over prompts. Rates between 0 and 1 share a scale."
 
@@ -52,6 +52,14 @@ def _win(each: Round, source: str, judge: str) -> Row | None:
     return each.win_rates(source).get(judge)
 
 
+def _win_bounds(files: RunFiles) -> tuple[float, float]:
+    """One scale for every chart of win rates: all of the run's intervals, and an even score."""
+    rates = [
+        rate for each in files.evaluated for judges in each.figures["win_rate"].values() for rate in judges.values()
+    ]
+    return span((end for rate in rates for end in (rate["low"], rate["high"])), 0.5)
+
+
 def _course(rounds: Sequence[Round], intervals: Sequence[Row | None]) -> Course:
     return [
         (each.number, interval["mean"], interval["low"], interval["high"], rolled_back(each))
@@ -77,7 +85,7 @@ def _draw(plot: Plot, course: Course, series: int, shift: float, name: str) -> N
     if len(course) > _WHISKERS:
         plot.band([(x, low) for x, _, low, _, _ in course], [(x, high) for x, _, _, high, _ in course], series)
         shift = 0.0
-    plot.line([(x, mean) for x, mean, *_ in course], series)
+    plot.line([(x, mean) for x, mean, *_ in course], series, shift=shift)
     for x, mean, low, high, hollow in course:
         if len(course) <= _WHISKERS:
             plot.whisker(x, low, high, series, shift)
@@ -93,8 +101,8 @@ def _win_rate(
 ) -> Figure:
     trained = [each for each in rounds if each.number] or rounds
     title = f"Win rate against {against}"
-    plot = Plot(title, "share of held-out comparisons won; by judge, 95 % intervals", _across(trained), (0.0, 1.0),
-                names=courses, x_ticks=_marks(trained))  # fmt: skip
+    unit = "share of held-out comparisons won; by judge, 95 % intervals"
+    plot = Plot(title, unit, _across(trained), _win_bounds(files), names=courses, x_ticks=_marks(trained))
     plot.reference(0.5, "even")
     for i, (judge, course) in enumerate(courses.items()):
         series = files.judges.index(judge)
@@ -140,8 +148,11 @@ def _utility(files: RunFiles) -> Figure | None:
     judges = [judge for judge in files.judges if any(judge in each.win_rates("initial") for each in rounds)]
     title = "What a win costs"
     bounds = span((end for ends in divergences.values() for end in ends), 0.0)
-    plot = Plot(title, "win rate against the initial policy, over KL; 95 % intervals", bounds, (0.0, 1.0), names=judges,
-                x_title="KL to the initial policy, nats a reply")  # fmt: skip
+    unit, across = (
+        "win rate against the initial policy, over KL; 95 % intervals",
+        "KL to the initial policy, nats a reply",
+    )
+    plot = Plot(title, unit, bounds, _win_bounds(files), names=judges, x_title=across)
     plot.reference(0.5)
     plot.parts.append(
         f'<circle cx="{plot.x.at(0):.1f}" cy="{plot.y.at(0.5):.1f}" r="3" class="origin"/>'

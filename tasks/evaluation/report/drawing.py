@@ -1,8 +1,8 @@
 """Small SVG charts: scales, axes, lines with intervals, labels beside what they name. No library, no script.
 
 A chart is 360 units wide (SMALL: 270), which a phone shows at about its own size; wider pages set several in a row.
-Colours are classes (c0 to c5, told apart by colour-blind readers, each with a marker of its own), so that one style sheet
-serves light and dark.
+Colours are classes (c0 to c5, told apart by colour-blind readers, each with a marker of its own), so that one style
+sheet serves light and dark.
 """
 
 import html
@@ -108,15 +108,15 @@ def rectangle(x: float, y: float, width: float, height: float, classes: str, tip
 
 def marker(x: float, y: float, series: int, tip: str, *, hollow: bool = False) -> str:
     """The point of a series, in its colour and its shape; hollow ones are set apart."""
-    left, right, up, down = (number(value) for value in (x - 4.4, x + 4.4, y - 4.4, y + 4.4))
+    left, right, up, down = (number(value) for value in (x - 3.6, x + 3.6, y - 3.6, y + 3.6))
     middle, level = number(x), number(y)
     path = (
-        f"M{left} {level}a4 4 0 1 1 8.8 0a4 4 0 1 1 -8.8 0z",  # circle
-        f"M{number(x - 3.4)} {number(y - 3.4)}h6.8v6.8h-6.8z",  # square
+        f"M{left} {level}a3.6 3.6 0 1 1 7.2 0a3.6 3.6 0 1 1 -7.2 0z",  # circle
+        f"M{number(x - 2.9)} {number(y - 2.9)}h5.8v5.8h-5.8z",  # square
         f"M{middle} {up}L{right} {down}H{left}z",  # triangle
         f"M{middle} {up}L{right} {level}L{middle} {down}L{left} {level}z",  # diamond
         f"M{middle} {down}L{left} {up}H{right}z",  # triangle on its tip
-        f"M{left} {number(y - 1.8)}h8.8v3.6h-8.8z",  # bar
+        f"M{left} {number(y - 1.5)}h7.2v3h-7.2z",  # bar
     )[series % COLOURS]
     classes = f"mark c{series % COLOURS}{' hollow' if hollow else ''}"
     return f'<path d="{path}" class="{classes}"><title>{text(tip)}</title></path>'
@@ -151,7 +151,7 @@ class Plot:
         self.title = title
         longest = max((len(short(name)) for name in names), default=0)
         right = width - (longest * _CHARACTER + 16 if longest else 10)
-        marks = ticks(*y)
+        marks = ticks(*y, count=2 if width == SMALL else 4)
         self.y = Scale(marks[0], marks[-1], height - _BOTTOM, _TOP)
         across = ticks(*x) if x_ticks is None else list(x_ticks)
         self.x = Scale(*(x if x_ticks is not None else (min(x[0], across[0]), x[1])), _LEFT + 8, right - 8)
@@ -166,9 +166,10 @@ class Plot:
         self.parts.append(label(right, height - 4, x_title, "unit", "end"))
         self._right = right
 
-    def line(self, points: Sequence[Point], series: int, *, thin: bool = False) -> None:
+    def line(self, points: Sequence[Point], series: int, *, thin: bool = False, shift: float = 0.0) -> None:
+        """shift: units to the right, so that two series that agree are both seen."""
         if len(points) > 1:
-            path = "L".join(f"{number(self.x.at(x))} {number(self.y.at(y))}" for x, y in points)
+            path = "L".join(f"{number(self.x.at(x) + shift)} {number(self.y.at(y))}" for x, y in points)
             dash = " dashed" if series >= COLOURS else ""
             self.parts.append(f'<path class="line{" thin" if thin else ""}{dash} c{series % COLOURS}" d="M{path}"/>')
 
