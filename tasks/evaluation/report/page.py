@@ -154,15 +154,17 @@ def _said(each: Round) -> str:
 
 
 def _decisions(rounds: Sequence[Round]) -> str:
-    """A row a decided round, with every rule's finding."""
+    """A row a decided round, with every rule's finding; nothing where there never was a gate."""
     decided = [(each, each.decision) for each in rounds if each.decision]
-    if not decided:
+    if all(decision.by == "none" for _, decision in decided):
         return ""
     who = {"none": "no gate", "policy": "rules", "human": "a person"}
     rows: list[list[Cell]] = []
     for each, decision in decided:
         found = [(r.holds, f"{r.rule} {'holds' if r.holds else 'is broken'}: {r.says}") for r in decision.reasons]
-        rows.append([str(each.number), _said(each), who.get(decision.by, decision.by), (decision.note, found)])
+        rows.append(
+            [str(each.number), _said(each), who.get(decision.by, decision.by), ("" if found else decision.note, found)]
+        )
     return sheet(["round", "decision", "by", "why"], rows, words=True)
 
 

@@ -188,7 +188,7 @@ def _histograms(
 ) -> Figure:
     edges = np.linspace(*bounds, 26)
     shown = by_round[-6:]
-    left, right = 56.0, WIDTH - 74.0
+    left, right = 56.0, WIDTH - 84.0
     scale = Scale(*bounds, left, right)
     tall = 46.0 if len(shown) > 2 else 66.0
     shares = [np.histogram(np.clip(values, *bounds), edges)[0] / len(values) for _, values in shown]

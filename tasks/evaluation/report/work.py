@@ -87,7 +87,7 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
     if not timed:
         return []
     longest = max(sum(each.seconds.values()) for each in timed)
-    scale = Scale(0.0, longest or 1.0, 56.0, WIDTH - 62.0)
+    scale = Scale(0.0, longest or 1.0, 56.0, WIDTH - 78.0)
     title = "Time by stage"
     parts, x = [header(title, "a bar a round, in all on the right")], 0.0
     for i, stage in enumerate(STAGES):
@@ -122,7 +122,7 @@ def money_chart(rounds: Sequence[Round]) -> list[Figure]:
             totals[spent.name] = totals.get(spent.name, 0.0) + spent.cost
     if not any(totals.values()):
         return []
-    scale = Scale(0.0, max(totals.values()), _NAMES, WIDTH - 62.0)
+    scale = Scale(0.0, max(totals.values()), _NAMES, WIDTH - 78.0)
     title = "Money by annotator"
     whole = sum(totals.values())
     parts = [header(title, f"all rounds, in the currency of the prices; {whole:.2f} in all")]
