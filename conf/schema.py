@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.evaluation.rules import Rule, unknown_names
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
@@ -55,7 +56,22 @@ class EvaluationSettings(_Group):
 class GateSettings(_Group):
     """Who decides, after every round, whether its policy is promoted."""
 
-    kind: Literal["none", "human"] = "none"  # none: every policy is promoted
+    kind: Literal["none", "human", "policy"] = "none"  # none: every policy is promoted; policy: when all `rules` hold
+    rules: dict[str, Rule] = {}
+    patience: int | None = Field(None, ge=1)  # end the run after so many rounds in a row without promotion
+    # What the evaluation has, so that rules about anything else are refused; conf/gate/policy.yaml fills these in.
+    judges: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _rules_can_be_answered(self) -> "GateSettings":
+        if self.kind == "policy" and not self.rules:
+            raise ValueError("there are no rules: every policy would be promoted; add one, or use gate=none")
+        if self.kind != "policy" and (self.rules or self.patience is not None):
+            raise ValueError(f"kind={self.kind} has neither rules nor patience; use gate=policy")
+        if unknown := unknown_names(self.rules, self.judges, self.rates):
+            raise ValueError("; ".join(unknown))
+        return self
 
 
 class RunConfig(_Group):
