@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from storage.errors import UserError
 from tasks.modeling.load import load_policy
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
-from tasks.training.groups import read_preferences
 from tasks.training.examples import Example
+from tasks.training.groups import read_preferences
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
 from tasks.training.objectives.registry import build_objective
 from tasks.training.objectives.settings import IrepoSettings
