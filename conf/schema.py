@@ -13,7 +13,8 @@ from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
 from tasks.labeling.mixing import MixingSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
-from tasks.training.settings import ObjectiveSettings, OptimizationSettings
+from tasks.training.objectives.settings import ObjectiveSettings
+from tasks.training.settings import OptimizationSettings
 from tasks.training.update import UpdateSettings
 
 
@@ -134,6 +135,33 @@ class RunConfig(_Group):
             raise ValueError(
                 f"preferences.estimator: {self.preferences.estimator} is made of scores, and no annotator of the panel "
                 f"gives any; add one that does (reward_model, rubric, rule), or use estimator=bradley_terry"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_gets_what_it_needs(self) -> "RunConfig":
+        name, needs = self.objective.name, self.objective.needs()
+        scoring = [annotator for annotator, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        if needs.scores is not None:
+            if missing := [annotator for annotator in needs.scores if annotator not in scoring]:
+                raise ValueError(
+                    f"objective.score_annotators: {', '.join(missing)} gives no scores on this panel; "
+                    f"those that do: {', '.join(scoring) or 'none'}"
+                )
+            if not scoring:
+                raise ValueError(
+                    f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
+                    f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
+                )
+        if needs.listwise and self.preferences.pairs == "best_worst":
+            raise ValueError(
+                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs=best_worst leaves "
+                f"two of them; set preferences.pairs=all"
+            )
+        if needs.mixture is not None:
+            raise ValueError(
+                f"objective: {name} is for responses of a mixture of policy and reference, and the engines sample from "
+                f"the policy alone; objective=online-ipo is the same loss for these"
             )
         return self
 
