@@ -36,8 +36,12 @@ def words(tiny_policy: Path, prompts: Path, runs: Path, *more: str) -> list[str]
 
 
 def command(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return command_of("flows.iterate", arguments)
+
+
+def command_of(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flows.iterate", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=PROJECT,
         capture_output=True,
         text=True,
