@@ -44,10 +44,10 @@ def settle(plan: Plan, record: dict[str, Any]) -> Action | None:
     if read_decision(spec) is None and plan.config.gate.kind == "none":
         publish_decision(spec, Decision(action="promote", by="none"))
     if read_decision(spec) is None and plan.config.gate.kind == "policy":
-        publish_decision(spec, _by_rules(plan, record))
+        decided = _by_rules(plan, record)
+        publish_decision(spec, decided)
+        _tell(record["round"], decided)
     decision = read_decision(spec)
-    if decision and decision.by == "policy":
-        _tell(record["round"], decision)
     return decision.action if decision else None
 
 

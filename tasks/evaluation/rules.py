@@ -96,7 +96,7 @@ class FinishRule(_Rule):
 
     def check(self, standing: Standing, judges: tuple[str, ...]) -> tuple[bool, str]:
         rate = standing.figures["finish_rate"]
-        return rate >= self.least, f"{rate:.3g} of replies end by themselves; at least {self.least:g}"
+        return rate >= self.least, f"{rate:.1%} of replies end by themselves; at least {self.least:.1%}"
 
 
 class RateRule(_Rule):

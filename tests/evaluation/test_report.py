@@ -177,6 +177,7 @@ def test_ticks_span_their_range_with_few_round_numbers(low: float, width: float)
 def test_labels_never_lie_over_one_another(places: list[float]) -> None:
     moved = sorted(apart(places, 50, 200))
     assert all(b - a >= 13 - 1e-6 for a, b in itertools.pairwise(moved))
+    assert all(50 - 1e-6 <= place <= 200 + 1e-6 for place in moved)
 
 
 def test_one_value_stands_in_the_middle() -> None:

@@ -32,7 +32,7 @@ def short(label: str, most: int = _LONGEST) -> str:
 
 def number(value: float) -> str:
     """A coordinate: two decimals at most."""
-    return f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "0") if abs(value) < 0.005 else f"{value:.4g}"
+    return f"{round(value, 2) + 0.0:g}"  # + 0.0: no negative zero
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ _NUMBERED = 11  # annotators; of more, cells have no room for numbers
 
 _SHARES = {
     "agrees_with_panel": ("with the panel", "share of its votes that chose what the panel prefers"),
-    "agrees_with_others": ("with the others", "... that side with the majority of the other annotators"),
-    "gold_accuracy": ("with gold", "... that are right where gold decides"),
+    "agrees_with_others": ("with the others", "share that sides with the majority of the other annotators"),
+    "gold_accuracy": ("with gold", "share that is right where gold decides"),
     "order_consistency": ("same in both orders", "share of comparisons with one verdict in both orders"),
     "first_share": ("first shown", "share of verdicts for the reply shown first; ½ is no bias"),
     "longer_share": ("longer", "share of votes for the longer reply; ½ is no bias"),
