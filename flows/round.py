@@ -57,6 +57,9 @@ def irepo_round(
         return waits(str(labelled.message))
     reference = policy if config.objective.reference == "previous" else initial
     inputs = {"policy": policy, "reference": reference, "preferences": labelled["content"]}
+    extra = plan.extra(number, start, {"prompts": selected.content, "policy": reference})
+    if extra is not None:
+        inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
     trained = train(plan.train(number, start, inputs))
     inputs = {"prompts": prompts, "policy": trained["content"], "initial": initial}
     rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}

@@ -18,9 +18,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PLACE = re.compile(r"round-\d+$|prompts$")  # what is called so in a run folder, irepo made
 _DEEPEST = 3  # a stage lies at most so far below its run folder: round-NN/evaluate/responses
 #: Stage folders of a round in the order in which they are made; the run's own `prompts` come before all rounds.
-_ORDER = ("prompts", "generate", "label", "train", "evaluate/responses", "evaluate/judgements", "evaluate", "gate")
+_ORDER = (
+    "prompts", "generate", "label", "extra", "train", "evaluate/responses", "evaluate/judgements", "evaluate", "gate"
+)  # fmt: skip
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "judgements")
+_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements")
 
 
 @dataclass(frozen=True)
