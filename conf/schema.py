@@ -118,6 +118,22 @@ class RunConfig(_Group):
         return self
 
     @model_validator(mode="after")
+    def _mixed_pairs_suffice(self) -> "RunConfig":
+        needs = self.objective.needs()
+        read = {
+            "scores": needs.scores is not None,
+            "votes": needs.votes or needs.win_rates,
+            "an extra response": needs.extra is not None,
+        }
+        wanted = [what for what, needed in read.items() if needed]
+        if wanted and not self.mixing.nothing:
+            raise ValueError(
+                f"mixing: objective={self.objective.name} reads {' and '.join(wanted)} of this round, which pairs of "
+                f"earlier rounds and offline sets do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _annotators_are_known(self) -> "RunConfig":
         named = {"gold": self.preferences.gold, "pinned": self.preferences.pinned, "weights": self.preferences.weights}
         for option, names in named.items():

@@ -140,22 +140,54 @@ class Plan:
         )
 
     def train(self, round_number: int, base: int, inputs: dict[str, str]) -> TrainSpec:
-        """The policy of round `base` in, the round's policy out."""
-        previous = self.config.objective.reference == "previous"
+        """The policy of round `base` in, the round's policy out. What else the objective reads is added to `inputs`."""
+        labels = self.layout.stage(round_number, "label")
         return TrainSpec(
             folder=self.layout.stage(round_number, "train"),
             round=round_number,
             seed=self.config.seed,
-            inputs=inputs,
+            inputs=inputs | self._embedder_input,
             settings=TrainingSettings(
                 objective=self.config.objective,
                 optimization=self.config.training,
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             policy=self.policy(base),
-            reference=self.policy(base) if previous else self.initial,
-            preferences=self.layout.stage(round_number, "label" if self.config.mixing.nothing else "mix")
-            / PREFERENCES_FILE,
+            reference=self._reference(base),
+            preferences=labels / PREFERENCES_FILE
+            if self.config.mixing.nothing
+            else self.layout.stage(round_number, "mix") / PREFERENCES_FILE,
+            scores=labels / "scores.parquet",
+            votes=labels / "votes.parquet",
+            extra=self.layout.stage(round_number, "extra"),
+        )
+
+    def _reference(self, base: int) -> Path:
+        return self.policy(base) if self.config.objective.reference == "previous" else self.initial
+
+    @cached_property
+    def _embedder_input(self) -> dict[str, str]:
+        """Digest of the encoder's folder, where the objective reads one from this machine."""
+        embedder = self.config.objective.needs().embedder
+        contents = _contents(embedder) if embedder else None
+        return {"embedder": contents} if contents else {}
+
+    def extra(self, round_number: int, base: int, inputs: dict[str, str]) -> GenerateSpec | None:
+        """One more response to each prompt of the round, by the reference, where the objective needs one."""
+        kind = self.config.objective.needs().extra
+        if kind is None:
+            return None
+        spec = self.generate(round_number, base, inputs)
+        sampling = spec.settings.sampling.model_copy(update={"responses": 1})
+        if kind == "greedy":
+            sampling = sampling.model_copy(update={"temperature": 0.0})
+        return spec.model_copy(
+            update={
+                "folder": self.layout.stage(round_number, "extra"),
+                "seed": self.config.seed + 2,  # shares no randomness with the responses that are compared
+                "settings": spec.settings.model_copy(update={"sampling": sampling}),
+                "policy": self._reference(base),
+            }
         )
 
     def mix(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> MixSpec | None:
@@ -267,11 +299,13 @@ class Plan:
             "responses": "?",
             "preferences": "?",
         }
+        extra = self.extra(1, 0, {"prompts": "?", "policy": "?"})
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
             self.generate(1, 0, {"prompts": "?", "policy": "?"}),
             self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
+            *([extra] if extra else []),
             self.train(1, 0, {"policy": "?", "reference": "?", "preferences": "?"}),
             *self.evaluate(1, 0, unknown),
         ]

@@ -78,7 +78,7 @@ def accumulate(
             batch = collate([window[i] for i in indices], accelerator.device, step.annotators)
             with accelerator.autocast():
                 logprobs, single = response_logprobs(model, [groups[i] for i in indices])
-            yield indices, batch.at(logprobs, single if batch.tokens else None)
+            yield indices, batch.at(logprobs, single)
 
     loss: StepLoss | None = None
     if objective.step_loss is None:

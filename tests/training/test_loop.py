@@ -1,6 +1,7 @@
 """The gradient of a step: exact against one pair at a time in float64, and the same however it is accumulated."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from storage.errors import UserError
 from tasks.modeling.load import load_policy
-from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs, summed_logprobs
 from tasks.training.examples import Example
 from tasks.training.groups import read_preferences
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
+from tasks.training.objectives.bmc import differing
 from tasks.training.objectives.registry import build_objective
-from tasks.training.objectives.settings import IrepoSettings
+from tasks.training.objectives.settings import IrepoSettings, ObjectiveSettings, RpoSettings
 from tasks.training.policy import checkpoint_activations
-from tasks.training.reference import Logprobs
-from tasks.training.supervision import Supervised
+from tasks.training.reference import Logprobs, compute, look_up
+from tasks.training.supervision import Supervised, strength_shares
 from tests.training.preference_rows import preference_rows, write_preferences
 
 OBJECTIVE = build_objective(IrepoSettings(beta=0.5))
@@ -101,6 +104,98 @@ def test_accumulation_changes_nothing(
     assert float((whole - split).abs().max() / whole.abs().max()) < 1e-6
     for name, value in whole_result.means.items():
         assert float(split_result.means[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6)
+
+
+#: Whose loss ties the pairs of a step together, or reads more than sums of log-probabilities.
+COUPLED: list[dict[str, object]] = [
+    {"name": "rpo"},
+    {"name": "rpo", "pairing": "unpaired"},
+    {"name": "rpo", "pairing": "diagonal", "nll": 0.5},
+    {"name": "beta-dpo", "drop": 0.4},
+    {"name": "lcpo", "by_annotator": False},
+    {"name": "lcpo", "nll": 0.1},
+    {"name": "adpo"},
+    {"name": "bmc"},
+    {"name": "trpa", "kl": 0.5},
+]
+
+
+@pytest.fixture
+def rich_window(window: list[Example], tiny_policy: Path) -> list[Example]:
+    """The window with all that objectives read."""
+    noise = np.random.default_rng(1)
+    policy = load_policy(tiny_policy, dtype="float32", device="cpu")
+    rows = compute(policy, [example.group for example in window], 4096, nullcontext, tokens=True)
+    exact = look_up(rows, [example.group for example in window], Path("r"))
+    result = []
+    for example, known in zip(window, exact, strict=True):
+        group = example.group
+        count = len(group.pairs)
+        votes = noise.choice([0.0, 0.5, 1.0, np.nan], size=(count, 3))
+        votes[:, 0] = 1.0
+        pairs = {"votes": votes, "first_level": noise.choice([0.0, 1.0], size=count)}
+        assert known.tokens is not None
+        shifted = [tokens + noise.normal(size=len(tokens)) / 5 for tokens in known.tokens]
+        near = Logprobs(np.array([tokens.sum() for tokens in shifted]), shifted)
+        result.append(
+            Example(
+                Supervised(group, pairs, {"share": strength_shares(group)}),
+                near,
+                previous=known,
+                embedding=noise.normal(size=8),
+                differing=[differing(group.responses[p.chosen], group.responses[p.rejected]) for p in group.pairs],
+            )
+        )
+    return result
+
+
+@pytest.mark.parametrize("settings", COUPLED, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_any_objective_is_accumulated_exactly(
+    tiny_policy: Path, rich_window: list[Example], accelerator: Accelerator, settings: dict[str, object]
+) -> None:
+    """One forward of everything, and many small ones: the same gradient, loss, figures and memory."""
+    objective = build_objective(TypeAdapter(ObjectiveSettings).validate_python(settings))
+    step = Step(("one", "two", "three"), {}, (1, 2, 3))
+    found = []
+    for tokens in (100_000, 150, 1):
+        model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
+        result = accumulate(model, rich_window, objective, tokens=tokens, accelerator=accelerator, step=step)
+        found.append((gradient(model), result))
+    (whole, first), *others = found
+    assert float(whole.norm()) > 0
+    for split, result in others:
+        assert float((whole - split).abs().max() / whole.abs().max()) < 1e-6
+        assert {k: float(v) for k, v in result.means.items()} == pytest.approx(
+            {k: float(v) for k, v in first.means.items()}, rel=1e-6, abs=1e-6
+        )
+        assert dict(result.details) == pytest.approx(dict(first.details), rel=1e-6)
+        assert dict(result.memory) == pytest.approx(dict(first.memory), rel=1e-6)
+
+
+def test_gradient_of_a_coupled_objective_is_that_of_its_formula(
+    tiny_policy: Path, rich_window: list[Example], accelerator: Accelerator
+) -> None:
+    """RPO over all pairs of five prompts, written out pair against pair."""
+    model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
+    sides = []
+    for example in rich_window:
+        vector = torch.from_numpy(example.embedding / np.linalg.norm(example.embedding))
+        rows = [TokenSequence(example.group.prompt_ids, response) for response in example.group.responses]
+        h = summed_logprobs(model, rows)[0] - torch.from_numpy(example.reference.sums)
+        sides += [(vector, h[pair.chosen], h[pair.rejected]) for pair in example.group.pairs]
+    total = torch.zeros((), dtype=torch.float64)
+    for first, chosen, _ in sides:
+        weights = torch.stack([torch.exp((first @ second - 1) / 0.5) for second, _, _ in sides])
+        weights = weights / weights.sum()
+        for weight, (_, _, rejected) in zip(weights, sides, strict=True):
+            total = total + torch.log1p(torch.exp(-0.1 * weight * (chosen - rejected))) / len(sides) ** 2
+    total.backward()
+    expected = gradient(model)
+    model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
+    objective = build_objective(RpoSettings())
+    result = accumulate(model, rich_window, objective, tokens=150, accelerator=accelerator, step=Step())
+    assert float(result.means["loss"]) == pytest.approx(total.item(), rel=1e-9)
+    assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-6
 
 
 def test_recomputed_activations_give_the_same_gradient(

@@ -41,11 +41,11 @@ class Batch:
     annotators: tuple[str, ...] = ()  # of the columns of pairs["votes"]
 
     def at(self, logprobs: Tensor, tokens: Tensor | None = None) -> Self:
-        """The same batch under other log-probabilities of the policy: [R], and of single tokens [T]."""
-        columns = self.tokens
-        if columns is not None:
-            assert tokens is not None
-            columns = replace(columns, policy=tokens)
+        """The same batch under other log-probabilities of the policy: [R], and of single tokens [T].
+
+        Without the latter it has no tokens.
+        """
+        columns = replace(self.tokens, policy=tokens) if self.tokens is not None and tokens is not None else None
         return replace(self, logprobs=logprobs, tokens=columns)
 
     @property
