@@ -1,6 +1,7 @@
 """Every method composes by one word, and trains with what the stage provides for it."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,12 @@ import pytest
 
 from conf.compose import compose_config, group_options
 from storage.errors import UserError
-from storage.schemas import RESPONSES, SCORES, VOTES, table, write_parquet
+from storage.schemas import REFERENCE, RESPONSES, SCORES, VOTES, read_parquet, table, write_parquet
+from storage.stage import silent
+from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 from tasks.training.objectives.settings import PAPERS_EMBEDDER
+from tasks.training.provision import Provision
 from tasks.training.settings import TrainSpec
 from tasks.training.trainer import run
 from tests.conftest import MakePolicy
@@ -122,6 +127,21 @@ def test_two_references(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
     assert "previous.parquet" not in {entry.path for entry in alone.files}  # it is the reference
 
 
+def test_the_policys_own_sense_of_quality(make_spec: MakeSpec, tiny_policy: Path) -> None:
+    """What the instruction adds to a response's log-probability, by forwards of single sequences."""
+    spec = make_spec(objective={"name": "sr-dpo", "instruction": "Be kind."}, rows=rows())
+    model, tokenizer = load_policy(tiny_policy, dtype="float32", device="cpu"), load_tokenizer(tiny_policy)
+    spec.folder.mkdir()
+    examples, _ = Provision.of(spec).examples(model, lambda folder: model, nullcontext, silent)
+    for example in examples:
+        group = example.group
+        asked = encode_chat(tokenizer, [{"role": "user", "content": f"Be kind.\n\n{group.prompt_id}"}])
+        for response, quality in zip(group.responses, example.item.responses["quality"], strict=True):
+            rows_of = [TokenSequence(prompt, response) for prompt in (asked, group.prompt_ids)]
+            given, plain = (sequence_logprobs(model, [row], tokens=1)[0] for row in rows_of)
+            assert quality == pytest.approx(given - plain, abs=1e-3)
+
+
 def test_tied_pairs_are_left_out_of_hard_labels(make_spec: MakeSpec, tiny_policy: Path) -> None:
     tied = [row | ({"target": 0.0, "p_hat": 0.5} if number % 3 == 0 else {}) for number, row in enumerate(rows())]
     hard = run(make_spec("hard", objective={"name": "dpo"}, rows=tied))
@@ -166,12 +186,12 @@ def test_what_cannot_be_had_is_refused_at_the_start(
     assert refused.value.remedy
 
 
-def test_greedy_responses_are_in_no_pair(make_spec: MakeSpec, make_policy: MakePolicy, extra: Path) -> None:
-    """They are forwarded, and pushed down: alpha large, and no preference to learn from."""
+def test_extra_responses_are_in_no_pair(make_spec: MakeSpec, make_policy: MakePolicy, extra: Path) -> None:
     spec = spec_of("selm", make_spec, make_policy, extra=extra)
+    provision = Provision.of(spec)
+    assert [group.responses[-1].tolist() for group in provision.groups] == [[40, 41, 2]] * 6
+    assert all(pair.rejected < 3 and pair.chosen < 3 for group in provision.groups for pair in group.pairs)
     manifest = run(spec)
     assert (manifest.rows["responses"], manifest.rows["pairs"]) == (18, 18)
-    import pyarrow.parquet as pq
-
-    indices = pq.read_table(spec.folder / "reference.parquet")["response_index"].to_pylist()
-    assert indices.count(-1) == 6
+    known = read_parquet(spec.folder / "reference.parquet", REFERENCE)
+    assert known["response_index"].to_pylist().count(-1) == 6

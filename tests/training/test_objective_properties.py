@@ -209,6 +209,7 @@ def test_beta_dpo_keeps_its_share_and_runs_from_an_unbiased_start() -> None:
     kept = [drawn(likelihood(gaps, 1.5, 1.0), 0.2, np.random.default_rng(seed)) for seed in range(50)]
     assert all(len(each) == 4 and 4 not in each for each in kept)  # 98 deviations away: drawn last
     equal = np.zeros(10)
+    assert likelihood(equal, 0.0, 0.0).tolist() == [1.0] * 10
     assert len(drawn(likelihood(equal, 0.0, 0.0), 0.2, np.random.default_rng(0))) == 8
     assert step_beta(5.0, 0.0, beta=0.1, gain=0.6) == pytest.approx(0.4)
 
