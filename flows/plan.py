@@ -147,8 +147,8 @@ class Plan:
             policy=self.policy(base),
             reference=self._reference(base),
             preferences=labels / "preferences.parquet",
-            scores=labels / "scores.parquet",
-            votes=labels / "votes.parquet",
+            scores={round_number: labels / "scores.parquet"},
+            votes={round_number: labels / "votes.parquet"},
             extra=self.layout.stage(round_number, "extra"),
         )
 

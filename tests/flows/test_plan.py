@@ -76,10 +76,8 @@ def test_a_function_that_changed_is_asked_again(tmp_path: Path, monkeypatch: pyt
 def test_objectives_read_what_the_label_stage_and_one_more_generate_stage_left() -> None:
     inputs = {"policy": "p", "reference": "r", "preferences": "x"}
     spec = plan("objective=selm").train(2, 1, inputs)
-    assert (spec.scores, spec.votes) == (
-        spec.preferences.with_name("scores.parquet"),
-        spec.preferences.with_name("votes.parquet"),
-    )
+    labels = spec.preferences.parent
+    assert (spec.scores, spec.votes) == ({2: labels / "scores.parquet"}, {2: labels / "votes.parquet"})
     greedy = plan("objective=selm").extra(2, 1, {"prompts": "a", "policy": "p"})
     assert greedy is not None
     assert (greedy.folder, greedy.policy) == (spec.extra, spec.reference)
