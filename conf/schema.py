@@ -126,10 +126,15 @@ class RunConfig(_Group):
             "an extra response": needs.extra is not None,
         }
         wanted = [what for what, needed in read.items() if needed]
-        if wanted and not self.mixing.nothing:
+        if wanted and self.mixing.offline:
             raise ValueError(
-                f"mixing: objective={self.objective.name} reads {' and '.join(wanted)} of this round, which pairs of "
-                f"earlier rounds and offline sets do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
+                f"mixing.offline: objective={self.objective.name} reads {' and '.join(wanted)}, which pairs of an "
+                f"offline set do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
+            )
+        if needs.extra is not None and self.mixing.replay:
+            raise ValueError(
+                f"mixing.replay: objective={self.objective.name} reads an extra response of this round, which replayed "
+                f"pairs do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
             )
         return self
 

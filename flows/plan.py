@@ -139,9 +139,16 @@ class Plan:
             policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
         )
 
-    def train(self, round_number: int, base: int, inputs: dict[str, str]) -> TrainSpec:
-        """The policy of round `base` in, the round's policy out. What else the objective reads is added to `inputs`."""
+    def train(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> TrainSpec:
+        """The policy of round `base` in, the round's policy out. What else the objective reads is added to `inputs`.
+
+        `chain` as for `update`.
+        """
         labels = self.layout.stage(round_number, "label")
+        replayed, needs = self._replayed(chain), self.config.objective.needs()
+        labelled = [*replayed, round_number]
+        if needs.scores is not None or needs.votes or needs.win_rates:
+            inputs = inputs | {f"labels:{n}": self._labelled_digest(n) for n in replayed}
         return TrainSpec(
             folder=self.layout.stage(round_number, "train"),
             round=round_number,
@@ -157,8 +164,8 @@ class Plan:
             preferences=labels / PREFERENCES_FILE
             if self.config.mixing.nothing
             else self.layout.stage(round_number, "mix") / PREFERENCES_FILE,
-            scores=labels / "scores.parquet",
-            votes=labels / "votes.parquet",
+            scores={number: self.layout.stage(number, "label") / "scores.parquet" for number in labelled},
+            votes={number: self.layout.stage(number, "label") / "votes.parquet" for number in labelled},
             extra=self.layout.stage(round_number, "extra"),
         )
 
@@ -195,8 +202,8 @@ class Plan:
         settings = self.config.mixing
         if settings.nothing:
             return None
-        earlier = [n for n in chain if n][-(settings.rounds or 0) :] if settings.replay else []
-        labelled = {f"preferences:{n}": read_manifest(self.layout.stage(n, "label")).content for n in earlier}
+        earlier = self._replayed(chain)
+        labelled = {f"preferences:{n}": self._labelled_digest(n) for n in earlier}
         offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
         return MixSpec(
             folder=self.layout.stage(round_number, "mix"),
@@ -208,6 +215,11 @@ class Plan:
             earlier=[self.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
             policy=self.policy(base),
         )
+
+    def _replayed(self, chain: Sequence[int]) -> list[int]:
+        """The earlier rounds whose pairs are trained on again."""
+        settings = self.config.mixing
+        return [n for n in chain if n][-(settings.rounds or 0) :] if settings.replay else []
 
     def update(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> UpdateSpec | None:
         """From what was trained to the round's policy; None where they are the same.
@@ -227,6 +239,9 @@ class Plan:
             trained=self.trained(round_number),
             earlier=[self.trained(n) for n in earlier],
         )
+
+    def _labelled_digest(self, round_number: int) -> str:
+        return read_manifest(self.layout.stage(round_number, "label")).content
 
     def _trained_digest(self, round_number: int) -> str:
         if round_number == 0:
@@ -306,6 +321,6 @@ class Plan:
             self.generate(1, 0, {"prompts": "?", "policy": "?"}),
             self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
             *([extra] if extra else []),
-            self.train(1, 0, {"policy": "?", "reference": "?", "preferences": "?"}),
+            self.train(1, 0, [0], {"policy": "?", "reference": "?", "preferences": "?"}),
             *self.evaluate(1, 0, unknown),
         ]

@@ -64,7 +64,7 @@ def irepo_round(
     extra = plan.extra(number, start, {"prompts": selected.content, "policy": reference})
     if extra is not None:
         inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
-    trained = train(plan.train(number, start, inputs))
+    trained = train(plan.train(number, start, chain(before), inputs))
     update = plan.update(number, chain(before), {"trained": trained["content"]})
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}

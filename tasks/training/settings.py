@@ -61,8 +61,8 @@ class TrainSpec(Spec):
     policy: Path  # pi_t, where training starts
     reference: Path  # pi_0 or pi_t, as objective.reference says
     preferences: Path  # preferences.parquet of this round
-    scores: Path | None = None  # scores.parquet and votes.parquet of the label stage,
-    votes: Path | None = None  # for objectives that learn from them
+    scores: dict[int, Path] = Field({})  # round -> scores.parquet and votes.parquet of its label stage,
+    votes: dict[int, Path] = Field({})  # for objectives that learn from them
     extra: Path | None = None  # folder of a generate stage: its first response to each prompt, for selm and xpo
     mixture: float | None = None  # share of the reference in the policy that responses were sampled from, for ipo-md
 

@@ -1,6 +1,6 @@
 """What votes and scores say about responses and pairs, where an objective needs more than targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,23 +60,18 @@ def supervise(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labelled:
     reward: difference of the annotators' scores, mean over those that scored both. votes: each annotator's vote for
     chosen (1, 0, .5 for a tie, NaN for none). win_rate, mean_logit: of a response against all that the panel compared
     it with, itself included. share: of a response among its prompt's (sums to 1). first_level: nothing beats chosen.
-    Raises UserError for a file that is missing, groups of another round, annotators that gave no scores, and when no
-    pair is left.
+    Raises UserError for a round whose file is missing, annotators that gave no scores, and when no pair is left.
     """
     objective = spec.settings.objective
     needs, name = objective.needs(), objective.name
-    if needs.scores is not None or needs.win_rates or needs.votes:
-        foreign = sorted({group.round for group in groups} - {spec.round})
-        if foreign:
-            raise UserError(
-                f"objective {name} learns from votes or scores; those of replayed rounds {foreign} are not here",
-                where=str(spec.preferences),
-                remedy="train without replay, or with an objective that learns from targets (irepo, dpo, ipo)",
-            )
+    rounds = sorted({group.round for group in groups})
     read = None
     if needs.scores is not None and isinstance(objective, Rewarded):
-        read = _Scores.read(spec.scores, needs.scores, name, objective.standardise)
-    cast = _Votes.read(spec.votes, name) if needs.win_rates or needs.votes else None
+        scores = _read(spec.scores, rounds, SCORES, name, "scores")
+        read = _Scores.of_rounds(scores, needs.scores, name, objective.standardise)
+    cast = None
+    if needs.win_rates or needs.votes:
+        cast = _Votes.of_rounds(_read(spec.votes, rounds, VOTES, name, "votes"))
     items = []
     for group in groups:
         pairs: dict[str, np.ndarray] = {}
@@ -127,57 +122,63 @@ def _softmax(values: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _read(path: Path | None, schema: pa.Schema, name: str, what: str) -> pa.Table:
-    if path is None:
+def _read(
+    paths: Mapping[int, Path], rounds: Sequence[int], schema: pa.Schema, name: str, what: str
+) -> dict[int, pa.Table]:
+    """The file of each of `rounds`. Raises UserError for one that is not given, or cannot be read."""
+    if missing := [number for number in rounds if number not in paths]:
         raise UserError(
-            f"objective {name} needs the {what} of the label stage",
-            where="spec of the train stage",
-            remedy=f"give {what}: <label stage>/{what}.parquet, or train inside a run",
+            f"objective {name} needs the {what} of the label stage of round {', '.join(map(str, missing))}",
+            where=f"spec of the train stage: {what}",
+            remedy=f"give {what}: {{round: <label stage>/{what}.parquet}}, leave these rounds' preferences out, or "
+            "choose an objective that learns from targets (irepo, dpo, ipo)",
         )
     try:
-        return read_parquet(path, schema)
+        return {number: read_parquet(paths[number], schema) for number in rounds}
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(
             f"objective {name} needs the {what} of the label stage, which cannot be read: {error}",
-            where=str(path),
-            remedy="run the label stage of this round again",
+            where=", ".join(str(paths[number]) for number in rounds),
+            remedy="run the label stage of the round again",
         ) from None
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Scores by (prompt, response index): [A], NaN where an annotator gave none."""
+    """Scores by (round, prompt, response index): [A], NaN where an annotator gave none."""
 
-    values: dict[tuple[str, int], np.ndarray]
+    values: dict[tuple[int, str, int], np.ndarray]
     annotators: int
 
     @classmethod
-    def read(cls, path: Path | None, wanted: Sequence[str], name: str, standardise: bool) -> "_Scores":
-        data = _read(path, SCORES, name, "scores")
-        data = data.filter(pc.equal(data["outcome"], "score"))
-        found = pc.unique(data["annotator"]).to_pylist()
+    def of_rounds(
+        cls, tables: Mapping[int, pa.Table], wanted: Sequence[str], name: str, standardise: bool
+    ) -> "_Scores":
+        given = {number: data.filter(pc.equal(data["outcome"], "score")) for number, data in tables.items()}
+        found = list(dict.fromkeys(each for data in given.values() for each in data["annotator"].to_pylist()))
         if missing := [each for each in wanted if each not in found] or ([] if found else ["anybody"]):
             raise UserError(
                 f"objective {name} needs scores, and there are none by {', '.join(missing)}",
-                where=str(path),
+                where="scores.parquet of the label stage",
                 remedy="add an annotator that scores (reward_model, rubric, rule), or objective.rewards=target",
             )
         names = list(wanted) or found
-        values: dict[tuple[str, int], np.ndarray] = {}
-        for place, annotator in enumerate(names):
-            rows = data.filter(pc.equal(data["annotator"], annotator))
-            scores = rows["score"].to_numpy()
-            if standardise:
-                scores = (scores - scores.mean()) / (scores.std() or 1.0)
-            keys = zip(rows["prompt_id"].to_pylist(), rows["response_index"].to_pylist(), strict=True)
-            for key, score in zip(keys, scores, strict=True):
-                values.setdefault(key, np.full(len(names), np.nan))[place] = score
+        values: dict[tuple[int, str, int], np.ndarray] = {}
+        for number, data in given.items():
+            for place, annotator in enumerate(names):
+                rows = data.filter(pc.equal(data["annotator"], annotator))
+                scores = rows["score"].to_numpy()
+                if standardise and len(scores):
+                    scores = (scores - scores.mean()) / (scores.std() or 1.0)
+                keys = zip(rows["prompt_id"].to_pylist(), rows["response_index"].to_pylist(), strict=True)
+                for (prompt, index), score in zip(keys, scores, strict=True):
+                    values.setdefault((number, prompt, index), np.full(len(names), np.nan))[place] = score
         return cls(values, len(names))
 
     def of(self, group: PromptGroup) -> np.ndarray:
         """[K, A]."""
         unknown = np.full(self.annotators, np.nan)
-        return np.array([self.values.get((group.prompt_id, index), unknown) for index in group.indices])
+        return np.array([self.values.get((group.round, group.prompt_id, index), unknown) for index in group.indices])
 
     def differences(self, group: PromptGroup) -> np.ndarray:
         scores = self.of(group)
@@ -198,26 +199,27 @@ class _Scores:
 
 @dataclass(frozen=True)
 class _Votes:
-    """Decided votes by prompt: rows (index a, index b, annotator's place, share of the vote for a)."""
+    """Decided votes by round and prompt: rows (index a, index b, annotator's place, share of the vote for a)."""
 
-    rows: dict[str, list[tuple[int, int, int, float]]]
+    rows: dict[tuple[int, str], list[tuple[int, int, int, float]]]
     annotators: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path | None, name: str) -> "_Votes":
-        data = _read(path, VOTES, name, "votes")
-        annotators = tuple(pc.unique(data["annotator"]).to_pylist())
-        rows: dict[str, list[tuple[int, int, int, float]]] = {}
-        columns = (data[each].to_pylist() for each in ("prompt_id", "index_a", "index_b", "annotator", "outcome"))
-        for prompt, a, b, annotator, outcome in zip(*columns, strict=True):
-            if outcome in _DECIDED:
-                rows.setdefault(prompt, []).append((a, b, annotators.index(annotator), _DECIDED[outcome]))
-        return cls(rows, annotators)
+    def of_rounds(cls, tables: Mapping[int, pa.Table]) -> "_Votes":
+        places: dict[str, int] = {}
+        rows: dict[tuple[int, str], list[tuple[int, int, int, float]]] = {}
+        for number, data in tables.items():
+            columns = (data[each].to_pylist() for each in ("prompt_id", "index_a", "index_b", "annotator", "outcome"))
+            for prompt, a, b, annotator, outcome in zip(*columns, strict=True):
+                place = places.setdefault(annotator, len(places))
+                if outcome in _DECIDED:
+                    rows.setdefault((number, prompt), []).append((a, b, place, _DECIDED[outcome]))
+        return cls(rows, tuple(places))
 
     def for_chosen(self, group: PromptGroup) -> np.ndarray:
         """[n, A]. An annotator that was asked more than once about a pair counts with its mean."""
         cast: dict[tuple[int, int, int], list[float]] = {}
-        for a, b, who, share in self.rows.get(group.prompt_id, []):
+        for a, b, who, share in self.rows.get((group.round, group.prompt_id), []):
             cast.setdefault((a, b, who), []).append(share)
             cast.setdefault((b, a, who), []).append(1 - share)
         ends = [(group.indices[pair.chosen], group.indices[pair.rejected]) for pair in group.pairs]
@@ -231,7 +233,7 @@ class _Votes:
         The response itself is among them, with 1/2 and 0. NaN where it was compared with nothing.
         """
         wins: dict[tuple[int, int], float] = {}
-        for a, b, _, share in self.rows.get(group.prompt_id, []):
+        for a, b, _, share in self.rows.get((group.round, group.prompt_id), []):
             wins[a, b] = wins.get((a, b), 0.0) + share
             wins[b, a] = wins.get((b, a), 0.0) + 1 - share
         rates, logits = np.full(len(group.indices), np.nan), np.full(len(group.indices), np.nan)

@@ -68,7 +68,11 @@ JUDGE = [
         ([*JUDGE, "+evaluation.judges.other={kind: judge, model: m, template: short}"], "a judge must be held out"),
         ([*JUDGE, "panel.budget.money=3"], "what judge costs is not known"),
         (["run=demo", "preferences.keep={share: 0.5, margin_of: {person: 1}}"], "person gives no scores"),
-        (["run=demo", "objective=sppo", "mixing=replay"], "objective=sppo reads votes"),
+        (
+            ["run=demo", "objective=sppo", "mixing.offline={path: x.jsonl, share: 0.5}"],
+            "objective=sppo reads votes, which pairs of an offline set do not have",
+        ),
+        (["run=demo", "objective=selm", "mixing=replay"], "objective=selm reads an extra response of this round"),
         (["run=demo", "preferences.gold=[nobody]"], "preferences.gold: nobody is not on the panel"),
         ([*JUDGE, "~panel.annotators.brief", "preferences.estimator=ensemble_worst"], "made of scores"),
         (["run=demo", "+evaluation.rates.own={kind: rubric, model: policy, backend: vllm}"], "only the panel can"),

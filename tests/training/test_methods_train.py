@@ -42,7 +42,7 @@ def score(prompt: str, index: int, annotator: str, value: float | None) -> dict[
 
 
 @pytest.fixture
-def label_stage(tmp_path: Path) -> dict[str, Path]:
+def label_stage(tmp_path: Path) -> dict[str, dict[int, Path]]:
     """scores.parquet and votes.parquet that agree with the preferences of `rows`."""
     prompts = {row["prompt_id"] for row in rows()}
     votes = [
@@ -59,7 +59,7 @@ def label_stage(tmp_path: Path) -> dict[str, Path]:
     paths = {"votes": tmp_path / "votes.parquet", "scores": tmp_path / "scores.parquet"}
     write_parquet(paths["votes"], table(votes, VOTES))
     write_parquet(paths["scores"], table(scores, SCORES))
-    return paths
+    return {name: {1: path} for name, path in paths.items()}
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def metrics(spec: TrainSpec) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_steps(
-    method: str, make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, Path], extra: Path
+    method: str, make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, dict[int, Path]], extra: Path
 ) -> None:
     spec = spec_of(method, make_spec, make_policy, **label_stage, extra=extra, mixture=0.5)
     manifest = run(spec)
@@ -105,7 +105,7 @@ def test_two_steps(
 
 
 def test_step_objectives_carry_their_memory(
-    make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, Path]
+    make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, dict[int, Path]]
 ) -> None:
     """What is learnt about annotators goes on from step to step, and into the metrics."""
     spec = spec_of("lcpo", make_spec, make_policy, **label_stage)
@@ -158,7 +158,7 @@ def test_tied_pairs_are_left_out_of_hard_labels(make_spec: MakeSpec, tiny_policy
         ({"name": "sppo"}, {}, "sppo needs the votes"),
         ({"name": "lcpo"}, {}, "lcpo needs the votes"),
         ({"name": "rebel", "score_annotators": ["four"]}, {"scores": True}, "there are none by four"),
-        ({"name": "sppo"}, {"votes": True, "round": 2}, "those of replayed rounds .1. are not here"),
+        ({"name": "sppo"}, {"votes": {2: "votes.parquet"}, "round": 2}, "the votes of the label stage of round 1"),
         ({"name": "selm"}, {}, "selm needs a greedy response .* of the reference to each prompt"),
         ({"name": "xpo"}, {"extra": True}, "6 have none here"),
         ({"name": "ipo-md"}, {}, "these are of the policy"),
@@ -171,7 +171,7 @@ def test_what_cannot_be_had_is_refused_at_the_start(
     fields: dict[str, Any],
     message: str,
     make_spec: MakeSpec,
-    label_stage: dict[str, Path],
+    label_stage: dict[str, dict[int, Path]],
     tmp_path: Path,
 ) -> None:
     """Before the policy is read: it does not even exist."""

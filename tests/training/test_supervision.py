@@ -29,8 +29,8 @@ def supervised(
     paths = {}
     for name, schema in (("scores", SCORES), ("votes", VOTES)):
         if name in tables:
-            paths[name] = tmp_path / f"{name}.parquet"
-            write_parquet(paths[name], table(tables[name], schema))
+            paths[name] = {1: tmp_path / f"{name}.parquet"}
+            write_parquet(paths[name][1], table(tables[name], schema))
     spec = make_spec(objective=objective, rows=rows, **paths)
     return supervise(spec, read_preferences(spec.preferences).groups)
 
@@ -104,3 +104,24 @@ def test_shares_of_scores(make_spec: MakeSpec, tmp_path: Path) -> None:
 def test_first_level(tmp_path: Path) -> None:
     (group,) = read_preferences(write_preferences(tmp_path / "p.parquet", ROWS)).groups
     assert first_level(group).tolist() == [1.0, 1.0, 0.0]
+
+
+def test_rounds_are_told_apart(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Replay: the same prompt and response in two rounds, of which each has its own scores and votes."""
+    again = [row | {"round": 2} for row in ROWS[:1]]
+    paths: dict[str, dict[int, Path]] = {"scores": {}, "votes": {}}
+    for number, gap in ((1, 1.0), (2, -4.0)):
+        for name, schema, said in (
+            ("scores", SCORES, [score("p", 0, "a", gap), score("p", 1, "a", 0.0)]),
+            ("votes", VOTES, [vote("p", 0, 1, f"round {number}", "a" if gap > 0 else "b")]),
+        ):
+            paths[name][number] = tmp_path / f"{name}-{number}.parquet"
+            write_parquet(paths[name][number], table(said, schema))
+    spec = make_spec(objective={"name": "rebel", "standardise": False}, rows=[*ROWS[:1], *again], **paths)
+    groups = read_preferences(spec.preferences).groups
+    assert [item.pairs["reward"].tolist() for item in supervise(spec, groups).items] == [[1.0], [-4.0]]
+    votes = supervise(make_spec("votes", objective={"name": "lcpo"}, **paths), groups)
+    assert votes.annotators == ("round 1", "round 2")
+    np.testing.assert_array_equal([item.pairs["votes"][0] for item in votes.items], [[1, np.nan], [np.nan, 0]])
+    with pytest.raises(UserError, match="the votes of the label stage of round 2"):
+        supervise(make_spec("one", objective={"name": "sppo"}, votes={1: paths["votes"][1]}), groups)
