@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -78,8 +78,9 @@ def _keys(model: type[BaseModel], prefix: str) -> Sequence[str]:
     names: list[str] = []
     for name, field in model.model_fields.items():
         names.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names.extend(_keys(field.annotation, f"{prefix}{name}."))
+        for kind in get_args(field.annotation) or [field.annotation]:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                names.extend(_keys(kind, f"{prefix}{name}."))
     return names
 
 

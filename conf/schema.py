@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.evaluation.rules import Rule, unknown_names
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
@@ -12,7 +13,8 @@ from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
 from tasks.labeling.mixing import MixingSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
-from tasks.training.settings import ObjectiveSettings, OptimizationSettings
+from tasks.training.objectives.settings import ObjectiveSettings
+from tasks.training.settings import OptimizationSettings
 from tasks.training.update import UpdateSettings
 
 
@@ -55,7 +57,22 @@ class EvaluationSettings(_Group):
 class GateSettings(_Group):
     """Who decides, after every round, whether its policy is promoted."""
 
-    kind: Literal["none", "human"] = "none"  # none: every policy is promoted
+    kind: Literal["none", "human", "policy"] = "none"  # none: every policy is promoted; policy: when all `rules` hold
+    rules: dict[str, Rule] = {}
+    patience: int | None = Field(None, ge=1)  # end the run after so many rounds in a row without promotion
+    # What the evaluation has, so that rules about anything else are refused; conf/gate/policy.yaml fills these in.
+    judges: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _rules_can_be_answered(self) -> "GateSettings":
+        if self.kind == "policy" and not self.rules:
+            raise ValueError("there are no rules: every policy would be promoted; add one, or use gate=none")
+        if self.kind != "policy" and (self.rules or self.patience is not None):
+            raise ValueError(f"kind={self.kind} has neither rules nor patience; use gate=policy")
+        if unknown := unknown_names(self.rules, self.judges, self.rates):
+            raise ValueError("; ".join(unknown))
+        return self
 
 
 class RunConfig(_Group):
@@ -101,6 +118,27 @@ class RunConfig(_Group):
         return self
 
     @model_validator(mode="after")
+    def _mixed_pairs_suffice(self) -> "RunConfig":
+        needs = self.objective.needs()
+        read = {
+            "scores": needs.scores is not None,
+            "votes": needs.votes or needs.win_rates,
+            "an extra response": needs.extra is not None,
+        }
+        wanted = [what for what, needed in read.items() if needed]
+        if wanted and self.mixing.offline:
+            raise ValueError(
+                f"mixing.offline: objective={self.objective.name} reads {' and '.join(wanted)}, which pairs of an "
+                f"offline set do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
+            )
+        if needs.extra is not None and self.mixing.replay:
+            raise ValueError(
+                f"mixing.replay: objective={self.objective.name} reads an extra response of this round, which replayed "
+                f"pairs do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _annotators_are_known(self) -> "RunConfig":
         named = {"gold": self.preferences.gold, "pinned": self.preferences.pinned, "weights": self.preferences.weights}
         for option, names in named.items():
@@ -118,6 +156,33 @@ class RunConfig(_Group):
             raise ValueError(
                 f"preferences.estimator: {self.preferences.estimator} is made of scores, and no annotator of the panel "
                 f"gives any; add one that does (reward_model, rubric, rule), or use estimator=bradley_terry"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_gets_what_it_needs(self) -> "RunConfig":
+        name, needs = self.objective.name, self.objective.needs()
+        scoring = [annotator for annotator, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        if needs.scores is not None:
+            if missing := [annotator for annotator in needs.scores if annotator not in scoring]:
+                raise ValueError(
+                    f"objective.score_annotators: {', '.join(missing)} gives no scores on this panel; "
+                    f"those that do: {', '.join(scoring) or 'none'}"
+                )
+            if not scoring:
+                raise ValueError(
+                    f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
+                    f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
+                )
+        if needs.listwise and self.preferences.pairs == "best_worst":
+            raise ValueError(
+                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs=best_worst leaves "
+                f"two of them; set preferences.pairs=all"
+            )
+        if needs.mixture is not None:
+            raise ValueError(
+                f"objective: {name} is for responses of a mixture of policy and reference, and the engines sample from "
+                f"the policy alone; objective=online-ipo is the same loss for these"
             )
         return self
 

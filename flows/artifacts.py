@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run beside its states: a table of rounds, a report per round, the run folder."""
+"""What the Prefect UI shows of a run beside its states: a table of rounds, reports, the run folder."""
 
 import json
 import logging
@@ -12,6 +12,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from flows.panel_report import panel_tables
 from flows.plan import Plan
 from flows.terminal import cells, markdown_table
+from tasks.evaluation.report.write import write_report
 from tasks.evaluation.stage import SAMPLES
 
 log = logging.getLogger("irepo")
@@ -21,7 +22,7 @@ _LONG = 600  # characters of a sample
 
 
 def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
-    """The table of all rounds so far: a version of the artifact `<run>-rounds`."""
+    """The table of all rounds so far: a version of the artifact `<run>-rounds`; and the run's report, as a page."""
     columns = cells(rounds)
     table = [
         {"round": _heading(record), "decision": record["decision"] or "waits"}
@@ -29,6 +30,18 @@ def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
         for i, record in enumerate(rounds)
     ]
     _publish(lambda: create_table_artifact(table, f"{slug(plan)}-rounds", f"{plan.config.name}: rounds so far"))
+    _publish_page(plan)
+
+
+def _publish_page(plan: Plan) -> None:
+    """Write report.html and its figures, and link to it: the artifact `<run>-report`. Its failure stops nothing."""
+    try:
+        page = write_report(plan.layout.root)
+    except Exception as error:
+        log.warning("the report was not written: %s", error)
+        return
+    address = page.resolve().as_uri()
+    _publish(lambda: create_link_artifact(address, page.name, f"{slug(plan)}-report", "The report of the run."))
 
 
 def publish_folder_link(plan: Plan) -> None:

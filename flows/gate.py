@@ -1,4 +1,4 @@
-"""Decisions on rounds: made at once where no gate is set, asked of a person with gate=human.
+"""Decisions on rounds: made at once where no gate is set, by rules with gate=policy, asked of a person with gate=human.
 
     python -m flows.gate runs/mine promote                        # decide on the round that waits
     python -m flows.gate runs/mine "roll back" --note "replies grew too long"
@@ -27,6 +27,8 @@ from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
 from tasks.evaluation.gate import Action, Decision, GateSpec, publish_decision, read_decision  # noqa: E402
+from tasks.evaluation.rules import Standing  # noqa: E402
+from tasks.evaluation.rules import decide as decide_by_rules  # noqa: E402
 
 
 class GateForm(RunInput):
@@ -41,8 +43,36 @@ def settle(plan: Plan, record: dict[str, Any]) -> Action | None:
     spec = gate_spec(plan.layout, record["round"])
     if read_decision(spec) is None and plan.config.gate.kind == "none":
         publish_decision(spec, Decision(action="promote", by="none"))
+    if read_decision(spec) is None and plan.config.gate.kind == "policy":
+        decided = _by_rules(plan, record)
+        publish_decision(spec, decided)
+        _tell(record["round"], decided)
     decision = read_decision(spec)
     return decision.action if decision else None
+
+
+def ends(plan: Plan, record: dict[str, Any]) -> bool:
+    """Whether the decision on the round of `record` is that no round follows."""
+    decision = read_decision(gate_spec(plan.layout, record["round"]))
+    return decision is not None and (decision.action == "stop" or decision.last)
+
+
+def _by_rules(plan: Plan, record: dict[str, Any]) -> Decision:
+    gate, layout = plan.config.gate, plan.layout
+    initial, previous = (
+        read_manifest(layout.stage(number, "evaluate"), check_files=False).summary for number in (0, record["base"])
+    )
+    standing = Standing(record["figures"], initial, previous, first=record["base"] == 0)
+    fruitless = record["round"] - record["base"] - 1  # every round since the one that this one started from
+    return decide_by_rules(gate.rules, standing, judges=gate.judges, patience=gate.patience, fruitless=fruitless)
+
+
+def _tell(number: int, decision: Decision) -> None:
+    """Say on the terminal what was decided, and of broken rules why."""
+    console.print(f"round {number}: {decision.action}{', and the run ends' if decision.last else ''}")
+    for reason in decision.reasons:
+        if not reason.holds:
+            console.print(f"  {reason.rule}: {reason.says}", soft_wrap=True, markup=False)
 
 
 def ask(plan: Plan, rounds: list[dict[str, Any]]) -> Action | None:

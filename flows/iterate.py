@@ -34,7 +34,7 @@ from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
 from flows.device import device_held  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
-from flows.gate import ask, settle  # noqa: E402
+from flows.gate import ask, ends, settle  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan, folder_digest  # noqa: E402
@@ -108,7 +108,7 @@ def _rounds(plan: Plan) -> list[Record] | State[None]:
         if record["decision"] is None:
             record["decision"] = ask(plan, rounds)
             _publish(plan, rounds)
-        if record["decision"] in (None, "stop"):
+        if record["decision"] is None or ends(plan, record):
             break
     return rounds
 

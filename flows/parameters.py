@@ -1,6 +1,6 @@
 """The flow's parameters, typed: what the UI's form shows, and what the server refuses when a run is created."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ Preset = Annotated[str, Field(json_schema_extra={"enum": list(group_options("run
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Rounds = Annotated[int, Field(ge=1, le=100)]
 Seed = Annotated[int, Field(ge=0)]
-Gate = Literal["none", "human"]
+Gate = Annotated[str, Field(json_schema_extra={"enum": list(group_options("gate"))})]
 #: A word of the command line: a key of the configuration (+key adds, ~key removes) and its value.
 Override = Annotated[str, Field(pattern=rf"^(~({_KEYS})|\+{{0,2}}({_KEYS})([.@][^=]+)?=)")]
 

@@ -139,23 +139,62 @@ class Plan:
             policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
         )
 
-    def train(self, round_number: int, base: int, inputs: dict[str, str]) -> TrainSpec:
-        """The policy of round `base` in, the round's policy out."""
-        previous = self.config.objective.reference == "previous"
+    def train(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> TrainSpec:
+        """The policy of round `base` in, the round's policy out. What else the objective reads is added to `inputs`.
+
+        `chain` as for `update`.
+        """
+        labels = self.layout.stage(round_number, "label")
+        replayed, needs = self._replayed(chain), self.config.objective.needs()
+        labelled = [*replayed, round_number]
+        if needs.scores is not None or needs.votes or needs.win_rates:
+            inputs = inputs | {f"labels:{n}": self._labelled_digest(n) for n in replayed}
         return TrainSpec(
             folder=self.layout.stage(round_number, "train"),
             round=round_number,
             seed=self.config.seed,
-            inputs=inputs,
+            inputs=inputs | self._embedder_input,
             settings=TrainingSettings(
                 objective=self.config.objective,
                 optimization=self.config.training,
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             policy=self.policy(base),
-            reference=self.policy(base) if previous else self.initial,
-            preferences=self.layout.stage(round_number, "label" if self.config.mixing.nothing else "mix")
-            / PREFERENCES_FILE,
+            reference=self._reference(base),
+            preferences=labels / PREFERENCES_FILE
+            if self.config.mixing.nothing
+            else self.layout.stage(round_number, "mix") / PREFERENCES_FILE,
+            scores={number: self.layout.stage(number, "label") / "scores.parquet" for number in labelled},
+            votes={number: self.layout.stage(number, "label") / "votes.parquet" for number in labelled},
+            extra=self.layout.stage(round_number, "extra"),
+        )
+
+    def _reference(self, base: int) -> Path:
+        return self.policy(base) if self.config.objective.reference == "previous" else self.initial
+
+    @cached_property
+    def _embedder_input(self) -> dict[str, str]:
+        """Digest of the encoder's folder, where the objective reads one from this machine."""
+        embedder = self.config.objective.needs().embedder
+        contents = _contents(embedder) if embedder else None
+        return {"embedder": contents} if contents else {}
+
+    def extra(self, round_number: int, base: int, inputs: dict[str, str]) -> GenerateSpec | None:
+        """One more response to each prompt of the round, by the reference, where the objective needs one."""
+        kind = self.config.objective.needs().extra
+        if kind is None:
+            return None
+        spec = self.generate(round_number, base, inputs)
+        sampling = spec.settings.sampling.model_copy(update={"responses": 1})
+        if kind == "greedy":
+            sampling = sampling.model_copy(update={"temperature": 0.0})
+        return spec.model_copy(
+            update={
+                "folder": self.layout.stage(round_number, "extra"),
+                "seed": self.config.seed + 2,  # shares no randomness with the responses that are compared
+                "settings": spec.settings.model_copy(update={"sampling": sampling}),
+                "policy": self._reference(base),
+            }
         )
 
     def mix(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> MixSpec | None:
@@ -163,8 +202,8 @@ class Plan:
         settings = self.config.mixing
         if settings.nothing:
             return None
-        earlier = [n for n in chain if n][-(settings.rounds or 0) :] if settings.replay else []
-        labelled = {f"preferences:{n}": read_manifest(self.layout.stage(n, "label")).content for n in earlier}
+        earlier = self._replayed(chain)
+        labelled = {f"preferences:{n}": self._labelled_digest(n) for n in earlier}
         offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
         return MixSpec(
             folder=self.layout.stage(round_number, "mix"),
@@ -176,6 +215,11 @@ class Plan:
             earlier=[self.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
             policy=self.policy(base),
         )
+
+    def _replayed(self, chain: Sequence[int]) -> list[int]:
+        """The earlier rounds whose pairs are trained on again."""
+        settings = self.config.mixing
+        return [n for n in chain if n][-(settings.rounds or 0) :] if settings.replay else []
 
     def update(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> UpdateSpec | None:
         """From what was trained to the round's policy; None where they are the same.
@@ -195,6 +239,9 @@ class Plan:
             trained=self.trained(round_number),
             earlier=[self.trained(n) for n in earlier],
         )
+
+    def _labelled_digest(self, round_number: int) -> str:
+        return read_manifest(self.layout.stage(round_number, "label")).content
 
     def _trained_digest(self, round_number: int) -> str:
         if round_number == 0:
@@ -267,11 +314,13 @@ class Plan:
             "responses": "?",
             "preferences": "?",
         }
+        extra = self.extra(1, 0, {"prompts": "?", "policy": "?"})
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
             self.generate(1, 0, {"prompts": "?", "policy": "?"}),
             self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
-            self.train(1, 0, {"policy": "?", "reference": "?", "preferences": "?"}),
+            *([extra] if extra else []),
+            self.train(1, 0, [0], {"policy": "?", "reference": "?", "preferences": "?"}),
             *self.evaluate(1, 0, unknown),
         ]

@@ -21,6 +21,7 @@ from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
 from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.modeling.load import check_policy_folder, load_tokenizer
+from tasks.training.embedding import POLICY, find_embedder
 
 
 def needs_warmup(policy: PolicySettings) -> bool:
@@ -103,6 +104,9 @@ def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
     check_result_store()
     check_keys(config)
+    embedder = config.objective.needs().embedder
+    if embedder not in (None, POLICY):
+        find_embedder(embedder)
     inputs = prompt_inputs(config.prompts)
     offline = config.mixing.offline
     if offline is not None and not offline.path.is_file():

@@ -61,7 +61,10 @@ def irepo_round(
     mix = plan.mix(number, start, chain(before), {"preferences": labelled["content"]})
     preferences = run_mix(mix).content if mix else labelled["content"]
     inputs = {"policy": policy, "reference": reference, "preferences": preferences}
-    trained = train(plan.train(number, start, inputs))
+    extra = plan.extra(number, start, {"prompts": selected.content, "policy": reference})
+    if extra is not None:
+        inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
+    trained = train(plan.train(number, start, chain(before), inputs))
     update = plan.update(number, chain(before), {"trained": trained["content"]})
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}

@@ -1,4 +1,4 @@
-"""`make serve`: Prefect's server on loopback, and the deployments irepo/iterate and irepo/nightly.
+"""`make serve`: Prefect's server on loopback, and the deployments irepo/iterate, irepo/nightly, irepo-compare/compare.
 
 export PREFECT_API_URL=http://127.0.0.1:4200/api
 prefect deployment run irepo/iterate
@@ -23,6 +23,7 @@ from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.flows import EntrypointType  # noqa: E402
 
+from flows.compare import compare  # noqa: E402
 from flows.device import ensure_limit  # noqa: E402
 from flows.iterate import irepo  # noqa: E402
 from flows.server import Server  # noqa: E402
@@ -34,7 +35,7 @@ _NIGHTLY = CronSchedule(cron="0 2 * * *", timezone="UTC")
 
 
 def serve_deployments() -> None:
-    """Serve both deployments until interrupted. One run at a time: they share the device."""
+    """Serve the deployments until interrupted. One run at a time: they share the device."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     iterate = irepo.to_deployment(
         "iterate",
@@ -52,12 +53,20 @@ def serve_deployments() -> None:
         tags=["irepo", "nightly"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    comparison = compare.to_deployment(
+        "compare",
+        parameters={"methods": ["irepo", "dpo"], "preset": "demo"},
+        description="Several methods on the same prompts, seeds and panel.",
+        tags=["irepo"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
     print(f"UI: {os.environ['PREFECT_API_URL'].removesuffix('/api')}   in another terminal: ", end="")
     print(f"export PREFECT_API_URL={os.environ['PREFECT_API_URL']}")
     print("then: prefect deployment run irepo/iterate", flush=True)
     serve(
         cast(RunnerDeployment, iterate),
         cast(RunnerDeployment, nightly),
+        cast(RunnerDeployment, comparison),
         limit=1,
         pause_on_shutdown=False,
         print_starting_message=False,

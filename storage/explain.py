@@ -36,7 +36,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "label": ("annotators.*.kind", "preferences.pairs", "preferences.estimator", "preferences.quorum"),
     "train": (
+        "objective.name",
+        "objective.labels",
         "objective.beta",
+        "objective.eta",
         "objective.scale",
         "objective.reference",
         "optimization.learning_rate",

@@ -22,6 +22,8 @@ _ORDER = (
     "prompts",
     "generate",
     "label",
+    "mix",
+    "extra",
     "train",
     "update",
     "evaluate/responses",
@@ -30,7 +32,7 @@ _ORDER = (
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "judgements")
+_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements")
 
 
 @dataclass(frozen=True)

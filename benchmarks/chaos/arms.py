@@ -97,7 +97,7 @@ def _bare(words: list[str]) -> Callable[[], Any]:
                     run_select(plan.select(number, {}))
                     generate(plan.generate(number, start, {}), engine=engine)
                     label(plan.label(number, number - 1, max(number - 2, 0), {}))
-                    train(plan.train(number, start, {}))
+                    train(plan.train(number, start, range(number), {}))
                 inputs = {"prompts": "", "policy": str(number), "initial": "0"}
                 responses, judge, metrics = plan.evaluate(number, start, inputs)
                 generate(responses, engine=engine)

@@ -2,6 +2,7 @@
 
 promote: the next round starts from this policy.  roll back: it starts from the policy that this round started from.
 stop: promote, and go no further round.
+Rules may also roll back and go no further: a policy that breaks one is never promoted (`Decision.last`).
 """
 
 from pathlib import Path
@@ -16,16 +17,30 @@ from storage.stage import Outcome, Spec, finished, run_stage
 DECISION = "decision.json"
 
 Action = Literal["promote", "roll back", "stop"]
+Breach = Literal["roll back", "stop"]  # what a broken rule does; `stop`: roll back, and go no further round
+
+
+class Reason(BaseModel):
+    """What one rule of an automatic gate found: the figure, its bound, and whether it holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: str
+    holds: bool
+    says: str
+    broken: Breach
 
 
 class Decision(BaseModel):
-    """What was decided on one round's policy, by whom (`none`: no gate was set) and why."""
+    """What was decided on one round's policy, by whom (`none`: no gate was set; `policy`: rules) and why."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     action: Action
     by: str
     note: str = ""
+    last: bool = False  # rolled back, and no round follows
+    reasons: tuple[Reason, ...] = ()
 
 
 class _NoSettings(BaseModel):

@@ -68,11 +68,15 @@ def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> l
     return list(flat.split([len(row.response) for row in rows]))
 
 
-def summed_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> torch.Tensor:
-    """log p(response | prompt) of each row, float64 [len(rows)], nats. Differentiable."""
+def summed_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(response | prompt) of each row, [len(rows)], and of its single tokens, [T], row after row.
+
+    float64, nats, differentiable.
+    """
     flat = torch.cat(token_logprobs(model, rows)).double()
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.response) for row in rows]))
-    return torch.zeros(len(rows), dtype=flat.dtype, device=flat.device).index_add(0, owner.to(flat.device), flat)
+    sums = torch.zeros(len(rows), dtype=flat.dtype, device=flat.device)
+    return sums.index_add(0, owner.to(flat.device), flat), flat
 
 
 def sequence_logprobs(

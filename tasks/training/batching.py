@@ -1,9 +1,10 @@
 """From prompt groups to forwards: which groups share one, and the log-probability of each of their responses.
 
-These two functions are all that knows how rows are laid out. One row a response, padded, is the plain layout.
+These functions are all that knows how rows are laid out. One row a response, padded, is the plain layout.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +35,16 @@ def microbatches(groups: Sequence[PromptGroup], tokens: int) -> list[list[int]]:
     return result
 
 
-def response_logprobs(model: "PreTrainedModel", groups: Sequence[PromptGroup]) -> torch.Tensor:
-    """log p(response | prompt) of every response, group after group: float64 [sum of K], nats. Differentiable."""
+def response_logprobs(model: "PreTrainedModel", groups: Sequence[PromptGroup]) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(response | prompt) of every response, [sum of K], and of its single tokens, [T]; group after group.
+
+    float64, nats, differentiable.
+    """
     return summed_logprobs(
         model, [TokenSequence(group.prompt_ids, response) for group in groups for response in group.responses]
     )
+
+
+def token_starts(groups: Sequence[PromptGroup]) -> list[int]:
+    """Where each response's tokens start among the tokens of `response_logprobs`, and where the last ends."""
+    return [0, *accumulate(len(response) for group in groups for response in group.responses)]

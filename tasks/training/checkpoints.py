@@ -7,7 +7,7 @@ are functions of the step. A folder without a record that holds is no checkpoint
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -42,6 +42,7 @@ class Checkpoint(BaseModel):
     window: int  # of the next step, within its epoch
     metrics: list[StepMetrics]
     files: list[FileEntry]
+    memory: dict[str, float] = {}  # what the objective carries from step to step
     digest: str = ""
 
     def own_digest(self) -> str:
@@ -72,6 +73,7 @@ def save_checkpoint(
     metrics: list[StepMetrics],
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    memory: Mapping[str, float],
 ) -> None:
     """Publish the state after the last of `metrics`, then remove all but the newest KEPT checkpoints.
 
@@ -84,7 +86,9 @@ def save_checkpoint(
         save_file(optimizer_tensors(optimizer, parameters), temporary / _OPTIMIZER)
         save_file(_generators(), temporary / _GENERATORS)
         files = [FileEntry.of(temporary, temporary / name) for name in (_GENERATORS, _OPTIMIZER, _WEIGHTS)]
-        record = Checkpoint(key=key, step=step, epoch=epoch, window=window, metrics=metrics, files=files)
+        record = Checkpoint(
+            key=key, step=step, epoch=epoch, window=window, metrics=metrics, files=files, memory=dict(memory)
+        )
         record = record.model_copy(update={"digest": record.own_digest()})
         publish_text(temporary / _RECORD, record.model_dump_json())
     for old in list(_newest_first(stage))[KEPT:]:
@@ -93,8 +97,10 @@ def save_checkpoint(
 
 def resume(
     stage: Path, *, key: str, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> list[StepMetrics]:
-    """Load the newest valid checkpoint of the work `key`; the metrics of its steps ([] when there is none).
+) -> tuple[list[StepMetrics], dict[str, float]]:
+    """Load the newest valid checkpoint of the work `key`; the metrics of its steps, and the objective's memory.
+
+    Both are empty when there is none.
 
     Checkpoints that are cut, altered or of other work are logged and removed.
     """
@@ -114,8 +120,8 @@ def resume(
         load_optimizer(optimizer, parameters, load_file(folder / _OPTIMIZER))
         _restore_generators(load_file(folder / _GENERATORS))
         log.info("training goes on after step %d", record.step)
-        return record.metrics
-    return []
+        return record.metrics, record.memory
+    return [], {}
 
 
 def remove_checkpoints(stage: Path) -> None:

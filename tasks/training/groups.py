@@ -1,7 +1,7 @@
 """The unit of training data: a prompt with its responses, each once, and the labelled pairs among them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +12,23 @@ import pyarrow as pa
 from storage.errors import UserError
 from storage.schemas import PREFERENCES, read_parquet
 
-_COLUMNS = ["prompt_id", "round", "chosen_index", "rejected_index", "prompt_ids", "chosen_ids", "rejected_ids"]
+_COLUMNS = [
+    "prompt_id",
+    "round",
+    "chosen_index",
+    "rejected_index",
+    "target",
+    "prompt_ids",
+    "chosen_ids",
+    "rejected_ids",
+]
+
+#: response_index of a prompt's extra response, which is in no pair.
+EXTRA = -1
 
 
 class Pair(NamedTuple):
-    """Positions of two responses in their group, and the label (for iREPO the logit of the preference)."""
+    """Positions of two responses in their group, and the logit of the empirical preference of chosen over rejected."""
 
     chosen: int
     rejected: int
@@ -25,7 +37,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """A prompt (of the round that sampled it), its K distinct responses as int32 token ids, and its pairs."""
+    """A prompt (of the round that sampled it), its K distinct responses as int32 token ids, and its pairs.
+
+    An extra response, where the objective needs one, is the last, with the index EXTRA.
+    """
 
     prompt_id: str
     round: int
@@ -33,6 +48,7 @@ class PromptGroup:
     indices: list[int]  # response_index of each response
     responses: list[np.ndarray]
     pairs: list[Pair]
+    messages: list[dict[str, str]] = field(default_factory=list)  # the prompt as a conversation, where it is asked for
 
     @property
     def longest(self) -> int:
@@ -47,10 +63,11 @@ class PromptGroup:
 
 @dataclass(frozen=True)
 class Preferences:
-    """What was read: groups in the order of the file, and how many pairs of equal responses were left out."""
+    """What was read: groups in the order of the file, and how many pairs were left out: of equal responses, ties."""
 
     groups: list[PromptGroup]
     identical_pairs: int
+    tied_pairs: int = 0
 
     @property
     def pairs(self) -> int:
@@ -61,15 +78,17 @@ class Preferences:
         return sum(len(group.responses) for group in self.groups)
 
 
-def read_preferences(path: Path, label: str) -> Preferences:
-    """Prompt groups of a preferences.parquet, with the column `label` on the pairs.
+def read_preferences(path: Path, *, ties: bool = True, messages: bool = False) -> Preferences:
+    """Prompt groups of a preferences.parquet, with targets on the pairs and, if asked for, the prompts' messages.
 
-    A pair whose responses are the same tokens has no gradient and is left out (and counted). Raises UserError for a
-    file that is missing or of another schema, for one without pairs, for an empty response, a label that is not finite,
-    and for a response index that stands for two different token sequences.
+    A pair whose responses are the same tokens has no gradient and is left out (and counted); so is, without `ties`, a
+    pair whose target is 0: which of the two is called chosen says nothing then. Raises UserError for a file that is
+    missing or of another schema, for one without pairs, for an empty response, a target that is not finite, and for a
+    response index that stands for two different token sequences.
     """
+    columns = [*_COLUMNS, "prompt"] if messages else _COLUMNS
     try:
-        data = read_parquet(path, PREFERENCES, [*_COLUMNS, label])
+        data = read_parquet(path, PREFERENCES, columns)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(
             f"the preferences cannot be read: {error}",
@@ -78,17 +97,23 @@ def read_preferences(path: Path, label: str) -> Preferences:
         ) from None
     prompt_ids, chosen_ids, rejected_ids = (_arrays(data, name) for name in _COLUMNS[-3:])
     groups: dict[tuple[int, str], PromptGroup] = {}
-    identical = 0
-    keys = (data[name].to_pylist() for name in ("prompt_id", "round", "chosen_index", "rejected_index", label))
+    identical = tied = 0
+    keys = (data[name].to_pylist() for name in _COLUMNS[:5])
     for row, (prompt_id, round_number, chosen, rejected, value) in enumerate(zip(*keys, strict=True)):
         if not np.isfinite(value):
-            raise _refuse(f"{label} is {value}", path, row)
+            raise _refuse(f"target is {value}", path, row)
         if np.array_equal(chosen_ids[row], rejected_ids[row]):
             identical += 1
             continue
-        group = groups.setdefault(
-            (round_number, prompt_id), PromptGroup(prompt_id, round_number, prompt_ids[row], [], [], [])
-        )
+        if value == 0 and not ties:
+            tied += 1
+            continue
+        group = groups.get((round_number, prompt_id))
+        if group is None:
+            said = data["prompt"][row].as_py() if messages else []
+            group = groups[round_number, prompt_id] = PromptGroup(
+                prompt_id, round_number, prompt_ids[row], [], [], [], said
+            )
         first = _position(group, chosen, chosen_ids[row], path, row)
         second = _position(group, rejected, rejected_ids[row], path, row)
         group.pairs.append(Pair(first, second, value))
@@ -98,7 +123,7 @@ def read_preferences(path: Path, label: str) -> Preferences:
             where=str(path),
             remedy="sample more responses or prompts, raise the temperature, or loosen the filters of the label stage",
         )
-    return Preferences(list(groups.values()), identical)
+    return Preferences(list(groups.values()), identical, tied)
 
 
 def _arrays(data: pa.Table, name: str) -> list[np.ndarray]:

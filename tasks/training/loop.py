@@ -1,8 +1,8 @@
 """One optimizer step over a window of prompts, and the check that the first one must pass."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,89 +10,139 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.training.batching import microbatches, response_logprobs
-from tasks.training.groups import PromptGroup
-from tasks.training.objectives import PairLoss
+from tasks.training.examples import Example, collate
+from tasks.training.objectives.batch import Batch
+from tasks.training.objectives.registry import Objective
+from tasks.training.objectives.steps import Memory, StepLoss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
 
-class Referenced(NamedTuple):
-    """A prompt group and the reference's log-probabilities of its responses, float64 [K]."""
+@dataclass(frozen=True)
+class Step:
+    """What a step takes beside its window: whose votes there are, what the step before left, a generator of its own."""
 
-    group: PromptGroup
-    reference: np.ndarray
+    annotators: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=dict)
+    seed: tuple[int, ...] = (0,)
+
+    def loss(self, objective: Objective, batch: Batch) -> StepLoss:
+        """The loss of an objective of whole steps; the same whenever it is asked."""
+        assert objective.step_loss is not None
+        return objective.step_loss(batch, self.memory, np.random.default_rng(self.seed))
 
 
 @dataclass(frozen=True)
 class WindowResult:
-    """Means over the window's pairs by name, and the largest |h| / sqrt(response tokens); all 0-dim float64 tensors."""
+    """Means over the window's pairs by name, and the largest |h| / sqrt(response tokens); all 0-dim float64 tensors.
+
+    `details` are the objective's own figures, `memory` what it carries to the next step.
+    """
 
     means: dict[str, Tensor]
     largest_ratio: Tensor
     pairs: int
     tokens: int
+    details: Mapping[str, float] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
 
 
 def accumulate(
     model: "PreTrainedModel",
-    window: Sequence[Referenced],
-    loss: PairLoss,
+    window: Sequence[Example],
+    objective: Objective,
     *,
     tokens: int,
     accelerator: "Accelerator",
+    step: Step,
 ) -> WindowResult:
-    """Add the gradient of the mean loss over the window's pairs, in micro-batches of at most `tokens` padded tokens.
+    """Add the gradient of the mean loss over the window, in micro-batches of at most `tokens` padded tokens.
 
     Each response is forwarded once, and all its pairs take its log-probability from there. Micro-batches are whole
-    groups and every term is divided by the pairs of the whole window, so the split changes nothing but rounding.
+    groups and every term is divided by the terms of the whole window, so the split changes nothing but rounding.
+
+    An objective of whole steps is split exactly too: its gradient is taken with respect to all log-probabilities of the
+    window, which a first forward without gradient gives, and then carried into the model micro-batch by micro-batch.
+    A window that fits one micro-batch needs no second forward.
     """
-    groups = [item.group for item in window]
+    groups = [example.group for example in window]
+    batches = microbatches(groups, tokens)
     pairs = sum(len(group.pairs) for group in groups)
-    totals: dict[str, Tensor] = {}
-    ratios: list[Tensor] = []
-    for batch in microbatches(groups, tokens):
-        part = _Columns.of([window[i] for i in batch], accelerator.device)
-        with accelerator.autocast():
-            logprobs = response_logprobs(model, [groups[i] for i in batch])
-        h = logprobs - part.reference
-        h_chosen, h_rejected = h[part.chosen], h[part.rejected]
-        losses, metrics = loss(h_chosen, h_rejected, part.labels)
-        accelerator.backward(losses.sum() / pairs)
-        metrics |= {"loss": losses, "h_chosen": h_chosen, "h_rejected": h_rejected, "label": part.labels}
-        for name, values in metrics.items():
-            totals[name] = totals.get(name, 0) + values.detach().sum() / pairs
-        ratios.append((h.detach().abs() / part.lengths.sqrt()).max())
-    return WindowResult(totals, torch.stack(ratios).max(), pairs, sum(group.tokens for group in groups))
+    units = len(groups) if objective.needs.listwise else pairs
+    totals = _Totals(objective, pairs)
+
+    def forwards() -> Iterator[tuple[list[int], Batch]]:
+        for indices in batches:
+            batch = collate([window[i] for i in indices], accelerator.device, step.annotators)
+            with accelerator.autocast():
+                logprobs, single = response_logprobs(model, [groups[i] for i in indices])
+            yield indices, batch.at(logprobs, single)
+
+    loss: StepLoss | None = None
+    if objective.step_loss is None:
+        for _, batch in forwards():
+            losses = objective.losses(batch)
+            accelerator.backward(losses.sum() / units)
+            totals.add(batch, losses.detach().sum() / units)
+    elif len(batches) == 1:
+        _, whole = next(forwards())
+        loss, total = _whole_loss(objective, whole, step)
+        accelerator.backward(total)
+        totals.add(whole, total.detach())
+    else:
+        order = [i for indices in batches for i in indices]
+        with torch.no_grad():
+            known = torch.cat([batch.logprobs for _, batch in forwards()])
+        leaf = known.requires_grad_()
+        whole = collate([window[i] for i in order], accelerator.device, step.annotators).at(leaf)
+        loss, total = _whole_loss(objective, whole, step)
+        totals.add(whole, total.detach())
+        (slope,) = torch.autograd.grad(total, leaf)
+        parts = iter(slope.split([sum(len(groups[i].responses) for i in indices) for indices in batches]))
+        for _, batch in forwards():
+            accelerator.backward((batch.logprobs * next(parts)).sum())
+    return WindowResult(
+        totals.means,
+        torch.stack(totals.ratios).max(),
+        pairs,
+        sum(group.tokens for group in groups),
+        loss.details if loss else {},
+        loss.memory if loss else {},
+    )
 
 
-class _Columns(NamedTuple):
-    """A micro-batch's numbers: per response reference and length (float64 [R]), per pair positions and label [N]."""
+def _whole_loss(objective: Objective, batch: Batch, step: Step) -> tuple[StepLoss, Tensor]:
+    """Loss of a whole step, and the mean of its terms with the add-ons."""
+    loss = step.loss(objective, batch)
+    total = loss.values.mean()
+    return loss, total + objective.nll_loss(batch).mean() if objective.nll else total
 
-    reference: Tensor
-    lengths: Tensor
-    chosen: Tensor
-    rejected: Tensor
-    labels: Tensor
 
-    @classmethod
-    def of(cls, items: Sequence[Referenced], device: torch.device) -> "_Columns":
-        starts = np.cumsum([0, *(len(item.group.responses) for item in items)])
-        pairs = [
-            (start + pair.chosen, start + pair.rejected, pair.label)
-            for start, item in zip(starts[:-1], items, strict=True)
-            for pair in item.group.pairs
-        ]
-        chosen, rejected, labels = zip(*pairs, strict=True)
-        lengths = [len(response) for item in items for response in item.group.responses]
-        return cls(
-            torch.from_numpy(np.concatenate([item.reference for item in items])).to(device),
-            torch.tensor(lengths, dtype=torch.float64, device=device),
-            torch.tensor(chosen, device=device),
-            torch.tensor(rejected, device=device),
-            torch.tensor(labels, dtype=torch.float64, device=device),
-        )
+class _Totals:
+    """Means over the pairs of a window, added up micro-batch by micro-batch."""
+
+    def __init__(self, objective: Objective, pairs: int) -> None:
+        self.objective = objective
+        self.pairs = pairs
+        self.means: dict[str, Tensor] = {}
+        self.ratios: list[Tensor] = []
+
+    def add(self, batch: Batch, loss: Tensor) -> None:
+        h, h_chosen, h_rejected = batch.h.detach(), batch.h_chosen.detach(), batch.h_rejected.detach()
+        agreement = ((h_chosen - h_rejected) * batch.labels).sign()
+        columns = {
+            "margin": self.objective.margin_scale * (h_chosen - h_rejected),
+            "accuracy": (agreement + 1) / 2,
+            "h_chosen": h_chosen,
+            "h_rejected": h_rejected,
+            "label": batch.labels,
+        }
+        self.means["loss"] = self.means.get("loss", 0) + loss
+        for name, values in columns.items():
+            self.means[name] = self.means.get(name, 0) + values.sum() / self.pairs
+        self.ratios.append((h.abs() / batch.lengths.sqrt()).max())
 
 
 #: By dtype: largest |h| / sqrt(response tokens) at the start in nats, and relative deviation of the first loss.
@@ -100,18 +150,24 @@ class _Columns(NamedTuple):
 FIRST_STEP = {"float32": (1e-3, 1e-4), "bfloat16": (0.1, 0.1)}
 
 
-def check_first_step(result: WindowResult, loss: PairLoss, labels: Sequence[float], dtype: str) -> None:
+def first_loss(objective: Objective, window: Sequence[Example], step: Step) -> float:
+    """The loss of a window under a policy that is the reference: of iREPO mean(target^2), of DPO log 2."""
+    batch = collate(window, torch.device("cpu"), step.annotators)
+    if objective.step_loss is not None:
+        return float(_whole_loss(objective, batch, step)[1])
+    return float(objective.losses(batch).mean())
+
+
+def check_first_step(result: WindowResult, expected: float, dtype: str) -> None:
     """Refuse to train when a policy that *is* the reference does not start at log-ratio 0.
 
     Then the policy's forward and the reference's are not the same function (adapters that are not neutral, another
-    precision or kernel, dropout, wrong alignment of tokens), and every target would be off by the difference. Of iREPO
-    the first loss must be mean(target^2). Raises UserError.
+    precision or kernel, dropout, wrong alignment of tokens), and every target would be off by the difference. The first
+    loss must be `expected`, which `first_loss` gives. Raises UserError.
     """
     allowed, relative = FIRST_STEP[dtype]
-    zero = torch.zeros(len(labels), dtype=torch.float64)
-    expected = float(loss(zero, zero, torch.tensor(labels, dtype=torch.float64))[0].mean())
     largest, first = float(result.largest_ratio), float(result.means["loss"])
-    if largest < allowed and abs(first - expected) <= relative * expected + 1e-6:
+    if largest < allowed and abs(first - expected) <= relative * abs(expected) + 1e-6:
         return
     raise UserError(
         "before the first update the policy is the reference, but they do not agree: "

@@ -18,15 +18,16 @@ class StepMetrics(BaseModel):
     step: int  # from 1
     epoch: int  # from 1
     loss: float
-    margin: float  # implicit-reward difference, beta * (h_chosen - h_rejected)
+    margin: float  # implicit-reward difference, beta * (h_chosen - h_rejected), in the objective's own unit
     accuracy: float  # share of pairs whose margin agrees with the label in sign
     h_chosen: float  # log-ratio to the reference, nats per response; both can fall while the margin grows
     h_rejected: float
-    label: float  # mean label: what the margin is drawn to
+    label: float  # mean target, the logit of the preference: what iREPO's margin is drawn to
     grad_norm: float  # before clipping
     learning_rate: float
     pairs: int
     tokens: int  # prompt and response tokens of the step's responses, without padding
+    details: dict[str, float] | None = None  # what else the objective tells, by name
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def metrics_file(folder: Path, done: list[StepMetrics]) -> Iterator[Callable[[St
     with open(folder / METRICS_FILE, "w", encoding="utf-8") as file:
 
         def append(metrics: StepMetrics) -> None:
-            file.write(metrics.model_dump_json() + "\n")
+            file.write(metrics.model_dump_json(exclude_none=True) + "\n")
             file.flush()
 
         for metrics in done:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import torch
 from storage.errors import UserError
 from storage.schemas import REFERENCE, read_parquet, table, write_parquet
 from storage.stage import Progress, has_part, mark_part, silent
-from tasks.training.batching import microbatches, response_logprobs
+from tasks.training.batching import microbatches, response_logprobs, token_starts
 from tasks.training.groups import PromptGroup
 from tasks.training.settings import TrainSpec
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REFERENCE_FILE = "reference.parquet"
+PREVIOUS_FILE = "previous.parquet"  # the same under the policy that training starts from, where both are needed
+_WITH_TOKENS = REFERENCE.append(pa.field("tokens", pa.list_(pa.float64()), nullable=False))  # of single tokens
+
+
+class Logprobs(NamedTuple):
+    """Log-probabilities of a group's responses: sums, float64 [K]; of single tokens too, where they are needed."""
+
+    sums: np.ndarray
+    tokens: list[np.ndarray] | None = None
 
 
 def reference_logprobs(
@@ -28,50 +38,68 @@ def reference_logprobs(
     load: Callable[[], "PreTrainedModel"],
     autocast: Callable[[], AbstractContextManager[None]],
     progress: Progress = silent,
-) -> list[np.ndarray]:
-    """Reference log-probabilities of each group's responses, float64 [K] each, nats.
+    *,
+    file: str = REFERENCE_FILE,
+) -> list[Logprobs]:
+    """Log-probabilities of each group's responses under the policy that `load` gives, nats.
 
-    Published as reference.parquet in the stage's folder; a stage that goes on adopts the file, and then `load` is not
-    called. Raises UserError when the file is not complete.
+    Published as `file` in the stage's folder; a stage that goes on adopts the file, and then `load` is not called.
+    Raises UserError when the file is not complete.
     """
-    path = spec.folder / REFERENCE_FILE
+    path = spec.folder / file
+    tokens = spec.settings.objective.needs().tokens
     if not has_part(spec, path):
-        rows = compute(load(), groups, spec.settings.optimization.microbatch_tokens, autocast, progress)
+        budget = spec.settings.optimization.microbatch_tokens
+        rows = compute(load(), groups, budget, autocast, progress, tokens=tokens)
         write_parquet(path, rows)
         mark_part(spec, path)
-    return look_up(read_parquet(path, REFERENCE), groups, path)
+    return look_up(read_parquet(path, _WITH_TOKENS if tokens else REFERENCE), groups, path)
 
 
 def compute(
     model: "PreTrainedModel",
     groups: Sequence[PromptGroup],
-    tokens: int,
+    budget: int,
     autocast: Callable[[], AbstractContextManager[None]],
     progress: Progress = silent,
+    *,
+    tokens: bool = False,
 ) -> pa.Table:
-    """Table of schema REFERENCE in the order of `groups`. What no forward filled stays -inf, and is found out later."""
+    """Table of schema REFERENCE in the order of `groups`; with `tokens`, those of single tokens beside the sums.
+
+    `budget` bounds the padded tokens of one forward. What no forward filled stays -inf, and is found out later.
+    """
     sums = [np.full(len(group.responses), -np.inf) for group in groups]
+    single: list[list[np.ndarray]] = [[] for _ in groups]
     done, total = 0, sum(len(group.responses) for group in groups)
-    for batch in microbatches(groups, tokens):
+    for batch in microbatches(groups, budget):
+        members = [groups[i] for i in batch]
         with torch.no_grad(), autocast():
-            flat = response_logprobs(model, [groups[i] for i in batch]).cpu().numpy()
+            summed, each = response_logprobs(model, members)
+        flat = summed.cpu().numpy()
         for index, part in zip(batch, np.split(flat, np.cumsum([len(sums[i]) for i in batch])[:-1]), strict=True):
             sums[index][:] = part
+        if tokens:
+            parts = iter(each.cpu().numpy()[low:high] for low, high in pairwise(token_starts(members)))
+            for index in batch:
+                single[index] = [next(parts) for _ in groups[index].responses]
         done += len(flat)
         progress(done, total, "reference responses")
     return table(
         (
             {"prompt_id": group.prompt_id, "round": group.round, "response_index": index, "logprob": float(value)}
-            for group, values in zip(groups, sums, strict=True)
-            for index, value in zip(group.indices, values, strict=True)
+            | ({"tokens": single[number][place]} if tokens else {})
+            for number, (group, values) in enumerate(zip(groups, sums, strict=True))
+            for place, (index, value) in enumerate(zip(group.indices, values, strict=True))
         ),
-        REFERENCE,
+        _WITH_TOKENS if tokens else REFERENCE,
     )
 
 
-def look_up(rows: pa.Table, groups: Sequence[PromptGroup], path: Path) -> list[np.ndarray]:
-    """Each group's values, float64 [K]. Raises UserError unless `rows` has each response once, with a finite value."""
+def look_up(rows: pa.Table, groups: Sequence[PromptGroup], path: Path) -> list[Logprobs]:
+    """Each group's values. Raises UserError unless `rows` has each response once, with a finite value."""
     values: dict[tuple[str, int, int], float] = {}
+    single: dict[tuple[str, int, int], np.ndarray] = {}
     wrong: list[str] = []
     for row in rows.to_pylist():
         key = (row["prompt_id"], row["round"], row["response_index"])
@@ -80,6 +108,8 @@ def look_up(rows: pa.Table, groups: Sequence[PromptGroup], path: Path) -> list[n
         elif not np.isfinite(row["logprob"]):
             wrong.append(f"{_name(*key)} with the value {row['logprob']}")
         values[key] = row["logprob"]
+        if "tokens" in row:
+            single[key] = np.array(row["tokens"])
     wanted = {(group.prompt_id, group.round, index) for group in groups for index in group.indices}
     wrong += [f"{_name(*key)} missing" for key in sorted(wanted - values.keys())]
     if wrong:
@@ -89,7 +119,11 @@ def look_up(rows: pa.Table, groups: Sequence[PromptGroup], path: Path) -> list[n
             where=str(path),
             remedy="delete the file and run the stage again; if values are not finite, look at the reference policy",
         )
-    return [np.array([values[group.prompt_id, group.round, index] for index in group.indices]) for group in groups]
+    keys = [[(group.prompt_id, group.round, index) for index in group.indices] for group in groups]
+    return [
+        Logprobs(np.array([values[key] for key in mine]), [single[key] for key in mine] if single else None)
+        for mine in keys
+    ]
 
 
 def _name(prompt_id: str, round_number: int, index: int) -> str:

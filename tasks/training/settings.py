@@ -1,25 +1,15 @@
 """Settings and spec of the train stage."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.stage import Spec
+from tasks.training.objectives.settings import ObjectiveSettings
 
 #: Folder of checkpoints inside the folder of an unfinished train stage.
 CHECKPOINTS = "checkpoints"
-
-
-class ObjectiveSettings(BaseModel):
-    """What is minimised. The reference is the policy that log-ratios are taken against."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: Literal["irepo"] = "irepo"
-    beta: float = Field(0.1, gt=0)  # implicit reward = beta * log(policy / reference)
-    scale: Literal["reward", "logratio"] = "reward"  # logratio divides the residual by beta: gradients grow by 1/beta^2
-    reference: Literal["initial", "previous"] = "previous"  # previous sharpens: after T rounds beta acts as beta/T
 
 
 class LoraSettings(BaseModel):
@@ -71,3 +61,26 @@ class TrainSpec(Spec):
     policy: Path  # pi_t, where training starts
     reference: Path  # pi_0 or pi_t, as objective.reference says
     preferences: Path  # preferences.parquet of this round
+    scores: dict[int, Path] = Field({})  # round -> scores.parquet and votes.parquet of its label stage,
+    votes: dict[int, Path] = Field({})  # for objectives that learn from them
+    extra: Path | None = None  # folder of a generate stage: its first response to each prompt, for selm and xpo
+    mixture: float | None = None  # share of the reference in the policy that responses were sampled from, for ipo-md
+
+    @property
+    def starts_at_reference(self) -> bool:
+        """Whether policy and reference are the same folder, by path or by digest."""
+        same_digest = "policy" in self.inputs and self.inputs["policy"] == self.inputs.get("reference")
+        return same_digest or self.policy.resolve() == self.reference.resolve()
+
+    def keyed_settings(self) -> dict[str, Any]:
+        """Settings that came after the first release are left out at their default: keys of older runs stay theirs."""
+        settings = super().keyed_settings()
+        objective = settings["objective"]
+        for name, default in _LATER_OPTIONS.items():
+            if objective["name"] == "irepo" and objective[name] == default:
+                del objective[name]
+        return settings
+
+
+#: Options of iREPO that came later, with what it did before.
+_LATER_OPTIONS = {"logit": True, "nll": 0.0}

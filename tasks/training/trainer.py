@@ -19,13 +19,15 @@ from storage.manifest import Manifest
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.modeling.load import check_policy_folder, load_policy, resolve_device
 from tasks.training.checkpoints import remove_checkpoints, resume, save_checkpoint
-from tasks.training.groups import Preferences, read_preferences, windows
-from tasks.training.loop import Referenced, WindowResult, accumulate, check_first_step
+from tasks.training.examples import Example
+from tasks.training.groups import windows
+from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
 from tasks.training.metrics import METRICS_FILE, StepMetrics, metrics_file
-from tasks.training.objectives import Objective, build_objective
+from tasks.training.objectives.registry import Objective, build_objective
+from tasks.training.objectives.steps import Memory
 from tasks.training.optimizer import build_optimizer, learning_rate, trainable
 from tasks.training.policy import add_adapters, checkpoint_activations, merge, publish_adapter, publish_policy
-from tasks.training.reference import REFERENCE_FILE, reference_logprobs
+from tasks.training.provision import Provision
 from tasks.training.settings import TrainSpec
 
 if TYPE_CHECKING:
@@ -91,28 +93,14 @@ class Training:
         self.settings = spec.settings.optimization
         self.accelerator = accelerator
         self.objective: Objective = build_objective(spec.settings.objective)
-        self.preferences: Preferences = read_preferences(spec.preferences, self.objective.label)
-        self.steps_per_epoch = math.ceil(len(self.preferences.groups) / self.settings.prompts_per_step)
+        self.provision = Provision.of(spec)
+        self.steps_per_epoch = math.ceil(len(self.provision.groups) / self.settings.prompts_per_step)
         self.steps = self.settings.epochs * self.steps_per_epoch
-
-    @property
-    def starts_at_reference(self) -> bool:
-        """Whether policy and reference are the same folder, by path or by digest."""
-        inputs = self.spec.inputs
-        same_digest = "policy" in inputs and inputs["policy"] == inputs.get("reference")
-        return same_digest or self.spec.policy.resolve() == self.spec.reference.resolve()
 
     def run(self, progress: Progress) -> Outcome:
         started = time.monotonic()
-        policy = self._load(self.spec.policy) if self.starts_at_reference else None
-        reference = reference_logprobs(
-            self.spec,
-            self.preferences.groups,
-            lambda: policy or self._load(self.spec.reference),
-            self.accelerator.autocast,
-            progress,
-        )
-        data = [Referenced(*item) for item in zip(self.preferences.groups, reference, strict=True)]
+        policy = self._load(self.spec.policy) if self.spec.starts_at_reference else None
+        data, policy = self.provision.examples(policy, self._load, self.accelerator.autocast, progress)
         model = self._prepare(policy or self._load(self.spec.policy))
         prepared = time.monotonic()
         metrics = self._optimize(model, data, progress)
@@ -127,14 +115,8 @@ class Training:
                 "publish": round(time.monotonic() - trained, 3),
             },
         }
-        rows = {
-            "prompts": len(self.preferences.groups),
-            "responses": self.preferences.responses,
-            "pairs": self.preferences.pairs,
-            "identical_pairs": self.preferences.identical_pairs,
-            "steps": self.steps,
-        }
-        paths += [self.spec.folder / name for name in (REFERENCE_FILE, METRICS_FILE)]
+        rows = self.provision.rows() | {"steps": self.steps}
+        paths += [*self.provision.files(), self.spec.folder / METRICS_FILE]
         return Outcome(paths=paths, rows=rows, summary=summary)
 
     def _load(self, folder: Path) -> "PreTrainedModel":
@@ -146,7 +128,7 @@ class Training:
         embedding: Any = model.get_input_embeddings()
         size = embedding.weight.shape[0]
         largest = max(
-            int(ids.max(initial=0)) for group in self.preferences.groups for ids in (group.prompt_ids, *group.responses)
+            int(ids.max(initial=0)) for group in self.provision.groups for ids in (group.prompt_ids, *group.responses)
         )
         if largest >= size:
             raise UserError(
@@ -165,18 +147,21 @@ class Training:
         # An adapted model forwards like the model it wraps.
         return add_adapters(policy, self.settings.lora, self.spec.seed)  # type: ignore[return-value]
 
-    def _optimize(self, model: "PreTrainedModel", data: list[Referenced], progress: Progress) -> list[StepMetrics]:
+    def _optimize(self, model: "PreTrainedModel", data: list[Example], progress: Progress) -> list[StepMetrics]:
         """All optimizer steps that no checkpoint has; the metrics of every step of the run."""
         parameters = trainable(model)
         optimizer = build_optimizer(parameters, self.settings)
         key = self.spec.key()
-        metrics = resume(self.spec.folder, key=key, parameters=parameters, optimizer=optimizer)
+        metrics, remembered = resume(self.spec.folder, key=key, parameters=parameters, optimizer=optimizer)
+        memory: Memory = remembered
         first = len(metrics)
         with metrics_file(self.spec.folder, metrics) as append:
             for step, indices in enumerate(self._windows()):
                 if step < first:
                     continue
-                metrics.append(self._step(step, model, optimizer, parameters, [data[i] for i in indices]))
+                window = [data[i] for i in indices]
+                done, memory = self._step(step, model, optimizer, parameters, window, memory)
+                metrics.append(done)
                 append(metrics[-1])
                 progress(step + 1, self.steps, "steps")
                 if (step + 1) % self.settings.checkpoint_steps == 0 and step + 1 < self.steps:
@@ -188,6 +173,7 @@ class Training:
                         metrics=metrics,
                         parameters=parameters,
                         optimizer=optimizer,
+                        memory=memory,
                     )
         return metrics
 
@@ -197,33 +183,42 @@ class Training:
         model: "PreTrainedModel",
         optimizer: torch.optim.AdamW,
         parameters: dict[str, torch.nn.Parameter],
-        window: list[Referenced],
-    ) -> StepMetrics:
-        """One optimizer step over a window of prompts. Raises UserError before the update when something is wrong."""
+        window: list[Example],
+        memory: Memory,
+    ) -> tuple[StepMetrics, Memory]:
+        """One optimizer step over a window of prompts, and what the objective carries to the next.
+
+        Raises UserError before the update when something is wrong.
+        """
+        context = Step(self.provision.annotators, memory, (self.spec.seed, self.spec.round, step))
         result = accumulate(
-            model, window, self.objective.loss, tokens=self.settings.microbatch_tokens, accelerator=self.accelerator
+            model,
+            window,
+            self.objective,
+            tokens=self.settings.microbatch_tokens,
+            accelerator=self.accelerator,
+            step=context,
         )
         norm = self.accelerator.clip_grad_norm_(list(parameters.values()), self.settings.max_grad_norm)
         rate = learning_rate(step, self.steps, self.settings)
         metrics = self._metrics(step, result, norm, rate, window)
-        if step == 0 and self.starts_at_reference:
-            labels = [pair.label for item in window for pair in item.group.pairs]
-            check_first_step(result, self.objective.loss, labels, self.settings.dtype)
+        if step == 0 and self.spec.starts_at_reference:
+            check_first_step(result, first_loss(self.objective, window, context), self.settings.dtype)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return metrics
+        return metrics, result.memory
 
     def _windows(self) -> Iterator[list[int]]:
         """Group indices of every optimizer step of the run, in order; a function of the spec alone."""
         for epoch in range(self.settings.epochs):
             yield from windows(
-                len(self.preferences.groups), self.settings.prompts_per_step, seed=self.spec.seed, epoch=epoch
+                len(self.provision.groups), self.settings.prompts_per_step, seed=self.spec.seed, epoch=epoch
             )
 
     def _metrics(
-        self, step: int, result: WindowResult, norm: torch.Tensor, rate: float, window: list[Referenced]
+        self, step: int, result: WindowResult, norm: torch.Tensor, rate: float, window: list[Example]
     ) -> StepMetrics:
         """The step's line, in one transfer from the device. Raises UserError when loss or gradient is not finite."""
         names = list(result.means)
@@ -244,6 +239,7 @@ class Training:
             learning_rate=rate,
             pairs=result.pairs,
             tokens=result.tokens,
+            details=dict(result.details) or None,
         )
 
     def _publish(self, model: "PreTrainedModel") -> list[Path]:

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
-from conf.compose import PROJECT, compose_config, dump_config, group_options, load_config
+from conf.compose import CONF, PROJECT, compose_config, dump_config, group_options, load_config
 from storage.errors import UserError
 
 
@@ -67,6 +68,11 @@ JUDGE = [
         ([*JUDGE, "+evaluation.judges.other={kind: judge, model: m, template: short}"], "a judge must be held out"),
         ([*JUDGE, "panel.budget.money=3"], "what judge costs is not known"),
         (["run=demo", "preferences.keep={share: 0.5, margin_of: {person: 1}}"], "person gives no scores"),
+        (
+            ["run=demo", "objective=sppo", "mixing.offline={path: x.jsonl, share: 0.5}"],
+            "objective=sppo reads votes, which pairs of an offline set do not have",
+        ),
+        (["run=demo", "objective=selm", "mixing=replay"], "objective=selm reads an extra response of this round"),
         (["run=demo", "preferences.gold=[nobody]"], "preferences.gold: nobody is not on the panel"),
         ([*JUDGE, "~panel.annotators.brief", "preferences.estimator=ensemble_worst"], "made of scores"),
         (["run=demo", "+evaluation.rates.own={kind: rubric, model: policy, backend: vllm}"], "only the panel can"),
@@ -85,3 +91,43 @@ def test_reading_a_config_loads_neither_torch_nor_prefect_nor_httpx() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("objective", [name for name in group_options("objective") if name != "ipo-md"])
+def test_every_objective_composes(objective: str) -> None:
+    """A file lists what the method has, and says nothing else than its name where that is a method's."""
+    config = compose_config(["run=demo", f"objective={objective}"])
+    written = yaml.safe_load((CONF / "objective" / f"{objective}.yaml").read_text(encoding="utf-8"))
+    known = type(config.objective).model_fields
+    assert written.keys() - {"defaults"} <= known.keys()
+    if config.objective.name == objective:
+        assert config.objective == type(config.objective)()
+
+
+def test_the_presets_choice_of_beta_is_for_its_own_objective() -> None:
+    assert compose_config(["run=demo"]).objective.beta == 0.6
+    assert compose_config(["run=demo", "objective=sppo"]).objective.beta == 1e-3
+    assert compose_config(["run=demo", "objective=dpo", "objective.beta=0.3"]).objective.beta == 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["objective=ipo-md"], "objective=online-ipo is the same loss"),
+        (["objective=adpo", "preferences.pairs=best_worst"], "set preferences.pairs=all"),
+        (["objective=rebel", "panel=judges"], "objective.rewards=target"),
+        (["objective=rebel", "objective.score_annotators=[nobody]"], "nobody gives no scores on this panel"),
+        (["objective=dno", "objective.reference=initial"], "objective.dno.reference"),
+        (["objective=inpo", "objective.tau=1"], "tau is at most eta"),
+        (["objective=dpo", "objective.bta=1"], "did you mean objective.beta?"),
+        (["objective=dop"], "dno, dpo"),
+    ],
+)
+def test_objectives_that_cannot_be_served_are_refused(words: list[str], named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_config(["run=demo", *words])
+    assert named in str(caught.value)
+
+
+def test_rebel_takes_targets_where_nobody_scores() -> None:
+    compose_config(["run=demo", "panel=judges", "objective=rebel", "objective.rewards=target"])

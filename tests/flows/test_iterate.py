@@ -36,8 +36,12 @@ def words(tiny_policy: Path, prompts: Path, runs: Path, *more: str) -> list[str]
 
 
 def command(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return command_of("flows.iterate", arguments)
+
+
+def command_of(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flows.iterate", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -182,8 +186,8 @@ def test_momentum_is_where_the_next_round_starts(tiny_policy: Path, prompts: Pat
     assert "seconds: update" in done.stdout
 
 
-def test_replay_trains_on_earlier_rounds_too(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
-    more = ["rounds=2", "engine=transformers", "mixing=replay", "objective.reference=initial"]
+def test_replay_trains_on_earlier_rounds_with_their_own_votes(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
+    more = ["rounds=2", "engine=transformers", "mixing=replay", "objective=sppo", "objective.reference=initial"]
     done = command(words(tiny_policy, prompts, tmp_path / "runs", *more))
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "runs" / "small"
@@ -192,4 +196,5 @@ def test_replay_trains_on_earlier_rounds_too(tiny_policy: Path, prompts: Path, t
     assert mixed.summary["pairs_by_round"] == {"2": pairs[1], "1": pairs[0]}
     train = read_manifest(run / "round-02/train")
     assert train.inputs["preferences"] == mixed.content
+    assert train.inputs["labels:1"] == read_manifest(run / "round-01/label").content
     assert train.rows["pairs"] == sum(pairs)

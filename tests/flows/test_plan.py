@@ -26,12 +26,12 @@ def test_every_spec_of_a_preset_is_built(preset: str) -> None:
 
 def test_a_round_starts_from_the_policy_of_the_round_before() -> None:
     inputs = {"policy": "p", "reference": "r", "preferences": "x"}
-    first, second = plan().train(1, 0, inputs), plan().train(2, 1, inputs)
+    first, second = plan().train(1, 0, [0], inputs), plan().train(2, 1, [0, 1], inputs)
     assert first.policy == first.reference == Path("initial")
     assert second.policy == second.reference == first.folder / "policy"
-    fixed = plan("objective.reference=initial").train(2, 1, inputs)
+    fixed = plan("objective.reference=initial").train(2, 1, [0, 1], inputs)
     assert (fixed.policy, fixed.reference) == (first.folder / "policy", Path("initial"))
-    after_roll_back = plan().train(3, 1, inputs)
+    after_roll_back = plan().train(3, 1, [0, 1], inputs)
     assert after_roll_back.policy == after_roll_back.reference == first.folder / "policy"
     assert plan().generate(3, 1, inputs).policy == first.folder / "policy"
 
@@ -71,3 +71,34 @@ def test_a_function_that_changed_is_asked_again(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "my_rules.py").write_text("def score(*_): return 2.0")
     assert before is not None
     assert what_it_reads(settings) != before
+
+
+def test_objectives_read_what_the_label_stage_and_one_more_generate_stage_left() -> None:
+    inputs = {"policy": "p", "reference": "r", "preferences": "x"}
+    spec = plan("objective=selm").train(2, 1, [0, 1], inputs)
+    labels = spec.preferences.parent
+    assert (spec.scores, spec.votes) == ({2: labels / "scores.parquet"}, {2: labels / "votes.parquet"})
+    greedy = plan("objective=selm").extra(2, 1, {"prompts": "a", "policy": "p"})
+    assert greedy is not None
+    assert (greedy.folder, greedy.policy) == (spec.extra, spec.reference)
+    assert (greedy.settings.sampling.temperature, greedy.settings.sampling.responses) == (0.0, 1)
+    sampled = plan("objective=xpo").extra(2, 1, {"prompts": "a", "policy": "p"})
+    assert sampled is not None
+    assert (sampled.policy, sampled.settings.sampling.temperature) == (Path("initial"), 1.0)
+    assert plan().extra(2, 1, {"prompts": "a", "policy": "p"}) is None
+    assert [spec.stage for spec in plan("objective=selm").dry_run()][3:6] == ["label", "generate", "train"]
+
+
+def test_an_embedder_on_this_machine_is_in_the_key(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    rpo = plan("objective=rpo", f"objective.embedder={tmp_path}")
+    assert rpo.train(1, 0, [0], {"policy": "p"}).inputs.keys() == {"policy", "embedder"}
+    assert plan("objective=rpo").train(1, 0, [0], {"policy": "p"}).inputs == {"policy": "p"}
+
+
+def test_an_irepo_run_of_before_keeps_its_key() -> None:
+    """Options that came later are not in the key while they do nothing."""
+    inputs = {"policy": "p", "reference": "p", "preferences": "x"}
+    settings = plan().train(1, 0, [0], inputs).keyed_settings()["objective"]
+    assert settings == {"name": "irepo", "beta": 0.6, "scale": "reward", "reference": "previous"}
+    assert plan("objective.logit=false").train(1, 0, [0], inputs).keyed_settings()["objective"]["logit"] is False

@@ -106,7 +106,7 @@ def test_gradient_is_that_of_the_plain_forward() -> None:
     model = build("llama-tied").double()
     rows = sequences(2)
     weights = torch.arange(1, len(rows) + 1, dtype=torch.float64)
-    (weights @ summed_logprobs(model, rows)).backward()
+    (weights @ summed_logprobs(model, rows)[0]).backward()
     found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     total = torch.zeros((), dtype=torch.float64)
@@ -126,7 +126,7 @@ def test_sums_are_those_of_the_tokens_whatever_the_batches() -> None:
     whole = sequence_logprobs(model, rows, tokens=10_000)
     single = sequence_logprobs(model, rows, tokens=1, progress=lambda *call: calls.append(call))
     np.testing.assert_allclose(whole, single, atol=1e-4)
-    np.testing.assert_allclose(whole, summed_logprobs(model, rows).detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(whole, summed_logprobs(model, rows)[0].detach().numpy(), atol=1e-6)
     assert calls == [(i + 1, len(rows), "responses") for i in range(len(rows))]
     arrays = [TokenSequence(np.array(row.prompt, np.int32), np.array(row.response, np.int32)) for row in rows]
     np.testing.assert_array_equal(sequence_logprobs(model, arrays, tokens=10_000), whole)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.training.settings import ObjectiveSettings, OptimizationSettings, TrainingSettings, TrainSpec
+from tasks.training.settings import OptimizationSettings, TrainingSettings, TrainSpec
 from tests.training.preference_rows import preference_rows, write_preferences
 
 MakeSpec = Callable[..., TrainSpec]
@@ -27,7 +27,9 @@ def make_spec(tmp_path: Path, tiny_policy: Path) -> MakeSpec:
     """A float32 train spec on the tiny policy, 12 prompts of 3 responses, 4 prompts a step; overrides by name."""
 
     def make(folder: str = "stage", **overrides: Any) -> TrainSpec:
-        objective = ObjectiveSettings(**{"beta": 0.5, **overrides.pop("objective", {})})
+        objective = overrides.pop("objective", {})
+        objective = {"beta": 0.5, **objective} if "name" not in objective else objective
+        objective = {"name": "irepo", **objective}
         optimization = {
             "learning_rate": 1e-3,
             "prompts_per_step": 4,

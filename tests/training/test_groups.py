@@ -14,7 +14,7 @@ REPLIES = [[5, 6], [7, 8, 9], [5, 6]]
 
 def test_each_response_once(tmp_path: Path) -> None:
     path = write_preferences(tmp_path / "p.parquet", preference_rows(prompts=3, responses=4))
-    preferences = read_preferences(path, "target")
+    preferences = read_preferences(path)
     assert [len(group.responses) for group in preferences.groups] == [4, 4, 4]
     assert preferences.pairs == 3 * 6
     assert preferences.responses == 12
@@ -31,13 +31,13 @@ def test_rounds_are_groups_of_their_own(tmp_path: Path) -> None:
     """Replay: the same prompt in two rounds has two sets of responses under the same indices."""
     first = preference_row("a", [3], [[5], [6]], 0, 1, 1.0)
     second = preference_row("a", [3], [[7], [8]], 0, 1, 2.0) | {"round": 2}
-    preferences = read_preferences(write_preferences(tmp_path / "p.parquet", [first, second]), "target")
+    preferences = read_preferences(write_preferences(tmp_path / "p.parquet", [first, second]))
     assert [(group.round, group.responses[0].tolist()) for group in preferences.groups] == [(1, [5]), (2, [7])]
 
 
 def test_identical_responses_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [preference_row("a", [3], REPLIES, 0, 2, 1.0), preference_row("a", [3], REPLIES, 1, 2, 1.0)]
-    preferences = read_preferences(write_preferences(tmp_path / "p.parquet", rows), "target")
+    preferences = read_preferences(write_preferences(tmp_path / "p.parquet", rows))
     assert preferences.identical_pairs == 1
     assert preferences.pairs == 1
     assert preferences.groups[0].indices == [1, 2]
@@ -59,15 +59,15 @@ def test_identical_responses_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
     path = write_preferences(tmp_path / "p.parquet", rows)
     with pytest.raises(UserError, match=message):
-        read_preferences(path, "target")
+        read_preferences(path)
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
-        read_preferences(tmp_path / "none.parquet", "target")
+        read_preferences(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("no parquet")
     with pytest.raises(UserError, match="cannot be read"):
-        read_preferences(tmp_path / "text.parquet", "target")
+        read_preferences(tmp_path / "text.parquet")
 
 
 def test_windows_cover_an_epoch_in_an_order_of_its_own() -> None:
@@ -82,7 +82,7 @@ def test_windows_cover_an_epoch_in_an_order_of_its_own() -> None:
 @pytest.mark.parametrize("tokens", [1, 60, 100, 10_000])
 def test_microbatches_keep_groups_whole_and_within_the_budget(tmp_path: Path, tokens: int) -> None:
     rows = preference_rows(prompts=20, responses=3)
-    groups = read_preferences(write_preferences(tmp_path / "p.parquet", rows), "target").groups
+    groups = read_preferences(write_preferences(tmp_path / "p.parquet", rows)).groups
     batches = microbatches(groups, tokens)
     assert sorted(i for batch in batches for i in batch) == list(range(20))
     for batch in batches:

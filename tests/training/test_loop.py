@@ -1,7 +1,7 @@
 """The gradient of a step: exact against one pair at a time in float64, and the same however it is accumulated."""
 
 from collections.abc import Iterator
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +9,24 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from storage.errors import UserError
 from tasks.modeling.load import load_policy
-from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs, summed_logprobs
+from tasks.training.examples import Example
 from tasks.training.groups import read_preferences
-from tasks.training.loop import Referenced, WindowResult, accumulate, check_first_step
-from tasks.training.objectives.irepo import irepo
+from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
+from tasks.training.objectives.bmc import differing
+from tasks.training.objectives.registry import build_objective
+from tasks.training.objectives.settings import IrepoSettings, ObjectiveSettings, RpoSettings
 from tasks.training.policy import checkpoint_activations
+from tasks.training.reference import Logprobs, compute, look_up
+from tasks.training.supervision import Supervised, strength_shares
 from tests.training.preference_rows import preference_rows, write_preferences
 
-LOSS = partial(irepo, beta=0.5, scale="reward")
+OBJECTIVE = build_objective(IrepoSettings(beta=0.5))
 
 
 @pytest.fixture
@@ -31,14 +37,14 @@ def accelerator() -> Iterator[Accelerator]:
 
 
 @pytest.fixture
-def window(tmp_path: Path, tiny_policy: Path) -> list[Referenced]:
+def window(tmp_path: Path, tiny_policy: Path) -> list[Example]:
     """Five prompts of four responses; the reference is the policy plus noise, so that log-ratios are not 0."""
     path = write_preferences(tmp_path / "p.parquet", preference_rows(prompts=5, responses=4))
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
     noise = np.random.default_rng(0)
     return [
-        Referenced(group, sequence_logprobs(model, rows, tokens=4096) + noise.normal(size=len(rows)))
-        for group in read_preferences(path, "target").groups
+        Example(Supervised(group), Logprobs(sequence_logprobs(model, rows, tokens=4096) + noise.normal(size=len(rows))))
+        for group in read_preferences(path).groups
         for rows in [[TokenSequence(group.prompt_ids, response) for response in group.responses]]
     ]
 
@@ -50,17 +56,17 @@ def gradient(model: PreTrainedModel) -> torch.Tensor:
 
 
 def accumulated(
-    folder: Path, window: list[Referenced], accelerator: Accelerator, tokens: int, recompute: bool = False
+    folder: Path, window: list[Example], accelerator: Accelerator, tokens: int, recompute: bool = False
 ) -> tuple[torch.Tensor, WindowResult]:
     model = load_policy(folder, dtype="float32", device="cpu").double()
     if recompute:
         checkpoint_activations(model)
-    result = accumulate(model, window, LOSS, tokens=tokens, accelerator=accelerator)
+    result = accumulate(model, window, OBJECTIVE, tokens=tokens, accelerator=accelerator, step=Step())
     return gradient(model), result
 
 
 def test_gradient_is_that_of_every_pair_alone_in_float64(
-    tiny_policy: Path, window: list[Referenced], accelerator: Accelerator
+    tiny_policy: Path, window: list[Example], accelerator: Accelerator
 ) -> None:
     model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
 
@@ -70,7 +76,7 @@ def test_gradient_is_that_of_every_pair_alone_in_float64(
         return sum(logprobs[len(prompt) + k - 1, token] for k, token in enumerate(response.tolist()))  # type: ignore[return-value]
 
     losses = []
-    pairs = [(group, reference, pair) for group, reference in window for pair in group.pairs]
+    pairs = [(each.group, each.reference.sums, pair) for each in window for pair in each.group.pairs]
     for group, reference, pair in pairs:
         difference = (
             logprob(group.prompt_ids, group.responses[pair.chosen])
@@ -86,12 +92,12 @@ def test_gradient_is_that_of_every_pair_alone_in_float64(
     assert float(result.means["loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
     assert float((found - expected).norm() / expected.norm()) < 1e-6
     assert result.pairs == 30
-    assert result.tokens == sum(len(g.prompt_ids) + len(r) for g, _ in window for r in g.responses)
+    assert result.tokens == sum(len(e.group.prompt_ids) + len(r) for e in window for r in e.group.responses)
 
 
 @pytest.mark.parametrize("tokens", [1, 150])
 def test_accumulation_changes_nothing(
-    tiny_policy: Path, window: list[Referenced], accelerator: Accelerator, tokens: int
+    tiny_policy: Path, window: list[Example], accelerator: Accelerator, tokens: int
 ) -> None:
     whole, whole_result = accumulated(tiny_policy, window, accelerator, 100_000)
     split, split_result = accumulated(tiny_policy, window, accelerator, tokens)
@@ -100,8 +106,100 @@ def test_accumulation_changes_nothing(
         assert float(split_result.means[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6)
 
 
+#: Whose loss ties the pairs of a step together, or reads more than sums of log-probabilities.
+COUPLED: list[dict[str, object]] = [
+    {"name": "rpo"},
+    {"name": "rpo", "pairing": "unpaired"},
+    {"name": "rpo", "pairing": "diagonal", "nll": 0.5},
+    {"name": "beta-dpo", "drop": 0.4},
+    {"name": "lcpo", "by_annotator": False},
+    {"name": "lcpo", "nll": 0.1},
+    {"name": "adpo"},
+    {"name": "bmc"},
+    {"name": "trpa", "kl": 0.5},
+]
+
+
+@pytest.fixture
+def rich_window(window: list[Example], tiny_policy: Path) -> list[Example]:
+    """The window with all that objectives read."""
+    noise = np.random.default_rng(1)
+    policy = load_policy(tiny_policy, dtype="float32", device="cpu")
+    rows = compute(policy, [example.group for example in window], 4096, nullcontext, tokens=True)
+    exact = look_up(rows, [example.group for example in window], Path("r"))
+    result = []
+    for example, known in zip(window, exact, strict=True):
+        group = example.group
+        count = len(group.pairs)
+        votes = noise.choice([0.0, 0.5, 1.0, np.nan], size=(count, 3))
+        votes[:, 0] = 1.0
+        pairs = {"votes": votes, "first_level": noise.choice([0.0, 1.0], size=count)}
+        assert known.tokens is not None
+        shifted = [tokens + noise.normal(size=len(tokens)) / 5 for tokens in known.tokens]
+        near = Logprobs(np.array([tokens.sum() for tokens in shifted]), shifted)
+        result.append(
+            Example(
+                Supervised(group, pairs, {"share": strength_shares(group)}),
+                near,
+                previous=known,
+                embedding=noise.normal(size=8),
+                differing=[differing(group.responses[p.chosen], group.responses[p.rejected]) for p in group.pairs],
+            )
+        )
+    return result
+
+
+@pytest.mark.parametrize("settings", COUPLED, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_any_objective_is_accumulated_exactly(
+    tiny_policy: Path, rich_window: list[Example], accelerator: Accelerator, settings: dict[str, object]
+) -> None:
+    """One forward of everything, and many small ones: the same gradient, loss, figures and memory."""
+    objective = build_objective(TypeAdapter(ObjectiveSettings).validate_python(settings))
+    step = Step(("one", "two", "three"), {}, (1, 2, 3))
+    found = []
+    for tokens in (100_000, 150, 1):
+        model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
+        result = accumulate(model, rich_window, objective, tokens=tokens, accelerator=accelerator, step=step)
+        found.append((gradient(model), result))
+    (whole, first), *others = found
+    assert float(whole.norm()) > 0
+    for split, result in others:
+        assert float((whole - split).abs().max() / whole.abs().max()) < 1e-6
+        assert {k: float(v) for k, v in result.means.items()} == pytest.approx(
+            {k: float(v) for k, v in first.means.items()}, rel=1e-6, abs=1e-6
+        )
+        assert dict(result.details) == pytest.approx(dict(first.details), rel=1e-6)
+        assert dict(result.memory) == pytest.approx(dict(first.memory), rel=1e-6)
+
+
+def test_gradient_of_a_coupled_objective_is_that_of_its_formula(
+    tiny_policy: Path, rich_window: list[Example], accelerator: Accelerator
+) -> None:
+    """RPO over all pairs of five prompts, written out pair against pair."""
+    model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
+    sides = []
+    for example in rich_window:
+        vector = torch.from_numpy(example.embedding / np.linalg.norm(example.embedding))
+        rows = [TokenSequence(example.group.prompt_ids, response) for response in example.group.responses]
+        h = summed_logprobs(model, rows)[0] - torch.from_numpy(example.reference.sums)
+        sides += [(vector, h[pair.chosen], h[pair.rejected]) for pair in example.group.pairs]
+    total = torch.zeros((), dtype=torch.float64)
+    for first, chosen, _ in sides:
+        weights = torch.stack([torch.exp((first @ second - 1) / 0.5) for second, _, _ in sides])
+        weights = weights / weights.sum()
+        for weight, (_, _, rejected) in zip(weights, sides, strict=True):
+            total = total + torch.log1p(torch.exp(-0.1 * weight * (chosen - rejected))) / len(sides) ** 2
+    total.backward()
+    expected = gradient(model)
+    model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
+    objective = build_objective(RpoSettings())
+    result = accumulate(model, rich_window, objective, tokens=150, accelerator=accelerator, step=Step())
+    assert float(result.means["loss"]) == pytest.approx(total.item(), rel=1e-9)
+    assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-6
+
+
 def test_recomputed_activations_give_the_same_gradient(
-    tiny_policy: Path, window: list[Referenced], accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+    tiny_policy: Path, window: list[Example], accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, _ = accumulated(tiny_policy, window, accelerator, 8192)
     recomputed, _ = accumulated(tiny_policy, window, accelerator, 8192, recompute=True)
@@ -112,19 +210,23 @@ def test_recomputed_activations_give_the_same_gradient(
     for layer in model.model.layers:
         inner = layer._gradient_checkpointing_func
         layer._gradient_checkpointing_func = lambda *a, inner=inner: calls.append(1) or inner(*a)
-    accumulate(model, window, LOSS, tokens=8192, accelerator=accelerator)
+    accumulate(model, window, OBJECTIVE, tokens=8192, accelerator=accelerator, step=Step())
     assert len(calls) == len(model.model.layers)
 
 
+def test_first_loss_is_that_of_log_ratios_of_zero(window: list[Example]) -> None:
+    squares = [pair.label**2 for example in window for pair in example.group.pairs]
+    assert first_loss(OBJECTIVE, window, Step()) == pytest.approx(np.mean(squares), rel=1e-12)
+
+
 def test_first_step_check() -> None:
-    labels = [1.0, 2.0, -3.0]
     mean_square = 14 / 3
 
     def result(loss: float, ratio: float) -> WindowResult:
         return WindowResult({"loss": torch.tensor(loss)}, torch.tensor(ratio), 3, 30)
 
-    check_first_step(result(mean_square, 1e-5), LOSS, labels, "float32")
-    check_first_step(result(mean_square * 1.05, 0.05), LOSS, labels, "bfloat16")
+    check_first_step(result(mean_square, 1e-5), mean_square, "float32")
+    check_first_step(result(mean_square * 1.05, 0.05), mean_square, "bfloat16")
     for loss, ratio, dtype in [
         (mean_square * 1.001, 1e-5, "float32"),
         (mean_square, 2e-3, "float32"),
@@ -132,4 +234,4 @@ def test_first_step_check() -> None:
         (mean_square * 1.2, 0.05, "bfloat16"),
     ]:
         with pytest.raises(UserError, match="they do not agree"):
-            check_first_step(result(loss, ratio), LOSS, labels, dtype)
+            check_first_step(result(loss, ratio), mean_square, dtype)

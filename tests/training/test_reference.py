@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from storage.errors import UserError
 from storage.schemas import REFERENCE, read_parquet
 from tasks.modeling.load import load_policy
-from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs, token_logprobs
 from tasks.training.groups import PromptGroup, read_preferences
 from tasks.training.reference import REFERENCE_FILE, compute, look_up, reference_logprobs
 from tests.training.conftest import MakeSpec
@@ -18,7 +19,7 @@ from tests.training.conftest import MakeSpec
 
 @pytest.fixture
 def groups(make_spec: MakeSpec) -> list[PromptGroup]:
-    return read_preferences(make_spec().preferences, "target").groups
+    return read_preferences(make_spec().preferences).groups
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_values(tiny_policy: Path, groups: list[PromptGroup], rows: pa.Table) ->
     """Against single sequences without padding."""
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
     for group, values in zip(groups, look_up(rows, groups, Path("r")), strict=True):
-        for response, value in zip(group.responses, values, strict=True):
+        for response, value in zip(group.responses, values.sums, strict=True):
             alone = sequence_logprobs(model, [TokenSequence(group.prompt_ids, response)], tokens=1)
             assert value == pytest.approx(alone[0], abs=1e-4)
 
@@ -47,7 +48,7 @@ def test_adopted_when_whole_and_made_again_when_not(make_spec: MakeSpec, groups:
     first = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
     again = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
     assert len(loads) == 1
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(np.array_equal(a.sums, b.sums) for a, b in zip(first, again, strict=True))
     path = spec.folder / REFERENCE_FILE
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
@@ -75,3 +76,23 @@ def test_a_value_that_is_not_finite_is_named(groups: list[PromptGroup], rows: pa
     broken = rows.set_column(3, REFERENCE.field("logprob"), pa.array(values))
     with pytest.raises(UserError, match="with the value -inf"):
         look_up(broken, groups, Path("r"))
+
+
+def test_single_tokens_where_they_are_needed(make_spec: MakeSpec, tiny_policy: Path, groups: list[PromptGroup]) -> None:
+    """Against single sequences without padding; they add up to the sums, and lie in the same file."""
+    spec = make_spec(objective={"name": "bmc"})
+    model = load_policy(tiny_policy, dtype="float32", device="cpu")
+    found = reference_logprobs(spec, groups, lambda: model, nullcontext)
+    for group, values in zip(groups, found, strict=True):
+        assert values.tokens is not None
+        for response, total, tokens in zip(group.responses, values.sums, values.tokens, strict=True):
+            with torch.no_grad():
+                (alone,) = token_logprobs(model, [TokenSequence(group.prompt_ids, response)])
+            np.testing.assert_allclose(tokens, alone.numpy(), atol=1e-5)
+            assert tokens.sum() == pytest.approx(total, abs=1e-9)
+    again = reference_logprobs(spec, groups, lambda: pytest.fail("adopted"), nullcontext)
+    assert all(
+        np.array_equal(a, b)
+        for first, second in zip(found, again, strict=True)
+        for a, b in zip(first.tokens or [], second.tokens or [], strict=True)
+    )

@@ -55,12 +55,14 @@ def steps_of(spec: TrainSpec) -> list[int]:
 
 
 def test_killed_and_resumed_is_undisturbed(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """All weights, and adapters. Another process with another hash seed does the first part."""
+    """All weights, adapters, and an objective with a memory. Another process with another hash seed starts."""
     common = {"epochs": 3, "checkpoint_steps": 2, "weight_decay": 0.1}
     specs = []
-    for name, lora in (("all", None), ("lora", {"rank": 2})):
+    cases = {"all": (None, {}), "lora": ({"rank": 2}, {}), "memory": (None, {"name": "beta-dpo"})}
+    for name, (lora, objective) in cases.items():
         whole, broken = (
-            make_spec(f"{name}-{kind}", optimization=common | {"lora": lora}) for kind in ("whole", "broken")
+            make_spec(f"{name}-{kind}", objective=objective, optimization=common | {"lora": lora})
+            for kind in ("whole", "broken")
         )
         broken.save(tmp_path / f"{name}.yaml")
         specs.append((whole, broken))
@@ -70,7 +72,7 @@ def test_killed_and_resumed_is_undisturbed(make_spec: MakeSpec, tmp_path: Path) 
             "-c",
             RUN_AND_DIE,
             str(KILLED_AFTER + 1),
-            *(str(tmp_path / f"{n}.yaml") for n in ("all", "lora")),
+            *(str(tmp_path / f"{name}.yaml") for name in cases),
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},

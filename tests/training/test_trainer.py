@@ -31,7 +31,7 @@ def test_first_loss_is_the_mean_square_of_the_targets(make_spec: MakeSpec) -> No
     """One window of all prompts: before the first update every log-ratio is 0."""
     spec = make_spec(optimization={"prompts_per_step": 12, "microbatch_tokens": 100})
     run(spec)
-    labels = [pair.label for group in read_preferences(spec.preferences, "target").groups for pair in group.pairs]
+    labels = [pair.label for group in read_preferences(spec.preferences).groups for pair in group.pairs]
     (only,) = metrics(spec)
     assert only["loss"] == pytest.approx(sum(label**2 for label in labels) / len(labels), rel=1e-5)
     assert abs(only["h_chosen"]) < 1e-4
@@ -157,7 +157,7 @@ def test_other_reference(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
     (only,) = metrics(spec)
     sequences = [
         TokenSequence(group.prompt_ids, group.responses[pair.chosen])
-        for group in read_preferences(spec.preferences, "target").groups
+        for group in read_preferences(spec.preferences).groups
         for pair in group.pairs
     ]
     policy, reference = (

@@ -1,0 +1,167 @@
+"""Flow `irepo-compare`: several methods on the same prompts, seeds and panel, and what each of them is worth.
+
+    python -m flows.compare methods=[irepo,dpo,ipo,sppo] seeds=[0,1,2] run=demo rounds=2
+    python -m flows.compare methods="[irepo, irepo objective.beta=0.3, dpo]" name=strengths run=demo
+
+A method is a word of conf/objective and, after it, words of the configuration. Each method and seed is a run of its
+own, runs/<name>/<method>-<seed>, and goes on where it stopped; what does not hang on the method (prompts, the initial
+policy's evaluation, round 1's responses and votes) is made once a seed. What came out: compare.json and methods.svg.
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from conf.compose import compose_config, group_options
+from flows.environment import prepare, quiet_console
+from flows.temporary_server import await_server, start_temporary_server
+from flows.terminal import console, exit_on_user_error, markdown_table
+
+prepare()
+if __name__ == "__main__":
+    quiet_console()
+    start_temporary_server()
+
+from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
+from prefect.artifacts import create_markdown_artifact  # noqa: E402
+from prefect.states import State  # noqa: E402
+from pydantic import Field  # noqa: E402
+from rich.box import SIMPLE_HEAD  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from flows.iterate import irepo  # noqa: E402
+from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
+from storage.errors import UserError  # noqa: E402
+from storage.files import canonical_json, publish_text, sync_folder  # noqa: E402
+from storage.layout import RunLayout  # noqa: E402
+from tasks.evaluation.comparison import Value, by_round, utility_figure, write_figure  # noqa: E402
+
+#: What a run of any method makes alike, as long as their keys agree: stages of the run folder.
+_SHARED = ("prompts", "round-00/evaluate", "round-01/prompts", "round-01/generate", "round-01/label")
+
+Method = Annotated[str, Field(min_length=1)]
+
+
+@flow(name="irepo-compare", persist_result=True, result_serializer="json")
+def compare(
+    methods: list[Method],
+    seeds: list[Seed] = [0],  # noqa: B006  (Prefect shows the default in the form)
+    preset: Preset | None = None,
+    name: Name = "compare",
+    rounds: Rounds | None = None,
+    overrides: list[Override] = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Run every method with every seed and compare them; what is done already is kept.
+
+    Args:
+        methods: words of conf/objective, each with further words after it: "irepo objective.beta=0.3".
+        seeds: of prompts, samples and training; the same for every method.
+        preset: what to start from: a file of conf/run.
+        name: of the folder below runs/ that holds all runs and the comparison.
+        rounds: how many rounds each run shall have.
+        overrides: words as on the command line, for every run.
+    """
+    words = as_words(overrides, run=preset, rounds=rounds)
+    folder = RunLayout.of(compose_config([*words, *_objective(methods[0])]).runs, name).root
+    runs: dict[str, list[list[dict[str, Any]]]] = {slug(method): [] for method in methods}
+    if len(runs) < len(methods):
+        raise UserError("two methods are the same", where="methods", remedy="name each once")
+    for seed in seeds:
+        for method in methods:
+            label = f"{slug(method)}-{seed}"
+            mine = [*words, *_objective(method), f"seed={seed}", f"runs={folder}", f"name={label}"]
+            compose_config(mine)  # a mistake in the last method is told before the first one runs
+        for method in methods:
+            label = f"{slug(method)}-{seed}"
+            share(folder / f"{slug(methods[0])}-{seed}", folder / label)
+            mine = [*words, *_objective(method), f"seed={seed}", f"runs={folder}", f"name={label}"]
+            records = irepo.with_options(flow_run_name=label)(overrides=mine)
+            if isinstance(records, State):
+                raise UserError(
+                    f"{label} waits for people: {records.message}",
+                    where=str(folder / label),
+                    remedy="have them vote, then give the same command again",
+                )
+            runs[slug(method)].append(records)
+    return publish(folder, {method: by_round(made) for method, made in runs.items()})
+
+
+def slug(method: str) -> str:
+    """The method as a folder's name: letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", method).strip("-.")
+
+
+def _objective(method: str) -> list[str]:
+    """Words of the configuration for a method. Raises UserError for an objective that there is not."""
+    objective, *more = method.split()
+    if objective not in group_options("objective"):
+        raise UserError(
+            f"there is no method {objective!r}",
+            where="methods",
+            remedy=f"choose among: {', '.join(group_options('objective'))}",
+        )
+    return [f"objective={objective}", *more]
+
+
+def share(source: Path, target: Path) -> None:
+    """Give `target` the stages that `source` has and it lacks, as hard links; each is adopted only if its key agrees.
+
+    Published files are never written in place, so that the two runs stay apart.
+    """
+    for stage in _SHARED if source != target else ():
+        made, wanted = source / stage, target / stage
+        if (made / "manifest.json").is_file() and not wanted.exists():
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            temporary = wanted.with_name(f".{wanted.name}.{os.getpid()}.tmp")
+            shutil.copytree(made, temporary, copy_function=os.link)
+            temporary.replace(wanted)
+            sync_folder(wanted.parent)
+
+
+def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[str, Any]:
+    """Write compare.json and methods.svg, print the table of the last rounds, and show it in the UI."""
+    plain = {
+        method: [{name: {"mean": v.mean, "half": v.half} for name, v in each.items()} for each in rounds]
+        for method, rounds in methods.items()
+    }
+    publish_text(folder / "compare.json", canonical_json(plain) + "\n")
+    last = {method: rounds[-1] for method, rounds in methods.items()}
+    names = list(dict.fromkeys(name for figures in last.values() for name in figures))
+    judges = [name[len("win vs initial (") : -1] for name in names if name.startswith("win vs initial (")]
+    for judge in judges:
+        write_figure(utility_figure(methods, judge), folder / ("methods.svg" if judge == judges[0] else f"{judge}.svg"))
+    cells = [[method, *(str(figures.get(name, "-")) for name in names)] for method, figures in last.items()]
+    table = Table(title="after the last round (mean over seeds, 95 % intervals)", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("", *last):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name in names:
+        table.add_row(name, *(str(figures.get(name, "-")) for figures in last.values()))
+    console.print(table)
+    create_markdown_artifact("\n".join(markdown_table(["", *names], cells)), f"{slug(folder.name).lower()}-methods")
+    console.print(f"compared: {folder / 'compare.json'}", soft_wrap=True)
+    return plain
+
+
+def main(words: Sequence[str]) -> None:
+    """The command: `methods=[...]`, `seeds=[...]`, `name=`, and words of the configuration for every run."""
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    if "methods" not in given:
+        raise UserError("no methods are named", where="command line", remedy="methods=[irepo,dpo], of conf/objective")
+    methods, seeds = (_listed(given.get(key, default)) for key, default in (("methods", ""), ("seeds", "[0]")))
+    if not all(seed.isdecimal() for seed in seeds):
+        raise UserError("a seed is no number", where=f"seeds={given['seeds']}", remedy="seeds=[0,1,2]")
+    rest = [word for word in words if word.partition("=")[0] not in ("methods", "seeds", "name")]
+    await_server()
+    compare(methods, [int(seed) for seed in seeds], name=given.get("name", "compare"), overrides=rest)
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.strip().removeprefix("[").removesuffix("]").split(",") if item.strip()]
+
+
+if __name__ == "__main__":
+    exit_on_user_error(lambda: main(sys.argv[1:]))

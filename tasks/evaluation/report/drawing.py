@@ -1,0 +1,225 @@
+"""Small SVG charts: scales, axes, lines with intervals, labels beside what they name. No library, no script.
+
+A chart is 360 units wide (SMALL: 270), which a phone shows at about its own size; wider pages set several in a row.
+Colours are classes (c0 to c5, told apart by colour-blind readers, each with a marker of its own), so that one style
+sheet serves light and dark.
+"""
+
+import html
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+WIDTH, SMALL = 360, 270
+COLOURS = 6
+_CHARACTER = 6.1  # mean width of a label's character
+_LONGEST = 17  # characters of a label
+_APART = 13.0  # least distance of two labels' lines
+_TOP, _BOTTOM, _LEFT = 50.0, 34.0, 42.0
+
+Point = tuple[float, float]
+
+
+def text(value: object) -> str:
+    """Any text, safe between and inside tags; characters that XML does not allow become the replacement character."""
+    return html.escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", str(value)))
+
+
+def short(label: str, most: int = _LONGEST) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def number(value: float) -> str:
+    """A coordinate: two decimals at most."""
+    return f"{round(value, 2) + 0.0:g}"  # + 0.0: no negative zero
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A finished chart. `body` is what stands inside its svg element; `says` is the same in words, for who cannot see.
+
+    caption: how it is computed; drawn below it on the page.
+    """
+
+    name: str
+    title: str
+    says: str
+    height: float
+    body: str
+    caption: str
+    width: int = WIDTH
+
+    def svg(self, style: str | None = None) -> str:
+        """The svg element; with `style` (CSS) as a file that stands alone."""
+        alone = style is not None
+        ground = f'<style>{style}</style><rect width="100%" height="100%" class="paper"/>' if alone else ""
+        space = ' xmlns="http://www.w3.org/2000/svg"' if alone else ""
+        size = f' width="{self.width * 2}" height="{number(self.height * 2)}"' if alone else ""
+        marks = f"{self.name}-title {self.name}-says"
+        return (
+            f'<svg{space} class="chart" viewBox="0 0 {self.width} {number(self.height)}"{size} role="img" '
+            f'aria-labelledby="{marks}"><title id="{self.name}-title">{text(self.title)}</title>'
+            f'<desc id="{self.name}-says">{text(self.says)}</desc>{ground}{self.body}</svg>'
+        )
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` round numbers that span low to high: steps of 1, 2 or 5 times a power of ten."""
+    span = high - low or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = min((times * power for times in (1, 2, 5, 10)), key=lambda step: abs(span / step - count))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values low..high at start..end (units of the chart); one value alone stands in the middle."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        if self.high == self.low:
+            return (self.start + self.end) / 2
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def label(x: float, y: float, words: object, classes: str = "", anchor: str = "start") -> str:
+    placed = "" if anchor == "start" else f' text-anchor="{anchor}"'
+    return f'<text x="{number(x)}" y="{number(y)}" class="{classes}"{placed}>{text(words)}</text>'
+
+
+def segment(one: Point, other: Point, classes: str) -> str:
+    (x1, y1), (x2, y2) = one, other
+    return f'<path class="{classes}" d="M{number(x1)} {number(y1)}L{number(x2)} {number(y2)}"/>'
+
+
+def rectangle(x: float, y: float, width: float, height: float, classes: str, tip: str = "") -> str:
+    inner = f"<title>{text(tip)}</title>" if tip else ""
+    return (
+        f'<rect x="{number(x)}" y="{number(y)}" width="{number(max(width, 0))}" height="{number(max(height, 0))}" '
+        f'class="{classes}">{inner}</rect>'
+    )
+
+
+def marker(x: float, y: float, series: int, tip: str, *, hollow: bool = False) -> str:
+    """The point of a series, in its colour and its shape; hollow ones are set apart."""
+    left, right, up, down = (number(value) for value in (x - 3.6, x + 3.6, y - 3.6, y + 3.6))
+    middle, level = number(x), number(y)
+    path = (
+        f"M{left} {level}a3.6 3.6 0 1 1 7.2 0a3.6 3.6 0 1 1 -7.2 0z",  # circle
+        f"M{number(x - 2.9)} {number(y - 2.9)}h5.8v5.8h-5.8z",  # square
+        f"M{middle} {up}L{right} {down}H{left}z",  # triangle
+        f"M{middle} {up}L{right} {level}L{middle} {down}L{left} {level}z",  # diamond
+        f"M{middle} {down}L{left} {up}H{right}z",  # triangle on its tip
+        f"M{left} {number(y - 1.5)}h7.2v3h-7.2z",  # bar
+    )[series % COLOURS]
+    classes = f"mark c{series % COLOURS}{' hollow' if hollow else ''}"
+    return f'<path d="{path}" class="{classes}"><title>{text(tip)}</title></path>'
+
+
+def apart(places: Sequence[float], low: float, high: float) -> list[float]:
+    """The places moved as little as needed to be `_APART` from one another, inside low..high where there is room."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    moved = list(places)
+    above = low - _APART
+    for i in order:
+        above = moved[i] = max(moved[i], above + _APART)
+    below = high + _APART
+    for i in reversed(order):
+        below = moved[i] = min(moved[i], below - _APART)
+    return moved
+
+
+def header(title: str, unit: str) -> str:
+    return label(0, 15, title, "head") + label(0, 31, unit, "unit")
+
+
+class Plot:
+    """Axes with nice bounds, and what is drawn between them."""
+
+    def __init__(
+        self, title: str, unit: str, x: tuple[float, float], y: tuple[float, float], *, names: Iterable[str] = (),
+        width: int = WIDTH, height: float = 226, x_title: str = "round", x_ticks: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
+        """x, y: what has to be seen; axes grow to their ticks. names: labels right of the plot."""
+        self.width, self.height = width, height
+        self.title = title
+        longest = max((len(short(name)) for name in names), default=0)
+        right = width - (longest * _CHARACTER + 16 if longest else 10)
+        marks = ticks(*y, count=2 if width == SMALL else 4)
+        self.y = Scale(marks[0], marks[-1], height - _BOTTOM, _TOP)
+        across = ticks(*x) if x_ticks is None else list(x_ticks)
+        self.x = Scale(*(x if x_ticks is not None else (min(x[0], across[0]), x[1])), _LEFT + 8, right - 8)
+        self.parts = [header(title, unit)]
+        for mark in marks:
+            at = self.y.at(mark)
+            self.parts.append(segment((_LEFT, at), (right, at), "grid"))
+            self.parts.append(label(_LEFT - 6, at + 3.8, f"{mark:g}", "tick", "end"))
+        for mark in across:
+            if x[0] <= mark <= x[1]:
+                self.parts.append(label(self.x.at(mark), height - _BOTTOM + 15, f"{mark:g}", "tick", "middle"))
+        self.parts.append(label(right, height - 4, x_title, "unit", "end"))
+        self._right = right
+
+    def line(self, points: Sequence[Point], series: int, *, thin: bool = False, shift: float = 0.0) -> None:
+        """shift: units to the right, so that two series that agree are both seen."""
+        if len(points) > 1:
+            path = "L".join(f"{number(self.x.at(x) + shift)} {number(self.y.at(y))}" for x, y in points)
+            dash = " dashed" if series >= COLOURS else ""
+            self.parts.append(f'<path class="line{" thin" if thin else ""}{dash} c{series % COLOURS}" d="M{path}"/>')
+
+    def band(self, lows: Sequence[Point], highs: Sequence[Point], series: int) -> None:
+        path = "L".join(f"{number(self.x.at(x))} {number(self.y.at(y))}" for x, y in [*highs, *reversed(lows)])
+        self.parts.append(f'<path class="band c{series % COLOURS}" d="M{path}z"/>')
+
+    def whisker(self, x: float, low: float, high: float, series: int, shift: float = 0.0) -> None:
+        at = self.x.at(x) + shift
+        self.parts.append(segment((at, self.y.at(low)), (at, self.y.at(high)), f"whisker c{series % COLOURS}"))
+
+    def lying_whisker(self, low: float, high: float, y: float, series: int) -> None:
+        ends = ((self.x.at(low), self.y.at(y)), (self.x.at(high), self.y.at(y)))
+        self.parts.append(segment(*ends, f"whisker c{series % COLOURS}"))
+
+    def dot(self, x: float, y: float, series: int, tip: str, *, shift: float = 0.0, hollow: bool = False) -> None:
+        self.parts.append(marker(self.x.at(x) + shift, self.y.at(y), series, tip, hollow=hollow))
+
+    def reference(self, y: float, words: str = "") -> None:
+        """A level to compare with, across the plot."""
+        if self.y.low <= y <= self.y.high:
+            self.parts.append(segment((_LEFT, self.y.at(y)), (self._right, self.y.at(y)), "reference"))
+            self.parts.append(label(_LEFT + 3, self.y.at(y) - 4, words, "note"))
+
+    def upright(self, x: float, words: str = "") -> None:
+        at = self.x.at(x)
+        self.parts.append(segment((at, _TOP), (at, self.height - _BOTTOM), "reference"))
+        self.parts.append(label(at + 3, _TOP - 3, words, "note"))
+
+    def names(self, ends: Sequence[tuple[str, float, int]]) -> None:
+        """(name, y, series) of each line, written right of the plot at the line's end, none over another."""
+        places = apart([self.y.at(y) for _, y, _ in ends], _TOP + 2, self.height - _BOTTOM)
+        for (name, _, series), place in zip(ends, places, strict=True):
+            self.parts.append(label(self._right + 5, place + 3.8, short(name), f"name c{series % COLOURS}"))
+
+    def figure(self, name: str, says: str, caption: str) -> Figure:
+        return Figure(name, self.title, says, self.height, "".join(self.parts), caption, self.width)
+
+
+def span(values: Iterable[float], *include: float) -> tuple[float, float]:
+    """From the least to the greatest, `include` among them; (0, 1) of nothing."""
+    every = [*values, *include]
+    return (min(every), max(every)) if every else (0.0, 1.0)
+
+
+def listed(items: Iterable[str]) -> str:
+    return "; ".join(items)
+
+
+def thinned(count: int, most: int = 8) -> Callable[[int], bool]:
+    """Whether position i of `count` gets a label when there shall be at most about `most`; the last one always does."""
+    step = -(-count // most)
+    return lambda i: (count - 1 - i) % step == 0

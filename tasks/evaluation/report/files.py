@@ -1,0 +1,242 @@
+"""What the report shows of a run, read from its manifests, Parquet files and decisions; any part may be missing.
+
+Files are not checked against their digests here: `storage.explain` does that, and hashing weights takes its time.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.errors import UserError
+from storage.lineage import Run, open_run
+from storage.manifest import Manifest
+from tasks.evaluation.gate import DECISION, Decision
+
+STAGES = ("generate", "label", "train", "evaluate")
+_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate")
+_LIMIT = 10  # pairs, and held-out prompts, to read
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What annotators that cost something took: of one round, one annotator or judge. cost is None without a price."""
+
+    round: int
+    name: str
+    cost: float | None
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round that is evaluated, or has at least begun; round 0 is the initial policy.
+
+    base: the round whose policy this one started from. decision: None when there is none (yet).
+    """
+
+    number: int
+    base: int
+    stages: Mapping[str, Manifest]  # by name within the round, as in `evaluate/responses`
+    folder: Path
+    decision: Decision | None
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """Summary of the evaluation; {} before there is one."""
+        return self.stages["evaluate"].summary if "evaluate" in self.stages else {}
+
+    @property
+    def labels(self) -> Mapping[str, Any] | None:
+        return self.stages["label"].summary if "label" in self.stages else None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage, in the order in which stages are run; an evaluation's three parts are one."""
+        found = {stage: self.stages[stage].seconds for stage in STAGES[:-1] if stage in self.stages}
+        parts = [self.stages[part].seconds for part in _EVALUATION if part in self.stages]
+        return found | ({"evaluate": sum(parts)} if parts else {})
+
+    def win_rates(self, source: str) -> Mapping[str, Row]:
+        """Intervals by judge of the win rate against `source` (initial, previous); {} where there is none."""
+        rates: Mapping[str, Row] = self.figures["win_rate"].get(source, {}) if self.figures else {}
+        return rates
+
+    @cached_property
+    def targets(self) -> Mapping[str, list[float]] | None:
+        """Columns p_hat and target of the preference set; None without one."""
+        return _columns(self.folder / "label" / "preferences.parquet", ["p_hat", "target"])
+
+    @cached_property
+    def training(self) -> list[Row]:
+        """One row an optimizer step."""
+        path = self.folder / "train" / "metrics.jsonl"
+        if "train" not in self.stages or not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    @cached_property
+    def spent(self) -> list[Spent]:
+        """Panel and judges that have a cost or count tokens."""
+        rows = list(self.labels["annotators"]) if self.labels else []
+        found = [Spent(self.number, row["annotator"], row["cost"], row["tokens"]) for row in rows]
+        totals: dict[str, dict[str, float]] = {}
+        for name in ("votes", "scores"):
+            path = self.folder / "evaluate" / "judgements" / f"{name}.parquet"
+            for row in _rows(path, ["annotator", "cost", "tokens"]):
+                total = totals.setdefault(row["annotator"], {})
+                for unit in ("cost", "tokens"):
+                    if row[unit] is not None:
+                        total[unit] = total.get(unit, 0) + row[unit]
+        for judge, total in totals.items():
+            tokens = total.get("tokens")
+            found.append(Spent(self.number, judge, total.get("cost"), None if tokens is None else int(tokens)))
+        return [each for each in found if each.cost is not None or each.tokens is not None]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run folder as the report reads it."""
+
+    run: Run
+    rounds: Sequence[Round]
+
+    @property
+    def name(self) -> str:
+        return str(self.run.config.get("name") or self.run.root.name)
+
+    @property
+    def evaluated(self) -> list[Round]:
+        return [each for each in self.rounds if each.figures]
+
+    @property
+    def judges(self) -> list[str]:
+        """Whoever decided a win rate in any round, in the order of the configuration."""
+        asked = (self.run.config.get("evaluation") or {}).get("judges") or {}
+        seen = {judge for each in self.evaluated for judges in each.figures["win_rate"].values() for judge in judges}
+        return [judge for judge in asked if judge in seen] + sorted(seen - set(asked))
+
+
+def read_run(root: Path) -> RunFiles:
+    """Raises UserError when `root` is no run folder, ValueError when a file does not hold what it should."""
+    if not (root / "config.yaml").is_file():
+        raise UserError(
+            "this is no run folder: config.yaml is missing", where=str(root), remedy="name one, e.g. runs/mine"
+        )
+    run = open_run(root)
+    stages: dict[int, dict[str, Manifest]] = {}
+    for name, stage in run.stages.items():
+        place, _, inner = name.partition("/")
+        if place.startswith("round-") and place[6:].isdigit() and inner:
+            stages.setdefault(int(place[6:]), {})[inner] = stage.manifest
+    rounds: list[Round] = []
+    for number, manifests in sorted(stages.items()):
+        folder = root / f"round-{number:02d}"
+        kept = [each.number for each in rounds if each.decision is None or each.decision.action != "roll back"]
+        rounds.append(Round(number, kept[-1] if kept else 0, manifests, folder, _decision(folder, manifests)))
+    return RunFiles(run, rounds)
+
+
+def _decision(folder: Path, manifests: Mapping[str, Manifest]) -> Decision | None:
+    path = folder / "gate" / DECISION
+    if "gate" not in manifests or not path.is_file():
+        return None
+    return Decision.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one prompt, side by side, and who voted for which."""
+
+    prompt: str
+    sides: tuple[str, str]
+    notes: tuple[str, str]  # below each side
+    votes: Mapping[str, list[str]]  # annotators by what they said: left, right, tie, abstain, error
+
+
+def labelled_pairs(labelled: Round) -> list[Pair]:
+    """Every k-th pair of a round's preference set with the panel's votes on it. Nobody picks."""
+    path = labelled.folder / "label" / "preferences.parquet"
+    if "label" not in labelled.stages or not path.is_file():
+        return []
+    columns = ["prompt_id", "chosen_index", "rejected_index", "prompt", "chosen", "rejected"]
+    table = pq.read_table(path, columns=[*columns, "p_hat", "target", "target_se"])
+    rows = table.take(_spread(table.num_rows)).to_pylist()
+    votes: dict[tuple[str, frozenset[int]], list[Row]] = {}
+    columns = ["prompt_id", "index_a", "index_b", "annotator", "outcome"]
+    for vote in _rows(labelled.folder / "label" / "votes.parquet", columns, {row["prompt_id"] for row in rows}):
+        votes.setdefault((vote["prompt_id"], frozenset((vote["index_a"], vote["index_b"]))), []).append(vote)
+    pairs = []
+    for row in rows:
+        chosen, rejected = row["chosen_index"], row["rejected_index"]
+        said: dict[str, list[str]] = {}
+        for vote in votes.get((row["prompt_id"], frozenset((chosen, rejected))), []):
+            sides = ("left", "right") if vote["index_a"] == chosen else ("right", "left")
+            outcome = str(vote["outcome"])
+            side = dict(zip("ab", sides, strict=True)).get(outcome, outcome)
+            said.setdefault(side, []).append(vote["annotator"])
+        notes = (
+            f"preferred, P̂ {row['p_hat']:.2f}, target {row['target']:.2f} ±{row['target_se']:.2f}",
+            f"P̂ {1 - row['p_hat']:.2f}",
+        )
+        replies = (_conversation(row["chosen"]), _conversation(row["rejected"]))
+        pairs.append(Pair(_conversation(row["prompt"]), replies, notes, said))
+    return pairs
+
+
+def heldout_pairs(first: Round, last: Round) -> list[Pair]:
+    """The samples that both evaluations kept, initial policy left, and what judges said of them. Nobody picks."""
+    kept = []
+    for each in (first, last):
+        path = each.folder / "evaluate" / "samples.json"
+        samples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        kept.append({sample["prompt_id"]: sample for sample in samples})
+    both = [prompt for prompt in kept[0] if prompt in kept[1]]
+    shown = [both[position] for position in _spread(len(both))]
+    said: dict[str, dict[str, list[str]]] = {prompt: {} for prompt in shown}
+    columns = ["prompt_id", "source_b", "index_a", "index_b", "annotator", "outcome"]
+    for vote in _rows(last.folder / "evaluate" / "judgements" / "votes.parquet", columns, set(shown)):
+        if (vote["source_b"], vote["index_a"], vote["index_b"]) == ("initial", 0, 0):
+            outcome = str(vote["outcome"])
+            side = {"a": "right", "b": "left"}.get(outcome, outcome)
+            said[vote["prompt_id"]].setdefault(side, []).append(vote["annotator"])
+    notes = ("initial policy", f"after round {last.number}")
+    return [
+        Pair(kept[1][prompt]["prompt"], (kept[0][prompt]["reply"], kept[1][prompt]["reply"]), notes, said[prompt])
+        for prompt in shown
+    ]
+
+
+def _spread(count: int) -> list[int]:
+    """Positions of at most _LIMIT rows, evenly spaced from the first."""
+    return list(range(0, count, max(1, -(-count // _LIMIT))))
+
+
+def _conversation(messages: Sequence[Mapping[str, str]]) -> str:
+    """The text of one message; several with their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def _columns(path: Path, names: list[str]) -> dict[str, list[Any]] | None:
+    if not path.is_file():
+        return None
+    table = pq.read_table(path, columns=names)
+    return {name: table[name].to_pylist() for name in names}
+
+
+def _rows(path: Path, names: list[str], prompts: set[str] | None = None) -> list[Row]:
+    """Rows of a Parquet file, of some prompts or all; none where there is no such file."""
+    if not path.is_file():
+        return []
+    wanted = None if prompts is None else pc.field("prompt_id").isin(sorted(prompts))
+    rows: list[Row] = pq.read_table(path, columns=names, filters=wanted).to_pylist()
+    return rows

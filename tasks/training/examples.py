@@ -1,0 +1,105 @@
+"""What a step is made of: a prompt group with everything that its loss reads, and several of them as one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.training.groups import EXTRA, PromptGroup
+from tasks.training.objectives.batch import Batch, TokenColumns
+from tasks.training.reference import Logprobs
+from tasks.training.supervision import Supervised
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt group, log-probabilities of its responses under the reference (and the previous policy), and labels."""
+
+    item: Supervised
+    reference: Logprobs
+    previous: Logprobs | None = None
+    embedding: np.ndarray | None = None  # [E], of the prompt
+    differing: Sequence[tuple[list[int], list[int]]] | None = None  # positions of differing tokens of each pair's two
+
+    @property
+    def group(self) -> PromptGroup:
+        return self.item.group
+
+
+def collate(examples: Sequence[Example], device: torch.device, annotators: tuple[str, ...] = ()) -> Batch:
+    """The examples as one batch, in which the policy is the reference (use `Batch.at` for another)."""
+    groups = [example.group for example in examples]
+    sizes = [len(group.responses) for group in groups]
+    starts = np.cumsum([0, *sizes])
+    pairs = [
+        (start + pair.chosen, start + pair.rejected, pair.label)
+        for start, group in zip(starts[:-1], groups, strict=True)
+        for pair in group.pairs
+    ]
+    chosen, rejected, labels = zip(*pairs, strict=True)
+
+    def column(values: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(values)).to(device)
+
+    reference = column([example.reference.sums for example in examples])
+    previous = [example.previous.sums for example in examples if example.previous is not None]
+    vectors = [example.embedding for example in examples if example.embedding is not None]
+    extra = [start + size - 1 for start, size, group in zip(starts, sizes, groups, strict=False) if _has_extra(group)]
+    items = [example.item for example in examples]
+    return Batch(
+        logprobs=reference,
+        reference=reference,
+        lengths=torch.tensor(
+            [len(response) for group in groups for response in group.responses], dtype=torch.float64, device=device
+        ),
+        owner=torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(sizes)).to(device),
+        chosen=torch.tensor(chosen, device=device),
+        rejected=torch.tensor(rejected, device=device),
+        labels=torch.tensor(labels, dtype=torch.float64, device=device),
+        previous=column(previous) if previous else None,
+        pairs={name: column([item.pairs[name] for item in items]) for name in items[0].pairs},
+        responses={name: column([item.responses[name] for item in items]) for name in items[0].responses},
+        embeddings=column([vector[None] for vector in vectors]) if vectors else None,
+        extra=torch.tensor(extra, device=device) if extra else None,
+        tokens=_tokens(examples, device) if examples[0].reference.tokens is not None else None,
+        annotators=annotators,
+    )
+
+
+def _has_extra(group: PromptGroup) -> bool:
+    return group.indices[-1] == EXTRA
+
+
+def _tokens(examples: Sequence[Example], device: torch.device) -> TokenColumns:
+    lengths = [len(response) for example in examples for response in example.group.responses]
+    starts = np.cumsum([0, *lengths])
+    changed: tuple[list[int], list[int]] = [], []
+    owners: tuple[list[int], list[int]] = [], []
+    first = pair_number = 0
+    for example in examples:
+        for pair, ends in zip(example.group.pairs, example.differing or [], strict=False):
+            for side, response in enumerate((pair.chosen, pair.rejected)):
+                changed[side].extend(starts[first + response] + position for position in ends[side])
+                owners[side].extend([pair_number] * len(ends[side]))
+            pair_number += 1
+        first += len(example.group.responses)
+
+    def integers(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    def flat(parts: Sequence[Logprobs | None]) -> Tensor | None:
+        tokens = [token for part in parts if part is not None for token in part.tokens or []]
+        return torch.from_numpy(np.concatenate(tokens)).to(device) if tokens else None
+
+    reference = flat([example.reference for example in examples])
+    assert reference is not None
+    return TokenColumns(
+        policy=reference,
+        reference=reference,
+        previous=flat([example.previous for example in examples]),
+        owner=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(device),
+        chosen=(integers(changed[0]), integers(owners[0])),
+        rejected=(integers(changed[1]), integers(owners[1])),
+    )

@@ -1,0 +1,209 @@
+"""The automatic gate on made-up histories: each rule fires alone; what is promoted satisfies all of them."""
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from conf.compose import compose_config, dump_config, validate_config
+from storage.errors import UserError
+from tasks.evaluation.rules import Rule, Standing, decide
+
+JUDGES = ("truth", "style")
+RULES: dict[str, dict[str, Any]] = {
+    "better": {"kind": "win_rate", "against": "previous", "least": 0.5},
+    "ahead": {"kind": "win_rate", "against": "initial", "judge": "truth", "least": 0.55, "broken": "stop"},
+    "near": {"kind": "kl", "most": 3.0, "broken": "stop"},
+    "short": {"kind": "length", "against": "initial", "growth": 1.5},
+    "steady": {"kind": "length", "against": "previous", "growth": 1.2},
+    "finished": {"kind": "finish_rate", "least": 0.9},
+    "right": {"kind": "rate", "rate": "correct", "drop": 0.02},
+    "kind": {"kind": "rate", "rate": "rude", "against": "initial", "rise": 0.0, "broken": "stop"},
+}
+
+
+def rules(**given_rules: dict[str, Any]) -> dict[str, Rule]:
+    checked: dict[str, Rule] = TypeAdapter(dict[str, Rule]).validate_python(given_rules or RULES)
+    return checked
+
+
+def interval(mean: float, half: float = 0.04) -> dict[str, float]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": 100}
+
+
+def figures(**changed: Any) -> dict[str, Any]:
+    """Of a round that satisfies RULES, changed in one or the other."""
+    initial, previous = ({judge: interval(mean) for judge in JUDGES} for mean in (0.8, 0.6))
+    return {
+        "win_rate": {"initial": initial, "previous": previous},
+        "rates": {"correct": interval(0.6), "rude": interval(0.1)},
+        "kl": {"mean": 2.5, "se": 0.1, "per_token": 0.2},
+        "tokens": 12.0,
+        "finish_rate": 0.95,
+    } | changed
+
+
+INITIAL = figures(win_rate={}, tokens=10.0, kl={"mean": 0.0, "se": 0.0, "per_token": 0.0})
+PREVIOUS = figures(tokens=11.0)
+
+
+def decision(now: dict[str, Any], *, first: bool = False, patience: int | None = None, fruitless: int = 0) -> Any:
+    standing = Standing(now, INITIAL, INITIAL if first else PREVIOUS, first=first)
+    return decide(rules(), standing, judges=JUDGES, patience=patience, fruitless=fruitless)
+
+
+def win(**changed: Any) -> dict[str, Any]:
+    return {"win_rate": figures()["win_rate"] | changed}
+
+
+def test_a_round_that_satisfies_every_rule_is_promoted() -> None:
+    made = decision(figures())
+    assert (made.action, made.by, made.last) == ("promote", "policy", False)
+    assert {reason.rule: reason.holds for reason in made.reasons} == dict.fromkeys(RULES, True)
+
+
+BREACHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "one judge of two": ("better", win(previous={"truth": interval(0.6), "style": interval(0.53)})),
+    "a judge that abstained": ("better", win(previous={"truth": interval(0.6)})),
+    "its judge": ("ahead", win(initial={"truth": interval(0.58), "style": interval(0.9)})),
+    "its judge abstained": ("ahead", win(initial={"style": interval(0.9)})),
+    "the mean": ("near", {"kl": {"mean": 3.1, "se": 0.0, "per_token": 0.2}}),
+    "the upper end": ("near", {"kl": {"mean": 2.9, "se": 0.1, "per_token": 0.2}}),
+    "one prompt": ("near", {"kl": {"mean": 3.1, "se": None, "per_token": 0.2}}),
+    "cut replies": ("finished", {"finish_rate": 0.89}),
+    "a drop": ("right", {"rates": {"correct": interval(0.57), "rude": interval(0.1)}}),
+    "no score": ("right", {"rates": {"rude": interval(0.1)}}),
+    "a rise": ("kind", {"rates": {"correct": interval(0.6), "rude": interval(0.11)}}),
+}
+
+
+@pytest.mark.parametrize("case", BREACHES)
+def test_each_rule_fires_alone(case: str) -> None:
+    name, changed = BREACHES[case]
+    made = decision(figures(**changed))
+    assert made.action == "roll back"
+    assert [reason.rule for reason in made.reasons if not reason.holds] == [name]
+    assert made.note == f"broken: {name}"
+    assert made.last == (RULES[name].get("broken") == "stop")
+
+
+def test_length_is_compared_with_the_rival_that_its_rule_names() -> None:
+    standing = Standing(figures(tokens=14.0), INITIAL, PREVIOUS, first=False)  # 1.4 and 1.27 times
+    made = decide(rules(), standing, judges=JUDGES, patience=None, fruitless=0)
+    assert [reason.rule for reason in made.reasons if not reason.holds] == ["steady"]
+    standing = Standing(figures(tokens=16.0), INITIAL, figures(tokens=14.0), first=False)  # 1.6 and 1.14 times
+    made = decide(rules(), standing, judges=JUDGES, patience=None, fruitless=0)
+    assert [reason.rule for reason in made.reasons if not reason.holds] == ["short"]
+
+
+def test_in_a_first_round_the_policy_before_is_the_initial_one() -> None:
+    now = figures(win_rate={"initial": {judge: interval(0.7) for judge in JUDGES}}, tokens=11.5)
+    assert decision(now, first=True).action == "promote"
+    now["win_rate"]["initial"]["style"] = interval(0.5)
+    assert decision(now, first=True).note == "broken: better"
+
+
+def test_patience_ends_the_run_after_so_many_rounds_without_promotion() -> None:
+    late = figures(finish_rate=0.5)
+    assert [decision(late, patience=3, fruitless=n).last for n in range(4)] == [False, False, True, True]
+    assert not decision(late, fruitless=9).last
+    assert decision(late, patience=1).reasons[-1].rule == "patience"
+    assert decision(figures(), patience=1, fruitless=5).action == "promote"
+
+
+shares = st.floats(0, 1)
+intervals = st.builds(interval, shares, st.floats(0, 0.3))
+rated = st.dictionaries(st.sampled_from(["correct", "rude"]), intervals)
+judged = st.dictionaries(st.sampled_from(JUDGES), intervals)
+anything = st.fixed_dictionaries(
+    {
+        "win_rate": st.dictionaries(st.sampled_from(["initial", "previous"]), judged),
+        "rates": rated,
+        "kl": st.builds(lambda mean, se: {"mean": mean, "se": se}, st.floats(-1, 9), st.none() | st.floats(0, 1)),
+        "tokens": st.floats(1, 100),
+        "finish_rate": shares,
+    }
+)
+breaches = st.sampled_from(["roll back", "stop"])
+any_rule = st.one_of(
+    st.fixed_dictionaries(
+        {"kind": st.just("win_rate"), "against": st.sampled_from(["initial", "previous"]),
+         "judge": st.none() | st.sampled_from(JUDGES), "least": st.floats(0, 0.5), "broken": breaches}
+    ),
+    st.fixed_dictionaries({"kind": st.just("kl"), "most": st.floats(0, 9), "broken": breaches}),
+    st.fixed_dictionaries(
+        {"kind": st.just("length"), "against": st.sampled_from(["initial", "previous"]), "growth": st.floats(0.5, 9)}
+    ),
+    st.fixed_dictionaries({"kind": st.just("finish_rate"), "least": shares, "broken": breaches}),
+    st.fixed_dictionaries(
+        {"kind": st.just("rate"), "rate": st.sampled_from(["correct", "rude"]), "drop": shares,
+         "against": st.sampled_from(["initial", "previous"]), "rise": st.none() | shares}
+    ),
+)  # fmt: skip
+
+
+def satisfied(rule: dict[str, Any], now: Any, initial: Any, previous: Any, first: bool) -> bool:
+    """Written again, from what docs/report.md says of the rules."""
+    rival = initial if rule.get("against") == "initial" or first else previous
+    match rule["kind"]:
+        case "win_rate":
+            rates = now["win_rate"].get("initial" if first else rule["against"], {})
+            judges = JUDGES if rule["judge"] is None else [rule["judge"]]
+            return all(judge in rates and not rates[judge]["low"] < rule["least"] for judge in judges)
+        case "kl":
+            return bool(now["kl"]["mean"] + 1.96 * (now["kl"]["se"] or 0) <= rule["most"])
+        case "length":
+            return bool(now["tokens"] <= rival["tokens"] * rule["growth"])
+        case "finish_rate":
+            return bool(now["finish_rate"] >= rule["least"])
+    if rule["rate"] not in now["rates"] or rule["rate"] not in rival["rates"]:
+        return False
+    one, other = now["rates"][rule["rate"]]["mean"], rival["rates"][rule["rate"]]["mean"]
+    return bool(one >= other - rule["drop"] and (rule["rise"] is None or one <= other + rule["rise"]))
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), any_rule, min_size=1), anything, anything, anything, st.booleans(),
+    st.none() | st.integers(1, 4), st.integers(0, 5),
+)  # fmt: skip
+def test_a_promoted_policy_satisfies_every_rule_and_no_other_is_promoted(
+    asked: Any, now: Any, initial: Any, previous: Any, first: bool, patience: int | None, fruitless: int
+) -> None:
+    standing = Standing(now, initial, initial if first else previous, first=first)
+    made = decide(rules(**asked), standing, judges=JUDGES, patience=patience, fruitless=fruitless)
+    holds = {name: satisfied(rule, now, initial, previous, first) for name, rule in asked.items()}
+    assert (made.action == "promote") == all(holds.values())
+    assert made.action in ("promote", "roll back")  # `stop` would promote
+    assert {reason.rule: reason.holds for reason in made.reasons if reason.rule in asked} == holds
+    stopping = any(rule.get("broken") == "stop" and not holds[name] for name, rule in asked.items())
+    exhausted = patience is not None and fruitless + 1 >= patience
+    assert made.last == (not all(holds.values()) and (stopping or exhausted))
+
+
+def test_the_ready_gate_composes_and_survives_its_copy_in_the_run_folder() -> None:
+    config = compose_config(["run=demo", "gate=policy", "gate.rules.near.most=5", "~gate.rules.short"])
+    assert list(config.gate.rules) == ["better", "near", "finished"]
+    assert config.gate.judges == ("truth", "held-out")
+    assert compose_config(["run=demo"]).gate.kind == "none"
+    assert validate_config(yaml.safe_load(dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["gate=policy", "evaluation=plain"], "rules.better: the evaluation does not have any judge"),
+        (["gate=policy", "+gate.rules.w={kind: win_rate, judge: me}"], "'me' (it has: truth, held-out)"),
+        (["gate=policy", "+gate.rules.w={kind: win_rate, against: friend}"], "'initial' or 'previous'"),
+        (["gate=policy", "+gate.rules.r={kind: rate, rate: corect, drop: 0}"], "'corect' (it has: correct, polite"),
+        (["gate=policy", "+gate.rules.r={kind: rate, rate: correct}"], "give drop"),
+        (["gate=policy", "~gate.rules"], "there are no rules"),
+        (["gate=human", "+gate.patience=2"], "neither rules nor patience"),
+    ],
+)
+def test_rules_that_the_evaluation_cannot_answer_are_refused_at_the_start(words: list[str], named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_config(["run=demo", *words])
+    assert named in caught.value.what

@@ -1,0 +1,154 @@
+"""The run's report in a real browser, on a desk and on a phone; and that no round fails by it."""
+
+import base64
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.compose import compose_config
+from flows.artifacts import publish_rounds
+from flows.gate import ends, settle
+from flows.plan import Plan
+from tasks.evaluation.gate import Decision, Reason
+from tasks.evaluation.report.write import write_report
+from tests.evaluation.made_up_run import HOSTILE, MadeUpRun, interval
+from tests.flows.browser import CHROMIUM, Page, browser
+
+CHOSEN = Reason(rule="near", holds=False, says="KL 9; at most 3", broken="roll back")
+FIGURES = (
+    "win-rate-initial", "win-rate-previous", "kl", "win-rate-over-kl", "rate-1", "rate-2", "votes", "leanings",
+    "agreement", "p-hat", "target", "training-loss", "training-margin", "training-ratios", "training-accuracy", "time",
+    "money",
+)  # fmt: skip
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    """Of three rounds, the second one rolled back, by models that write HTML."""
+    run = MadeUpRun(
+        tmp_path / "made", annotators=[f"annotator-{i}" for i in range(6)], judges=("truth", "held-out"), priced=True,
+        text=HOSTILE + " word" * 90,
+    )  # fmt: skip
+    run.evaluate(0)
+    run.round(1, base=0, decision=Decision(action="promote", by="human", note=HOSTILE))
+    run.round(2, base=1, decision=Decision(action="roll back", by="policy", reasons=(CHOSEN,)))
+    run.round(3, base=1)
+    return write_report(run.root)
+
+
+def opened(page: Page, report: Path, width: int, **look: bool) -> None:
+    page.listen("Runtime", "Log", "Network", "Page", "Security")
+    page.look(width, 900, **look)
+    page.open(report.as_uri())
+    page.until_it_says("Rounds at a glance", "Provenance")
+
+
+DRAWN = """
+[...document.querySelectorAll('figure')].map(figure => {
+  const svg = figure.querySelector('svg'), box = svg.getBoundingClientRect()
+  const unit = box.width / svg.viewBox.baseVal.width
+  const texts = [...svg.querySelectorAll('text')]
+  return {name: figure.id.slice(7), left: box.left, right: box.right, height: box.height,
+          marks: svg.querySelectorAll('path, rect').length, title: svg.querySelector('title').textContent,
+          least: Math.min(...texts.map(text => parseFloat(getComputedStyle(text).fontSize))) * unit,
+          outside: texts.filter(text => { const b = text.getBoundingClientRect()
+            return b.left < box.left - 1 || b.right > box.right + 1 || b.bottom > box.bottom + 1 })
+            .map(text => text.textContent)}
+})
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (Debian: apt install chromium)")
+@pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, False), (390, True, True), (320, True, False)])
+def test_every_figure_is_drawn_within_the_page_and_nothing_is_fetched(
+    report: Path, tmp_path: Path, width: int, phone: bool, dark: bool
+) -> None:
+    with browser() as page:
+        opened(page, report, width, phone=phone, dark=dark)
+        drawn: list[dict[str, Any]] = page.evaluate(DRAWN)
+        assert [figure["name"] for figure in drawn] == list(FIGURES)
+        for figure in drawn:
+            assert figure["left"] >= 0, figure
+            assert figure["right"] <= width, figure
+            assert figure["height"] > 60, figure
+            assert figure["marks"] > 3, figure
+            assert figure["title"], figure
+            assert not figure["outside"], figure
+            assert figure["least"] >= 8.5, figure  # pixels
+        assert page.evaluate("document.documentElement.scrollWidth") <= width  # only tables scroll sideways
+        assert page.evaluate("document.title") == "made: report of the run"
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(245, 244, 240)"
+        assert light != dark
+        time.sleep(0.3)  # whatever the page might still ask for
+        page.text()
+        told = {event["method"] for event in page.events}
+        assert not told & {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}, page.events
+        asked = {e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"}
+        assert asked == {report.as_uri()}
+        page.screenshot(tmp_path / "page.png")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (Debian: apt install chromium)")
+def test_it_prints_on_white(report: Path, tmp_path: Path) -> None:
+    with browser() as page:
+        opened(page, report, 1280, dark=True)
+        page._call("Emulation.setEmulatedMedia", media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        printed = base64.b64decode(page._call("Page.printToPDF", printBackground=True)["data"])
+        assert printed.startswith(b"%PDF")
+        (tmp_path / "report.pdf").write_bytes(printed)
+
+
+def plan_of(run: MadeUpRun, *words: str) -> Plan:
+    given = ["run=demo", f"runs={run.root.parent}", f"name={run.root.name}", *words]
+    return Plan(compose_config(given), run.root / "initial")
+
+
+def record(number: int, base: int, figures: dict[str, Any]) -> dict[str, Any]:
+    return {"round": number, "base": base, "figures": figures, "seconds": {}, "decision": None}
+
+
+def test_a_report_that_cannot_be_written_is_a_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    links: list[str] = []
+    monkeypatch.setattr("flows.artifacts.create_table_artifact", lambda *_: None)
+    monkeypatch.setattr("flows.artifacts.create_link_artifact", lambda link, *_: links.append(link))
+    run = MadeUpRun(tmp_path / "made")
+    rounds = [record(0, 0, run.evaluate(0)) | {"decision": "promote"}]
+    publish_rounds(plan_of(run), rounds)
+    assert links == [(run.root / "report.html").resolve().as_uri()]
+    run.round(1, base=0)
+    (run.root / "round-01" / "label" / "preferences.parquet").write_bytes(b"cut")
+    with caplog.at_level(logging.WARNING):
+        publish_rounds(plan_of(run), rounds)
+    assert "the report was not written" in caplog.text
+    assert "preferences.parquet" in caplog.text
+    assert len(links) == 1
+
+
+def test_rules_decide_from_the_files_of_the_run_and_their_decision_stands(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "made", judges=("truth", "held-out"))
+    plan = plan_of(run, "gate=policy", "gate.patience=2", "gate.rules.near.most=3")
+    run.evaluate(0)
+    for number in (1, 2, 3):
+        run.train(number)
+
+    first = run.evaluate(1, win_rate={"initial": {judge: interval(0.7) for judge in ("truth", "held-out")}})
+    assert settle(plan, record(1, 0, first)) == "promote"
+    assert not ends(plan, record(1, 0, first))
+    even = {"previous": {"truth": interval(0.6), "held-out": interval(0.5)}}
+    second = run.evaluate(2, base=1, win_rate=even)
+    assert settle(plan, record(2, 1, second)) == "roll back"
+    assert not ends(plan, record(2, 1, second))
+    assert settle(plan_of(run), record(2, 1, second)) == "roll back"  # another gate does not decide anew
+    third = run.evaluate(3, base=1, win_rate=even)
+    assert settle(plan, record(3, 1, third)) == "roll back"
+    assert ends(plan, record(3, 1, third))  # two rounds without promotion
+    html = write_report(run.root).read_text()
+    assert "better is broken: win rate against previous 0.600 [0.550, 0.650] by truth, 0.500 [0.450, 0.550]" in html
+    assert "patience is broken: 2 in a row without promotion; the run ends at 2" in html

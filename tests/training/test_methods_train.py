@@ -1,0 +1,197 @@
+"""Every method composes by one word, and trains with what the stage provides for it."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.compose import compose_config, group_options
+from storage.errors import UserError
+from storage.schemas import REFERENCE, RESPONSES, SCORES, VOTES, read_parquet, table, write_parquet
+from storage.stage import silent
+from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
+from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+from tasks.training.objectives.settings import PAPERS_EMBEDDER
+from tasks.training.provision import Provision
+from tasks.training.settings import TrainSpec
+from tasks.training.trainer import run
+from tests.conftest import MakePolicy
+from tests.training.conftest import MakeSpec
+from tests.training.preference_rows import preference_rows
+
+METHODS = [name for name in group_options("objective") if name != "irepo-small"]
+
+
+def rows() -> list[dict[str, Any]]:
+    return preference_rows(prompts=6, responses=3)
+
+
+def vote(prompt: str, a: int, b: int, annotator: str, outcome: str) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt, "source_a": "policy", "index_a": a, "source_b": "policy", "index_b": b,
+        "annotator": annotator, "kind": "pairs", "outcome": outcome, "order": "both",
+    }  # fmt: skip
+
+
+def score(prompt: str, index: int, annotator: str, value: float | None) -> dict[str, Any]:
+    outcome = "score" if value is not None else "abstain"
+    return {"prompt_id": prompt, "source": "policy", "response_index": index, "annotator": annotator,
+            "outcome": outcome, "score": value}  # fmt: skip
+
+
+@pytest.fixture
+def label_stage(tmp_path: Path) -> dict[str, dict[int, Path]]:
+    """scores.parquet and votes.parquet that agree with the preferences of `rows`."""
+    prompts = {row["prompt_id"] for row in rows()}
+    votes = [
+        vote(row["prompt_id"], row["chosen_index"], row["rejected_index"], name, outcome)
+        for row in rows()
+        for name, outcome in (("one", "a"), ("two", "tie"), ("three", "b"))
+    ]
+    scores = [
+        score(prompt, index, name, index * factor)
+        for prompt in prompts
+        for index in range(3)
+        for name, factor in (("one", 1.0), ("two", -3.0))
+    ]
+    paths = {"votes": tmp_path / "votes.parquet", "scores": tmp_path / "scores.parquet"}
+    write_parquet(paths["votes"], table(votes, VOTES))
+    write_parquet(paths["scores"], table(scores, SCORES))
+    return {name: {1: path} for name, path in paths.items()}
+
+
+@pytest.fixture
+def extra(tmp_path: Path) -> Path:
+    """A generate stage with one response to each prompt."""
+    prompts = {row["prompt_id"]: row["prompt_ids"] for row in rows()}
+    responses = [
+        {"prompt_id": name, "response_index": 0, "prompt_ids": ids, "response_ids": [40, 41, 2], "text": "",
+         "finish_reason": "stop", "logprobs": [0.0, 0.0, 0.0], "seed": 0}
+        for name, ids in prompts.items()
+    ]  # fmt: skip
+    write_parquet(tmp_path / "extra" / "responses-00000.parquet", table(responses, RESPONSES))
+    return tmp_path / "extra"
+
+
+def spec_of(method: str, make_spec: MakeSpec, make_policy: MakePolicy, **fields: Any) -> TrainSpec:
+    """Two steps of a method at its configured settings; a reference of its own where it asks for the initial one."""
+    words = [f"objective={method}"] if method != "ipo-md" else []
+    objective = compose_config(["run=demo", *words]).objective.model_dump()
+    if method == "ipo-md":
+        objective = {"name": "ipo-md"}
+    if objective.get("embedder") == PAPERS_EMBEDDER:
+        objective["embedder"] = "policy"
+    if objective.get("reference", "initial") == "initial":
+        fields |= {"reference": make_policy(seed=1), "inputs": {"policy": "p", "reference": "r", "preferences": "d"}}
+    optimization = {"prompts_per_step": 3, "microbatch_tokens": 120}
+    return make_spec(objective=objective, optimization=optimization, rows=rows(), **fields)
+
+
+def metrics(spec: TrainSpec) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (spec.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_steps(
+    method: str, make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, dict[int, Path]], extra: Path
+) -> None:
+    spec = spec_of(method, make_spec, make_policy, **label_stage, extra=extra, mixture=0.5)
+    manifest = run(spec)
+    assert manifest.rows["steps"] == 2
+    assert all(step["grad_norm"] > 0 for step in metrics(spec))
+    assert manifest.rows["responses"] == 18
+
+
+def test_step_objectives_carry_their_memory(
+    make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, dict[int, Path]]
+) -> None:
+    """What is learnt about annotators goes on from step to step, and into the metrics."""
+    spec = spec_of("lcpo", make_spec, make_policy, **label_stage)
+    run(spec)
+    first, second = (step["details"] for step in metrics(spec))
+    assert first.keys() == {"reliability/one", "reliability/two", "reliability/three"}
+    assert all(0.5 <= value <= 0.999 for value in second.values())
+    assert first != second
+
+
+def test_two_references(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
+    """INPO: the initial policy's log-probabilities and those of the policy that training starts from."""
+    spec = spec_of("inpo", make_spec, make_policy)
+    manifest = run(spec)
+    files = {entry.path for entry in manifest.files}
+    assert {"reference.parquet", "previous.parquet"} <= files
+    assert (spec.folder / "reference.parquet").read_bytes() != (spec.folder / "previous.parquet").read_bytes()
+    alone = run(make_spec("alone", objective={"name": "inpo"}, rows=rows()))
+    assert "previous.parquet" not in {entry.path for entry in alone.files}  # it is the reference
+
+
+def test_the_policys_own_sense_of_quality(make_spec: MakeSpec, tiny_policy: Path) -> None:
+    """What the instruction adds to a response's log-probability, by forwards of single sequences."""
+    spec = make_spec(objective={"name": "sr-dpo", "instruction": "Be kind."}, rows=rows())
+    model, tokenizer = load_policy(tiny_policy, dtype="float32", device="cpu"), load_tokenizer(tiny_policy)
+    spec.folder.mkdir()
+    examples, _ = Provision.of(spec).examples(model, lambda folder: model, nullcontext, silent)
+    for example in examples:
+        group = example.group
+        asked = encode_chat(tokenizer, [{"role": "user", "content": f"Be kind.\n\n{group.prompt_id}"}])
+        for response, quality in zip(group.responses, example.item.responses["quality"], strict=True):
+            rows_of = [TokenSequence(prompt, response) for prompt in (asked, group.prompt_ids)]
+            given, plain = (sequence_logprobs(model, [row], tokens=1)[0] for row in rows_of)
+            assert quality == pytest.approx(given - plain, abs=1e-3)
+
+
+def test_tied_pairs_are_left_out_of_hard_labels(make_spec: MakeSpec, tiny_policy: Path) -> None:
+    tied = [row | ({"target": 0.0, "p_hat": 0.5} if number % 3 == 0 else {}) for number, row in enumerate(rows())]
+    hard = run(make_spec("hard", objective={"name": "dpo"}, rows=tied))
+    assert (hard.rows["pairs"], hard.rows["tied_pairs"]) == (12, 6)
+    soft = run(make_spec("soft", objective={"name": "dpo", "labels": "soft"}, rows=tied))
+    assert soft.rows["pairs"] == 18
+    assert "tied_pairs" not in soft.rows
+
+
+@pytest.mark.parametrize(
+    ("objective", "fields", "message"),
+    [
+        ({"name": "rebel"}, {}, "rebel needs the scores"),
+        ({"name": "sppo"}, {}, "sppo needs the votes"),
+        ({"name": "lcpo"}, {}, "lcpo needs the votes"),
+        ({"name": "rebel", "score_annotators": ["four"]}, {"scores": True}, "there are none by four"),
+        ({"name": "sppo"}, {"votes": {2: "votes.parquet"}, "round": 2}, "the votes of the label stage of round 1"),
+        ({"name": "selm"}, {}, "selm needs a greedy response .* of the reference to each prompt"),
+        ({"name": "xpo"}, {"extra": True}, "6 have none here"),
+        ({"name": "ipo-md"}, {}, "these are of the policy"),
+        ({"name": "ipo-md"}, {"mixture": 0.25}, "a mixture with share 0.25"),
+        ({"name": "rpo", "embedder": "no/where/at/all"}, {}, "no such folder"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_at_the_start(
+    objective: dict[str, Any],
+    fields: dict[str, Any],
+    message: str,
+    make_spec: MakeSpec,
+    label_stage: dict[str, dict[int, Path]],
+    tmp_path: Path,
+) -> None:
+    """Before the policy is read: it does not even exist."""
+    given = {
+        name: label_stage[name] if value is True and name in label_stage else value for name, value in fields.items()
+    }
+    if given.get("extra") is True:
+        write_parquet(tmp_path / "extra" / "responses-0.parquet", table([], RESPONSES))
+        given["extra"] = tmp_path / "extra"
+    with pytest.raises(UserError, match=message) as refused:
+        run(make_spec(objective=objective, rows=rows(), policy=tmp_path / "none", **given))
+    assert refused.value.remedy
+
+
+def test_extra_responses_are_in_no_pair(make_spec: MakeSpec, make_policy: MakePolicy, extra: Path) -> None:
+    spec = spec_of("selm", make_spec, make_policy, extra=extra)
+    provision = Provision.of(spec)
+    assert [group.responses[-1].tolist() for group in provision.groups] == [[40, 41, 2]] * 6
+    assert all(pair.rejected < 3 and pair.chosen < 3 for group in provision.groups for pair in group.pairs)
+    manifest = run(spec)
+    assert (manifest.rows["responses"], manifest.rows["pairs"]) == (18, 18)
+    known = read_parquet(spec.folder / "reference.parquet", REFERENCE)
+    assert known["response_index"].to_pylist().count(-1) == 6

@@ -1,0 +1,185 @@
+"""The losses that TRL has too, against TRL's own code, run on the same log-probabilities."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasks.training.objectives.divergence import Divergence, f_dpo
+from tasks.training.objectives.logistic import dpo, rdpo
+from tasks.training.objectives.pointwise import sppo
+from tasks.training.objectives.registry import build_objective
+from tasks.training.objectives.settings import DpoSettings, IpoSettings, SlicSettings
+from tests.training.objective_batches import batch_of, values_of
+
+PAIRS = 5
+CHOSEN, REJECTED = 7, 4  # tokens
+
+
+class _Accelerator:
+    """Of one process."""
+
+    device = torch.device("cpu")
+
+    def gather(self, values: Tensor) -> Tensor:
+        return values
+
+    gather_for_metrics = gather
+
+
+class _Model(torch.nn.Module):
+    """Answers with log-probabilities that it was given."""
+
+    def __init__(self, logprobs: Tensor) -> None:
+        super().__init__()
+        self.logprobs = logprobs
+
+    def forward(self, **inputs: Any) -> SimpleNamespace:
+        zeros = torch.zeros_like(self.logprobs)
+        return SimpleNamespace(log_probs=self.logprobs, entropy=zeros, mean_logits=zeros, is_top1=zeros > 0)
+
+
+class Pairs:
+    """Random log-probabilities of tokens: chosen responses of 7 tokens, rejected ones of 4."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        noise = torch.Generator().manual_seed(3)
+        self.mask = torch.ones(2 * PAIRS, CHOSEN + 1, dtype=torch.long)
+        self.mask[:, 0] = 0  # the prompt
+        self.mask[PAIRS:, REJECTED + 1 :] = 0
+        self.tokens = (torch.randn(2 * PAIRS, CHOSEN, generator=noise).to(dtype) - 2) * self.mask[:, 1:]
+        self.reference = torch.randn(2 * PAIRS, generator=noise).to(dtype) - 15
+
+    def only(self, pair: int) -> "Pairs":
+        """One of the pairs alone."""
+        alone, rows = Pairs(), [pair, PAIRS + pair]
+        alone.mask, alone.tokens, alone.reference = self.mask[rows], self.tokens[rows], self.reference[rows]
+        return alone
+
+    def trl(self, loss: str, *, beta: float = 0.3, smoothing: float = 0.0, divergence: str = "reverse_kl") -> Tensor:
+        """TRL's loss and its gradient in the tokens, one after the other."""
+        from trl import DPOTrainer
+
+        tokens = self.tokens.clone().requires_grad_()
+        model = _Model(tokens).train()
+        metrics = {"train": defaultdict(list)}
+        trainer = SimpleNamespace(
+            model=model,
+            accelerator=_Accelerator(),
+            aux_loss_enabled=False,
+            ld_alpha=None,
+            precompute_ref_logps=True,
+            f_divergence_type=divergence,
+            f_alpha_divergence_coef=0.5,
+            loss_types=[loss],
+            loss_weights=[1.0],
+            beta=beta,
+            label_smoothing=smoothing,
+            use_weighting=False,
+            _metrics=metrics,
+            _total_train_tokens=0,
+            _tp_size=1,
+        )
+        chosen, rejected = self.reference.chunk(2)
+        inputs = {
+            "input_ids": torch.zeros_like(self.mask),
+            "attention_mask": torch.ones_like(self.mask),
+            "completion_mask": self.mask,
+            "ref_chosen_logps": chosen,
+            "ref_rejected_logps": rejected,
+        }
+        value = DPOTrainer._compute_loss(trainer, model, inputs, False)  # type: ignore[arg-type]
+        (slope,) = torch.autograd.grad(value, tokens)
+        return torch.cat([value.detach()[None], (slope * self.mask[:, 1:]).flatten()])
+
+    def ours(self, loss: Any) -> Tensor:
+        """The same of `loss`, a function of the log-ratios of chosen and rejected."""
+        tokens = self.tokens.clone().requires_grad_()
+        h = tokens.sum(1) - self.reference
+        value = loss(*h.chunk(2)).mean()
+        (slope,) = torch.autograd.grad(value, tokens)
+        return torch.cat([value.detach()[None], (slope * self.mask[:, 1:]).flatten()])
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    return Pairs()
+
+
+def agree(ours: Tensor, theirs: Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def by_settings(settings: Any, lengths: tuple[int, int] = (CHOSEN, REJECTED)) -> Any:
+    """An objective as a function of log-ratios, by way of a batch."""
+
+    def loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+        h = torch.stack([chosen, rejected, torch.zeros_like(chosen)], dim=1).flatten()
+        tokens = torch.tensor([*lengths, 1] * PAIRS, dtype=torch.float64)
+        return values_of(build_objective(settings), batch_of(h, torch.ones(PAIRS).double(), lengths=tokens))
+
+    return loss
+
+
+def test_dpo(pairs: Pairs) -> None:
+    agree(pairs.ours(lambda c, r: dpo(c, r, beta=0.3)), pairs.trl("sigmoid"))
+
+
+def test_dpo_a_token(pairs: Pairs) -> None:
+    agree(pairs.ours(by_settings(DpoSettings(beta=2.0, length="mean"))), pairs.trl("sigmoid_norm", beta=2.0))
+
+
+def test_rdpo(pairs: Pairs) -> None:
+    agree(pairs.ours(lambda c, r: rdpo(c, r, beta=0.3, flip_rate=0.2)), pairs.trl("robust", smoothing=0.2))
+
+
+def test_slic(pairs: Pairs) -> None:
+    agree(pairs.ours(by_settings(SlicSettings(beta=0.3))), pairs.trl("hinge"))
+
+
+def test_ipo_a_token(pairs: Pairs) -> None:
+    agree(pairs.ours(by_settings(IpoSettings(beta=0.3, length="mean"))), pairs.trl("ipo"))
+
+
+def test_sppo_with_hard_win_rates(pairs: Pairs) -> None:
+    """TRL adds the two squares where the paper takes their mean."""
+    one, zero = torch.ones(PAIRS).double(), torch.zeros(PAIRS).double()
+    agree(pairs.ours(lambda c, r: 2 * sppo(c, r, one, zero, beta=0.3)), pairs.trl("sppo_hard"))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("forward_kl", "forward_kl"), ("jsd", "js_divergence")])
+def test_f_dpo(pairs: Pairs, ours: Divergence, theirs: str) -> None:
+    agree(pairs.ours(lambda c, r: f_dpo(c, r, beta=0.3, divergence=ours)), pairs.trl("sigmoid", divergence=theirs))
+
+
+def test_nll_of_a_single_pair() -> None:
+    """TRL averages over the tokens of all chosen responses; of equal length that is the mean over responses."""
+    pairs = Pairs()
+    both = DpoSettings(beta=0.3, nll=1.0)
+    plain = pairs.ours(by_settings(DpoSettings(beta=0.3)))
+
+    def loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+        h = torch.stack([chosen, rejected, torch.zeros_like(chosen)], dim=1).flatten()
+        reference = torch.stack([pairs.reference[:PAIRS], pairs.reference[PAIRS:], torch.zeros(PAIRS)], dim=1).flatten()
+        lengths = torch.tensor([CHOSEN, REJECTED, 1] * PAIRS, dtype=torch.float64)
+        batch = batch_of(h, torch.ones(PAIRS).double(), lengths=lengths, reference=reference, logprobs=h + reference)
+        return values_of(build_objective(both), batch)
+
+    agree(pairs.ours(loss) - plain, pairs.trl("sft"))
+
+
+def test_f_dpo_alpha_in_single_precision() -> None:
+    """TRL's coefficient is 1 - alpha, and it takes no float64."""
+    pairs = Pairs(torch.float32)
+    ours = pairs.ours(lambda c, r: f_dpo(c, r, beta=0.3, divergence="alpha", alpha=0.5))
+    agree(ours, pairs.trl("sigmoid", divergence="alpha_divergence"), tolerance=1e-5)
+
+
+def test_label_smoothing_of_a_single_pair(pairs: Pairs) -> None:
+    """TRL's `aot` sorts a batch; of one pair it is cDPO."""
+    for each in range(PAIRS):
+        alone = pairs.only(each)
+        agree(alone.ours(lambda c, r: dpo(c, r, beta=0.3, label_smoothing=0.1)), alone.trl("aot", smoothing=0.1))
