@@ -40,21 +40,28 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def publish_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file beside `path`, sync it, and rename it to `path`.
+@contextmanager
+def publishing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside `path`; on a clean exit sync it and rename it to `path`.
 
-    A reader sees the old file or the new one, never a part. If `write` raises, `path` is untouched.
+    A reader sees the old file or the new one, never a part. If the body raises, `path` is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
+        yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def publish_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill the temporary file of `publishing`."""
+    with publishing(path) as temporary:
+        write(temporary)
 
 
 def publish_text(path: Path, text: str) -> None:
