@@ -131,8 +131,8 @@ def mix(folder: Path, count: int, policy: Path) -> Body:
 
     own = folder / "label" / "preferences.parquet"
     spec = MixSpec(
-        folder=folder / "mix", round=2, seed=0, inputs={}, settings=MixingSettings(replay="all"), own=own, earlier=[own],
-        policy=policy,
+        folder=folder / "mix", round=2, seed=0, inputs={}, settings=MixingSettings(replay="all"), own=own,
+        earlier=[own], policy=policy,
     )  # fmt: skip
     return lambda: run_mix(spec)
 

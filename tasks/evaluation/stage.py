@@ -7,12 +7,13 @@ Publishes metrics.json (a `Metrics`; the same bytes whenever the stage is run ag
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from storage.errors import UserError
@@ -87,22 +88,22 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
     _warn_of_tempered_replies(generated)
     win_rates, without_winner = _win_rates(votes, spec)
     rates, without_score = _rates(scores, spec)
-    texts: list[str] = responses["text"].to_pylist()
     metrics = Metrics(
         win_rate=win_rates,
         rates=rates,
         kl=_divergence(responses, spec, progress),
-        tokens=_mean(responses["response_ids"], len),
-        words=_mean(responses["text"], lambda text: len(text.split())),
-        finish_rate=_mean(responses["finish_reason"], lambda reason: reason == "stop"),
-        unique_rate=len(set(texts)) / len(texts),
+        tokens=float(np.mean(pc.list_value_length(responses["response_ids"]).to_numpy())),
+        words=float(np.mean([len(text.as_py().split()) for text in responses["text"]])),
+        finish_rate=float(np.mean(pc.equal(responses["finish_reason"], "stop").to_numpy())),
+        unique_rate=pc.count_distinct(responses["text"]).as_py() / len(responses),
         excluded=Excluded(votes=without_winner, scores=without_score),
     )
     samples = [sample.model_dump() for sample in _samples(responses, spec)]
     summary = metrics.model_dump(mode="json")
     publish_text(spec.folder / METRICS, canonical_json(summary) + "\n")
     publish_text(spec.folder / SAMPLES, canonical_json(samples) + "\n")
-    rows = {"prompts": len(set(responses["prompt_id"].to_pylist())), "responses": len(texts), "votes": votes.num_rows}
+    prompts = pc.count_distinct(responses["prompt_id"]).as_py()
+    rows = {"prompts": prompts, "responses": len(responses), "votes": votes.num_rows}
     return Outcome(paths=[spec.folder / METRICS, spec.folder / SAMPLES], rows=rows, summary=summary)
 
 
@@ -194,7 +195,7 @@ def _divergence(responses: pa.Table, spec: EvaluateSpec, progress: Progress) -> 
         ) from None
     if same:
         return NONE
-    prompts, replies = responses["prompt_ids"].to_pylist(), responses["response_ids"].to_pylist()
+    prompts, replies = _token_ids(responses["prompt_ids"]), _token_ids(responses["response_ids"])
     ratios = log_ratios(
         [TokenSequence(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)],
         policy=spec.policy,
@@ -217,18 +218,20 @@ def _warn_of_tempered_replies(generated: Manifest) -> None:
 def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
     """The first reply to every k-th prompt, k such that there are at most SAMPLE_LIMIT. Nobody picks."""
     tokenizer = load_tokenizer(spec.policy, trust_remote_code=spec.settings.trust_remote_code)
-    columns = ("prompt_id", "response_index", "prompt_ids", "text")
-    rows = zip(*(responses[name].to_pylist() for name in columns), strict=True)
-    first: dict[str, tuple[int, list[int], str]] = {}
-    for prompt_id, index, prompt_ids, text in rows:
+    first: dict[str, tuple[int, int]] = {}  # prompt: the lowest index of a reply, and its row
+    names, indices = (responses[name].to_pylist() for name in ("prompt_id", "response_index"))
+    for row, (prompt_id, index) in enumerate(zip(names, indices, strict=True)):
         if prompt_id not in first or index < first[prompt_id][0]:
-            first[prompt_id] = (index, prompt_ids, text)
+            first[prompt_id] = (index, row)
     step = -(-len(first) // SAMPLE_LIMIT)
+    shown = responses.take([row for _, row in list(first.values())[::step]]).select(["prompt_id", "prompt_ids", "text"])
     return [
-        Sample(prompt_id=prompt_id, prompt=str(tokenizer.decode(prompt_ids, skip_special_tokens=True)), reply=text)
-        for prompt_id, (_, prompt_ids, text) in list(first.items())[::step]
+        Sample(prompt_id=prompt_id, prompt=str(tokenizer.decode(ids, skip_special_tokens=True)), reply=text)
+        for prompt_id, ids, text in zip(*shown.to_pydict().values(), strict=True)
     ]
 
 
-def _mean(column: pa.ChunkedArray, measure: Callable[[Any], float]) -> float:
-    return float(np.mean([measure(value) for value in column.to_pylist()]))
+def _token_ids(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """Each row's ids, as a view of the column."""
+    rows = column.combine_chunks()
+    return np.split(rows.flatten().to_numpy(), np.cumsum(pc.list_value_length(rows).to_numpy())[:-1])

@@ -6,13 +6,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import UserError
 from storage.files import sha256_file
 from storage.manifest import Manifest
 from storage.prompts import each_prompt, is_heldout, read_rows
-from storage.schemas import PROMPTS, parquet_writer, read_parquet, table, write_parquet
+from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
 from storage.stage import Outcome, Spec, run_stage
 from tasks.modeling.load import encode_chat
 
@@ -222,16 +225,29 @@ def run_select(spec: SelectSpec) -> Manifest:
     """
 
     def body() -> Outcome:
-        everything = read_parquet(spec.prompts / TRAIN, PROMPTS)
-        count = min(spec.settings.per_round or everything.num_rows, everything.num_rows)
+        source = spec.prompts / TRAIN
+        total = pq.read_metadata(source).num_rows
+        count = min(spec.settings.per_round or total, total)
         start = (spec.round - 1) * count
         order: list[int] = []
-        for lap in range(start // everything.num_rows, (start + count - 1) // everything.num_rows + 1):
-            order += random.Random(f"{spec.seed}:{lap}").sample(range(everything.num_rows), everything.num_rows)
-        offset = start - (start // everything.num_rows) * everything.num_rows
-        chosen = list(dict.fromkeys(order[offset : offset + count]))
+        for lap in range(start // total, (start + count - 1) // total + 1):
+            order += random.Random(f"{spec.seed}:{lap}").sample(range(total), total)
+        offset = start - (start // total) * total
+        chosen = np.array(list(dict.fromkeys(order[offset : offset + count])))
         path = spec.folder / ROUND
-        write_parquet(path, everything.take(chosen))
+        write_parquet(path, _take(source, chosen))
         return Outcome(paths=[path], rows={ROUND: len(chosen)})
 
     return run_stage(spec, body)
+
+
+def _take(source: Path, chosen: np.ndarray) -> pa.Table:
+    """Rows `chosen` of a file of prompts, in that order. No more of the file is held than one row group."""
+    found, places = [], []
+    first = 0
+    for group in read_row_groups(source, PROMPTS):
+        mine = np.flatnonzero((chosen >= first) & (chosen < first + len(group)))
+        found.append(group.take(chosen[mine] - first))
+        places.append(mine)
+        first += len(group)
+    return pa.concat_tables(found).take(np.argsort(np.concatenate(places)))
