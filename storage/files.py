@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 _CHUNK = 1 << 20
 
 
@@ -20,6 +22,17 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """sha256 (hex) of a JSON value's canonical form."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain data of a YAML text; raises yaml.YAMLError. By libyaml, ten times as fast, where PyYAML has it."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def yaml_text(value: Any) -> str:
+    """Plain data as YAML, keys in their order."""
+    text: str = yaml.dump(value, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+    return text
 
 
 def sha256_file(path: Path) -> str:
