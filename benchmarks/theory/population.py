@@ -250,8 +250,6 @@ CASES = [
     Case("dpo-nll, weight .1", "", _once(s.DpoSettings(beta=1, nll=0.1)), None, "pulls towards what is sampled"),
     Case("selm, alpha=.001", "pi* (alpha to 0)", _exploring(s.SelmSettings(beta=1)), _star,
          "optimism is small", exact=False),
-    Case("selm, alpha=.01", "pi* (alpha to 0)", _exploring(s.SelmSettings(beta=1, alpha=0.01)), _star,
-         "moves away from the likeliest response", exact=False),
     Case("xpo, alpha=.001", "pi* (alpha to 0)", _exploring(s.XpoSettings(beta=1, alpha=0.001)), _star,
          "optimism is small", exact=False),
     Case("slic", "", _once(s.SlicSettings(beta=1)), None, "knows the sign of a gap, not its size"),
