@@ -174,10 +174,10 @@ class RunConfig(_Group):
                     f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
                     f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
                 )
-        if needs.listwise and self.preferences.pairs == "best_worst":
+        if needs.listwise and self.preferences.pairs != "all":
             raise ValueError(
-                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs=best_worst leaves "
-                f"two of them; set preferences.pairs=all"
+                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs="
+                f"{self.preferences.pairs} leaves two of them; set preferences.pairs=all"
             )
         if needs.mixture is not None:
             raise ValueError(

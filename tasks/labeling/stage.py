@@ -25,9 +25,10 @@ from tasks.labeling.humans.batch import batch_folder, export
 from tasks.labeling.humans.collect import collect
 from tasks.labeling.humans.settings import HumanSettings
 from tasks.labeling.observe import observe
+from tasks.labeling.pairing import candidate_pairs
 from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
-from tasks.labeling.preferences import candidate_pairs, make_preferences
+from tasks.labeling.preferences import make_preferences
 from tasks.labeling.selection import keep_largest
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
 
