@@ -283,6 +283,7 @@ CASES = [
 #: Words of conf/objective without a row of their own, and why.
 ABSENT = {
     "irepo-small": "irepo with another beta",
+    "dpo-previous": "the same loss and reference as dno",
     "rpo": "contrasts responses of different prompts: a table has no similarity of prompts",
     "bmc": "weighs tokens: responses of a table have none",
     "trpa": "levels are certain labels, whose only bound is a divergence of tokens",
