@@ -62,6 +62,11 @@ class Plan:
         stage = "train" if self.config.update.kind == "none" else "update"
         return self.layout.stage(round_number, stage) / "policy" if round_number else self.initial
 
+    @property
+    def before_initial(self) -> Path:
+        """What the initial policy was aligned from, as far as that is known; else itself."""
+        return Path(self.config.policy.aligned_from) if self.config.policy.aligned_from else self.initial
+
     def trained(self, round_number: int) -> Path:
         """What round `round_number` has trained: its policy, but for an update that follows."""
         return self.layout.stage(round_number, "train") / "policy" if round_number else self.initial
@@ -136,7 +141,11 @@ class Plan:
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
             answers=self.layout.answers,
             budget=self.config.panel.budget,
-            policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
+            policies={
+                "policy": self.policy(base),
+                "previous": self.policy(previous) if base else self.before_initial,
+                "initial": self.initial,
+            },
         )
 
     def train(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> TrainSpec:
@@ -205,6 +214,11 @@ class Plan:
         earlier = self._replayed(chain)
         labelled = {f"preferences:{n}": self._labelled_digest(n) for n in earlier}
         offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
+        previous = self.policy(chain[-2]) if len(chain) > 1 else self.before_initial
+        if settings.offline and settings.offline.keep:
+            first = folder_digest(self.before_initial)
+            before = self._policy_digest(chain[-2]) if len(chain) > 1 else first
+            offline |= {"policy": self._policy_digest(base), "previous": before, "reference": first}
         return MixSpec(
             folder=self.layout.stage(round_number, "mix"),
             round=round_number,
@@ -214,6 +228,9 @@ class Plan:
             own=self.layout.stage(round_number, "label") / PREFERENCES_FILE,
             earlier=[self.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
             policy=self.policy(base),
+            previous=previous,
+            reference=self.before_initial,
+            scores={n: self.layout.stage(n, "label") / "scores.parquet" for n in [*earlier, round_number]},
         )
 
     def _replayed(self, chain: Sequence[int]) -> list[int]:
@@ -239,6 +256,11 @@ class Plan:
             trained=self.trained(round_number),
             earlier=[self.trained(n) for n in earlier],
         )
+
+    def _policy_digest(self, round_number: int) -> str:
+        if round_number == 0:
+            return folder_digest(self.initial)
+        return read_manifest(self.policy(round_number).parent).content
 
     def _labelled_digest(self, round_number: int) -> str:
         return read_manifest(self.layout.stage(round_number, "label")).content

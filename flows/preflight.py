@@ -116,6 +116,8 @@ def prepare_run(config: RunConfig) -> Plan:
             remedy="give a JSONL, JSONL.gz or Parquet file",
         )
     plan = Plan(config, find_policy(config.policy))
+    if config.policy.aligned_from:
+        check_policy_folder(plan.before_initial)
     tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
     open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(plan.initial)
     context = config.engine.max_model_len or context_length(plan.initial)

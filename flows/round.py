@@ -11,7 +11,7 @@ from prefect.states import State
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
 from flows.panel_report import complaints
-from flows.plan import Plan
+from flows.plan import Plan, folder_digest
 from flows.preflight import find_policy
 from flows.terminal import console
 from storage.manifest import BrokenManifest, read_manifest
@@ -52,6 +52,8 @@ def irepo_round(
     selected = run_select(plan.select(number, {"prompts": prompts}))
     generated = generate(plan.generate(number, start, {"prompts": selected.content, "policy": policy}))
     asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
+    if start == 0 and config.policy.aligned_from:
+        asked["previous"] = folder_digest(plan.before_initial)
     inputs = {"prompts": selected.content, "responses": generated["content"]}
     inputs |= {f"asked:{name}": asked[name] for name in plan.policies_asked}
     labelled = label(plan.label(number, start, base["base"], inputs))

@@ -52,7 +52,7 @@ class PreferenceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    pairs: Literal["all", "best_worst"] = "all"
+    pairs: Literal["all", "best_worst", "tournament"] = "all"
     estimator: Literal[
         "bradley_terry",
         "empirical_logit",
