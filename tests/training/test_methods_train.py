@@ -48,7 +48,7 @@ def label_stage(tmp_path: Path) -> dict[str, dict[int, Path]]:
     votes = [
         vote(row["prompt_id"], row["chosen_index"], row["rejected_index"], name, outcome)
         for row in rows()
-        for name, outcome in (("one", "a"), ("two", "tie"), ("three", "b"))
+        for name, outcome in (("one", "a"), ("two", "a"), ("three", "b"))
     ]
     scores = [
         score(prompt, index, name, index * factor)

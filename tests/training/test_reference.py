@@ -12,6 +12,7 @@ from storage.errors import UserError
 from storage.schemas import REFERENCE, read_parquet
 from tasks.modeling.load import load_policy
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs, token_logprobs
+from tasks.training.batching import PackedForward
 from tasks.training.groups import PromptGroup, read_preferences
 from tasks.training.reference import REFERENCE_FILE, compute, look_up, reference_logprobs
 from tests.training.conftest import MakeSpec
@@ -25,7 +26,7 @@ def groups(make_spec: MakeSpec) -> list[PromptGroup]:
 @pytest.fixture
 def rows(tiny_policy: Path, groups: list[PromptGroup]) -> pa.Table:
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
-    return compute(model, groups, 200, nullcontext)
+    return compute(PackedForward(model, 200), groups, nullcontext)
 
 
 def test_values(tiny_policy: Path, groups: list[PromptGroup], rows: pa.Table) -> None:
