@@ -47,8 +47,8 @@ def causal(length: int, device: torch.device, window: int | None = None) -> Tens
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask that is added to scores: 0 where `seen`, else -inf."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+    """A mask that is added to scores: 0 where `seen`, else the lowest number (padding that sees nothing stays one)."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 @dataclass(frozen=True)

@@ -42,18 +42,18 @@ def test_adopted_when_whole_and_made_again_when_not(make_spec: MakeSpec, groups:
     spec = make_spec()
     loads = []
 
-    def load() -> object:
+    def load() -> PackedForward:
         loads.append(1)
-        return load_policy(spec.reference, dtype="float32", device="cpu")
+        return PackedForward(load_policy(spec.reference, dtype="float32", device="cpu"), 4096)
 
-    first = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
-    again = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
+    first = reference_logprobs(spec, groups, load, nullcontext)
+    again = reference_logprobs(spec, groups, load, nullcontext)
     assert len(loads) == 1
     assert all(np.array_equal(a.sums, b.sums) for a, b in zip(first, again, strict=True))
     path = spec.folder / REFERENCE_FILE
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
-    reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
+    reference_logprobs(spec, groups, load, nullcontext)
     assert len(loads) == 2
     assert path.read_bytes() == content
     assert read_parquet(path, REFERENCE).num_rows == 36
@@ -83,7 +83,7 @@ def test_single_tokens_where_they_are_needed(make_spec: MakeSpec, tiny_policy: P
     """Against single sequences without padding; they add up to the sums, and lie in the same file."""
     spec = make_spec(objective={"name": "bmc"})
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
-    found = reference_logprobs(spec, groups, lambda: model, nullcontext)
+    found = reference_logprobs(spec, groups, lambda: PackedForward(model, 4096), nullcontext)
     for group, values in zip(groups, found, strict=True):
         assert values.tokens is not None
         for response, total, tokens in zip(group.responses, values.sums, values.tokens, strict=True):
