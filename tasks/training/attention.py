@@ -30,12 +30,12 @@ def use_segments(model: "PreTrainedModel") -> None:
     model.set_attn_implementation(NAME)
 
 
-def packing_options(config: Any, row: PackedRow, *, by_mask: bool) -> dict[str, Any]:
+def packing_options(config: Any, row: PackedRow, dtype: torch.dtype, *, by_mask: bool) -> dict[str, Any]:
     """Keyword arguments of a decoder's forward over `row`: the row for `packed_attention`, or a mask.
 
-    A mask that is given replaces the one that transformers would make, its sliding windows included; a model whose
-    layers differ takes one for each of their types. Raises NotImplementedError for other types of layers than full and
-    sliding attention.
+    A mask that is given (in `dtype` where it is added) replaces the one that transformers would make, its sliding
+    windows included; a model whose layers differ takes one for each of their types. Raises NotImplementedError for
+    other types of layers than full and sliding attention.
     """
     if not by_mask:
         # A mask of four dimensions is taken as it is, so that none is made; this one can only be ignored.
@@ -49,7 +49,7 @@ def packing_options(config: Any, row: PackedRow, *, by_mask: bool) -> dict[str, 
         seen = row.whole_mask(window)
         if config._attn_implementation != "eager":
             return seen
-        return additive(seen, config.dtype)
+        return additive(seen, dtype)
 
     if types:
         windows = {"full_attention": None, "sliding_attention": window}

@@ -87,9 +87,10 @@ class PackedForward:
         return first_fit(groups, self.tokens)
 
     def logprobs(self, groups: Sequence[PromptGroup]) -> tuple[Tensor, Tensor]:
-        device = next(self.model.parameters()).device
+        weight = next(self.model.parameters())
+        device = weight.device
         row = PackedRow.of(groups, device)
-        options = packing_options(self._config, row, by_mask=self.by_mask)
+        options = packing_options(self._config, row, weight.dtype, by_mask=self.by_mask)
         inputs = {"input_ids": row.ids, "position_ids": row.positions, "use_cache": False, **options}
         if self._head is not None:
             hidden = self._decoder(**inputs).last_hidden_state[0]
