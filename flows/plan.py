@@ -1,10 +1,11 @@
 """Every stage's spec of a run, from its configuration alone: what is read, what is written, what it is keyed by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from conf.schema import RunConfig
 from storage.files import digest, sha256_file
@@ -169,7 +170,7 @@ class Plan:
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             policy=self.policy(base),
-            reference=self._reference(base),
+            reference=self.reference(round_number, chain),
             preferences=labels / PREFERENCES_FILE
             if self.config.mixing.nothing
             else self.layout.stage(round_number, "mix") / PREFERENCES_FILE,
@@ -178,8 +179,49 @@ class Plan:
             extra=self.layout.stage(round_number, "extra"),
         )
 
-    def _reference(self, base: int) -> Path:
-        return self.policy(base) if self.config.objective.reference == "previous" else self.initial
+    def reference(self, round_number: int, chain: Sequence[int]) -> Path:
+        """The policy that round `round_number` takes log-ratios against. `chain` as for `update`."""
+        made, number = self._reference_made(round_number, chain)
+        return self.policy(number) if made == "policy" else self.layout.stage(number, "reference") / "policy"
+
+    def reference_digest(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> str:
+        """Its digest, once it is there; `policies`: digests of the policies that rounds ended with, by round."""
+        made, number = self._reference_made(round_number, chain)
+        return policies[number] if made == "policy" else read_manifest(self.layout.stage(number, "reference")).content
+
+    def _reference_made(self, round_number: int, chain: Sequence[int]) -> tuple[Literal["policy", "reference"], int]:
+        """What the reference is, the policy or the reference stage, and of which round."""
+        moving = self.config.objective.reference
+        if moving == "initial" or len(chain) == 1:
+            return "policy", 0
+        if moving == "previous" or (moving.rate == 1 and (len(chain) - 1) % moving.every == 0):
+            return "policy", chain[-1]
+        if (len(chain) - 1) % moving.every:
+            return self._reference_made(chain[-1], chain[:-1])
+        return "reference", round_number
+
+    def moves_reference(self, round_number: int, chain: Sequence[int]) -> bool:
+        """Whether the round's reference is a stage of its own."""
+        return self._reference_made(round_number, chain) == ("reference", round_number)
+
+    def move(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> UpdateSpec | None:
+        """From the reference before to this round's; None where it is a policy, or still the one before.
+
+        `chain` as for `update`, `policies` as for `reference_digest`.
+        """
+        moving = self.config.objective.reference
+        if isinstance(moving, str) or not self.moves_reference(round_number, chain):
+            return None
+        base, before = chain[-1], chain[:-1]
+        return UpdateSpec(
+            folder=self.layout.stage(round_number, "reference"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs={"policy": policies[base], "reference": self.reference_digest(base, before, policies)},
+            settings=moving,
+            trained=self.policy(base),
+            earlier=[self.reference(base, before)],
+        )
 
     @cached_property
     def _embedder_input(self) -> dict[str, str]:
@@ -188,12 +230,15 @@ class Plan:
         contents = _contents(embedder) if embedder else None
         return {"embedder": contents} if contents else {}
 
-    def extra(self, round_number: int, base: int, inputs: dict[str, str]) -> GenerateSpec | None:
-        """One more response to each prompt of the round, by the reference, where the objective needs one."""
+    def extra(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> GenerateSpec | None:
+        """One more response to each prompt of the round, by the reference, where the objective needs one.
+
+        `chain` as for `update`.
+        """
         kind = self.config.objective.needs().extra
         if kind is None:
             return None
-        spec = self.generate(round_number, base, inputs)
+        spec = self.generate(round_number, chain[-1], inputs)
         sampling = spec.settings.sampling.model_copy(update={"responses": 1})
         if kind == "greedy":
             sampling = sampling.model_copy(update={"temperature": 0.0})
@@ -202,7 +247,7 @@ class Plan:
                 "folder": self.layout.stage(round_number, "extra"),
                 "seed": self.config.seed + 2,  # shares no randomness with the responses that are compared
                 "settings": spec.settings.model_copy(update={"sampling": sampling}),
-                "policy": self._reference(base),
+                "policy": self.reference(round_number, chain),
             }
         )
 
@@ -336,7 +381,7 @@ class Plan:
             "responses": "?",
             "preferences": "?",
         }
-        extra = self.extra(1, 0, {"prompts": "?", "policy": "?"})
+        extra = self.extra(1, [0], {"prompts": "?", "policy": "?"})
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),

@@ -23,6 +23,7 @@ _ORDER = (
     "generate",
     "label",
     "mix",
+    "reference",
     "extra",
     "train",
     "update",
