@@ -8,7 +8,6 @@ come from the same forward as in training (weights in float32, autocast to `dtyp
 enter.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from storage.stage import Progress, silent
 from tasks.evaluation.settings import MetricsSettings
-from tasks.modeling.load import autocast, load_policy, resolve_device
+from tasks.modeling.load import autocast, load_policy, resolve_device, unload
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 
 
@@ -69,6 +68,5 @@ def log_ratios(
 
         with autocast(device, settings.dtype):
             sums.append(sequence_logprobs(model, sequences, tokens=settings.divergence_tokens, progress=report))
-        del model
-        gc.collect()  # models hold cycles: without it the two would be in memory together
+        unload(model)
     return np.asarray(sums[0] - sums[1])
