@@ -26,7 +26,7 @@ def recipe(make_policy: Callable[..., Path], tmp_path: Path) -> RunRecipe:
         prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
         done = command([
             "name=small", f"runs={tmp_path / 'runs'}", f"policy={make_policy(seed=1)}", f"prompts={prompts}",
-            "panel=rules", "evaluation=plain", "engine=transformers", "training=small", "training.epochs=1",
+            "evaluation=plain", "engine=transformers", "training=small", "training.epochs=1",
             "training.learning_rate=1e-3", "sampling.max_tokens=10", "sampling.responses=4", "prompts.per_round=8",
             "prompts.heldout=0.2", "preferences.drop_truncated=false", "rounds=2", *more,
         ])  # fmt: skip
@@ -101,7 +101,7 @@ def test_selection_by_sera_with_a_panel(recipe: RunRecipe) -> None:
 
 @pytest.mark.slow
 def test_conditioned_pairs_come_twice_and_the_policy_is_asked_for_ten(recipe: RunRecipe) -> None:
-    run = recipe("recipe=conditioned", "mixing.goals.annotator=concision")
+    run = recipe("recipe=conditioned", "panel=rules", "mixing.goals.annotator=concision")
     for number in (1, 2):
         plain, mixed = rows(run, number, "label", "preferences"), rows(run, number, "mix", "preferences")
         assert len(mixed) == 2 * (len(plain) - summary(run, number, "mix")["left_out"])
@@ -134,7 +134,7 @@ def test_drafts_are_trained_on_in_their_order(recipe: RunRecipe, name: str) -> N
 
 @pytest.mark.slow
 def test_a_tournament_of_inpo(recipe: RunRecipe) -> None:
-    run = recipe("objective=inpo", "preferences=tournament", "sampling.responses=6")
+    run = recipe("panel=rules", "objective=inpo", "preferences=tournament", "sampling.responses=6")
     for number in (1, 2):
         pairs = rows(run, number, "label", "preferences")
         assert len({row["prompt_id"] for row in pairs}) == len(pairs) > 0
