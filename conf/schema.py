@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.evaluation.rules import Rule, unknown_names
+from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
@@ -107,6 +108,7 @@ class RunConfig(_Group):
     policy: PolicySettings
     prompts: PromptSettings
     sampling: SamplingSettings
+    drafts: DraftSettings = NoDrafts()
     engine: EngineSettings
     panel: PanelSettings
     preferences: PreferenceSettings
@@ -182,6 +184,18 @@ class RunConfig(_Group):
                 f"mixing.goals: objective={self.objective.name} reads more of a prompt's responses than their pairs, "
                 f"which relabelled pairs do not have; use an objective on pairs (dpo, irepo)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _drafts_and_their_order(self) -> "RunConfig":
+        ordered = [name for name, each in self.panel.annotators.items() if each.kind == "order"]
+        if ordered and self.drafts.kind == "none":
+            raise ValueError(
+                f"panel: {ordered[0]} takes the first response for the better one, which is so for drafts alone; "
+                f"set drafts=ladder or drafts=sapo, or leave it out"
+            )
+        if self.drafts.kind != "none" and self.mixing.goals:
+            raise ValueError("mixing.goals: drafts are made in pairs, and have no scores; leave one of the two out")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from prefect.states import State
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
+from flows.drafts import generated
 from flows.panel_report import complaints
 from flows.plan import Plan, folder_digest
 from flows.preflight import open_plan
@@ -61,11 +62,11 @@ def irepo_round(
     console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
     start, steps = base["round"], chain(before)
     selected = run_select(plan.select(number, {"prompts": prompts}))
-    generated = generate(plan.generate(number, start, {"prompts": selected.content, "policy": policy}))
+    responses = generated(plan, number, start, {"prompts": selected.content, "policy": policy})
     asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
     if start == 0 and config.policy.aligned_from:
         asked["previous"] = folder_digest(plan.before_initial)
-    inputs = {"prompts": selected.content, "responses": generated["content"]}
+    inputs = {"prompts": selected.content, "responses": responses}
     inputs |= {f"asked:{name}": asked[name] for name in plan.policies_asked}
     labelled = label(plan.label(number, start, base["base"], inputs))
     if isinstance(labelled, State):
