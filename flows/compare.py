@@ -100,7 +100,7 @@ def slug(method: str) -> str:
 
 def _objective(method: str) -> list[str]:
     """Words of the configuration for a method. Raises UserError for an objective that there is not."""
-    objective, *more = method.split()
+    objective, *more = (word for word in apart(method, " ") if word)
     if objective not in group_options("objective"):
         raise UserError(
             f"there is no method {objective!r}",
@@ -177,7 +177,21 @@ def main(words: Sequence[str]) -> None:
 
 
 def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.strip().removeprefix("[").removesuffix("]").split(",") if item.strip()]
+    return [item for item in apart(text.strip().removeprefix("[").removesuffix("]"), ",") if item]
+
+
+def apart(text: str, separator: str) -> list[str]:
+    """`text` cut at the separator (one character) where it is outside brackets, braces and quotes; ends stripped."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote or character in "'\"":
+            quote = "" if character == quote else quote or character
+        depth += 0 if quote else (character in "[{(") - (character in ")}]")
+        if character == separator and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 if __name__ == "__main__":
