@@ -44,6 +44,7 @@ from tasks.evaluation.comparison import KL, Value, by_round, over_kl, worth, wri
 #: What a run of any method makes alike, as long as their keys agree: stages of the run folder.
 _SHARED = ("prompts", "round-00/evaluate", "round-01/prompts", "round-01/generate", "round-01/label")
 
+_ABREAST = 4  # methods in one table on the terminal
 _INTERVALS = "mean over seeds with 95 % intervals; of one seed, over prompts"
 
 Method = Annotated[str, Field(min_length=1)]
@@ -151,12 +152,14 @@ def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[st
         by_rounds.add_row(*row)
     console.print(by_rounds)
     cells = [[method, *(str(figures.get(name, "-")) for name in names)] for method, figures in last.items()]
-    table = Table(title=f"after the last round ({_INTERVALS})", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("", *last):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for name in names:
-        table.add_row(name, *(str(figures.get(name, "-")) for figures in last.values()))
-    console.print(table)
+    for start in range(0, len(last), _ABREAST):
+        some = dict(list(last.items())[start : start + _ABREAST])
+        table = Table(title=f"after the last round ({_INTERVALS})", title_justify="left", box=SIMPLE_HEAD)
+        for heading in ("", *some):
+            table.add_column(heading, justify="right" if heading else "left", overflow="fold")
+        for name in names:
+            table.add_row(name, *(str(figures.get(name, "-")) for figures in some.values()))
+        console.print(table)
     told = [*markdown_table(["", "round", *shown], rows), "", *markdown_table(["", *names], cells)]
     create_markdown_artifact("\n".join(told), f"{slug(folder.name).lower()}-methods")
     console.print(f"compared: {folder / 'compare.json'}", soft_wrap=True)

@@ -32,7 +32,7 @@ def check(run: Path, start: Path) -> None:
     one, two, three = (load_file(folder / "model.safetensors") for folder in policies)
     assert any(not one[name].equal(two[name]) for name in one)
     assert any(not two[name].equal(three[name]) for name in one)
-    assert read_manifest(run / "round-02/evaluate").summary["kl"]["mean"] > 0
+    assert read_manifest(run / "round-02/evaluate").summary["kl"]["mean"] != 0
 
 
 @pytest.mark.slow
