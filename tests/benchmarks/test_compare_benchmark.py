@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.compare.__main__ import arms
 from benchmarks.compare.arms import RECORD, Arm
-from benchmarks.compare.curves import Points, gap, pooled
+from benchmarks.compare.curves import Points, gap, gap_at_the_end, pooled
 from benchmarks.compare.methods import METHODS, STRENGTHS, VARIANTS
 from benchmarks.compare.report import curves, curves_figure
 from conf.compose import compose_config
@@ -20,7 +20,8 @@ def points(kl: list[float], slope: float, bend: float, *, noise: float = 0.0, se
     initial = draw.normal(0.5, 1, PROMPTS)
     at = np.array(kl)
     gains = (slope * np.sqrt(at) + bend * at)[:, None]
-    return Points(at, initial + gains + noise * draw.normal(size=(len(kl), PROMPTS)), initial)
+    utility = initial + gains + noise * draw.normal(size=(len(kl), PROMPTS))
+    return Points(at, utility, initial, at == at.max())
 
 
 def test_points_of_the_form_are_on_their_curve():
@@ -28,7 +29,7 @@ def test_points_of_the_form_are_on_their_curve():
     assert mine.misfit == pytest.approx(0, abs=1e-12)
     wanted = mine.initial.mean() + 1.3 * np.sqrt([0.5, 3.0]) - 0.2 * np.array([0.5, 3.0])
     np.testing.assert_allclose(mine.fitted(np.array([0.5, 3.0])), wanted)
-    bent = Points(mine.kl, mine.utility + np.array([[0.1], [-0.1], [0.1], [-0.1]]), mine.initial)
+    bent = Points(mine.kl, mine.utility + np.array([[0.1], [-0.1], [0.1], [-0.1]]), mine.initial, mine.last)
     assert 0.05 < bent.misfit < 0.1
 
 
@@ -42,6 +43,14 @@ def test_the_gap_is_that_of_the_curves_where_both_have_points():
     assert gap(points([0.1, 0.2], 1, 0), points([0.3, 0.4], 1, 0)) is None
 
 
+def test_last_rounds_are_held_against_the_curve():
+    mine, other = points([0.4, 1.0, 2.5], 1.3, -0.2), points([0.9, 1.6, 2.2], 1.1, -0.2)
+    found = gap_at_the_end(mine, other)
+    assert found is not None
+    assert found[0] == pytest.approx(0.2 * np.sqrt(2.2))
+    assert gap_at_the_end(mine, points([3.0, 4.0], 1, 0)) is None
+
+
 def test_its_standard_error_is_that_of_resampled_prompts():
     one, other = points([0.4, 1.0, 2.5], 1.3, -0.2, noise=0.8), points([0.5, 1.2, 2.0], 1.25, -0.2, noise=0.8)
     found = gap(one, other)
@@ -50,7 +59,7 @@ def test_its_standard_error_is_that_of_resampled_prompts():
     means = []
     for _ in range(400):
         some = draw.integers(0, PROMPTS, PROMPTS)
-        taken = gap(*(Points(p.kl, p.utility[:, some], p.initial[some]) for p in (one, other)))
+        taken = gap(*(Points(p.kl, p.utility[:, some], p.initial[some], p.last) for p in (one, other)))
         assert taken is not None
         means.append(taken.mean)
     assert found.se == pytest.approx(np.std(means), rel=0.15)
@@ -60,7 +69,7 @@ def test_its_standard_error_is_that_of_resampled_prompts():
 @pytest.mark.parametrize(("slope", "verdict"), [(1.5, "above"), (1.0, "on"), (0.5, "below")])
 def test_two_standard_errors_decide(slope: float, verdict: str):
     mine = points([0.4, 1.0, 2.5], slope, 0, noise=0.5)
-    found = gap(mine, Points(mine.kl, mine.initial + np.sqrt(mine.kl)[:, None], mine.initial))
+    found = gap(mine, Points(mine.kl, mine.initial + np.sqrt(mine.kl)[:, None], mine.initial, mine.last))
     assert found is not None
     assert found.verdict == verdict
 
