@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from conf.schema import RunConfig
 from storage.files import digest, sha256_file
@@ -18,6 +17,7 @@ from tasks.generation.settings import GenerateSpec, GenerationSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.training.objectives.moving import whence
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec
 
@@ -182,28 +182,17 @@ class Plan:
 
     def reference(self, round_number: int, chain: Sequence[int]) -> Path:
         """The policy that round `round_number` takes log-ratios against. `chain` as for `update`."""
-        made, number = self._reference_made(round_number, chain)
+        made, number = whence(self.config.objective.reference, round_number, chain)
         return self.policy(number) if made == "policy" else self.layout.stage(number, "reference") / "policy"
 
     def reference_digest(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> str:
         """Its digest, once it is there; `policies`: digests of the policies that rounds ended with, by round."""
-        made, number = self._reference_made(round_number, chain)
+        made, number = whence(self.config.objective.reference, round_number, chain)
         return policies[number] if made == "policy" else read_manifest(self.layout.stage(number, "reference")).content
-
-    def _reference_made(self, round_number: int, chain: Sequence[int]) -> tuple[Literal["policy", "reference"], int]:
-        """What the reference is, the policy or the reference stage, and of which round."""
-        moving = self.config.objective.reference
-        if moving == "initial" or len(chain) == 1:
-            return "policy", 0
-        if moving == "previous" or (moving.rate == 1 and (len(chain) - 1) % moving.every == 0):
-            return "policy", chain[-1]
-        if (len(chain) - 1) % moving.every:
-            return self._reference_made(chain[-1], chain[:-1])
-        return "reference", round_number
 
     def moves_reference(self, round_number: int, chain: Sequence[int]) -> bool:
         """Whether the round's reference is a stage of its own."""
-        return self._reference_made(round_number, chain) == ("reference", round_number)
+        return whence(self.config.objective.reference, round_number, chain) == ("reference", round_number)
 
     def move(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> UpdateSpec | None:
         """From the reference before to this round's; None where it is a policy, or still the one before.

@@ -37,7 +37,7 @@ RECORD = "record.json"
 COMMON = (
     "run=demo",
     "training.launch=inline",
-    "+evaluation.rates.utility={kind: function, function: 'tasks.demo.utility:utility'}",
+    "++evaluation.rates.utility={kind: function, function: 'tasks.demo.utility:utility'}",
 )
 _LARGE = ("generate", "mix", "train", "update", "evaluate")
 

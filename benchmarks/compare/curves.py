@@ -22,11 +22,15 @@ GRID = 9  # points of the common range of KL, evenly spaced in its square root
 
 @dataclass(frozen=True)
 class Points:
-    """kl [n]: nats a reply, above 0; utility [n, prompts]; initial [prompts]: the initial policy's utility."""
+    """kl [n]: nats a reply, above 0; utility [n, prompts]; initial [prompts]: the initial policy's utility.
+
+    last [n]: whether a point is of its arm's last round.
+    """
 
     kl: Floats
     utility: Floats
     initial: Floats
+    last: NDArray[np.bool_]
 
     def weights(self, kl: Floats) -> Floats:
         """[len(kl), n]: weights of the points' gains in the fitted gain at each of `kl`."""
@@ -89,6 +93,19 @@ def gap(one: Points, other: Points) -> Gap | None:
     ratios = [value / error for value, error in gaps]
     least = int(np.argmin(ratios))
     return Gap(float(low), float(high), mean, se, ratios[least], gaps[least][0], float(kl[least]))
+
+
+def gap_at_the_end(one: Points, other: Points) -> tuple[float, float] | None:
+    """The curve of `one` minus the last rounds of `other`, at their KL: mean and standard error.
+
+    None when no last round of `other` is within the KL of `one`'s points. A curve over all rounds holds early rounds
+    against a method that moves fast at first; this does not.
+    """
+    within = other.last & (other.kl >= one.kl.min()) & (other.kl <= 1.1 * one.kl.max())
+    if not within.any():
+        return None
+    by_prompt = one.initial + one.gains(other.kl[within]) - other.utility[within]
+    return _mean(by_prompt.mean(axis=0))
 
 
 def _mean(values: Floats) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.compare.arms import Arm
-from benchmarks.compare.curves import Gap, Points, gap, pooled
+from benchmarks.compare.curves import Gap, Points, gap, gap_at_the_end, pooled
 from benchmarks.machine import RESULTS, machine, write_result
 from tasks.evaluation.comparison import write_figure
 from tasks.evaluation.report.drawing import Figure, Plot, listed, span
@@ -29,10 +29,11 @@ def curves(arms: Mapping[str, Sequence[Arm]]) -> Curves:
             if record := arm.record():
                 first, *later = record["rounds"]
                 initial[arm.seed] = first["utility"]
-                rounds[arm.seed] += later
+                rounds[arm.seed] += [each | {"last": each is later[-1]} for each in later]
         for seed, made in rounds.items():
             kl, utility = np.array([each["kl"]["mean"] for each in made]), np.array([each["utility"] for each in made])
-            found[method][seed] = Points(kl, utility, np.array(initial[seed]))
+            last = np.array([each["last"] for each in made])
+            found[method][seed] = Points(kl, utility, np.array(initial[seed]), last)
     return found
 
 
@@ -60,6 +61,12 @@ def report(console: Console, arms: Mapping[str, Sequence[Arm]]) -> int:
         "gaps": {
             method: {seed: asdict(g) | {"verdict": g.verdict} for seed, g in each.items()}
             for method, each in gaps.items()
+        },
+        "last_rounds": {
+            method: {
+                seed: gap_at_the_end(found[OURS][seed], mine) for seed, mine in each.items() if seed in found[OURS]
+            }
+            for method, each in found.items()
         },
         "misfit": {method: {seed: points.misfit for seed, points in each.items()} for method, each in found.items()},
         "arms": {arm.folder.name: _short(arm) for mine in arms.values() for arm in mine if arm.record()},
@@ -105,6 +112,7 @@ def _gaps_table(gaps: Mapping[str, Mapping[int, Gap]], found: Curves) -> Table:
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     table.add_column("all seeds", justify="right")
+    table.add_column("last rounds", justify="right")
     table.add_column("common KL", justify="right")
     table.add_column("least gap / se (at KL)", justify="right")
     table.add_column("misfit", justify="right")
@@ -122,9 +130,19 @@ def _gaps_table(gaps: Mapping[str, Mapping[int, Gap]], found: Curves) -> Table:
         ranges = "; ".join(f"{g.low:.2f}-{g.high:.2f}" for g in each.values())
         worst = min(each.values(), key=lambda g: g.worst)
         misfit = max(points.misfit for points in found[method].values())
-        table.add_row(method, *cells, f"{mean:+.3f} ± {se:.3f}", ranges,
+        table.add_row(method, *cells, f"{mean:+.3f} ± {se:.3f}", _at_the_end(found, method), ranges,
                       f"{worst.worst_gap:+.2f} / {worst.worst:+.1f} ({worst.at:.2f})", f"{misfit:.3f}")  # fmt: skip
     return table
+
+
+def _at_the_end(found: Curves, method: str) -> str:
+    """Over seeds, iREPO's curve minus the method's last rounds."""
+    ends = [gap_at_the_end(found[OURS][seed], points) for seed, points in found[method].items() if seed in found[OURS]]
+    known = [end for end in ends if end]
+    if not known:
+        return "-"
+    mean, se = np.mean([value for value, _ in known]), np.sqrt(sum(error**2 for _, error in known)) / len(known)
+    return f"{mean:+.3f} ± {se:.3f}"
 
 
 def curves_figure(found: Curves) -> Figure:

@@ -7,6 +7,7 @@ TR-DPO updates its reference every few hundred steps within one training; here l
 are computed once a round, and the update is between rounds. theta_t is the policy that a promoted round ended with.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -41,3 +42,19 @@ def of_a_word(value: Any) -> Any:
 
 #: initial: pi_0; previous: the policy that the round starts from; or a schedule in between.
 Reference = Annotated[Literal["initial", "previous"] | Moving, BeforeValidator(of_a_word)]
+
+
+def whence(
+    reference: Literal["initial", "previous"] | Ema | TrustRegion, round_number: int, chain: Sequence[int]
+) -> tuple[Literal["policy", "reference"], int]:
+    """What a round's reference is: the policy that a round ended with, or a reference made in a round; and which round.
+
+    chain: the rounds that led to round `round_number`, from 0 to the one whose policy it starts from.
+    """
+    if reference == "initial" or len(chain) == 1:
+        return "policy", 0
+    if reference == "previous":
+        return "policy", chain[-1]
+    if (len(chain) - 1) % reference.every:
+        return whence(reference, chain[-1], chain[:-1])
+    return ("policy", chain[-1]) if reference.rate == 1 else ("reference", round_number)
