@@ -116,7 +116,8 @@ class MadeUpRun:
         ]  # fmt: skip
         rows = [self._annotator(name, i) for i, name in enumerate(names)]
         paths = [folder / "preferences.parquet", folder / "votes.parquet"]
-        self.stage("label", number, paths, annotators=rows, agreement=agreement, learnt={}, dropped={})
+        self.stage("label", number, paths, annotators=rows, agreement=agreement, learnt={}, dropped={}, pairs=40,
+                   comparisons=40)  # fmt: skip
 
     def _preference(self, i: int, number: int) -> dict[str, Any]:
         target = 0.1 + 0.05 * i
