@@ -123,6 +123,8 @@ def _bare(words: list[str]) -> Callable[[], Any]:
                 responses, judge, metrics = plan.evaluate(number, start, inputs)
                 generate(responses, engine=engine)
                 run_judging(judge)
+                if number == 0 and (pairs := plan.pairs({"prompts": "", "initial": "0"})) is not None:
+                    label(pairs)
                 evaluate(metrics)
             _mark()
         finally:

@@ -35,22 +35,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--policy", type=Path, default=PROJECT / "artifacts" / "demo-0" / "policy")
+    parser.add_argument("--until", choices=list(STAGES), help="leave out the stages after this one")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="irepo-streams-"))
     try:
         sizes = (arguments.prompts, TIMES * arguments.prompts)
-        found = {size: measure(home / str(size), size, arguments.policy.resolve()) for size in sizes}
+        names = list(STAGES)
+        names = names[: names.index(arguments.until or names[-1]) + 1]
+        found = {size: measure(home / str(size), size, names, arguments.policy.resolve()) for size in sizes}
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return report(*found.values(), sizes=sizes)
 
 
-def measure(folder: Path, prompts: int, policy: Path) -> dict[str, dict[str, float]]:
-    """Figures of every stage, one after the other."""
+def measure(folder: Path, prompts: int, stages: list[str], policy: Path) -> dict[str, dict[str, float]]:
+    """Figures of the stages, one after the other."""
     folder.mkdir(parents=True)
     make_prompts(folder / "prompts.jsonl", prompts)
     found = {}
-    for stage in STAGES:
+    for stage in stages:
         command = [sys.executable, "-m", "benchmarks.streams.stages", stage, str(folder), str(prompts), str(policy)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
         if done.returncode:

@@ -174,8 +174,8 @@ STAGES: dict[str, Callable[[Path, int, Path], Body]] = {
     "generate": generate,
     "rival": rival,
     "label": label,
-    "mix": mix,
     "judge": judge,
+    "mix": mix,
     "evaluate": evaluate,
     "train (its data)": train_data,
 }

@@ -66,6 +66,7 @@ class GenerateSpec(Spec):
     settings: GenerationSettings
     policy: Path  # a Hugging Face folder with tokenizer and chat template
     prompts: Path  # Parquet of storage.schemas.PROMPTS
+    prefixes: Path | None = None  # Parquet of storage.schemas.PREFIXES: how the response to each prompt begins
 
     def keyed_settings(self) -> dict[str, Any]:
         """`replicas` came later: with one, keys are what they were. More of them sample in other batches."""

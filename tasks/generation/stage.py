@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import UserError
 from storage.manifest import Manifest
-from storage.schemas import PROMPTS, RESPONSES, read_parquet, read_row_groups, table, write_parquet
+from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, read_row_groups, table, write_parquet
 from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
 from tasks.generation.engines import Engine, Request, Sample
 from tasks.generation.prompts import too_long
@@ -36,14 +36,21 @@ def run(spec: GenerateSpec, progress: Progress = silent, engine: Engine | None =
 
 
 def encode_prompts(
-    prompts: Path, tokenizer: "PreTrainedTokenizerBase", max_model_len: int, max_tokens: int
+    spec: GenerateSpec, tokenizer: "PreTrainedTokenizerBase", max_model_len: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(prompt_id, token ids as int32) of every prompt of a file of storage.schemas.PROMPTS, one row group at a time.
+    """(prompt_id, token ids as int32) of every prompt of the spec, with its prefix, one row group at a time.
 
-    Raises UserError, with file and line, for a prompt that leaves no room for `max_tokens` response tokens.
+    Raises UserError, with file and line, for a prompt that leaves no room for the response's tokens.
     """
-    for group in read_row_groups(prompts, PROMPTS, ["prompt_id", "messages", "source"]):
+    max_tokens = spec.settings.sampling.max_tokens
+    begun: dict[str, list[int]] = {}
+    if spec.prefixes is not None:
+        rows = read_parquet(spec.prefixes, PREFIXES)
+        begun = dict(zip(rows["prompt_id"].to_pylist(), rows["prefix_ids"].to_pylist(), strict=True))
+    for group in read_row_groups(spec.prompts, PROMPTS, ["prompt_id", "messages", "source"]):
         encoded = check_prompts(group, tokenizer, max_model_len, max_tokens)
+        if spec.prefixes is not None:
+            encoded = _continued(group, encoded, begun, max_model_len, max_tokens)
         for name, ids in zip(group["prompt_id"].to_pylist(), encoded, strict=True):
             yield name, np.asarray(ids, dtype=np.int32)
 
@@ -62,6 +69,18 @@ def check_prompts(
             raise too_long(row["source"], len(ids), context=max_model_len, max_tokens=max_tokens)
         encoded.append(ids)
     return encoded
+
+
+def _continued(
+    prompts: pa.Table, encoded: Sequence[list[int]], begun: dict[str, list[int]], context: int, max_tokens: int
+) -> list[list[int]]:
+    """Token ids of every prompt and of what its response begins with. Raises UserError as `check_prompts`."""
+    result = []
+    for name, source, ids in zip(*(prompts[c].to_pylist() for c in ("prompt_id", "source")), encoded, strict=True):
+        result.append([*ids, *begun[name]])
+        if len(result[-1]) + max_tokens > context:
+            raise too_long(source, len(result[-1]), context=context, max_tokens=max_tokens)
+    return result
 
 
 def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
@@ -131,7 +150,7 @@ class _Sampling:
         trust = settings.trust_remote_code
         self.tokenizer = load_tokenizer(self.spec.policy, trust_remote_code=trust)
         context = settings.engine.max_model_len or context_length(self.spec.policy, trust_remote_code=trust)
-        encoded = list(encode_prompts(self.spec.prompts, self.tokenizer, context, settings.sampling.max_tokens))
+        encoded = list(encode_prompts(self.spec, self.tokenizer, context))
         if settings.engine.verify_sequences:
             import tasks.generation.verify  # noqa: F401
         done = self.count - sum(len(encoded[self.shards[path]]) for path in missing)
