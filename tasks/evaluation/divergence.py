@@ -57,5 +57,5 @@ def policy_logprobs(
     with autocast(device, settings.dtype):
         sums = sequence_logprobs(model, sequences, tokens=settings.divergence_tokens, progress=progress)
     # Its weights go now: models hold cycles, and the next one would be in memory beside this one.
-    model.to("meta")  # type: ignore[arg-type]  (transformers wraps the method and loses its signature)
+    model.to("meta")  # type: ignore[arg-type]
     return sums
