@@ -3,7 +3,7 @@
 import numpy as np
 
 _STEPS, _FEW = 60, 4
-_CLOSE = 1e-8  # of the gradient, a row of the design
+_CLOSE = 1e-7  # of the gradient, a row of the design
 _VARIANCE = 10.0  # of the coefficients' Gaussian prior: keeps a fit finite where every label is the same
 
 
@@ -25,9 +25,13 @@ def fit(design: np.ndarray, labels: np.ndarray, weights: np.ndarray, *, variance
     found = np.repeat(whole, len(weights), axis=0)
     for _ in range(_FEW):
         slope, curve = _derivatives(found, design, labels, weights, variance)
+        astray = ~(np.abs(slope).max(1) < _CLOSE * len(labels))
+        if not astray.any():
+            break
         found += np.linalg.solve(curve, slope[..., None])[..., 0]
-    slope, _ = _derivatives(found, design, labels, weights, variance)
-    astray = ~(np.abs(slope).max(1) < _CLOSE * len(labels))
+    else:
+        slope, _ = _derivatives(found, design, labels, weights, variance)
+        astray = ~(np.abs(slope).max(1) < _CLOSE * len(labels))
     if astray.any():
         found[astray] = _damped(design, labels, weights[astray], variance)
     return found
@@ -39,7 +43,7 @@ def _damped(design: np.ndarray, labels: np.ndarray, weights: np.ndarray, varianc
     value = _objective(found, design, labels, weights, variance)
     for _ in range(_STEPS):
         slope, curve = _derivatives(found, design, labels, weights, variance)
-        if np.abs(slope).max() < _CLOSE * len(labels) * 0.01:
+        if np.abs(slope).max() < _CLOSE * len(labels):
             break
         step = np.linalg.solve(curve, slope[..., None])[..., 0]
         for _ in range(30):

@@ -78,8 +78,8 @@ def test_every_arm_is_a_run_that_there_is(tmp_path):
     listed = arms(list(METHODS), [0, 1], 2)
     assert len(METHODS) - len(VARIANTS) == 10
     assert [arm.seed for arm in listed["dpo"]] == [0, 1, 0, 1]
-    for method in METHODS:
-        assert STRENGTHS[method][1][0] > 0
+    assert set(STRENGTHS) == set(METHODS)
+    for method in ("sera", "rpo", "irepo-ema"):
         compose_config(["run=demo", *listed[method][0].words])
     arm = Arm("irepo-0.6", ("objective.beta=0.6",), 1, tmp_path)
     assert arm.record() is None

@@ -94,7 +94,8 @@ def test_sera_chooses_among_its_own_pairs_and_among_offline_ones(
 
 @pytest.mark.slow
 def test_selection_by_sera_with_a_panel(recipe: RunRecipe) -> None:
-    run = recipe("recipe=sera")
+    # Most votes of this panel on a random policy's responses are ties, of which hard labels would learn nothing.
+    run = recipe("recipe=sera", "objective=irepo-small")
     pairs = summary(run, 2, "label")
     assert pairs["dropped"]["margin"] == pytest.approx(0.3 * (pairs["pairs"] + pairs["dropped"]["margin"]), abs=1)
 
@@ -107,7 +108,8 @@ def test_conditioned_pairs_come_twice_and_the_policy_is_asked_for_ten(recipe: Ru
         assert len(mixed) == 2 * (len(plain) - summary(run, number, "mix")["left_out"])
         assert {row["prompt"][0]["content"][-2:] for row in plain} == {"10"}
         assert len({row["prompt"][0]["content"] for row in mixed}) > 2
-        assert read_manifest(run / f"round-0{number}" / "train").rows["pairs"] == len(mixed)
+        trained = read_manifest(run / f"round-0{number}" / "train").rows
+        assert trained["pairs"] + trained.get("tied_pairs", 0) == len(mixed)
     asked = pq.read_table(run / "prompts" / "heldout.parquet")["messages"][0].as_py()
     assert asked[0]["content"].endswith("this score: 10")
 
