@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.evaluation.rules import Rule, unknown_names
+from tasks.evaluation.harness.settings import HarnessSettings
+from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
@@ -93,6 +94,7 @@ class RunConfig(_Group):
     training: OptimizationSettings
     update: UpdateSettings
     evaluation: EvaluationSettings
+    harness: HarnessSettings = HarnessSettings()
     gate: GateSettings
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
@@ -115,6 +117,12 @@ class RunConfig(_Group):
         for name, judge in (self.evaluation.judges | self.evaluation.rates).items():
             if asked := set(judge.reads()) & set(POLICY_NAMES):
                 raise ValueError(f"evaluation: {name} asks the run's own {', '.join(asked)}; only the panel can")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_on_benchmarks(self) -> "RunConfig":
+        if unknown := unknown_tasks(self.gate.rules, [each.task for each in self.harness.tasks]):
+            raise ValueError("; ".join(unknown))
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from storage.files import digest, sha256_file
 from storage.layout import RunLayout
 from storage.manifest import folder_digest, read_manifest
 from storage.stage import Spec
+from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
@@ -294,8 +295,37 @@ class Plan:
             judgements=judge.folder,
             policy=self.policy(round_number),
             initial=self.initial,
+            harness=folder / "harness" if self.config.harness.tasks else None,
         )
         return responses, judge, metrics
+
+    def harness(self, round_number: int, inputs: dict[str, str]) -> HarnessSpec | None:
+        """lm-eval's tasks on `policy(round_number)`, whose digest is in `inputs`; None where none is asked."""
+        harness, engine = self.config.harness, self.config.engine
+        if not harness.tasks:
+            return None
+        folders = {f"include:{number}": folder_digest(folder) for number, folder in enumerate(harness.include)}
+        files = {f"data:{task}": sha256_file(path) for task, path in harness.data.items()}
+        return HarnessSpec(
+            folder=self.layout.stage(round_number, "evaluate") / "harness",
+            round=round_number,
+            seed=0,  # lm-eval has its own
+            inputs={"policy": inputs["policy"], "lm_eval": harness_version() or "?"} | folders | files,
+            settings=HarnessRunSettings(
+                harness=harness,
+                model=ModelSettings(
+                    dtype=engine.dtype,
+                    device=self.config.training.device,
+                    max_model_len=engine.max_model_len,
+                    enforce_eager=engine.enforce_eager,
+                    tensor_parallel=engine.tensor_parallel,
+                    gpu_memory_utilization=engine.gpu_memory_utilization,
+                    kv_cache_gib=engine.kv_cache_gib,
+                    trust_remote_code=self.config.policy.trust_remote_code,
+                ),
+            ),
+            policy=self.policy(round_number),
+        )
 
     @staticmethod
     def rivals(round_number: int, base: int) -> list[tuple[str, int]]:
@@ -306,6 +336,7 @@ class Plan:
 
     def dry_run(self) -> list[Spec]:
         """Specs of the run's first round and of its evaluation, with inputs not yet known."""
+        harness = self.harness(1, {"policy": "?"})
         unknown = {
             "prompts": "?",
             "policy": "?",
@@ -323,4 +354,5 @@ class Plan:
             *([extra] if extra else []),
             self.train(1, 0, [0], {"policy": "?", "reference": "?", "preferences": "?"}),
             *self.evaluate(1, 0, unknown),
+            *([harness] if harness else []),
         ]

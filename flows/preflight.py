@@ -16,6 +16,7 @@ from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
+from tasks.evaluation.harness.settings import check_harness
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
@@ -104,6 +105,7 @@ def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
     check_result_store()
     check_keys(config)
+    check_harness(config.harness)
     embedder = config.objective.needs().embedder
     if embedder not in (None, POLICY):
         find_embedder(embedder)

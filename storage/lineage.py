@@ -28,11 +28,12 @@ _ORDER = (
     "update",
     "evaluate/responses",
     "evaluate/judgements",
+    "evaluate/harness",
     "evaluate",
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements")
+_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "harness")
 
 
 @dataclass(frozen=True)

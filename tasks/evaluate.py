@@ -5,6 +5,9 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.evaluation.harness.process import HarnessDied
+from tasks.evaluation.harness.settings import HarnessSpec
+from tasks.evaluation.harness.stage import run as run_harness
 from tasks.evaluation.settings import EvaluateSpec
 from tasks.evaluation.stage import run as run_metrics
 from tasks.generate import kept_engine, pause_engines
@@ -25,10 +28,12 @@ from tasks.retry import died
     result_serializer="json",
     cache_policy=NO_CACHE,
     retries=1,
-    retry_condition_fn=died(EngineDied),
+    retry_condition_fn=died(EngineDied, HarnessDied),
 )
-def evaluate(responses: GenerateSpec, judge: JudgeSpec, metrics: EvaluateSpec) -> dict[str, Any]:
-    """Run or adopt the three stages of an evaluation; each builds on the content of the one before."""
+def evaluate(
+    responses: GenerateSpec, judge: JudgeSpec, metrics: EvaluateSpec, harness: HarnessSpec | None = None
+) -> dict[str, Any]:
+    """Run or adopt the stages of an evaluation; the figures build on the content of those before."""
     with progress_bar("evaluate", metrics.round) as progress:
         engine = kept_engine(responses.settings.engine, trust_remote_code=responses.settings.trust_remote_code)
         written = run_generation(responses, progress, engine=engine)
@@ -36,6 +41,11 @@ def evaluate(responses: GenerateSpec, judge: JudgeSpec, metrics: EvaluateSpec) -
         judge = judge.model_copy(update={"inputs": judge.inputs | {"responses": written.content}})
         judged = run_judging(judge, progress)
         inputs = metrics.inputs | {"responses": written.content, "judgements": judged.content}
+        seconds = written.seconds + judged.seconds
+        if harness is not None:
+            asked = run_harness(harness, progress)
+            inputs["harness"] = asked.content
+            seconds += asked.seconds
         figures = run_metrics(metrics.model_copy(update={"inputs": inputs}), progress)
-    seconds = written.seconds + judged.seconds + figures.seconds
+    seconds += figures.seconds
     return stage_result(figures, metrics.folder) | {"seconds": seconds, "responses": written.content}

@@ -29,3 +29,4 @@ class EvaluateSpec(Spec):
     judgements: Path  # folder of the judge stage (votes.parquet, scores.parquet)
     policy: Path  # pi_t+1
     initial: Path  # pi_0
+    harness: Path | None = None  # folder of the harness stage of this policy; None = no benchmark was asked

@@ -21,6 +21,7 @@ from storage.manifest import Manifest, read_manifest
 from storage.schemas import RESPONSES, SCORES, VOTES, read_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.divergence import NONE, Divergence, divergence, log_ratios
+from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Interval, bootstrap_mean, excluded, win_rate
 from tasks.evaluation.settings import EvaluateSpec
 from tasks.modeling.load import load_tokenizer
@@ -56,6 +57,7 @@ class Metrics(BaseModel):
     finish_rate: float  # share of replies that ended by themselves
     unique_rate: float  # distinct reply texts / replies, over all prompts: falls when the policy collapses
     excluded: Excluded
+    harness: HarnessScores | None = None  # of lm-eval's tasks; left out where none was asked
 
 
 class Sample(BaseModel):
@@ -97,9 +99,11 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
         finish_rate=_mean(responses["finish_reason"], lambda reason: reason == "stop"),
         unique_rate=len(set(texts)) / len(texts),
         excluded=Excluded(votes=without_winner, scores=without_score),
+        harness=_harness(spec),
     )
     samples = [sample.model_dump() for sample in _samples(responses, spec)]
-    summary = metrics.model_dump(mode="json")
+    unasked = {name for name in ("harness",) if getattr(metrics, name) is None}
+    summary = metrics.model_dump(mode="json", exclude=unasked)
     publish_text(spec.folder / METRICS, canonical_json(summary) + "\n")
     publish_text(spec.folder / SAMPLES, canonical_json(samples) + "\n")
     rows = {"prompts": len(set(responses["prompt_id"].to_pylist())), "responses": len(texts), "votes": votes.num_rows}
@@ -128,6 +132,12 @@ def _responses(spec: EvaluateSpec) -> tuple[Manifest, pa.Table]:
             remedy="give prompts.heldout at least one prompt",
         )
     return manifest, responses
+
+
+def _harness(spec: EvaluateSpec) -> HarnessScores | None:
+    if spec.harness is None:
+        return None
+    return HarnessScores.model_validate(_read_input(spec.harness, spec.inputs.get("harness")).summary)
 
 
 def _judgements(spec: EvaluateSpec, judged: Manifest, name: str, schema: pa.Schema, columns: list[str]) -> pa.Table:

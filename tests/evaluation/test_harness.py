@@ -75,6 +75,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> tuple[P
     return folder, stage.run(spec(folder, tiny_policy, chat_template=True))
 
 
+@pytest.mark.slow
 def test_agrees_with_the_command_line(done: tuple[Path, Manifest], tmp_path: Path, tiny_policy: Path) -> None:
     words = ["--model", "hf", "--device", "cpu", "--batch_size", "8", "--apply_chat_template"]
     model = f"pretrained={tiny_policy},dtype=float32,trust_remote_code=False"

@@ -19,7 +19,7 @@ from storage.manifest import Manifest
 from tasks.evaluation.gate import DECISION, Decision
 
 STAGES = ("generate", "label", "train", "evaluate")
-_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate")
+_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate/harness", "evaluate")
 _LIMIT = 10  # pairs, and held-out prompts, to read
 
 Row = dict[str, Any]
