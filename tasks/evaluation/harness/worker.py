@@ -132,6 +132,7 @@ def _run(order: dict[str, Any], manager: Any, model: Any, task: dict[str, Any], 
         batch_size="auto" if vllm else order["batch_size"],
         limit=order["limit"],
         apply_chat_template=order["chat_template"],
+        fewshot_as_multiturn=order["chat_template"] or None,  # as the command line has it
         evaluation_tracker=tracker,
         task_manager=manager,
     )
