@@ -12,6 +12,7 @@ from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
+from tasks.labeling.grading import GraderSettings
 from tasks.labeling.mixing import MixingSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.objectives.settings import ObjectiveSettings
@@ -55,6 +56,21 @@ class EvaluationSettings(_Group):
     batch_tokens: int = Field(16384, ge=1)
 
 
+class MtBenchSettings(_Group):
+    """Two-turn questions, graded by one judge; without questions there is none."""
+
+    questions: Path | None = None  # JSONL: question_id, category, turns [2]
+    references: Path | None = None  # JSONL: question_id, choices[0].turns
+    max_tokens: int = Field(1024, ge=1)
+    judge: GraderSettings | None = None  # must not sit on the panel
+
+    @model_validator(mode="after")
+    def _has_a_judge(self) -> "MtBenchSettings":
+        if self.questions is not None and self.judge is None:
+            raise ValueError("nobody would grade the answers; give judge.model, or use mt_bench=judge")
+        return self
+
+
 class GateSettings(_Group):
     """Who decides, after every round, whether its policy is promoted."""
 
@@ -95,6 +111,7 @@ class RunConfig(_Group):
     update: UpdateSettings
     evaluation: EvaluationSettings
     harness: HarnessSettings = HarnessSettings()
+    mt_bench: MtBenchSettings = MtBenchSettings()
     gate: GateSettings
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
@@ -114,6 +131,9 @@ class RunConfig(_Group):
             raise ValueError(
                 f"evaluation.judges: {', '.join(sorted(shared))} also votes in the panel; a judge must be held out"
             )
+        grader = self.mt_bench.judge
+        if grader is not None and grader.model in models:
+            raise ValueError(f"mt_bench.judge: {grader.model} also votes in the panel; a judge must be held out")
         for name, judge in (self.evaluation.judges | self.evaluation.rates).items():
             if asked := set(judge.reads()) & set(POLICY_NAMES):
                 raise ValueError(f"evaluation: {name} asks the run's own {', '.join(asked)}; only the panel can")

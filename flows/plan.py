@@ -13,9 +13,12 @@ from storage.manifest import folder_digest, read_manifest
 from storage.stage import Spec
 from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
+from tasks.generation.dialogue import FILE as DIALOGUES_FILE
+from tasks.generation.dialogue import DialogueSettings, DialogueSpec
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.grading import GradeSettings, GradeSpec
 from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.settings import TrainingSettings, TrainSpec
@@ -296,8 +299,47 @@ class Plan:
             policy=self.policy(round_number),
             initial=self.initial,
             harness=folder / "harness" if self.config.harness.tasks else None,
+            mt_bench=folder / "grades" if self.config.mt_bench.questions else None,
         )
         return responses, judge, metrics
+
+    @cached_property
+    def benchmarks(self) -> list[str]:
+        """Folders of an evaluation's further stages."""
+        found = ["harness"] if self.config.harness.tasks else []
+        return [*found, *(["dialogues", "grades"] if self.config.mt_bench.questions else [])]
+
+    def mt_bench(self, round_number: int, inputs: dict[str, str]) -> tuple[DialogueSpec, GradeSpec] | None:
+        """MT-Bench's answers by `policy(round_number)`, whose digest is in `inputs`, and their grades."""
+        asked, folder = self.config.mt_bench, self.layout.stage(round_number, "evaluate")
+        if asked.questions is None or asked.judge is None:
+            return None
+        references = {"references": sha256_file(asked.references)} if asked.references else {}
+        dialogue = DialogueSpec(
+            folder=folder / "dialogues",
+            round=round_number,
+            seed=self.config.seed + 1,
+            inputs={"policy": inputs["policy"], "questions": sha256_file(asked.questions)} | references,
+            settings=DialogueSettings(
+                max_tokens=asked.max_tokens,
+                engine=self.config.engine,
+                trust_remote_code=self.config.policy.trust_remote_code,
+            ),
+            policy=self.policy(round_number),
+            questions=asked.questions,
+            references=asked.references,
+        )
+        read = [path for name in [*asked.judge.reads(), str(asked.judge.prompts or "")] if (path := _contents(name))]
+        grade = GradeSpec(
+            folder=folder / "grades",
+            round=round_number,
+            seed=self.config.seed,
+            inputs={"judge": digest(read)} if read else {},
+            settings=GradeSettings(judge=asked.judge),
+            dialogues=dialogue.folder / DIALOGUES_FILE,
+            answers=self.layout.answers,
+        )
+        return dialogue, grade
 
     def harness(self, round_number: int, inputs: dict[str, str]) -> HarnessSpec | None:
         """lm-eval's tasks on `policy(round_number)`, whose digest is in `inputs`; None where none is asked."""

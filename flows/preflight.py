@@ -17,10 +17,12 @@ from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
 from tasks.evaluation.harness.settings import check_harness
+from tasks.generation.dialogue import read_questions
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
 from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.grading import check_references
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.training.embedding import POLICY, find_embedder
 
@@ -63,6 +65,9 @@ def check_keys(config: RunConfig) -> None:
     Keys themselves are never read into the config.
     """
     annotators = config.panel.annotators | config.evaluation.judges | config.evaluation.rates
+    grader = config.mt_bench.judge
+    if grader is not None and grader.api_key_env and not os.environ.get(grader.api_key_env):
+        os.environ[grader.api_key_env] = _secret(grader.api_key_env, "mt_bench.judge")
     for name, settings in annotators.items():
         variable = getattr(settings, "api_key_env", None)
         if variable and not os.environ.get(variable):
@@ -106,6 +111,8 @@ def prepare_run(config: RunConfig) -> Plan:
     check_result_store()
     check_keys(config)
     check_harness(config.harness)
+    if config.mt_bench.questions is not None:
+        check_references(read_questions(config.mt_bench.questions, config.mt_bench.references))
     embedder = config.objective.needs().embedder
     if embedder not in (None, POLICY):
         find_embedder(embedder)

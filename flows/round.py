@@ -33,7 +33,7 @@ def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
     """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
     evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
     inputs = {"prompts": prompts, "policy": initial, "initial": initial}
-    evaluate_initial(*plan.evaluate(0, 0, inputs), plan.harness(0, inputs))
+    evaluate_initial(*plan.evaluate(0, 0, inputs), plan.harness(0, inputs), plan.mt_bench(0, inputs))
     return read_record(plan, 0, 0) | {"digest": initial}
 
 
@@ -70,7 +70,8 @@ def irepo_round(
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}
     rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
-    evaluate(*plan.evaluate(number, start, inputs | rivals), plan.harness(number, inputs))
+    benchmarks = plan.harness(number, inputs), plan.mt_bench(number, inputs)
+    evaluate(*plan.evaluate(number, start, inputs | rivals), *benchmarks)
     _worked.add((plan.layout.root, number))
     record = read_record(plan, number, start)
     for complaint in complaints(record["labels"]):
@@ -129,7 +130,7 @@ def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
     parts = [
         read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files)
-        for part in ("responses", "judgements", *(["harness"] if plan.config.harness.tasks else []))
+        for part in ("responses", "judgements", *plan.benchmarks)
     ]
     seconds = {stage: manifest.seconds for stage, manifest in manifests.items()}
     seconds["evaluate"] = round(seconds["evaluate"] + sum(part.seconds for part in parts), 3)

@@ -28,12 +28,14 @@ _ORDER = (
     "update",
     "evaluate/responses",
     "evaluate/judgements",
+    "evaluate/dialogues",
+    "evaluate/grades",
     "evaluate/harness",
     "evaluate",
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "harness")
+_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "harness", "dialogues", "mt_bench")
 
 
 @dataclass(frozen=True)

@@ -30,3 +30,4 @@ class EvaluateSpec(Spec):
     policy: Path  # pi_t+1
     initial: Path  # pi_0
     harness: Path | None = None  # folder of the harness stage of this policy; None = no benchmark was asked
+    mt_bench: Path | None = None  # folder of the grade stage of this policy; None = nobody graded

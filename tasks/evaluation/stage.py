@@ -23,6 +23,7 @@ from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.divergence import NONE, Divergence, divergence, log_ratios
 from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Interval, bootstrap_mean, excluded, win_rate
+from tasks.evaluation.mt_bench import MtBench, mt_bench
 from tasks.evaluation.settings import EvaluateSpec
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.logprobs import TokenSequence
@@ -58,6 +59,7 @@ class Metrics(BaseModel):
     unique_rate: float  # distinct reply texts / replies, over all prompts: falls when the policy collapses
     excluded: Excluded
     harness: HarnessScores | None = None  # of lm-eval's tasks; left out where none was asked
+    mt_bench: MtBench | None = None  # left out where nobody graded
 
 
 class Sample(BaseModel):
@@ -100,9 +102,10 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
         unique_rate=len(set(texts)) / len(texts),
         excluded=Excluded(votes=without_winner, scores=without_score),
         harness=_harness(spec),
+        mt_bench=_mt_bench(spec),
     )
     samples = [sample.model_dump() for sample in _samples(responses, spec)]
-    unasked = {name for name in ("harness",) if getattr(metrics, name) is None}
+    unasked = {name for name in ("harness", "mt_bench") if getattr(metrics, name) is None}
     summary = metrics.model_dump(mode="json", exclude=unasked)
     publish_text(spec.folder / METRICS, canonical_json(summary) + "\n")
     publish_text(spec.folder / SAMPLES, canonical_json(samples) + "\n")
@@ -138,6 +141,13 @@ def _harness(spec: EvaluateSpec) -> HarnessScores | None:
     if spec.harness is None:
         return None
     return HarnessScores.model_validate(_read_input(spec.harness, spec.inputs.get("harness")).summary)
+
+
+def _mt_bench(spec: EvaluateSpec) -> MtBench | None:
+    if spec.mt_bench is None:
+        return None
+    graded = _read_input(spec.mt_bench, spec.inputs.get("mt_bench"))
+    return mt_bench(spec.mt_bench, graded, resamples=spec.settings.bootstrap, seed=spec.seed)
 
 
 def _judgements(spec: EvaluateSpec, judged: Manifest, name: str, schema: pa.Schema, columns: list[str]) -> pa.Table:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.evaluation.report import by_round, harness, panel, work
+from tasks.evaluation.report import by_round, harness, mt_bench, panel, work
 from tasks.evaluation.report.drawing import Figure, text
 from tasks.evaluation.report.files import Pair, Round, RunFiles, heldout_pairs, labelled_pairs
 from tasks.evaluation.report.provenance import provenance
@@ -45,6 +45,7 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
         ("rounds", "Rounds at a glance", _glance(files) + marked + drawn["rounds"] if files.evaluated else ""),
         ("rates", "Rates on held-out prompts", rates),
         ("harness", "Benchmarks", harness.table(files.evaluated)),
+        ("mt-bench", "MT-Bench", mt_bench.table(files.evaluated)),
         ("gate", "Decisions", _decisions(rounds)),
         ("panel", "The panel", drawn["panel"]),
         ("training", "Training", drawn["training"]),
