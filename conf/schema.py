@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.evaluation.harness.settings import HarnessSettings
 from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
+from tasks.evaluation.tracking import TrackerKind
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
@@ -113,6 +114,7 @@ class RunConfig(_Group):
     harness: HarnessSettings = HarnessSettings()
     mt_bench: MtBenchSettings = MtBenchSettings()
     gate: GateSettings
+    tracker: TrackerKind = "none"  # where curves go as well, besides the run folder
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 

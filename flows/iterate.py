@@ -47,6 +47,7 @@ from storage.files import canonical_json, publish_link, publish_text, sweep_temp
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
+from tasks.evaluation.tracking import track  # noqa: E402
 from tasks.generate import close_engines  # noqa: E402
 from tasks.label import WAITING  # noqa: E402
 from tasks.labeling.humans.collect import EXIT_WAITING  # noqa: E402
@@ -117,6 +118,7 @@ def _publish(plan: Plan, rounds: list[Record]) -> None:
     """Rounds so far, where people and programs look for them; the link `policy` leads to the last promoted one."""
     publish_text(plan.layout.root / "rounds.json", canonical_json(rounds) + "\n")
     publish_rounds(plan, rounds)
+    track(plan.config.tracker, plan.layout, rounds, plan.config.model_dump(mode="json"))
     best = promoted([record for record in rounds if record["decision"]])
     if best["round"]:
         publish_link(plan.layout.root / "policy", plan.policy(best["round"]))

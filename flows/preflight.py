@@ -17,6 +17,7 @@ from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
 from tasks.evaluation.harness.settings import check_harness
+from tasks.evaluation.tracking import check_tracker
 from tasks.generation.dialogue import read_questions
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
@@ -110,6 +111,7 @@ def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
     check_result_store()
     check_keys(config)
+    check_tracker(config.tracker)
     check_harness(config.harness)
     if config.mt_bench.questions is not None:
         check_references(read_questions(config.mt_bench.questions, config.mt_bench.references))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
@@ -61,6 +61,13 @@ class Metrics(BaseModel):
     harness: HarnessScores | None = None  # of lm-eval's tasks; left out where none was asked
     mt_bench: MtBench | None = None  # left out where nobody graded
 
+    @model_serializer(mode="wrap")
+    def _asked_only(self, said: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Evaluations without benchmarks have the bytes that they had before there were any."""
+        figures: dict[str, Any] = said(self)
+        unasked = [name for name in ("harness", "mt_bench") if figures[name] is None]
+        return {name: value for name, value in figures.items() if name not in unasked}
+
 
 class Sample(BaseModel):
     """One reply, and the prompt as the policy saw it, chat template included, special tokens left out."""
@@ -105,8 +112,7 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
         mt_bench=_mt_bench(spec),
     )
     samples = [sample.model_dump() for sample in _samples(responses, spec)]
-    unasked = {name for name in ("harness", "mt_bench") if getattr(metrics, name) is None}
-    summary = metrics.model_dump(mode="json", exclude=unasked)
+    summary = metrics.model_dump(mode="json")
     publish_text(spec.folder / METRICS, canonical_json(summary) + "\n")
     publish_text(spec.folder / SAMPLES, canonical_json(samples) + "\n")
     rows = {"prompts": len(set(responses["prompt_id"].to_pylist())), "responses": len(texts), "votes": votes.num_rows}

@@ -196,8 +196,8 @@ def test_a_judge_that_never_grades_ends_the_stage(tmp_path: Path, server: ChatSe
 
 def test_the_very_words_of_the_published_prompts(tmp_path: Path, server: ChatServer) -> None:
     names = ["single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn"]
-    needed = {"single-v1": "{question}|{answer}", "single-math-v1": "{question}|{ref_answer_1}|{answer}",
-              "single-v1-multi-turn": "{answer_2}", "single-math-v1-multi-turn": "{ref_answer_2}{answer_2}"}  # fmt: skip
+    templates = ["{question}|{answer}", "{question}|{ref_answer_1}|{answer}", "{answer_2}", "{ref_answer_2}{answer_2}"]
+    needed = dict(zip(names, templates, strict=True))
     path = tmp_path / "judge_prompts.jsonl"
     rows = [{"name": name, "system_prompt": f"be {name}", "prompt_template": needed[name]} for name in names]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
