@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.states import State  # noqa: E402
+from rich.markup import escape  # noqa: E402
 
 from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
@@ -141,7 +142,7 @@ def main(words: Sequence[str]) -> None:
 def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
     if not needs_warmup(config.policy):
         prepare_run(config)
-    command = f"python -m flows.iterate {shlex.join(words)}".strip()
+    command = escape(f"python -m flows.iterate {shlex.join(words)}".strip())  # [a] is a list here, no mark-up
     console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
     await_server()
     try:

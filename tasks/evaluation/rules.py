@@ -152,9 +152,9 @@ class HarnessRule(_Rule):
                 lost = theirs["value"] - mine["value"]
                 if not (lost if mine["higher_is_better"] else -lost) <= self.drop:
                     holds = False
-                    said.append(f"{task} {metric} {mine['value']:.4g} against {theirs['value']:.4g}")
-        found = ", ".join(said) or (f"{len(now)} tasks compared" if holds else "no task was measured")
-        return holds, f"harness: {found} of {self.against}; at most {self.drop:g} worse"
+                    said.append(f"{task} {metric} {mine['value']:.4g} against {theirs['value']:.4g} of {self.against}")
+        fine = f"{len(wanted)} compared with {self.against}" if holds else "nothing was measured"
+        return holds, f"benchmarks: {', '.join(said) or fine}; at most {self.drop:g} worse"
 
 
 Rule = Annotated[

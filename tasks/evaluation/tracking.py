@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
@@ -117,8 +117,9 @@ def _lines(layout: RunLayout, number: int) -> list[str]:
 
 @contextmanager
 def _opened(kind: str, layout: RunLayout, known: dict[str, Any], config: Any) -> Iterator[Tracker]:
-    opening = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}[kind]
-    tracker: Tracker = opening(layout, known, config)
+    opening: Mapping[str, Callable[[RunLayout, dict[str, Any], Any], Tracker]]
+    opening = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}
+    tracker = opening[kind](layout, known, config)
     try:
         yield tracker
     finally:
@@ -131,7 +132,7 @@ class _TensorBoard:
     def __init__(self, layout: RunLayout, known: dict[str, Any], config: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(layout.root / FOLDER / "tensorboard")  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(layout.root / FOLDER / "tensorboard")
 
     def log(self, axis: str, points: Sequence[Point]) -> None:
         for step, values in points:
