@@ -1,5 +1,6 @@
 """What a run's configuration may say. One model a group; unknown keys are refused."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -8,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.evaluation.harness.settings import HarnessSettings
 from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
 from tasks.evaluation.tracking import TrackerKind
+from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
@@ -19,6 +22,8 @@ from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSetting
 from tasks.training.objectives.settings import ObjectiveSettings
 from tasks.training.settings import OptimizationSettings
 from tasks.training.update import UpdateSettings
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class _Group(BaseModel):
@@ -31,6 +36,8 @@ class PolicySettings(_Group):
     path: str  # folder, or id on the Hugging Face hub
     revision: str | None = None  # of a hub id
     trust_remote_code: bool = False  # run Python code that the policy's folder brings
+    # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
+    aligned_from: str | None = None
     warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
@@ -53,8 +60,24 @@ class EvaluationSettings(_Group):
     responses: int = Field(2, ge=1)  # samples a held-out prompt
     judges: dict[str, AnnotatorSettings] = {}  # decide win rates; must not sit on the panel
     rates: dict[str, AnnotatorSettings] = {}  # score single responses; reported as means
+    truth: str | None = None  # the judge that is right by construction (a verifier): the others are measured against it
+    against: dict[str, str] = {}  # name -> folder or hub id of a further policy to compare with
+    pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
     bootstrap: int = Field(1000, ge=100)
     batch_tokens: int = Field(16384, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EvaluationSettings":
+        if self.truth is not None and self.truth not in self.judges:
+            raise ValueError(f"truth: {self.truth} is not among the judges ({', '.join(self.judges) or 'none'})")
+        if wrong := [name for name in self.against if name in POLICY_NAMES or not _WORD.fullmatch(name)]:
+            raise ValueError(
+                f"against: {', '.join(wrong)} cannot be a policy's name here; use letters, digits, '-' and '_', and "
+                f"none of {', '.join(POLICY_NAMES)}"
+            )
+        if self.pairs and self.responses < 2:
+            raise ValueError("pairs: a pair takes two responses a prompt; set responses=2, or pairs=false")
+        return self
 
 
 class MtBenchSettings(_Group):
@@ -103,6 +126,7 @@ class RunConfig(_Group):
     policy: PolicySettings
     prompts: PromptSettings
     sampling: SamplingSettings
+    drafts: DraftSettings = NoDrafts()
     engine: EngineSettings
     panel: PanelSettings
     preferences: PreferenceSettings
@@ -115,6 +139,9 @@ class RunConfig(_Group):
     mt_bench: MtBenchSettings = MtBenchSettings()
     gate: GateSettings
     tracker: TrackerKind = "none"  # where curves go as well, besides the run folder
+    license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so
+    push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine
+    push_preferences_to_hub: str | None = None  # dataset repository for the rounds' preference sets
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 
@@ -169,6 +196,57 @@ class RunConfig(_Group):
         return self
 
     @model_validator(mode="after")
+    def _goals_can_be_asked_for(self) -> "RunConfig":
+        goals, needs = self.mixing.goals, self.objective.needs()
+        if goals is None:
+            return self
+        scoring = [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        if goals.annotator not in scoring:
+            raise ValueError(
+                f"mixing.goals.annotator: {goals.annotator} gives no scores on this panel; "
+                f"name one of: {', '.join(scoring) or 'nobody does'}"
+            )
+        if self.prompts.system != goals.highest:
+            raise ValueError(
+                f"mixing.goals: responses are sampled and judged with the highest goal; set "
+                f"prompts.system={goals.highest!r} (recipe=conditioned does)"
+            )
+        asked = [needs.scores is not None, needs.votes, needs.win_rates, needs.extra is not None, needs.listwise]
+        if any(asked):
+            raise ValueError(
+                f"mixing.goals: objective={self.objective.name} reads more of a prompt's responses than their pairs, "
+                f"which relabelled pairs do not have; use an objective on pairs (dpo, irepo)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _drafts_and_their_order(self) -> "RunConfig":
+        ordered = [name for name, each in self.panel.annotators.items() if each.kind == "order"]
+        if ordered and self.drafts.kind == "none":
+            raise ValueError(
+                f"panel: {ordered[0]} takes the first response for the better one, which is so for drafts alone; "
+                f"set drafts=ladder or drafts=sapo, or leave it out"
+            )
+        if self.drafts.kind != "none" and self.mixing.goals:
+            raise ValueError("mixing.goals: drafts are made in pairs, and have no scores; leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_votes_in_the_first_round(self) -> "RunConfig":
+        """An implicit reward of a policy over itself is 0: nothing but ties."""
+        first = {"policy": "initial", "previous": "initial" if self.policy.aligned_from is None else "aligned_from"}
+        voting = [each for name, each in self.panel.annotators.items() if self.preferences.weights.get(name, 1.0) > 0]
+        rewards = [each for each in voting if isinstance(each, ImplicitRewardSettings)]
+        mute = [e for e in rewards if first.get(e.policy, e.policy) == first.get(e.reference, e.reference)]
+        if len(mute) == len(voting):
+            raise ValueError(
+                "panel: in round 1 the policy and what its implicit reward is taken over are the same, so that all "
+                "votes are ties; start from an aligned policy and name what it was aligned from "
+                "(policy.aligned_from=<folder>, with reference: previous), or add another annotator"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _annotators_are_known(self) -> "RunConfig":
         named = {"gold": self.preferences.gold, "pinned": self.preferences.pinned, "weights": self.preferences.weights}
         for option, names in named.items():
@@ -204,10 +282,10 @@ class RunConfig(_Group):
                     f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
                     f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
                 )
-        if needs.listwise and self.preferences.pairs == "best_worst":
+        if needs.listwise and self.preferences.pairs != "all":
             raise ValueError(
-                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs=best_worst leaves "
-                f"two of them; set preferences.pairs=all"
+                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs="
+                f"{self.preferences.pairs} leaves two of them; set preferences.pairs=all"
             )
         if needs.mixture is not None:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Every stage's spec of a run, from its configuration alone: what is read, what is written, what it is keyed by."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,21 +11,18 @@ from storage.files import digest, sha256_file
 from storage.layout import RunLayout
 from storage.manifest import folder_digest, read_manifest
 from storage.stage import Spec
-from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version
-from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
-from tasks.generation.dialogue import FILE as DIALOGUES_FILE
-from tasks.generation.dialogue import DialogueSettings, DialogueSpec
+from tasks.evaluation.settings import EvaluateSpec, MarginSettings, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
-from tasks.labeling.annotators.settings import POLICY_NAMES
-from tasks.labeling.grading import GradeSettings, GradeSpec
+from tasks.labeling.annotators.settings import POLICY_NAMES, AnnotatorBase
 from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
-from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.training.objectives.moving import whence
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec
 
 
-def what_it_reads(annotator: AnnotatorSettings) -> str | None:
+def what_it_reads(annotator: AnnotatorBase) -> str | None:
     """Digest of the local files that decide how an annotator votes; None where its settings say it all.
 
     Of a function this is its module's source, not the modules that it imports in turn.
@@ -56,6 +53,7 @@ class Plan:
 
     config: RunConfig
     initial: Path  # folder of the initial policy
+    named: Mapping[str, Path] = field(default_factory=dict)  # folders of further policies to compare with
 
     @cached_property
     def layout(self) -> RunLayout:
@@ -65,6 +63,11 @@ class Plan:
         """The policy that round `round_number` ends with; round 0's is the initial policy."""
         stage = "train" if self.config.update.kind == "none" else "update"
         return self.layout.stage(round_number, stage) / "policy" if round_number else self.initial
+
+    @property
+    def before_initial(self) -> Path:
+        """What the initial policy was aligned from, as far as that is known; else itself."""
+        return Path(self.config.policy.aligned_from) if self.config.policy.aligned_from else self.initial
 
     def trained(self, round_number: int) -> Path:
         """What round `round_number` has trained: its policy, but for an update that follows."""
@@ -140,7 +143,11 @@ class Plan:
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
             answers=self.layout.answers,
             budget=self.config.panel.budget,
-            policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
+            policies={
+                "policy": self.policy(base),
+                "previous": self.policy(previous) if base else self.before_initial,
+                "initial": self.initial,
+            },
         )
 
     def train(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> TrainSpec:
@@ -164,7 +171,7 @@ class Plan:
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             policy=self.policy(base),
-            reference=self._reference(base),
+            reference=self.reference(round_number, chain),
             preferences=labels / PREFERENCES_FILE
             if self.config.mixing.nothing
             else self.layout.stage(round_number, "mix") / PREFERENCES_FILE,
@@ -173,8 +180,38 @@ class Plan:
             extra=self.layout.stage(round_number, "extra"),
         )
 
-    def _reference(self, base: int) -> Path:
-        return self.policy(base) if self.config.objective.reference == "previous" else self.initial
+    def reference(self, round_number: int, chain: Sequence[int]) -> Path:
+        """The policy that round `round_number` takes log-ratios against. `chain` as for `update`."""
+        made, number = whence(self.config.objective.reference, round_number, chain)
+        return self.policy(number) if made == "policy" else self.layout.stage(number, "reference") / "policy"
+
+    def reference_digest(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> str:
+        """Its digest, once it is there; `policies`: digests of the policies that rounds ended with, by round."""
+        made, number = whence(self.config.objective.reference, round_number, chain)
+        return policies[number] if made == "policy" else read_manifest(self.layout.stage(number, "reference")).content
+
+    def moves_reference(self, round_number: int, chain: Sequence[int]) -> bool:
+        """Whether the round's reference is a stage of its own."""
+        return whence(self.config.objective.reference, round_number, chain) == ("reference", round_number)
+
+    def move(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> UpdateSpec | None:
+        """From the reference before to this round's; None where it is a policy, or still the one before.
+
+        `chain` as for `update`, `policies` as for `reference_digest`.
+        """
+        moving = self.config.objective.reference
+        if isinstance(moving, str) or not self.moves_reference(round_number, chain):
+            return None
+        base, before = chain[-1], chain[:-1]
+        return UpdateSpec(
+            folder=self.layout.stage(round_number, "reference"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs={"policy": policies[base], "reference": self.reference_digest(base, before, policies)},
+            settings=moving,
+            trained=self.policy(base),
+            earlier=[self.reference(base, before)],
+        )
 
     @cached_property
     def _embedder_input(self) -> dict[str, str]:
@@ -183,12 +220,15 @@ class Plan:
         contents = _contents(embedder) if embedder else None
         return {"embedder": contents} if contents else {}
 
-    def extra(self, round_number: int, base: int, inputs: dict[str, str]) -> GenerateSpec | None:
-        """One more response to each prompt of the round, by the reference, where the objective needs one."""
+    def extra(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> GenerateSpec | None:
+        """One more response to each prompt of the round, by the reference, where the objective needs one.
+
+        `chain` as for `update`.
+        """
         kind = self.config.objective.needs().extra
         if kind is None:
             return None
-        spec = self.generate(round_number, base, inputs)
+        spec = self.generate(round_number, chain[-1], inputs)
         sampling = spec.settings.sampling.model_copy(update={"responses": 1})
         if kind == "greedy":
             sampling = sampling.model_copy(update={"temperature": 0.0})
@@ -197,7 +237,7 @@ class Plan:
                 "folder": self.layout.stage(round_number, "extra"),
                 "seed": self.config.seed + 2,  # shares no randomness with the responses that are compared
                 "settings": spec.settings.model_copy(update={"sampling": sampling}),
-                "policy": self._reference(base),
+                "policy": self.reference(round_number, chain),
             }
         )
 
@@ -209,6 +249,11 @@ class Plan:
         earlier = self._replayed(chain)
         labelled = {f"preferences:{n}": self._labelled_digest(n) for n in earlier}
         offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
+        previous = self.policy(chain[-2]) if len(chain) > 1 else self.before_initial
+        if settings.offline and settings.offline.keep:
+            first = folder_digest(self.before_initial)
+            before = self._policy_digest(chain[-2]) if len(chain) > 1 else first
+            offline |= {"policy": self._policy_digest(base), "previous": before, "reference": first}
         return MixSpec(
             folder=self.layout.stage(round_number, "mix"),
             round=round_number,
@@ -218,6 +263,9 @@ class Plan:
             own=self.layout.stage(round_number, "label") / PREFERENCES_FILE,
             earlier=[self.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
             policy=self.policy(base),
+            previous=previous,
+            reference=self.before_initial,
+            scores={n: self.layout.stage(n, "label") / "scores.parquet" for n in [*earlier, round_number]},
         )
 
     def _replayed(self, chain: Sequence[int]) -> list[int]:
@@ -244,6 +292,11 @@ class Plan:
             earlier=[self.trained(n) for n in earlier],
         )
 
+    def _policy_digest(self, round_number: int) -> str:
+        if round_number == 0:
+            return folder_digest(self.initial)
+        return read_manifest(self.policy(round_number).parent).content
+
     def _labelled_digest(self, round_number: int) -> str:
         return read_manifest(self.layout.stage(round_number, "label")).content
 
@@ -252,33 +305,76 @@ class Plan:
             return folder_digest(self.initial)
         return read_manifest(self.layout.stage(round_number, "train")).content
 
-    def evaluate(
-        self, round_number: int, base: int, inputs: dict[str, str]
-    ) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
-        """Specs of the evaluation of `policy(round_number)` on held-out prompts, beside initial policy and base."""
-        folder = self.layout.stage(round_number, "evaluate")
-        evaluation = self.config.evaluation
-        models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
-        responses = GenerateSpec(
-            folder=folder / "responses",
+    def heldout(self, inputs: dict[str, str], *, policy: Path, folder: Path, round_number: int = 0) -> GenerateSpec:
+        """Responses of `policy` to held-out prompts."""
+        return GenerateSpec(
+            folder=folder,
             round=round_number,
             seed=self.config.seed + 1,  # held-out samples share no randomness with training ones
             inputs={"prompts": inputs["prompts"], "policy": inputs["policy"]},
-            settings=self._generation(evaluation.responses),
-            policy=self.policy(round_number),
+            settings=self._generation(self.config.evaluation.responses),
+            policy=policy,
             prompts=self.layout.prompts / HELDOUT,
         )
+
+    def against(self, name: str, inputs: dict[str, str]) -> GenerateSpec:
+        """Responses of a policy named in evaluation.against, once a run."""
+        return self.heldout(inputs, policy=self.named[name], folder=self.layout.stage(0, "against") / name)
+
+    @property
+    def labels_pairs(self) -> bool:
+        """Whether the panel, people apart, labels held-out pairs."""
+        annotators = self.config.panel.annotators.values()
+        return self.config.evaluation.pairs and any(each.kind != "human" for each in annotators)
+
+    def pairs(self, inputs: dict[str, str]) -> LabelSpec | None:
+        """The panel's votes on the initial policy's held-out responses, once a run; None where they are not wanted.
+
+        People are not asked. inputs: digests of prompts, responses and the initial policy.
+        """
+        if not self.labels_pairs:
+            return None
+        panel = {name: each for name, each in self.config.panel.annotators.items() if each.kind != "human"}
+        asked = {f"asked:{name}": inputs["initial"] for name in self.policies_asked}
+        models = {f"annotator:{name}": self.model_inputs.get(f"annotator:{name}") for name in panel}
+        given = {name: value for name, value in inputs.items() if name != "initial"} | asked
+        spec = self.label(0, 0, 0, given)
+        return spec.model_copy(
+            update={
+                "folder": self.layout.stage(0, "evaluate") / "pairs",
+                "inputs": given | {name: value for name, value in models.items() if value is not None},
+                "settings": spec.settings.model_copy(update={"annotators": panel}),
+                "responses": self.layout.stage(0, "evaluate") / "responses",
+                "prompts": self.layout.prompts / HELDOUT,
+            }
+        )
+
+    def evaluate(
+        self, round_number: int, base: int, inputs: dict[str, str]
+    ) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
+        """Specs of the evaluation of `policy(round_number)` on held-out prompts, beside initial policy and base.
+
+        inputs: digests of prompts, policy, initial, of rivals' responses (responses:NAME) and, after round 0 of a run
+        with held-out pairs, of these (pairs) and of the evaluations whose log-probabilities are read again
+        (evaluation:initial, evaluation:previous).
+        """
+        folder = self.layout.stage(round_number, "evaluate")
+        evaluation = self.config.evaluation
+        models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
+        policy = self.policy(round_number)
+        responses = self.heldout(inputs, policy=policy, folder=folder / "responses", round_number=round_number)
+        rivals = self.rivals(round_number, base)
+        others = {name: self.layout.stage(number, "evaluate") / "responses" for name, number in rivals}
+        others |= {name: self.layout.stage(0, "against") / name for name in evaluation.against}
+        earlier = {"initial": 0, "previous": base} if round_number and self.labels_pairs else {}
+        judged = {name: value for name, value in inputs.items() if not name.startswith(("pairs", "evaluation:"))}
         judge = JudgeSpec(
             folder=folder / "judgements",
             round=round_number,
             seed=self.config.seed,
-            inputs=inputs | models,
+            inputs=judged | models,
             settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
-            responses={"policy": responses.folder}
-            | {
-                name: self.layout.stage(number, "evaluate") / "responses"
-                for name, number in self.rivals(round_number, base)
-            },
+            responses={"policy": responses.folder} | others,
             prompts=responses.prompts,
             answers=self.layout.answers,
         )
@@ -286,88 +382,33 @@ class Plan:
             folder=folder,
             round=round_number,
             seed=self.config.seed,
-            inputs={"policy": inputs["policy"], "initial": inputs["initial"]},
+            inputs=inputs,
             settings=MetricsSettings(
                 bootstrap=evaluation.bootstrap,
                 divergence_tokens=evaluation.batch_tokens,
+                truth=evaluation.truth,
+                margin=self._margin if earlier else None,
                 dtype=self.config.training.dtype,
                 device=self.config.training.device,
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             responses=responses.folder,
             judgements=judge.folder,
-            policy=self.policy(round_number),
+            policy=policy,
             initial=self.initial,
+            prompts=responses.prompts,
+            rivals=others,
+            pairs=self.layout.stage(0, "evaluate") / "pairs" if self.labels_pairs else None,
+            evaluations={name: self.layout.stage(number, "evaluate") for name, number in earlier.items()},
             harness=folder / "harness" if self.config.harness.tasks else None,
             mt_bench=folder / "grades" if self.config.mt_bench.questions else None,
         )
         return responses, judge, metrics
 
-    @cached_property
-    def benchmarks(self) -> list[str]:
-        """Folders of an evaluation's further stages."""
-        found = ["harness"] if self.config.harness.tasks else []
-        return [*found, *(["dialogues", "grades"] if self.config.mt_bench.questions else [])]
-
-    def mt_bench(self, round_number: int, inputs: dict[str, str]) -> tuple[DialogueSpec, GradeSpec] | None:
-        """MT-Bench's answers by `policy(round_number)`, whose digest is in `inputs`, and their grades."""
-        asked, folder = self.config.mt_bench, self.layout.stage(round_number, "evaluate")
-        if asked.questions is None or asked.judge is None:
-            return None
-        references = {"references": sha256_file(asked.references)} if asked.references else {}
-        dialogue = DialogueSpec(
-            folder=folder / "dialogues",
-            round=round_number,
-            seed=self.config.seed + 1,
-            inputs={"policy": inputs["policy"], "questions": sha256_file(asked.questions)} | references,
-            settings=DialogueSettings(
-                max_tokens=asked.max_tokens,
-                engine=self.config.engine,
-                trust_remote_code=self.config.policy.trust_remote_code,
-            ),
-            policy=self.policy(round_number),
-            questions=asked.questions,
-            references=asked.references,
-        )
-        read = [path for name in [*asked.judge.reads(), str(asked.judge.prompts or "")] if (path := _contents(name))]
-        grade = GradeSpec(
-            folder=folder / "grades",
-            round=round_number,
-            seed=self.config.seed,
-            inputs={"judge": digest(read)} if read else {},
-            settings=GradeSettings(judge=asked.judge),
-            dialogues=dialogue.folder / DIALOGUES_FILE,
-            answers=self.layout.answers,
-        )
-        return dialogue, grade
-
-    def harness(self, round_number: int, inputs: dict[str, str]) -> HarnessSpec | None:
-        """lm-eval's tasks on `policy(round_number)`, whose digest is in `inputs`; None where none is asked."""
-        harness, engine = self.config.harness, self.config.engine
-        if not harness.tasks:
-            return None
-        folders = {f"include:{number}": folder_digest(folder) for number, folder in enumerate(harness.include)}
-        files = {f"data:{task}": sha256_file(path) for task, path in harness.data.items()}
-        return HarnessSpec(
-            folder=self.layout.stage(round_number, "evaluate") / "harness",
-            round=round_number,
-            seed=0,  # lm-eval has its own
-            inputs={"policy": inputs["policy"], "lm_eval": harness_version() or "?"} | folders | files,
-            settings=HarnessRunSettings(
-                harness=harness,
-                model=ModelSettings(
-                    dtype=engine.dtype,
-                    device=self.config.training.device,
-                    max_model_len=engine.max_model_len,
-                    enforce_eager=engine.enforce_eager,
-                    tensor_parallel=engine.tensor_parallel,
-                    gpu_memory_utilization=engine.gpu_memory_utilization,
-                    kv_cache_gib=engine.kv_cache_gib,
-                    trust_remote_code=self.config.policy.trust_remote_code,
-                ),
-            ),
-            policy=self.policy(round_number),
-        )
+    @property
+    def _margin(self) -> MarginSettings:
+        objective = self.config.objective
+        return MarginSettings(scale=objective.margin_scale, reference=objective.reference)
 
     @staticmethod
     def rivals(round_number: int, base: int) -> list[tuple[str, int]]:
@@ -378,7 +419,6 @@ class Plan:
 
     def dry_run(self) -> list[Spec]:
         """Specs of the run's first round and of its evaluation, with inputs not yet known."""
-        harness = self.harness(1, {"policy": "?"})
         unknown = {
             "prompts": "?",
             "policy": "?",
@@ -387,7 +427,8 @@ class Plan:
             "responses": "?",
             "preferences": "?",
         }
-        extra = self.extra(1, 0, {"prompts": "?", "policy": "?"})
+        extra = self.extra(1, [0], {"prompts": "?", "policy": "?"})
+        pairs = self.pairs({"prompts": "?", "responses": "?", "initial": "?"})
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
@@ -395,6 +436,6 @@ class Plan:
             self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
             *([extra] if extra else []),
             self.train(1, 0, [0], {"policy": "?", "reference": "?", "preferences": "?"}),
+            *([pairs] if pairs else []),
             *self.evaluate(1, 0, unknown),
-            *([harness] if harness else []),
         ]

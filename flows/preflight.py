@@ -16,6 +16,7 @@ from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
+from tasks.evaluation.cards.hub import check_token
 from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.tracking import check_tracker
 from tasks.generation.dialogue import read_questions
@@ -115,6 +116,8 @@ def prepare_run(config: RunConfig) -> Plan:
     check_harness(config.harness)
     if config.mt_bench.questions is not None:
         check_references(read_questions(config.mt_bench.questions, config.mt_bench.references))
+    if config.push_to_hub or config.push_preferences_to_hub:
+        check_token("push_to_hub, push_preferences_to_hub")
     embedder = config.objective.needs().embedder
     if embedder not in (None, POLICY):
         find_embedder(embedder)
@@ -126,9 +129,12 @@ def prepare_run(config: RunConfig) -> Plan:
             where=f"mixing.offline.path={offline.path}",
             remedy="give a JSONL, JSONL.gz or Parquet file",
         )
-    plan = Plan(config, find_policy(config.policy))
+    plan = open_plan(config)
+    if config.policy.aligned_from:
+        check_policy_folder(plan.before_initial)
     tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
-    open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(plan.initial)
+    for policy in (plan.initial, *plan.named.values()):
+        open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(policy)
     context = config.engine.max_model_len or context_length(plan.initial)
     spec = plan.prompts(
         inputs | {"policy": folder_digest(plan.initial), "context": f"{context}:{config.sampling.max_tokens}"}
@@ -144,6 +150,16 @@ def prepare_run(config: RunConfig) -> Plan:
         ),
     )
     return plan
+
+
+def open_plan(config: RunConfig) -> Plan:
+    """The plan of a run; policies that are hub ids are downloaded. Raises UserError for one that there is not."""
+    trusted = config.policy.trust_remote_code
+    named = {
+        name: find_policy(PolicySettings(path=path, trust_remote_code=trusted))
+        for name, path in config.evaluation.against.items()
+    }
+    return Plan(config, find_policy(config.policy), named)
 
 
 def finished_rounds(layout: RunLayout) -> int:

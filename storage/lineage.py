@@ -20,22 +20,30 @@ _DEEPEST = 3  # a stage lies at most so far below its run folder: round-NN/evalu
 #: Stage folders of a round in the order in which they are made; the run's own `prompts` come before all rounds.
 _ORDER = (
     "prompts",
+    "ask",
+    "drafts",
     "generate",
     "label",
     "mix",
+    "reference",
     "extra",
     "train",
     "update",
+    "against",
     "evaluate/responses",
     "evaluate/judgements",
     "evaluate/dialogues",
     "evaluate/grades",
     "evaluate/harness",
+    "evaluate/pairs",
     "evaluate",
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "harness", "dialogues", "mt_bench")
+_MADE_HERE = (
+    "prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation", "harness",
+    "dialogues", "mt_bench",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -249,7 +257,8 @@ def order(name: str) -> tuple[int, int, str]:
     """Sort key of stage names: as the stages of a run are made, round by round. Unknown ones come last in theirs."""
     place = re.fullmatch(r"round-(\d+)/(.+)", name)
     number, stage = (int(place[1]), place[2]) if place else (-1, name)
-    return number, _ORDER.index(stage) if stage in _ORDER else len(_ORDER), stage
+    known = "against" if stage.startswith("against/") else stage
+    return number, _ORDER.index(known) if known in _ORDER else len(_ORDER), stage
 
 
 def open_run(root: Path) -> Run:

@@ -18,7 +18,8 @@ from tasks.generation.settings import GenerateSpec
 from tasks.generation.stage import run as run_generation
 from tasks.labeling.grading import GradeSpec, run_grading
 from tasks.labeling.judging import run_judging
-from tasks.labeling.settings import JudgeSpec
+from tasks.labeling.settings import JudgeSpec, LabelSpec
+from tasks.labeling.stage import run as run_label
 from tasks.progress import progress_bar
 from tasks.report import stage_result
 from tasks.retry import died
@@ -37,10 +38,15 @@ def evaluate(
     responses: GenerateSpec,
     judge: JudgeSpec,
     metrics: EvaluateSpec,
+    pairs: LabelSpec | None = None,
+    *,
     harness: HarnessSpec | None = None,
     mt_bench: tuple[DialogueSpec, GradeSpec] | None = None,
 ) -> dict[str, Any]:
-    """Run or adopt the stages of an evaluation; the figures build on the content of those before."""
+    """Run or adopt the stages of an evaluation; each builds on the content of those before.
+
+    pairs: the panel's votes on these very responses, of the initial policy, where the run has held-out pairs.
+    """
     with progress_bar("evaluate", metrics.round) as progress:
         engine = kept_engine(responses.settings.engine, trust_remote_code=responses.settings.trust_remote_code)
         written = run_generation(responses, progress, engine=engine)
@@ -59,6 +65,9 @@ def evaluate(
             asked = run_harness(harness, progress)
             inputs["harness"] = asked.content
             seconds += asked.seconds
+        if pairs is not None:
+            labelled = run_label(pairs.model_copy(update={"inputs": pairs.inputs | {"responses": written.content}}))
+            inputs["pairs"] = labelled.content
         figures = run_metrics(metrics.model_copy(update={"inputs": inputs}), progress)
     seconds += figures.seconds
     return stage_result(figures, metrics.folder) | {"seconds": seconds, "responses": written.content}

@@ -67,6 +67,9 @@ class GraderSettings(ChatSettings):
     max_tokens: int = Field(2048, ge=1)
     prompts: Path | None = None  # FastChat's judge_prompts.jsonl, for its very words; None = the project's own
 
+    def reads(self) -> list[str]:
+        return [*super().reads(), *([] if self.prompts is None else [str(self.prompts)])]
+
 
 class GradeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

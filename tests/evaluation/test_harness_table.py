@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from conf.compose import compose_config
+from flows.benchmarks import harness_spec
 from flows.plan import Plan
 from storage.errors import UserError
 from tasks.evaluation.harness.settings import HarnessSettings, check_harness
@@ -53,7 +54,7 @@ def test_the_leaderboard_is_the_one_of_the_first_version() -> None:
         "gsm8k": (5, "exact_match,strict-match"),
     }
     assert config.harness.backend == "transformers"
-    spec = Plan(config, Path("p")).harness(2, {"policy": "d"})
+    spec = harness_spec(Plan(config, Path("p")), 2, "d")
     assert spec is not None
     assert spec.folder.parts[-3:] == ("round-02", "evaluate", "harness")
     assert spec.inputs["policy"] == "d"
@@ -64,9 +65,9 @@ def test_files_are_inputs_by_their_contents(tmp_path: Path) -> None:
     data.write_text("{}\n")
     words = ["run=demo", "harness=files", "harness.tasks=[gsm8k_file]", f"harness.data={{gsm8k_file: {data}}}"]
     plan = Plan(compose_config(words), Path("p"))
-    first = plan.harness(0, {"policy": "d"})
+    first = harness_spec(plan, 0, "d")
     data.write_text('{"question": 1}\n')
-    second = plan.harness(0, {"policy": "d"})
+    second = harness_spec(plan, 0, "d")
     assert first is not None
     assert second is not None
     assert first.key() != second.key()
