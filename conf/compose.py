@@ -19,8 +19,8 @@ from storage.errors import UserError
 CONF = Path(__file__).resolve().parent
 PROJECT = CONF.parent
 
+_OPTIONAL = ("run", "recipe")  # groups of which none need be chosen
 #: `policy=<folder or id>` and `prompts=<file>` are short for a group's option plus its path.
-_OPTIONAL = ("run", "recipe")
 _SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
 
 
@@ -29,7 +29,7 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
     words = [word for override in overrides for word in _expand(override)]
     for word in words:  # of an optional group Hydra takes any word, and ignores one that it has no file for
         key, _, value = word.lstrip("+").partition("=")
-        if key in _OPTIONAL and value not in [*group_options(key), "null"]:
+        if key in _OPTIONAL and value not in group_options(key):
             raise _no_option(key, value)
     GlobalHydra.instance().clear()
     try:
