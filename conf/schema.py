@@ -1,5 +1,6 @@
 """What a run's configuration may say. One model a group; unknown keys are refused."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,8 @@ from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSetting
 from tasks.training.objectives.settings import ObjectiveSettings
 from tasks.training.settings import OptimizationSettings
 from tasks.training.update import UpdateSettings
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class _Group(BaseModel):
@@ -54,8 +57,24 @@ class EvaluationSettings(_Group):
     responses: int = Field(2, ge=1)  # samples a held-out prompt
     judges: dict[str, AnnotatorSettings] = {}  # decide win rates; must not sit on the panel
     rates: dict[str, AnnotatorSettings] = {}  # score single responses; reported as means
+    truth: str | None = None  # the judge that is right by construction (a verifier): the others are measured against it
+    against: dict[str, str] = {}  # name -> folder or hub id of a further policy to compare with
+    pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
     bootstrap: int = Field(1000, ge=100)
     batch_tokens: int = Field(16384, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EvaluationSettings":
+        if self.truth is not None and self.truth not in self.judges:
+            raise ValueError(f"truth: {self.truth} is not among the judges ({', '.join(self.judges) or 'none'})")
+        if wrong := [name for name in self.against if name in POLICY_NAMES or not _WORD.fullmatch(name)]:
+            raise ValueError(
+                f"against: {', '.join(wrong)} cannot be a policy's name here; use letters, digits, '-' and '_', and "
+                f"none of {', '.join(POLICY_NAMES)}"
+            )
+        if self.pairs and self.responses < 2:
+            raise ValueError("pairs: a pair takes two responses a prompt; set responses=2, or pairs=false")
+        return self
 
 
 class GateSettings(_Group):
@@ -99,6 +118,9 @@ class RunConfig(_Group):
     update: UpdateSettings
     evaluation: EvaluationSettings
     gate: GateSettings
+    license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so
+    push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine
+    push_preferences_to_hub: str | None = None  # dataset repository for the rounds' preference sets
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 

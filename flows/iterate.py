@@ -43,11 +43,13 @@ from flows.preflight import needs_warmup, prepare_run, rounds_wanted  # noqa: E4
 from flows.round import Record, complete_round, initial_record, promoted  # noqa: E402
 from flows.supervision import supervise_this_run  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
+from storage.errors import UserError  # noqa: E402
 from storage.faults import disk_faults  # noqa: E402
 from storage.files import canonical_json, publish_link, publish_text, sweep_temporaries  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
+from tasks.evaluation.cards.hub import push  # noqa: E402
 from tasks.generate import close_engines  # noqa: E402
 from tasks.label import WAITING  # noqa: E402
 from tasks.labeling.humans.collect import EXIT_WAITING  # noqa: E402
@@ -111,7 +113,19 @@ def _rounds(plan: Plan) -> list[Record] | State[None]:
             _publish(plan, rounds)
         if record["decision"] is None or ends(plan, record):
             break
+    _push(plan)
     return rounds
+
+
+def _push(plan: Plan) -> None:
+    """Upload what the configuration asks for. The run is done and kept, whatever the hub says."""
+    config = plan.config
+    if config.push_to_hub or config.push_preferences_to_hub:
+        try:
+            found = push(plan.layout.root, policy=config.push_to_hub, preferences=config.push_preferences_to_hub)
+            console.print(f"pushed: {', '.join(found)}", soft_wrap=True)
+        except UserError as error:
+            console.print(f"[yellow]not pushed: {error}[/]", soft_wrap=True)
 
 
 def _publish(plan: Plan, rounds: list[Record]) -> None:

@@ -1,7 +1,7 @@
 """Every stage's spec of a run, from its configuration alone: what is read, what is written, what it is keyed by."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +11,13 @@ from storage.files import digest, sha256_file
 from storage.layout import RunLayout
 from storage.manifest import folder_digest, read_manifest
 from storage.stage import Spec
-from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
+from tasks.evaluation.settings import EvaluateSpec, MarginSettings, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.training.objectives.moving import whence
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec
 
@@ -52,6 +53,7 @@ class Plan:
 
     config: RunConfig
     initial: Path  # folder of the initial policy
+    named: Mapping[str, Path] = field(default_factory=dict)  # folders of further policies to compare with
 
     @cached_property
     def layout(self) -> RunLayout:
@@ -169,7 +171,7 @@ class Plan:
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             policy=self.policy(base),
-            reference=self._reference(base),
+            reference=self.reference(round_number, chain),
             preferences=labels / PREFERENCES_FILE
             if self.config.mixing.nothing
             else self.layout.stage(round_number, "mix") / PREFERENCES_FILE,
@@ -178,8 +180,38 @@ class Plan:
             extra=self.layout.stage(round_number, "extra"),
         )
 
-    def _reference(self, base: int) -> Path:
-        return self.policy(base) if self.config.objective.reference == "previous" else self.initial
+    def reference(self, round_number: int, chain: Sequence[int]) -> Path:
+        """The policy that round `round_number` takes log-ratios against. `chain` as for `update`."""
+        made, number = whence(self.config.objective.reference, round_number, chain)
+        return self.policy(number) if made == "policy" else self.layout.stage(number, "reference") / "policy"
+
+    def reference_digest(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> str:
+        """Its digest, once it is there; `policies`: digests of the policies that rounds ended with, by round."""
+        made, number = whence(self.config.objective.reference, round_number, chain)
+        return policies[number] if made == "policy" else read_manifest(self.layout.stage(number, "reference")).content
+
+    def moves_reference(self, round_number: int, chain: Sequence[int]) -> bool:
+        """Whether the round's reference is a stage of its own."""
+        return whence(self.config.objective.reference, round_number, chain) == ("reference", round_number)
+
+    def move(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> UpdateSpec | None:
+        """From the reference before to this round's; None where it is a policy, or still the one before.
+
+        `chain` as for `update`, `policies` as for `reference_digest`.
+        """
+        moving = self.config.objective.reference
+        if isinstance(moving, str) or not self.moves_reference(round_number, chain):
+            return None
+        base, before = chain[-1], chain[:-1]
+        return UpdateSpec(
+            folder=self.layout.stage(round_number, "reference"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs={"policy": policies[base], "reference": self.reference_digest(base, before, policies)},
+            settings=moving,
+            trained=self.policy(base),
+            earlier=[self.reference(base, before)],
+        )
 
     @cached_property
     def _embedder_input(self) -> dict[str, str]:
@@ -188,12 +220,15 @@ class Plan:
         contents = _contents(embedder) if embedder else None
         return {"embedder": contents} if contents else {}
 
-    def extra(self, round_number: int, base: int, inputs: dict[str, str]) -> GenerateSpec | None:
-        """One more response to each prompt of the round, by the reference, where the objective needs one."""
+    def extra(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> GenerateSpec | None:
+        """One more response to each prompt of the round, by the reference, where the objective needs one.
+
+        `chain` as for `update`.
+        """
         kind = self.config.objective.needs().extra
         if kind is None:
             return None
-        spec = self.generate(round_number, base, inputs)
+        spec = self.generate(round_number, chain[-1], inputs)
         sampling = spec.settings.sampling.model_copy(update={"responses": 1})
         if kind == "greedy":
             sampling = sampling.model_copy(update={"temperature": 0.0})
@@ -202,7 +237,7 @@ class Plan:
                 "folder": self.layout.stage(round_number, "extra"),
                 "seed": self.config.seed + 2,  # shares no randomness with the responses that are compared
                 "settings": spec.settings.model_copy(update={"sampling": sampling}),
-                "policy": self._reference(base),
+                "policy": self.reference(round_number, chain),
             }
         )
 
@@ -270,33 +305,76 @@ class Plan:
             return folder_digest(self.initial)
         return read_manifest(self.layout.stage(round_number, "train")).content
 
-    def evaluate(
-        self, round_number: int, base: int, inputs: dict[str, str]
-    ) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
-        """Specs of the evaluation of `policy(round_number)` on held-out prompts, beside initial policy and base."""
-        folder = self.layout.stage(round_number, "evaluate")
-        evaluation = self.config.evaluation
-        models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
-        responses = GenerateSpec(
-            folder=folder / "responses",
+    def heldout(self, inputs: dict[str, str], *, policy: Path, folder: Path, round_number: int = 0) -> GenerateSpec:
+        """Responses of `policy` to held-out prompts."""
+        return GenerateSpec(
+            folder=folder,
             round=round_number,
             seed=self.config.seed + 1,  # held-out samples share no randomness with training ones
             inputs={"prompts": inputs["prompts"], "policy": inputs["policy"]},
-            settings=self._generation(evaluation.responses),
-            policy=self.policy(round_number),
+            settings=self._generation(self.config.evaluation.responses),
+            policy=policy,
             prompts=self.layout.prompts / HELDOUT,
         )
+
+    def against(self, name: str, inputs: dict[str, str]) -> GenerateSpec:
+        """Responses of a policy named in evaluation.against, once a run."""
+        return self.heldout(inputs, policy=self.named[name], folder=self.layout.stage(0, "against") / name)
+
+    @property
+    def labels_pairs(self) -> bool:
+        """Whether the panel, people apart, labels held-out pairs."""
+        annotators = self.config.panel.annotators.values()
+        return self.config.evaluation.pairs and any(each.kind != "human" for each in annotators)
+
+    def pairs(self, inputs: dict[str, str]) -> LabelSpec | None:
+        """The panel's votes on the initial policy's held-out responses, once a run; None where they are not wanted.
+
+        People are not asked. inputs: digests of prompts, responses and the initial policy.
+        """
+        if not self.labels_pairs:
+            return None
+        panel = {name: each for name, each in self.config.panel.annotators.items() if each.kind != "human"}
+        asked = {f"asked:{name}": inputs["initial"] for name in self.policies_asked}
+        models = {f"annotator:{name}": self.model_inputs.get(f"annotator:{name}") for name in panel}
+        given = {name: value for name, value in inputs.items() if name != "initial"} | asked
+        spec = self.label(0, 0, 0, given)
+        return spec.model_copy(
+            update={
+                "folder": self.layout.stage(0, "evaluate") / "pairs",
+                "inputs": given | {name: value for name, value in models.items() if value is not None},
+                "settings": spec.settings.model_copy(update={"annotators": panel}),
+                "responses": self.layout.stage(0, "evaluate") / "responses",
+                "prompts": self.layout.prompts / HELDOUT,
+            }
+        )
+
+    def evaluate(
+        self, round_number: int, base: int, inputs: dict[str, str]
+    ) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
+        """Specs of the evaluation of `policy(round_number)` on held-out prompts, beside initial policy and base.
+
+        inputs: digests of prompts, policy, initial, of rivals' responses (responses:NAME) and, after round 0 of a run
+        with held-out pairs, of these (pairs) and of the evaluations whose log-probabilities are read again
+        (evaluation:initial, evaluation:previous).
+        """
+        folder = self.layout.stage(round_number, "evaluate")
+        evaluation = self.config.evaluation
+        models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
+        policy = self.policy(round_number)
+        responses = self.heldout(inputs, policy=policy, folder=folder / "responses", round_number=round_number)
+        rivals = self.rivals(round_number, base)
+        others = {name: self.layout.stage(number, "evaluate") / "responses" for name, number in rivals}
+        others |= {name: self.layout.stage(0, "against") / name for name in evaluation.against}
+        earlier = {"initial": 0, "previous": base} if round_number and self.labels_pairs else {}
+        judged = {name: value for name, value in inputs.items() if not name.startswith(("pairs", "evaluation:"))}
         judge = JudgeSpec(
             folder=folder / "judgements",
             round=round_number,
             seed=self.config.seed,
-            inputs=inputs | models,
+            inputs=judged | models,
             settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
-            responses={"policy": responses.folder}
-            | {
-                name: self.layout.stage(number, "evaluate") / "responses"
-                for name, number in self.rivals(round_number, base)
-            },
+            responses={"policy": responses.folder} | others,
             prompts=responses.prompts,
             answers=self.layout.answers,
         )
@@ -304,20 +382,31 @@ class Plan:
             folder=folder,
             round=round_number,
             seed=self.config.seed,
-            inputs={"policy": inputs["policy"], "initial": inputs["initial"]},
+            inputs=inputs,
             settings=MetricsSettings(
                 bootstrap=evaluation.bootstrap,
                 divergence_tokens=evaluation.batch_tokens,
+                truth=evaluation.truth,
+                margin=self._margin if earlier else None,
                 dtype=self.config.training.dtype,
                 device=self.config.training.device,
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             responses=responses.folder,
             judgements=judge.folder,
-            policy=self.policy(round_number),
+            policy=policy,
             initial=self.initial,
+            prompts=responses.prompts,
+            rivals=others,
+            pairs=self.layout.stage(0, "evaluate") / "pairs" if self.labels_pairs else None,
+            evaluations={name: self.layout.stage(number, "evaluate") for name, number in earlier.items()},
         )
         return responses, judge, metrics
+
+    @property
+    def _margin(self) -> MarginSettings:
+        objective = self.config.objective
+        return MarginSettings(scale=objective.margin_scale, reference=objective.reference)
 
     @staticmethod
     def rivals(round_number: int, base: int) -> list[tuple[str, int]]:
@@ -336,7 +425,8 @@ class Plan:
             "responses": "?",
             "preferences": "?",
         }
-        extra = self.extra(1, 0, {"prompts": "?", "policy": "?"})
+        extra = self.extra(1, [0], {"prompts": "?", "policy": "?"})
+        pairs = self.pairs({"prompts": "?", "responses": "?", "initial": "?"})
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
@@ -344,5 +434,6 @@ class Plan:
             self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
             *([extra] if extra else []),
             self.train(1, 0, [0], {"policy": "?", "reference": "?", "preferences": "?"}),
+            *([pairs] if pairs else []),
             *self.evaluate(1, 0, unknown),
         ]

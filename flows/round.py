@@ -13,7 +13,7 @@ from flows.artifacts import publish_report
 from flows.drafts import generated
 from flows.panel_report import complaints
 from flows.plan import Plan, folder_digest
-from flows.preflight import find_policy
+from flows.preflight import open_plan
 from flows.terminal import console
 from storage.manifest import BrokenManifest, read_manifest
 from tasks.evaluate import evaluate
@@ -32,9 +32,20 @@ _worked: set[tuple[Path, int]] = set()
 
 def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
     """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
+    inputs = {"prompts": prompts, "policy": initial, "initial": initial} | _against(plan, prompts)
     evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
-    evaluate_initial(*plan.evaluate(0, 0, {"prompts": prompts, "policy": initial, "initial": initial}))
-    return read_record(plan, 0, 0) | {"digest": initial}
+    evaluate_initial(*plan.evaluate(0, 0, inputs), plan.pairs({"prompts": prompts, "initial": initial}))
+    return read_record(plan, 0, [0]) | {"digest": initial}
+
+
+def _against(plan: Plan, prompts: str) -> dict[str, str]:
+    """Digests of the held-out responses of the policies in evaluation.against, which are sampled once a run."""
+    found = {}
+    for name, folder in plan.named.items():
+        sample = generate.with_options(task_run_name=f"generate {name}")
+        spec = plan.against(name, {"prompts": prompts, "policy": folder_digest(folder)})
+        found[f"responses:{name}"] = sample(spec)["content"]
+    return found
 
 
 @flow(name="irepo-round", flow_run_name="{run}: round {number}", persist_result=True, result_serializer="json")
@@ -45,11 +56,11 @@ def irepo_round(
 
     Ends in a state `Waiting` while people on the panel have not voted.
     """
-    plan = Plan(config, find_policy(config.policy.model_copy(update={"path": initial_policy})))
+    plan = open_plan(config.model_copy(update={"policy": config.policy.model_copy(update={"path": initial_policy})}))
     base, initial = promoted(before), before[0]["digest"]
     policy = base["digest"]
     console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
-    start = base["round"]
+    start, steps = base["round"], chain(before)
     selected = run_select(plan.select(number, {"prompts": prompts}))
     responses = generated(plan, number, start, {"prompts": selected.content, "policy": policy})
     asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
@@ -60,21 +71,29 @@ def irepo_round(
     labelled = label(plan.label(number, start, base["base"], inputs))
     if isinstance(labelled, State):
         return waits(str(labelled.message))
-    reference = policy if config.objective.reference == "previous" else initial
-    mix = plan.mix(number, start, chain(before), {"preferences": labelled["content"]})
+    policies = {record["round"]: record["digest"] for record in before}
+    move = plan.move(number, steps, policies)
+    if move is not None:
+        run_update(move)
+    reference = plan.reference_digest(number, steps, policies)
+    mix = plan.mix(number, start, steps, {"preferences": labelled["content"]})
     preferences = run_mix(mix).content if mix else labelled["content"]
     inputs = {"policy": policy, "reference": reference, "preferences": preferences}
-    extra = plan.extra(number, start, {"prompts": selected.content, "policy": reference})
+    extra = plan.extra(number, steps, {"prompts": selected.content, "policy": reference})
     if extra is not None:
         inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
-    trained = train(plan.train(number, start, chain(before), inputs))
-    update = plan.update(number, chain(before), {"trained": trained["content"]})
+    trained = train(plan.train(number, start, steps, inputs))
+    update = plan.update(number, steps, {"trained": trained["content"]})
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}
-    rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
-    evaluate(*plan.evaluate(number, start, inputs | rivals))
+    inputs |= {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
+    inputs |= {f"responses:{name}": content for name, content in before[0]["against"].items()}
+    if before[0]["pairs"] is not None:
+        inputs |= {"pairs": before[0]["pairs"]}
+        inputs |= {f"evaluation:{name}": before[n]["evaluation"] for name, n in (("initial", 0), ("previous", start))}
+    evaluate(*plan.evaluate(number, start, inputs))
     _worked.add((plan.layout.root, number))
-    record = read_record(plan, number, start)
+    record = read_record(plan, number, steps)
     for complaint in complaints(record["labels"]):
         console.print(f"[yellow]{complaint} {plan.layout.stage(number, 'label') / 'votes.parquet'}[/]", soft_wrap=True)
     publish_report(plan, [*before, record])
@@ -96,9 +115,8 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
         return waits(str(state.message))
     if not state.is_completed():
         state.result()  # raises what the round raised
-    base = promoted(before)["round"]
     try:
-        return read_record(plan, number, base, check_files=(plan.layout.root, number) not in _worked)
+        return read_record(plan, number, chain(before), check_files=(plan.layout.root, number) not in _worked)
     except BrokenManifest as broken:
         console.print(f"round {number} is looked at again: {broken}")
         # Not as a subflow: Prefect would take it for the next one of the earlier attempt.
@@ -119,28 +137,30 @@ def chain(rounds: Sequence[Record]) -> list[int]:
     return [0, *reversed(found)]
 
 
-def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False) -> Record:
-    """What later rounds and tables need of a finished round, from its manifests.
+def read_record(plan: Plan, number: int, steps: Sequence[int], *, check_files: bool = False) -> Record:
+    """What later rounds and tables need of a finished round, from its manifests. `steps`: its `chain`.
 
     Raises BrokenManifest, naming the file, when one is missing, cut or altered; with `check_files`, when any file is.
     """
     made = "train" if plan.config.update.kind == "none" else "update"
     mixed = "label" if plan.config.mixing.nothing else "mix"
-    order = ["generate", "label", mixed, "train", made, "evaluate"]
+    moved = ["reference"] if number and plan.moves_reference(number, steps) else []
+    order = ["generate", "label", mixed, *moved, "train", made, "evaluate"]
     stages = ["evaluate"] if number == 0 else list(dict.fromkeys(order))
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
-    parts = [
-        read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files)
-        for part in ("responses", "judgements")
-    ]
+    names = ["responses", "judgements", *(["pairs"] if number == 0 and plan.labels_pairs else [])]
+    parts = [read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files) for part in names]
     seconds = {stage: manifest.seconds for stage, manifest in manifests.items()}
     seconds["evaluate"] = round(seconds["evaluate"] + sum(part.seconds for part in parts), 3)
     return {
         "round": number,
-        "base": base,
+        "base": steps[-1],
         "policy": str(plan.policy(number)),
         "digest": manifests[made].content if number else None,
         "responses": parts[0].content,
+        "evaluation": manifests["evaluate"].content,
+        "pairs": parts[2].content if len(parts) > 2 else None,
+        "against": {name: read_manifest(plan.layout.stage(0, "against") / name).content for name in plan.named},
         "figures": manifests["evaluate"].summary,
         "labels": manifests["label"].summary if number else None,
         "seconds": seconds,

@@ -43,6 +43,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "objective.eta",
         "objective.scale",
         "objective.reference",
+        "objective.reference.*",
         "optimization.learning_rate",
         "optimization.epochs",
         "optimization.prompts_per_step",

@@ -25,16 +25,19 @@ _ORDER = (
     "generate",
     "label",
     "mix",
+    "reference",
     "extra",
     "train",
     "update",
+    "against",
     "evaluate/responses",
     "evaluate/judgements",
+    "evaluate/pairs",
     "evaluate",
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts")
+_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,8 @@ def order(name: str) -> tuple[int, int, str]:
     """Sort key of stage names: as the stages of a run are made, round by round. Unknown ones come last in theirs."""
     place = re.fullmatch(r"round-(\d+)/(.+)", name)
     number, stage = (int(place[1]), place[2]) if place else (-1, name)
-    return number, _ORDER.index(stage) if stage in _ORDER else len(_ORDER), stage
+    known = "against" if stage.startswith("against/") else stage
+    return number, _ORDER.index(known) if known in _ORDER else len(_ORDER), stage
 
 
 def open_run(root: Path) -> Run:

@@ -44,7 +44,8 @@ def figures(root: Path) -> set[str]:
 EVERY = {
     "win-rate-initial", "win-rate-previous", "kl", "win-rate-over-kl", "rate-1", "rate-2", "votes", "leanings",
     "agreement", "p-hat", "target", "training-loss", "training-margin", "training-ratios", "training-accuracy", "time",
-    "money",
+    "money", "length", "displacement", "calibration", "categories",
+    "reply-tokens", "reply-finished", "reply-unique", "reply-distinct-1", "reply-distinct-2",
 }  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def test_parts_that_are_missing_are_left_out(tmp_path: Path, parts: str) -> None
     drawn = {
         "nothing": set(),
         "initial": {"time"},
-        "unjudged": EVERY - {"win-rate-initial", "win-rate-previous", "win-rate-over-kl", "money"},
+        "unjudged": EVERY
+        - {"win-rate-initial", "win-rate-previous", "win-rate-over-kl", "money", "length", "categories"},
         "unlabelled": EVERY - panel - {"p-hat", "target", "money"} - {name for name in EVERY if "training" in name},
         "begun": panel | {"p-hat", "target", "time"},
         "lost files": EVERY - {"p-hat", "target", "money"} - {name for name in EVERY if "training" in name},
