@@ -164,6 +164,10 @@ class RunConfig(_Group):
         if grader is not None and grader.model in models:
             raise ValueError(f"mt_bench.judge: {grader.model} also votes in the panel; a judge must be held out")
         for name, judge in (self.evaluation.judges | self.evaluation.rates).items():
+            if isinstance(judge, ImplicitRewardSettings) and judge.length_penalty == "level":
+                raise ValueError(
+                    f"evaluation: {name} levels lengths over a round's votes; give length_penalty a number"
+                )
             if asked := set(judge.reads()) & set(POLICY_NAMES):
                 raise ValueError(f"evaluation: {name} asks the run's own {', '.join(asked)}; only the panel can")
         return self

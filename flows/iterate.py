@@ -35,7 +35,7 @@ from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
 from flows.benchmarks import harness_spec, mt_bench_specs  # noqa: E402
 from flows.device import device_held  # noqa: E402
-from flows.drafts import draft_specs  # noqa: E402
+from flows.drafts import dry_run  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
@@ -148,7 +148,7 @@ def main(words: Sequence[str]) -> None:
     if config.dry_run:
         plan = Plan(config, Path(config.policy.path))
         benchmarks = [harness_spec(plan, 1, "?"), *(mt_bench_specs(plan, 1, "?") or ())]
-        print_plan([*plan.dry_run(), *draft_specs(plan), *(spec for spec in benchmarks if spec is not None)])
+        print_plan([*dry_run(plan), *(spec for spec in benchmarks if spec is not None)])
         if config.dry_run != "plan" and asks_models(config):
             with owned(folder):
                 console.print(estimate(config))
