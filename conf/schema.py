@@ -7,8 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.evaluation.rules import Rule, unknown_names
+from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
@@ -31,6 +33,8 @@ class PolicySettings(_Group):
     path: str  # folder, or id on the Hugging Face hub
     revision: str | None = None  # of a hub id
     trust_remote_code: bool = False  # run Python code that the policy's folder brings
+    # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
+    aligned_from: str | None = None
     warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
@@ -104,6 +108,7 @@ class RunConfig(_Group):
     policy: PolicySettings
     prompts: PromptSettings
     sampling: SamplingSettings
+    drafts: DraftSettings = NoDrafts()
     engine: EngineSettings
     panel: PanelSettings
     preferences: PreferenceSettings
@@ -161,6 +166,57 @@ class RunConfig(_Group):
         return self
 
     @model_validator(mode="after")
+    def _goals_can_be_asked_for(self) -> "RunConfig":
+        goals, needs = self.mixing.goals, self.objective.needs()
+        if goals is None:
+            return self
+        scoring = [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        if goals.annotator not in scoring:
+            raise ValueError(
+                f"mixing.goals.annotator: {goals.annotator} gives no scores on this panel; "
+                f"name one of: {', '.join(scoring) or 'nobody does'}"
+            )
+        if self.prompts.system != goals.highest:
+            raise ValueError(
+                f"mixing.goals: responses are sampled and judged with the highest goal; set "
+                f"prompts.system={goals.highest!r} (recipe=conditioned does)"
+            )
+        asked = [needs.scores is not None, needs.votes, needs.win_rates, needs.extra is not None, needs.listwise]
+        if any(asked):
+            raise ValueError(
+                f"mixing.goals: objective={self.objective.name} reads more of a prompt's responses than their pairs, "
+                f"which relabelled pairs do not have; use an objective on pairs (dpo, irepo)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _drafts_and_their_order(self) -> "RunConfig":
+        ordered = [name for name, each in self.panel.annotators.items() if each.kind == "order"]
+        if ordered and self.drafts.kind == "none":
+            raise ValueError(
+                f"panel: {ordered[0]} takes the first response for the better one, which is so for drafts alone; "
+                f"set drafts=ladder or drafts=sapo, or leave it out"
+            )
+        if self.drafts.kind != "none" and self.mixing.goals:
+            raise ValueError("mixing.goals: drafts are made in pairs, and have no scores; leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_votes_in_the_first_round(self) -> "RunConfig":
+        """An implicit reward of a policy over itself is 0: nothing but ties."""
+        first = {"policy": "initial", "previous": "initial" if self.policy.aligned_from is None else "aligned_from"}
+        voting = [each for name, each in self.panel.annotators.items() if self.preferences.weights.get(name, 1.0) > 0]
+        rewards = [each for each in voting if isinstance(each, ImplicitRewardSettings)]
+        mute = [e for e in rewards if first.get(e.policy, e.policy) == first.get(e.reference, e.reference)]
+        if len(mute) == len(voting):
+            raise ValueError(
+                "panel: in round 1 the policy and what its implicit reward is taken over are the same, so that all "
+                "votes are ties; start from an aligned policy and name what it was aligned from "
+                "(policy.aligned_from=<folder>, with reference: previous), or add another annotator"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _annotators_are_known(self) -> "RunConfig":
         named = {"gold": self.preferences.gold, "pinned": self.preferences.pinned, "weights": self.preferences.weights}
         for option, names in named.items():
@@ -196,10 +252,10 @@ class RunConfig(_Group):
                     f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
                     f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
                 )
-        if needs.listwise and self.preferences.pairs == "best_worst":
+        if needs.listwise and self.preferences.pairs != "all":
             raise ValueError(
-                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs=best_worst leaves "
-                f"two of them; set preferences.pairs=all"
+                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs="
+                f"{self.preferences.pairs} leaves two of them; set preferences.pairs=all"
             )
         if needs.mixture is not None:
             raise ValueError(

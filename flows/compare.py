@@ -5,7 +5,8 @@
 
 A method is a word of conf/objective and, after it, words of the configuration. Each method and seed is a run of its
 own, runs/<name>/<method>-<seed>, and goes on where it stopped; what does not hang on the method (prompts, the initial
-policy's evaluation, round 1's responses and votes) is made once a seed. What came out: compare.json and methods.svg.
+policy's evaluation, round 1's responses and votes) is made once a seed. What came out: compare.json, and a drawing over
+KL of each judge's win rates and of the utility, where the evaluation knows it: methods.svg is the first judge's.
 """
 
 import os
@@ -38,10 +39,13 @@ from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words  # n
 from storage.errors import UserError  # noqa: E402
 from storage.files import canonical_json, publish_text, sync_folder  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
-from tasks.evaluation.comparison import Value, by_round, utility_figure, write_figure  # noqa: E402
+from tasks.evaluation.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
 
 #: What a run of any method makes alike, as long as their keys agree: stages of the run folder.
 _SHARED = ("prompts", "round-00/evaluate", "round-01/prompts", "round-01/generate", "round-01/label")
+
+_ABREAST = 4  # methods in one table on the terminal
+_INTERVALS = "mean over seeds with 95 % intervals; of one seed, over prompts"
 
 Method = Annotated[str, Field(min_length=1)]
 
@@ -97,7 +101,7 @@ def slug(method: str) -> str:
 
 def _objective(method: str) -> list[str]:
     """Words of the configuration for a method. Raises UserError for an objective that there is not."""
-    objective, *more = method.split()
+    objective, *more = (word for word in apart(method, " ") if word)
     if objective not in group_options("objective"):
         raise UserError(
             f"there is no method {objective!r}",
@@ -123,7 +127,7 @@ def share(source: Path, target: Path) -> None:
 
 
 def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[str, Any]:
-    """Write compare.json and methods.svg, print the table of the last rounds, and show it in the UI."""
+    """Write compare.json and the drawings, print figures by round and all of the last one, and show them in the UI."""
     plain = {
         method: [{name: {"mean": v.mean, "half": v.half} for name, v in each.items()} for each in rounds]
         for method, rounds in methods.items()
@@ -131,17 +135,33 @@ def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[st
     publish_text(folder / "compare.json", canonical_json(plain) + "\n")
     last = {method: rounds[-1] for method, rounds in methods.items()}
     names = list(dict.fromkeys(name for figures in last.values() for name in figures))
-    judges = [name[len("win vs initial (") : -1] for name in names if name.startswith("win vs initial (")]
-    for judge in judges:
-        write_figure(utility_figure(methods, judge), folder / ("methods.svg" if judge == judges[0] else f"{judge}.svg"))
+    drawn = worth(names)
+    for figure in drawn:
+        file = "methods" if figure == drawn[0] else slug(figure)
+        write_figure(over_kl(methods, figure), folder / f"{file}.svg")
+    shown = [KL, *drawn]
+    rows = [
+        [method, str(number), *(str(each.get(name, "-")) for name in shown)]
+        for method, rounds in methods.items()
+        for number, each in enumerate(rounds, start=1)
+    ]
+    by_rounds = Table(title=f"by round ({_INTERVALS})", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("", "round", *shown):
+        by_rounds.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        by_rounds.add_row(*row)
+    console.print(by_rounds)
     cells = [[method, *(str(figures.get(name, "-")) for name in names)] for method, figures in last.items()]
-    table = Table(title="after the last round (mean over seeds, 95 % intervals)", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("", *last):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for name in names:
-        table.add_row(name, *(str(figures.get(name, "-")) for figures in last.values()))
-    console.print(table)
-    create_markdown_artifact("\n".join(markdown_table(["", *names], cells)), f"{slug(folder.name).lower()}-methods")
+    for start in range(0, len(last), _ABREAST):
+        some = dict(list(last.items())[start : start + _ABREAST])
+        table = Table(title=f"after the last round ({_INTERVALS})", title_justify="left", box=SIMPLE_HEAD)
+        for heading in ("", *some):
+            table.add_column(heading, justify="right" if heading else "left", overflow="fold")
+        for name in names:
+            table.add_row(name, *(str(figures.get(name, "-")) for figures in some.values()))
+        console.print(table)
+    told = [*markdown_table(["", "round", *shown], rows), "", *markdown_table(["", *names], cells)]
+    create_markdown_artifact("\n".join(told), f"{slug(folder.name).lower()}-methods")
     console.print(f"compared: {folder / 'compare.json'}", soft_wrap=True)
     return plain
 
@@ -160,7 +180,21 @@ def main(words: Sequence[str]) -> None:
 
 
 def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.strip().removeprefix("[").removesuffix("]").split(",") if item.strip()]
+    return [item for item in apart(text.strip().removeprefix("[").removesuffix("]"), ",") if item]
+
+
+def apart(text: str, separator: str) -> list[str]:
+    """`text` cut at the separator (one character) where it is outside brackets, braces and quotes; ends stripped."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote or character in "'\"":
+            quote = "" if character == quote else quote or character
+        depth += 0 if quote else (character in "[{(") - (character in ")}]")
+        if character == separator and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from prefect.states import State  # noqa: E402
 from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
 from flows.device import device_held  # noqa: E402
+from flows.drafts import draft_specs  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
@@ -141,7 +142,8 @@ def main(words: Sequence[str]) -> None:
     config = compose_config(words)
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
-        print_plan(Plan(config, Path(config.policy.path)).dry_run())
+        plan = Plan(config, Path(config.policy.path))
+        print_plan([*plan.dry_run(), *draft_specs(plan)])
         if config.dry_run != "plan" and asks_models(config):
             with owned(folder):
                 console.print(estimate(config))

@@ -17,6 +17,7 @@ from tasks.generation.settings import GenerateSpec, GenerationSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.training.objectives.moving import whence
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec
 
@@ -62,6 +63,11 @@ class Plan:
         """The policy that round `round_number` ends with; round 0's is the initial policy."""
         stage = "train" if self.config.update.kind == "none" else "update"
         return self.layout.stage(round_number, stage) / "policy" if round_number else self.initial
+
+    @property
+    def before_initial(self) -> Path:
+        """What the initial policy was aligned from, as far as that is known; else itself."""
+        return Path(self.config.policy.aligned_from) if self.config.policy.aligned_from else self.initial
 
     def trained(self, round_number: int) -> Path:
         """What round `round_number` has trained: its policy, but for an update that follows."""
@@ -137,7 +143,11 @@ class Plan:
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
             answers=self.layout.answers,
             budget=self.config.panel.budget,
-            policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
+            policies={
+                "policy": self.policy(base),
+                "previous": self.policy(previous) if base else self.before_initial,
+                "initial": self.initial,
+            },
         )
 
     def train(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> TrainSpec:
@@ -161,7 +171,7 @@ class Plan:
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             policy=self.policy(base),
-            reference=self._reference(base),
+            reference=self.reference(round_number, chain),
             preferences=labels / PREFERENCES_FILE
             if self.config.mixing.nothing
             else self.layout.stage(round_number, "mix") / PREFERENCES_FILE,
@@ -170,8 +180,38 @@ class Plan:
             extra=self.layout.stage(round_number, "extra"),
         )
 
-    def _reference(self, base: int) -> Path:
-        return self.policy(base) if self.config.objective.reference == "previous" else self.initial
+    def reference(self, round_number: int, chain: Sequence[int]) -> Path:
+        """The policy that round `round_number` takes log-ratios against. `chain` as for `update`."""
+        made, number = whence(self.config.objective.reference, round_number, chain)
+        return self.policy(number) if made == "policy" else self.layout.stage(number, "reference") / "policy"
+
+    def reference_digest(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> str:
+        """Its digest, once it is there; `policies`: digests of the policies that rounds ended with, by round."""
+        made, number = whence(self.config.objective.reference, round_number, chain)
+        return policies[number] if made == "policy" else read_manifest(self.layout.stage(number, "reference")).content
+
+    def moves_reference(self, round_number: int, chain: Sequence[int]) -> bool:
+        """Whether the round's reference is a stage of its own."""
+        return whence(self.config.objective.reference, round_number, chain) == ("reference", round_number)
+
+    def move(self, round_number: int, chain: Sequence[int], policies: Mapping[int, str]) -> UpdateSpec | None:
+        """From the reference before to this round's; None where it is a policy, or still the one before.
+
+        `chain` as for `update`, `policies` as for `reference_digest`.
+        """
+        moving = self.config.objective.reference
+        if isinstance(moving, str) or not self.moves_reference(round_number, chain):
+            return None
+        base, before = chain[-1], chain[:-1]
+        return UpdateSpec(
+            folder=self.layout.stage(round_number, "reference"),
+            round=round_number,
+            seed=self.config.seed,
+            inputs={"policy": policies[base], "reference": self.reference_digest(base, before, policies)},
+            settings=moving,
+            trained=self.policy(base),
+            earlier=[self.reference(base, before)],
+        )
 
     @cached_property
     def _embedder_input(self) -> dict[str, str]:
@@ -180,12 +220,15 @@ class Plan:
         contents = _contents(embedder) if embedder else None
         return {"embedder": contents} if contents else {}
 
-    def extra(self, round_number: int, base: int, inputs: dict[str, str]) -> GenerateSpec | None:
-        """One more response to each prompt of the round, by the reference, where the objective needs one."""
+    def extra(self, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> GenerateSpec | None:
+        """One more response to each prompt of the round, by the reference, where the objective needs one.
+
+        `chain` as for `update`.
+        """
         kind = self.config.objective.needs().extra
         if kind is None:
             return None
-        spec = self.generate(round_number, base, inputs)
+        spec = self.generate(round_number, chain[-1], inputs)
         sampling = spec.settings.sampling.model_copy(update={"responses": 1})
         if kind == "greedy":
             sampling = sampling.model_copy(update={"temperature": 0.0})
@@ -194,7 +237,7 @@ class Plan:
                 "folder": self.layout.stage(round_number, "extra"),
                 "seed": self.config.seed + 2,  # shares no randomness with the responses that are compared
                 "settings": spec.settings.model_copy(update={"sampling": sampling}),
-                "policy": self._reference(base),
+                "policy": self.reference(round_number, chain),
             }
         )
 
@@ -206,6 +249,11 @@ class Plan:
         earlier = self._replayed(chain)
         labelled = {f"preferences:{n}": self._labelled_digest(n) for n in earlier}
         offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
+        previous = self.policy(chain[-2]) if len(chain) > 1 else self.before_initial
+        if settings.offline and settings.offline.keep:
+            first = folder_digest(self.before_initial)
+            before = self._policy_digest(chain[-2]) if len(chain) > 1 else first
+            offline |= {"policy": self._policy_digest(base), "previous": before, "reference": first}
         return MixSpec(
             folder=self.layout.stage(round_number, "mix"),
             round=round_number,
@@ -215,6 +263,9 @@ class Plan:
             own=self.layout.stage(round_number, "label") / PREFERENCES_FILE,
             earlier=[self.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
             policy=self.policy(base),
+            previous=previous,
+            reference=self.before_initial,
+            scores={n: self.layout.stage(n, "label") / "scores.parquet" for n in [*earlier, round_number]},
         )
 
     def _replayed(self, chain: Sequence[int]) -> list[int]:
@@ -240,6 +291,11 @@ class Plan:
             trained=self.trained(round_number),
             earlier=[self.trained(n) for n in earlier],
         )
+
+    def _policy_digest(self, round_number: int) -> str:
+        if round_number == 0:
+            return folder_digest(self.initial)
+        return read_manifest(self.policy(round_number).parent).content
 
     def _labelled_digest(self, round_number: int) -> str:
         return read_manifest(self.layout.stage(round_number, "label")).content
@@ -369,7 +425,7 @@ class Plan:
             "responses": "?",
             "preferences": "?",
         }
-        extra = self.extra(1, 0, {"prompts": "?", "policy": "?"})
+        extra = self.extra(1, [0], {"prompts": "?", "policy": "?"})
         pairs = self.pairs({"prompts": "?", "responses": "?", "initial": "?"})
         return [
             self.prompts({"prompts": "?"}),

@@ -119,6 +119,8 @@ def prepare_run(config: RunConfig) -> Plan:
             remedy="give a JSONL, JSONL.gz or Parquet file",
         )
     plan = open_plan(config)
+    if config.policy.aligned_from:
+        check_policy_folder(plan.before_initial)
     tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
     for policy in (plan.initial, *plan.named.values()):
         open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(policy)

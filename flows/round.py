@@ -10,6 +10,7 @@ from prefect.states import State
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
+from flows.drafts import generated
 from flows.panel_report import complaints
 from flows.plan import Plan, folder_digest
 from flows.preflight import open_plan
@@ -34,7 +35,7 @@ def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
     inputs = {"prompts": prompts, "policy": initial, "initial": initial} | _against(plan, prompts)
     evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
     evaluate_initial(*plan.evaluate(0, 0, inputs), plan.pairs({"prompts": prompts, "initial": initial}))
-    return read_record(plan, 0, 0) | {"digest": initial}
+    return read_record(plan, 0, [0]) | {"digest": initial}
 
 
 def _against(plan: Plan, prompts: str) -> dict[str, str]:
@@ -59,24 +60,30 @@ def irepo_round(
     base, initial = promoted(before), before[0]["digest"]
     policy = base["digest"]
     console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
-    start = base["round"]
+    start, steps = base["round"], chain(before)
     selected = run_select(plan.select(number, {"prompts": prompts}))
-    generated = generate(plan.generate(number, start, {"prompts": selected.content, "policy": policy}))
+    responses = generated(plan, number, start, {"prompts": selected.content, "policy": policy})
     asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
-    inputs = {"prompts": selected.content, "responses": generated["content"]}
+    if start == 0 and config.policy.aligned_from:
+        asked["previous"] = folder_digest(plan.before_initial)
+    inputs = {"prompts": selected.content, "responses": responses}
     inputs |= {f"asked:{name}": asked[name] for name in plan.policies_asked}
     labelled = label(plan.label(number, start, base["base"], inputs))
     if isinstance(labelled, State):
         return waits(str(labelled.message))
-    reference = policy if config.objective.reference == "previous" else initial
-    mix = plan.mix(number, start, chain(before), {"preferences": labelled["content"]})
+    policies = {record["round"]: record["digest"] for record in before}
+    move = plan.move(number, steps, policies)
+    if move is not None:
+        run_update(move)
+    reference = plan.reference_digest(number, steps, policies)
+    mix = plan.mix(number, start, steps, {"preferences": labelled["content"]})
     preferences = run_mix(mix).content if mix else labelled["content"]
     inputs = {"policy": policy, "reference": reference, "preferences": preferences}
-    extra = plan.extra(number, start, {"prompts": selected.content, "policy": reference})
+    extra = plan.extra(number, steps, {"prompts": selected.content, "policy": reference})
     if extra is not None:
         inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
-    trained = train(plan.train(number, start, chain(before), inputs))
-    update = plan.update(number, chain(before), {"trained": trained["content"]})
+    trained = train(plan.train(number, start, steps, inputs))
+    update = plan.update(number, steps, {"trained": trained["content"]})
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}
     inputs |= {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
@@ -86,7 +93,7 @@ def irepo_round(
         inputs |= {f"evaluation:{name}": before[n]["evaluation"] for name, n in (("initial", 0), ("previous", start))}
     evaluate(*plan.evaluate(number, start, inputs))
     _worked.add((plan.layout.root, number))
-    record = read_record(plan, number, start)
+    record = read_record(plan, number, steps)
     for complaint in complaints(record["labels"]):
         console.print(f"[yellow]{complaint} {plan.layout.stage(number, 'label') / 'votes.parquet'}[/]", soft_wrap=True)
     publish_report(plan, [*before, record])
@@ -108,9 +115,8 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
         return waits(str(state.message))
     if not state.is_completed():
         state.result()  # raises what the round raised
-    base = promoted(before)["round"]
     try:
-        return read_record(plan, number, base, check_files=(plan.layout.root, number) not in _worked)
+        return read_record(plan, number, chain(before), check_files=(plan.layout.root, number) not in _worked)
     except BrokenManifest as broken:
         console.print(f"round {number} is looked at again: {broken}")
         # Not as a subflow: Prefect would take it for the next one of the earlier attempt.
@@ -131,14 +137,15 @@ def chain(rounds: Sequence[Record]) -> list[int]:
     return [0, *reversed(found)]
 
 
-def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False) -> Record:
-    """What later rounds and tables need of a finished round, from its manifests.
+def read_record(plan: Plan, number: int, steps: Sequence[int], *, check_files: bool = False) -> Record:
+    """What later rounds and tables need of a finished round, from its manifests. `steps`: its `chain`.
 
     Raises BrokenManifest, naming the file, when one is missing, cut or altered; with `check_files`, when any file is.
     """
     made = "train" if plan.config.update.kind == "none" else "update"
     mixed = "label" if plan.config.mixing.nothing else "mix"
-    order = ["generate", "label", mixed, "train", made, "evaluate"]
+    moved = ["reference"] if number and plan.moves_reference(number, steps) else []
+    order = ["generate", "label", mixed, *moved, "train", made, "evaluate"]
     stages = ["evaluate"] if number == 0 else list(dict.fromkeys(order))
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
     names = ["responses", "judgements", *(["pairs"] if number == 0 and plan.labels_pairs else [])]
@@ -147,7 +154,7 @@ def read_record(plan: Plan, number: int, base: int, *, check_files: bool = False
     seconds["evaluate"] = round(seconds["evaluate"] + sum(part.seconds for part in parts), 3)
     return {
         "round": number,
-        "base": base,
+        "base": steps[-1],
         "policy": str(plan.policy(number)),
         "digest": manifests[made].content if number else None,
         "responses": parts[0].content,

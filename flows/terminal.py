@@ -40,7 +40,7 @@ def print_plan(specs: Sequence[Spec]) -> None:
     console.rule("dry run: no stage was run", align="left")
 
 
-STAGES = ("generate", "label", "mix", "train", "update", "evaluate")
+STAGES = ("generate", "label", "mix", "reference", "train", "update", "evaluate")
 
 #: Columns of the table: the initial policy and so many of the latest rounds; rounds.json has them all.
 _SHOWN = 4

@@ -20,9 +20,12 @@ _DEEPEST = 3  # a stage lies at most so far below its run folder: round-NN/evalu
 #: Stage folders of a round in the order in which they are made; the run's own `prompts` come before all rounds.
 _ORDER = (
     "prompts",
+    "ask",
+    "drafts",
     "generate",
     "label",
     "mix",
+    "reference",
     "extra",
     "train",
     "update",
@@ -34,7 +37,7 @@ _ORDER = (
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "pairs", "evaluation")
+_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation")
 
 
 @dataclass(frozen=True)

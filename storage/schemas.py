@@ -23,6 +23,15 @@ PROMPTS = pa.schema(
     ]
 )
 
+#: One row a prompt whose response begins as given: token ids before what is sampled, and after it.
+PREFIXES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prefix_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("suffix_ids", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
 #: One row a response. Token ids are what the sampler saw and wrote; nothing re-tokenises `text`.
 RESPONSES = pa.schema(
     [

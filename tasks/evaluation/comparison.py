@@ -1,4 +1,4 @@
-"""Several methods side by side: figures by round over seeds, with intervals, and win rate over KL as a drawing."""
+"""Several methods side by side: figures by round over seeds, with intervals, and win rate or utility over KL, drawn."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from tasks.evaluation.report.drawing import Figure, Plot, listed, span
 from tasks.evaluation.report.page import FIGURE_STYLE
 
 Record = Mapping[str, Any]
+#: Names of figures. UTILITY is the rate that evaluation.rates may have under this name: the ground truth's mean.
+WIN, KL, UTILITY = "win vs initial", "KL (nats)", "utility"
 #: Two-sided 95 % quantiles of Student's t, for 1, 2, ... degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _NORMAL = 1.96
@@ -19,7 +21,10 @@ _NORMAL = 1.96
 
 @dataclass(frozen=True)
 class Value:
-    """A mean over seeds. half: of its 95 % interval (Student's t between seeds), None for a single seed."""
+    """A mean over seeds. half: of its 95 % interval, by Student's t between seeds.
+
+    Of a single seed, the interval is that over held-out prompts, and None where a figure has none (seconds, cost).
+    """
 
     mean: float
     half: float | None
@@ -28,30 +33,35 @@ class Value:
         return f"{self.mean:.3f}" if self.half is None else f"{self.mean:.3f} ±{self.half:.3f}"
 
 
-def over_seeds(values: Sequence[float]) -> Value:
-    """The mean of one value a seed. Raises ValueError for none."""
+def over_seeds(values: Sequence[Value]) -> Value:
+    """The mean of one value a seed; one value alone stays as it is. Raises ValueError for none."""
     n = len(values)
     if not n:
         raise ValueError("no seed has a value")
     if n == 1:
-        return Value(values[0], None)
-    t = _T[n - 2] if n - 2 < len(_T) else _NORMAL
-    return Value(mean(values), t * stdev(values) / math.sqrt(n))
+        return values[0]
+    t, means = _T[n - 2] if n - 2 < len(_T) else _NORMAL, [value.mean for value in values]
+    return Value(mean(means), t * stdev(means) / math.sqrt(n))
 
 
-def figures(record: Record) -> dict[str, float]:
-    """The comparable figures of one round's record (rounds.json)."""
+def figures(record: Record) -> dict[str, Value]:
+    """The comparable figures of one round's record (rounds.json), with their intervals over prompts."""
     said = record["figures"]
-    wins = said["win_rate"].get("initial", {})
-    found = {f"win vs initial ({judge})": value["mean"] for judge, value in wins.items()}
-    found |= {"KL (nats)": said["kl"]["mean"], "tokens a reply": said["tokens"], "finished": said["finish_rate"]}
-    found |= {name: value["mean"] for name, value in said["rates"].items() if name not in wins}
-    found["seconds"] = sum(record["seconds"].values())
+    wins, se = said["win_rate"].get("initial", {}), said["kl"]["se"]
+    found = {f"{WIN} ({judge})": _interval(value) for judge, value in wins.items()}
+    found |= {name: _interval(value) for name, value in said["rates"].items() if name not in wins}
+    found |= {KL: Value(said["kl"]["mean"], None if se is None else _NORMAL * se)}
+    found |= {"tokens a reply": Value(said["tokens"], None), "finished": Value(said["finish_rate"], None)}
+    found["seconds"] = Value(sum(record["seconds"].values()), None)
     if record["labels"]:
         costs = [row["cost"] for row in record["labels"]["annotators"] if row["cost"] is not None]
         if costs:
-            found["cost of votes"] = sum(costs)
+            found["cost of votes"] = Value(sum(costs), None)
     return found
+
+
+def _interval(value: Mapping[str, float]) -> Value:
+    return Value(value["mean"], (value["high"] - value["low"]) / 2)
 
 
 def by_round(runs: Sequence[Sequence[Record]]) -> list[dict[str, Value]]:
@@ -65,27 +75,34 @@ def by_round(runs: Sequence[Sequence[Record]]) -> list[dict[str, Value]]:
     return result
 
 
-def utility_figure(methods: Mapping[str, Sequence[Mapping[str, Value]]], judge: str) -> Figure:
-    """Win rate against the initial policy over KL, a line a method, a point a round; whiskers are 95 % over seeds."""
-    wins = f"win vs initial ({judge})"
-    points = {
-        name: [(each["KL (nats)"], each[wins]) for each in rounds if wins in each] for name, rounds in methods.items()
-    }
+def worth(names: Sequence[str]) -> list[str]:
+    """Of the names of figures, those that say how good a policy is: win rates, and the utility where it is known."""
+    return [name for name in names if name.startswith(WIN) or name == UTILITY]
+
+
+def over_kl(methods: Mapping[str, Sequence[Mapping[str, Value]]], figure: str) -> Figure:
+    """A figure of `worth` over KL, a line a method, a point a round, with whiskers of 95 %.
+
+    Lines of win rates begin at the initial policy: 1/2 at KL 0.
+    """
+    points = {name: [(each[KL], each[figure]) for each in rounds if figure in each] for name, rounds in methods.items()}
+    starts = [(0.0, 0.5)] if figure.startswith(WIN) else []
     every = [pair for line in points.values() for pair in line]
     x = span((end for kl, _ in every for end in _ends(kl)), 0.0)
-    y = span((end for _, win in every for end in _ends(win)), 0.5)
-    title = f"Win rate over KL, by {judge}"
-    plot = Plot(title, "win rate against the initial policy; 95 % intervals over seeds", x, y, names=points,
+    y = span((end for _, value in every for end in _ends(value)), *(start for _, start in starts))
+    title = f"Over KL: {figure}"
+    plot = Plot(title, "by round; 95 % intervals", x, y, names=points,
                 x_title="KL to the initial policy, nats a reply", height=300)  # fmt: skip
-    plot.reference(0.5)
+    for _, start in starts:
+        plot.reference(start)
     told, ends = [], []
     for series, (name, line) in enumerate(points.items()):
-        plot.line([(0.0, 0.5), *((kl.mean, win.mean) for kl, win in line)], series, thin=True)
-        for number, (kl, win) in enumerate(line, start=1):
-            plot.whisker(kl.mean, *_ends(win), series)
-            plot.lying_whisker(*_ends(kl), win.mean, series)
-            tip = f"{name}, round {number}: win rate {win} at KL {kl}"
-            plot.dot(kl.mean, win.mean, series, tip)
+        plot.line([*starts, *((kl.mean, value.mean) for kl, value in line)], series, thin=True)
+        for number, (kl, value) in enumerate(line, start=1):
+            plot.whisker(kl.mean, *_ends(value), series)
+            plot.lying_whisker(*_ends(kl), value.mean, series)
+            tip = f"{name}, round {number}: {value} at KL {kl}"
+            plot.dot(kl.mean, value.mean, series, tip)
             told.append(tip)
         if line:
             ends.append((name, line[-1][1].mean, series))

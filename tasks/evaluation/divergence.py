@@ -16,7 +16,7 @@ import numpy as np
 
 from storage.stage import Progress, silent
 from tasks.evaluation.settings import MetricsSettings
-from tasks.modeling.load import autocast, load_policy, resolve_device
+from tasks.modeling.load import autocast, load_policy, resolve_device, unload
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 
 
@@ -56,6 +56,5 @@ def policy_logprobs(
     model = load_policy(policy, dtype="float32", device=device, trust_remote_code=settings.trust_remote_code)
     with autocast(device, settings.dtype):
         sums = sequence_logprobs(model, sequences, tokens=settings.divergence_tokens, progress=progress)
-    # Its weights go now: models hold cycles, and the next one would be in memory beside this one.
-    model.to("meta")  # type: ignore[arg-type]
+    unload(model)
     return sums

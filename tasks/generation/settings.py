@@ -59,3 +59,4 @@ class GenerateSpec(Spec):
     settings: GenerationSettings
     policy: Path  # a Hugging Face folder with tokenizer and chat template
     prompts: Path  # Parquet of storage.schemas.PROMPTS
+    prefixes: Path | None = None  # Parquet of storage.schemas.PREFIXES: how the response to each prompt begins

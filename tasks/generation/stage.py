@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import UserError
 from storage.manifest import Manifest
-from storage.schemas import PROMPTS, RESPONSES, read_parquet, table, write_parquet
+from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
 from tasks.generation.engines import Engine, Request, Sample
 from tasks.generation.prompts import too_long
@@ -48,6 +48,20 @@ def check_prompts(
             raise too_long(row["source"], len(ids), context=max_model_len, max_tokens=max_tokens)
         encoded.append(ids)
     return encoded
+
+
+def _continued(
+    prompts: pa.Table, encoded: Sequence[list[int]], prefixes: Path, context: int, max_tokens: int
+) -> list[list[int]]:
+    """Token ids of every prompt and of what its response begins with. Raises UserError as `check_prompts`."""
+    rows = read_parquet(prefixes, PREFIXES)
+    begun = dict(zip(rows["prompt_id"].to_pylist(), rows["prefix_ids"].to_pylist(), strict=True))
+    result = []
+    for name, source, ids in zip(*(prompts[c].to_pylist() for c in ("prompt_id", "source")), encoded, strict=True):
+        result.append([*ids, *begun[name]])
+        if len(result[-1]) + max_tokens > context:
+            raise too_long(source, len(result[-1]), context=context, max_tokens=max_tokens)
+    return result
 
 
 def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
@@ -88,6 +102,8 @@ class _Sampling:
         )
         encoded = check_prompts(prompts, self.tokenizer, context, settings.sampling.max_tokens)
         ids = prompts.column("prompt_id").to_pylist()
+        if spec.prefixes is not None:
+            encoded = _continued(prompts, encoded, spec.prefixes, context, settings.sampling.max_tokens)
         self.requests = [
             Request(prompt, request_seed(spec.seed, spec.round, prompt_id))
             for prompt, prompt_id in zip(encoded, ids, strict=True)

@@ -1,6 +1,5 @@
 """Sampling with transformers alone: slow, simple, and exact enough to test the fast engine against."""
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import torch
 
 from tasks.generation.engines import Request, Sample, end_tokens
 from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.modeling.load import load_policy, load_tokenizer
+from tasks.modeling.load import load_policy, load_tokenizer, unload
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,8 +48,9 @@ class TransformersEngine:
             self.close()
 
     def close(self) -> None:
+        if self._model is not None:
+            unload(self._model)
         self._model = self._tokenizer = None
-        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -1,11 +1,13 @@
 """What a round trains on: its own preferences, and shares of earlier rounds' and of an offline set.
 
+Reward-conditioned relabelling (goals.py) is done here too, as it needs scores and the policy's tokenizer.
+
 Replay of all earlier rounds with the initial policy as reference is what solves for pi_0 exp(r / beta) (docs/methods:
 the regression then sees pairs from several policies). Shares are DICE's (arXiv 2406.09760): n_i = n_own s_i / s_own.
 """
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.schemas import PREFERENCES, read_parquet, write_parquet
+from storage.schemas import PREFERENCES, SCORES, read_parquet, write_parquet
 from storage.stage import Outcome, Spec, run_stage
+from tasks.labeling.goals import GoalSettings, relabel
+from tasks.labeling.margins import keep_by_margin
 from tasks.labeling.offline import OfflineSettings, read_offline
+from tasks.modeling.load import load_tokenizer
 
 PREFERENCES_FILE = "preferences.parquet"
 
@@ -28,21 +33,24 @@ class MixingSettings(BaseModel):
     replay: Literal["all"] | float = Field(0.0)  # share of a round's pairs that earlier rounds made; all: every one
     rounds: int | None = Field(None, ge=1)  # of the latest so many rounds; None = of all
     offline: OfflineSettings | None = None
+    goals: GoalSettings | None = None  # reward-conditioned relabelling; None = pairs as they are
 
     @model_validator(mode="after")
     def _shares(self) -> "MixingSettings":
         replay = self.replay if isinstance(self.replay, float) else 0.0
         if not 0 <= replay + (self.offline.share if self.offline else 0.0) < 1:
             raise ValueError("replay and offline.share are shares that leave some for the round itself")
+        if self.goals and self.offline:
+            raise ValueError("goals are scores, which pairs of an offline set do not have; leave one of the two out")
         return self
 
     @property
     def nothing(self) -> bool:
-        return self.replay == 0.0 and self.offline is None
+        return self.replay == 0.0 and self.offline is None and self.goals is None
 
 
 class MixSpec(Spec):
-    """Publish preferences.parquet: rows of `own`, then of `earlier`, then of the offline set."""
+    """Publish preferences.parquet: rows of `own`, then of `earlier`, then of the offline set; goals come last."""
 
     stage: ClassVar[str] = "mix"
     version: ClassVar[int] = 1
@@ -50,7 +58,18 @@ class MixSpec(Spec):
     settings: MixingSettings
     own: Path  # preferences.parquet of this round
     earlier: list[Path]  # of earlier rounds, oldest first
-    policy: Path  # whose tokenizer the offline set is for
+    policy: Path  # whose tokenizer the offline set is for, and whose implicit rewards choose among it
+    previous: Path | None = None  # the policy before, and what rewards are taken over, where the offline set is chosen
+    reference: Path | None = None  # from by margins
+    scores: dict[int, Path] = Field({})  # round -> scores.parquet of its label stage, for goals
+
+    def keyed_settings(self) -> dict[str, Any]:
+        """What came after the first release is left out while it does nothing: keys of older runs stay theirs."""
+        settings = super().keyed_settings()
+        for group, option in ((settings, "goals"), (settings["offline"] or {}, "keep")):
+            if option in group and group[option] is None:
+                del group[option]
+        return settings
 
 
 def run_mix(spec: MixSpec) -> Manifest:
@@ -67,10 +86,11 @@ def run_mix(spec: MixSpec) -> Manifest:
         rest = 1 - share - (offline.share if offline else 0.0)
         parts = [own, before if replay == "all" else _draw(before, len(own) * share / rest, spec)]
         if offline is not None:
-            from tasks.modeling.load import load_tokenizer
-
             wanted = len(own) * offline.share / rest
             given = read_offline(offline, load_tokenizer(spec.policy))
+            if offline.keep is not None:
+                before, over = spec.previous or spec.policy, spec.reference or spec.policy
+                given = keep_by_margin(given, (spec.policy, before), over, offline.keep)
             if len(given) < wanted:
                 raise UserError(
                     f"the offline set has {len(given)} pairs, and its share of this round is {wanted:.0f}",
@@ -78,12 +98,16 @@ def run_mix(spec: MixSpec) -> Manifest:
                     remedy="lower mixing.offline.share, or give a larger set",
                 )
             parts.append(_draw(given, wanted, spec))
-        mixed = pa.concat_tables(parts)
+        mixed, left_out = pa.concat_tables(parts), {}
+        if spec.settings.goals is not None:
+            scores = {number: read_parquet(path, SCORES) for number, path in spec.scores.items()}
+            mixed, unscored = relabel(mixed, scores, spec.settings.goals, load_tokenizer(spec.policy))
+            left_out = {"left_out": unscored}
         path = spec.folder / PREFERENCES_FILE
         write_parquet(path, mixed)
         counts = pc.value_counts(mixed["round"]).to_pylist()
         rounds = {str(each["values"]) if each["values"] else "offline": each["counts"] for each in counts}
-        return Outcome(paths=[path], rows={"preferences": len(mixed)}, summary={"pairs_by_round": rounds})
+        return Outcome(paths=[path], rows={"preferences": len(mixed)}, summary={"pairs_by_round": rounds} | left_out)
 
     return run_stage(spec, body)
 

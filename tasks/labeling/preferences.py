@@ -18,21 +18,12 @@ from tasks.labeling.aggregation.census import Blocks
 from tasks.labeling.aggregation.ensembles import Ensemble, Rule, combine, read_scores, standardise
 from tasks.labeling.aggregation.estimate import Estimate, Learnt, estimate, heard, learn
 from tasks.labeling.candidates import Candidates
+from tasks.labeling.pairing import Pairs, best_worst, candidate_pairs, tournament, usable_responses
 from tasks.labeling.settings import PreferenceSettings
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
 _BLOCK = 4096  # prompts fitted together: what is held at once does not grow with the number of prompts
 _OUTCOMES = ["a", "b", "tie", "abstain", "error"]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Unordered pairs of responses of one prompt: rows of Candidates.rows, and two slots, first < second. All [n]."""
-
-    prompt: Ints
-    first: Ints
-    second: Ints
-    dropped: np.ndarray  # why the pair takes no part: "truncated" or "identical"; "" where it does
 
 
 @dataclass(frozen=True)
@@ -56,18 +47,6 @@ class Preferences:
     table: pa.Table
     dropped: dict[str, int]
     learnt: dict[str, Any] = field(default_factory=dict)
-
-
-def candidate_pairs(candidates: Candidates, *, drop_truncated: bool) -> Pairs:
-    """Every pair of responses of each prompt, with those that can be no preference marked."""
-    i, j = np.triu_indices(candidates.rows.shape[1], 1)
-    present = candidates.rows >= 0
-    prompt, pair = np.nonzero(present[:, i] & present[:, j])
-    first, second = i[pair], j[pair]
-    usable, twins = _usable(candidates, drop_truncated), candidates.twins
-    truncated = ~(usable[prompt, first] & usable[prompt, second])
-    identical = twins[prompt, first] == twins[prompt, second]
-    return Pairs(prompt, first, second, np.select([truncated, identical], ["truncated", "identical"], ""))
 
 
 @dataclass(frozen=True)
@@ -118,7 +97,7 @@ def make_preferences(
     pairs = candidate_pairs(candidates, drop_truncated=settings.drop_truncated)
     cast = _cast(votes, candidates)
     twins = candidates.twins
-    usable = _usable(candidates, settings.drop_truncated)
+    usable = usable_responses(candidates, settings.drop_truncated)
     annotators = tuple(pc.unique(votes["annotator"]).to_pylist())
     ballot = _ballot(votes, candidates, annotators, settings)
     members = _members(scores, candidates, settings)
@@ -168,8 +147,11 @@ class _Labelled:
 def _label(
     pairs: Pairs, fitted: Estimate, wins: Floats, counts: Tally, twins: Ints, settings: PreferenceSettings
 ) -> _Labelled:
+    first_won: Bools | None = None
     if settings.pairs == "best_worst":
-        pairs = _best_worst(pairs, fitted.score)
+        pairs = best_worst(pairs, fitted.score)
+    elif settings.pairs == "tournament":
+        pairs, first_won = tournament(pairs, wins, ~np.isnan(fitted.score))
     reason = pairs.dropped.astype("<U12")
     p, i, j = pairs.prompt, pairs.first, pairs.second
     direct = counts.wins[p, i, j] + counts.wins[p, j, i] + counts.ties[p, i, j]
@@ -183,6 +165,8 @@ def _label(
         logit, variance = empirical_logit(np.where(alone, wins[p, item_i, item_j], 0), np.where(alone, cast, 0))
         target, se = np.where(alone, logit, target), np.where(alone, np.sqrt(variance), se)
     reason[(reason == "") & np.isnan(target)] = "unscored"
+    if first_won is not None:  # the bracket's winner must also be the stronger one
+        reason[(reason == "") & ((target > 0) != first_won)] = "tournament"
     kept = reason == ""
     p, i, j, target, se = p[kept], i[kept], j[kept], target[kept], se[kept]
     target = np.where(np.abs(target) < _EQUAL, 0.0, target)
@@ -259,37 +243,12 @@ def _ensemble(members: Floats, items: Bools, settings: PreferenceSettings) -> Es
     return Estimate(Ensemble(score, members), score, {})
 
 
-def _usable(candidates: Candidates, drop_truncated: bool) -> Bools:
-    """[P, K]: responses that may be in a pair."""
-    present = candidates.rows >= 0
-    return present & candidates.ended[candidates.rows] if drop_truncated else present
-
-
 def _items(twins: Ints, usable: Bools) -> Bools:
     """[P, K]: slots that are items. The first of equal responses stands for all, whichever of them are usable."""
     items = np.zeros_like(usable)
     prompt, slot = np.nonzero(usable)
     items[prompt, twins[prompt, slot]] = True
     return items
-
-
-def _best_worst(pairs: Pairs, theta: Floats) -> Pairs:
-    """One pair a prompt: the strongest item (first of equals) against the weakest (last of equals).
-
-    A prompt with fewer than two items keeps its first pair, which says why it is dropped.
-    """
-    prompts, start = np.unique(pairs.prompt, return_index=True)
-    level = np.round(theta[prompts], 9)
-    best = np.where(np.isnan(level), -np.inf, level).argmax(axis=1)
-    worst = theta.shape[1] - 1 - np.where(np.isnan(level), np.inf, level)[:, ::-1].argmin(axis=1)
-    possible = (~np.isnan(level)).sum(axis=1) >= 2
-    first, second = np.minimum(best, worst), np.maximum(best, worst)
-    return Pairs(
-        prompts,
-        np.where(possible, first, pairs.first[start]),
-        np.where(possible, second, pairs.second[start]),
-        np.where(possible, "", pairs.dropped[start]),
-    )
 
 
 def _rows(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:

@@ -5,6 +5,8 @@
     merge      theta_t+1 = sum_i w_i theta^_i over the last rounds, w_i ~ (i + 1)^power    in the spirit of MWA,
                arXiv 2504.18580 (step weights; the paper's exact form was not seen)
 
+The same stage moves the reference between rounds, from the one before and the policy: objectives/moving.py.
+
 Weights are those of whole policies: adapters were merged when they were published.
 """
 
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.manifest import Manifest
 from storage.stage import Outcome, Spec, run_stage
+from tasks.training.objectives.moving import Ema, TrustRegion
 
 
 class _Update(BaseModel):
@@ -40,20 +43,23 @@ UpdateSettings = Annotated[AsTrained | Momentum | Merge, Field(discriminator="ki
 
 
 class UpdateSpec(Spec):
-    """Publish the round's policy in `folder`/policy, from `trained` and what earlier rounds trained."""
+    """Publish the round's policy (or reference) in `folder`/policy, from `trained` and what was there earlier."""
 
     stage: ClassVar[str] = "update"
     version: ClassVar[int] = 1
 
-    settings: Momentum | Merge = Field(discriminator="kind")
-    trained: Path  # this round's train/policy
-    earlier: list[Path]  # momentum: what the round before trained; merge: what earlier rounds trained, oldest first
+    settings: Momentum | Merge | Ema | TrustRegion = Field(discriminator="kind")
+    trained: Path  # this round's train/policy; of a reference: the policy that the round starts from
+    earlier: list[Path]  # momentum: what the round before trained; merge: what earlier rounds trained, oldest first;
+    # of a reference: the one before
 
 
-def weights(settings: Momentum | Merge, earlier: int) -> list[float]:
+def weights(settings: Momentum | Merge | Ema | TrustRegion, earlier: int) -> list[float]:
     """The weight of each of `earlier` policies, oldest first, and of the trained one, last. They sum to 1."""
     if isinstance(settings, Momentum):
         return [-settings.strength, 1 + settings.strength]
+    if not isinstance(settings, Merge):
+        return [1 - settings.rate, settings.rate]
     steps = [(i + 1) ** settings.power for i in range(earlier + 1)]
     return [step / sum(steps) for step in steps]
 

@@ -5,23 +5,32 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tasks.evaluation.comparison import by_round, over_seeds, utility_figure, write_figure
+from tasks.evaluation.comparison import Value, by_round, over_kl, over_seeds, worth, write_figure
 
 
 def record(win, kl, *, cost=None):
-    rates = {"correct": {"mean": win / 2}}
-    figures = {"win_rate": {"initial": {"truth": {"mean": win}}}, "kl": {"mean": kl}, "tokens": 5.0, "finish_rate": 1.0}
+    rates = {name: {"mean": win / 2, "low": win / 2 - 0.1, "high": win / 2 + 0.2} for name in ("correct", "utility")}
+    wins = {"initial": {"truth": {"mean": win, "low": win - 0.02, "high": win + 0.04}}}
+    figures = {"win_rate": wins, "kl": {"mean": kl, "se": 0.1}, "tokens": 5.0, "finish_rate": 1.0}
     labels = {"annotators": [{"cost": cost}, {"cost": None}]}
     return {"figures": figures | {"rates": rates}, "seconds": {"train": 2.0, "label": 1.0}, "labels": labels}
 
 
 def test_intervals_are_students():
-    value = over_seeds([0.6, 0.7, 0.8])
+    value = over_seeds([Value(mean, None) for mean in (0.6, 0.7, 0.8)])
     assert value.mean == pytest.approx(0.7)
     assert value.half == pytest.approx(4.303 * 0.1 / math.sqrt(3))
     assert str(value) == "0.700 ±0.248"
-    assert str(over_seeds([0.5])) == "0.500"
-    assert over_seeds([1.0, 3.0]).half == pytest.approx(12.706)
+    assert str(over_seeds([Value(0.5, None)])) == "0.500"
+    assert over_seeds([Value(1.0, 0.3), Value(3.0, 0.3)]).half == pytest.approx(12.706)
+
+
+def test_one_seed_has_the_intervals_over_its_prompts():
+    (first,) = by_round([[record(0.5, 0), record(0.6, 1)]])
+    assert first["win vs initial (truth)"].half == pytest.approx(0.03)
+    assert first["KL (nats)"].half == pytest.approx(0.196)
+    assert first["utility"].half == pytest.approx(0.15)
+    assert first["seconds"].half is None
 
 
 def test_rounds_that_every_seed_has_are_compared():
@@ -41,9 +50,9 @@ def test_every_method_is_drawn_with_its_rounds(tmp_path):
         )
         for name, wins in {"irepo": [0.6, 0.7], "dpo": [0.55, 0.65]}.items()
     }
-    figure = utility_figure(methods, "truth")
-    write_figure(figure, tmp_path / "methods.svg")
-    root = ElementTree.parse(tmp_path / "methods.svg").getroot()
-    words = " ".join(root.itertext())
-    for said in ("irepo, round 2: win rate 0.710 ±0.127 at KL 2.000 ±0.000", "dpo, round 1", "nats a reply"):
-        assert said in words
+    assert worth(list(methods["irepo"][0])) == ["win vs initial (truth)", "utility"]
+    for figure, value in (("win vs initial (truth)", "0.710 ±0.127"), ("utility", "0.355 ±0.064")):
+        write_figure(over_kl(methods, figure), tmp_path / "methods.svg")
+        words = " ".join(ElementTree.parse(tmp_path / "methods.svg").getroot().itertext())
+        for said in (f"irepo, round 2: {value} at KL 2.000 ±0.000", "dpo, round 1", "nats a reply", figure):
+            assert said in words

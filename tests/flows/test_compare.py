@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.compare import main, share, slug
+from flows.compare import apart, main, share, slug
 from storage.errors import UserError
 from tests.flows.test_iterate import command_of, words
 
@@ -62,6 +62,12 @@ def test_mistakes_are_told_at_once(given: list[str], named: str, tmp_path: Path)
 
 def test_a_method_is_a_folder_name() -> None:
     assert slug("irepo objective.beta=0.3 training.epochs=2") == "irepo-objective.beta-0.3-training.epochs-2"
+
+
+def test_words_of_a_method_may_have_commas_and_spaces() -> None:
+    method = "dpo preferences.keep={share: 0.7, margin_of: {now: 1}} 'a, b'=[c, d]"
+    assert apart(f"irepo, {method}", ",") == ["irepo", method]
+    assert apart(method, " ") == ["dpo", "preferences.keep={share: 0.7, margin_of: {now: 1}}", "'a, b'=[c, d]"]
 
 
 def test_only_whole_stages_are_shared(tmp_path: Path) -> None:

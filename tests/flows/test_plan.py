@@ -2,11 +2,13 @@
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conf.compose import compose_config, group_options
 from flows.plan import Plan, folder_digest, what_it_reads
+from storage.errors import UserError
 from tasks.labeling.settings import FunctionSettings
 
 
@@ -35,6 +37,50 @@ def test_a_round_starts_from_the_policy_of_the_round_before() -> None:
     after_roll_back = plan().train(3, 1, [0, 1], inputs)
     assert after_roll_back.policy == after_roll_back.reference == first.folder / "policy"
     assert plan().generate(3, 1, inputs).policy == first.folder / "policy"
+
+
+def policies_until(number: int) -> dict[int, str]:
+    return {each: f"policy-{each}" for each in range(number)}
+
+
+def test_a_moving_reference_is_a_stage_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ema = plan("objective.reference=ema")
+    assert ema.move(1, [0], policies_until(1)) is None
+    assert ema.reference(1, [0]) == Path("initial")
+    first = ema.move(2, [0, 1], policies_until(2))
+    assert first is not None
+    assert (first.earlier, first.trained) == ([Path("initial")], ema.policy(1))
+    assert first.inputs == {"policy": "policy-1", "reference": "policy-0"}
+    assert ema.train(2, 1, [0, 1], {}).reference == first.folder / "policy"
+    monkeypatch.setattr("flows.plan.read_manifest", lambda folder: SimpleNamespace(content=folder.parent.name))
+    second = ema.move(3, [0, 1, 2], policies_until(3))
+    assert second is not None
+    assert second.earlier == [first.folder / "policy"]
+    assert second.inputs == {"policy": "policy-2", "reference": "round-02"}
+    rolled_back = ema.move(3, [0, 1], policies_until(3))
+    assert rolled_back is not None
+    assert (rolled_back.earlier, rolled_back.trained) == ([Path("initial")], ema.policy(1))
+
+
+def test_updates_of_tr_wait_and_hard_ones_copy() -> None:
+    soft = plan("objective.reference={kind: tr, rate: 0.6, every: 2}")
+    assert soft.move(2, [0, 1], policies_until(2)) is None
+    assert soft.reference(2, [0, 1]) == Path("initial")
+    moved = soft.move(3, [0, 1, 2], policies_until(3))
+    assert moved is not None
+    assert moved.earlier == [Path("initial")]
+    assert soft.reference(4, [0, 1, 2, 3]) == moved.folder / "policy"
+    hard = plan("objective.reference={kind: tr, rate: 1.0, every: 2}")
+    chains = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
+    assert [hard.move(len(chain), chain, policies_until(5)) for chain in chains] == [None] * 5
+    references = [hard.reference_digest(len(chain), chain, policies_until(5)) for chain in chains]
+    assert references == ["policy-0", "policy-0", "policy-2", "policy-2", "policy-4"]
+
+
+@pytest.mark.parametrize("word", ["objective=dno", "objective=inpo"])
+def test_methods_with_one_reference_refuse_another(word: str) -> None:
+    with pytest.raises(UserError, match="reference"):
+        plan(word, "objective.reference=ema")
 
 
 def test_more_rounds_do_not_change_the_keys_of_done_ones() -> None:
@@ -79,14 +125,14 @@ def test_objectives_read_what_the_label_stage_and_one_more_generate_stage_left()
     spec = plan("objective=selm").train(2, 1, [0, 1], inputs)
     labels = spec.preferences.parent
     assert (spec.scores, spec.votes) == ({2: labels / "scores.parquet"}, {2: labels / "votes.parquet"})
-    greedy = plan("objective=selm").extra(2, 1, {"prompts": "a", "policy": "p"})
+    greedy = plan("objective=selm").extra(2, [0, 1], {"prompts": "a", "policy": "p"})
     assert greedy is not None
     assert (greedy.folder, greedy.policy) == (spec.extra, spec.reference)
     assert (greedy.settings.sampling.temperature, greedy.settings.sampling.responses) == (0.0, 1)
-    sampled = plan("objective=xpo").extra(2, 1, {"prompts": "a", "policy": "p"})
+    sampled = plan("objective=xpo").extra(2, [0, 1], {"prompts": "a", "policy": "p"})
     assert sampled is not None
     assert (sampled.policy, sampled.settings.sampling.temperature) == (Path("initial"), 1.0)
-    assert plan().extra(2, 1, {"prompts": "a", "policy": "p"}) is None
+    assert plan().extra(2, [0, 1], {"prompts": "a", "policy": "p"}) is None
     assert [spec.stage for spec in plan("objective=selm").dry_run()][3:6] == ["label", "generate", "train"]
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from storage.errors import UserError
 from storage.manifest import read_manifest
 from tasks.modeling.merge import INDEX, publish_sum
+from tasks.training.objectives.moving import Ema, TrustRegion
 from tasks.training.update import Merge, Momentum, UpdateSpec, run_update, weights
 
 
@@ -66,7 +67,7 @@ def test_other_architectures_are_refused(tmp_path: Path, other: dict[str, torch.
     assert not (tmp_path / "out").exists()
 
 
-def spec(folder: Path, settings: Momentum | Merge, trained: Path, *earlier: Path) -> UpdateSpec:
+def spec(folder: Path, settings: Momentum | Merge | Ema | TrustRegion, trained: Path, *earlier: Path) -> UpdateSpec:
     inputs = {"trained": "t"}
     return UpdateSpec(
         folder=folder, round=1, seed=0, inputs=inputs, settings=settings, trained=trained, earlier=list(earlier)
@@ -124,3 +125,16 @@ def test_a_policy_that_was_updated_is_an_ordinary_folder(make_policy, tmp_path: 
     assert read_manifest(tmp_path / "update").content == manifest.content
     shutil.rmtree(tmp_path / "update" / "policy")
     assert run_update(work).content == manifest.content  # lost files are made again, with the same bytes
+
+
+@pytest.mark.parametrize(("settings", "share"), [(Ema(rate=0.1), 0.1), (TrustRegion(), 0.6), (TrustRegion(rate=1), 1)])
+def test_a_reference_moves_towards_the_policy(settings: Ema | TrustRegion, share: float, tmp_path: Path) -> None:
+    """methods 7.2: ref <- a theta + (1 - a) ref, twice; by hand for three parameters."""
+    policies = [torch.tensor(values, dtype=torch.float64) for values in ([1.0, 0.4, -0.6], [1.2, 0.3, -0.5])]
+    reference = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    before = folder(tmp_path / "ref", w=reference)
+    for number, values in enumerate(policies):
+        trained = folder(tmp_path / f"policy-{number}", w=values)
+        run_update(spec(tmp_path / f"moved-{number}", settings, trained, before))
+        before, reference = tmp_path / f"moved-{number}" / "policy", share * values + (1 - share) * reference
+    torch.testing.assert_close(load_file(before / "model.safetensors")["w"], reference, rtol=0, atol=1e-12)

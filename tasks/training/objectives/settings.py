@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.training.objectives.moving import Reference
 from tasks.training.objectives.needs import Needs
 
 Labels = Literal["hard", "soft"]
 #: Where rewards of responses come from: scores of annotators, or the targets (logits) of the preferences.
 Rewards = Literal["scores", "target"]
-Reference = Literal["initial", "previous"]
 
 PAPERS_EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 
