@@ -28,6 +28,7 @@ if __name__ == "__main__":
     start_temporary_server()
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 from prefect.states import State  # noqa: E402
 from rich.markup import escape  # noqa: E402
 
@@ -103,19 +104,21 @@ def _rounds(plan: Plan) -> list[Record] | State[None]:
     publish_folder_link(plan)
     prompts = read_manifest(layout.prompts).content
     rounds = [initial_record(plan, prompts, folder_digest(plan.initial))]
-    for number in range(1, plan.config.rounds + 1):
-        record = complete_round(plan, number, prompts, rounds)
-        if isinstance(record, State):
-            return wait_for_votes(plan, number, str(record.message))
-        rounds.append(record)
-        console.print(round_table(rounds))
-        record["decision"] = settle(plan, record)
-        _publish(plan, rounds)
-        if record["decision"] is None:
-            record["decision"] = ask(plan, rounds)
+    # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        for number in range(1, plan.config.rounds + 1):
+            record = complete_round(plan, number, prompts, rounds)
+            if isinstance(record, State):
+                return wait_for_votes(plan, number, str(record.message))
+            rounds.append(record)
+            console.print(round_table(rounds))
+            record["decision"] = settle(plan, record)
             _publish(plan, rounds)
-        if record["decision"] is None or ends(plan, record):
-            break
+            if record["decision"] is None:
+                record["decision"] = ask(plan, rounds)
+                _publish(plan, rounds)
+            if record["decision"] is None or ends(plan, record):
+                break
     _push(plan)
     return rounds
 

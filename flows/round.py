@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import State
 
 from conf.schema import RunConfig
@@ -114,10 +113,8 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
     They are looked at here: where files were lost or altered since, the stages concerned are run again.
     """
     config = plan.config
-    # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        arguments = (config.name, number, config, str(plan.initial), prompts, before)
-        state = irepo_round(*arguments, return_state=True)
+    arguments = (config.name, number, config, str(plan.initial), prompts, before)
+    state = irepo_round(*arguments, return_state=True)
     if state.name == WAITING:
         return waits(str(state.message))
     if not state.is_completed():
