@@ -8,7 +8,7 @@ has held-out pairs, their replies' log-probabilities under the policy.
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
