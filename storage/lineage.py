@@ -33,12 +33,18 @@ _ORDER = (
     "against",
     "evaluate/responses",
     "evaluate/judgements",
+    "evaluate/dialogues",
+    "evaluate/grades",
+    "evaluate/harness",
     "evaluate/pairs",
     "evaluate",
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation")
+_MADE_HERE = (
+    "prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation", "harness",
+    "dialogues", "mt_bench",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,32 @@ RESPONSES = pa.schema(
     ]
 )
 
+#: One row a two-turn question of MT-Bench with the policy's answers.
+DIALOGUES = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("turns", pa.list_(pa.string()), nullable=False),  # what is asked, [2]
+        pa.field("replies", pa.list_(pa.string()), nullable=False),  # [2]
+        pa.field("finish_reasons", pa.list_(pa.string()), nullable=False),  # [2] "stop" or "length"
+        pa.field("references", pa.list_(pa.string())),  # [2]; null where the question has none
+    ]
+)
+
+#: One row an answer of MT-Bench and the grade it got. grade is null unless outcome is "score".
+GRADES = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("turn", pa.int32(), nullable=False),  # 1 or 2
+        pa.field("outcome", pa.string(), nullable=False),  # score | error
+        pa.field("grade", pa.float64()),  # 1 to 10
+        pa.field("raw", pa.string()),  # what the judge wrote, or the error's text
+        pa.field("tokens", pa.int64()),
+        pa.field("cost", pa.float64()),
+    ]
+)
+
 #: One row a scored response and annotator (annotators of kind "scores"). score is null unless outcome is "score".
 SCORES = pa.schema(
     [

@@ -8,12 +8,12 @@ has held-out pairs, their replies' log-probabilities under the policy.
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
@@ -22,8 +22,10 @@ from storage.schemas import PROMPTS, RESPONSES, SCORES, VOTES, read_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.calibration import Calibration, Displacement
 from tasks.evaluation.divergence import NONE, Divergence, divergence, policy_logprobs
+from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.length import LengthEffect
+from tasks.evaluation.mt_bench import MtBench, mt_bench
 from tasks.evaluation.pairs import HeldoutPairs, pair_figures, read_logprobs, read_pairs, write_logprobs
 from tasks.evaluation.replies import reply_figures
 from tasks.evaluation.settings import EvaluateSpec
@@ -77,6 +79,15 @@ class Metrics(BaseModel):
     calibration: Calibration | None  # of the implicit reward, on held-out pairs
     displacement: Displacement | None  # of log-probabilities, on held-out pairs
     excluded: Excluded
+    harness: HarnessScores | None = None  # of lm-eval's tasks; left out where none was asked
+    mt_bench: MtBench | None = None  # left out where nobody graded
+
+    @model_serializer(mode="wrap")
+    def _asked_only(self, said: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Evaluations without benchmarks have the bytes that they had before there were any."""
+        figures: dict[str, Any] = said(self)
+        unasked = [name for name in ("harness", "mt_bench") if figures[name] is None]
+        return {name: value for name, value in figures.items() if name not in unasked}
 
 
 class Sample(BaseModel):
@@ -124,6 +135,8 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
         calibration=calibrated,
         displacement=displaced,
         excluded=Excluded(votes=without_winner, scores=without_score),
+        harness=_harness(spec),
+        mt_bench=_mt_bench(spec),
     )
     samples = [sample.model_dump() for sample in _samples(responses, spec)]
     summary = metrics.model_dump(mode="json")
@@ -159,6 +172,19 @@ def _responses(spec: EvaluateSpec) -> tuple[Manifest, pa.Table]:
             remedy="give prompts.heldout at least one prompt",
         )
     return manifest, responses
+
+
+def _harness(spec: EvaluateSpec) -> HarnessScores | None:
+    if spec.harness is None:
+        return None
+    return HarnessScores.model_validate(_read_input(spec.harness, spec.inputs.get("harness")).summary)
+
+
+def _mt_bench(spec: EvaluateSpec) -> MtBench | None:
+    if spec.mt_bench is None:
+        return None
+    graded = _read_input(spec.mt_bench, spec.inputs.get("mt_bench"))
+    return mt_bench(spec.mt_bench, graded, resamples=spec.settings.bootstrap, seed=spec.seed)
 
 
 def _parquet(folder: Path, manifest: Manifest) -> list[Path]:
