@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.evaluation.rules import Rule, unknown_names
+from tasks.evaluation.harness.settings import HarnessSettings
+from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
+from tasks.evaluation.tracking import TrackerKind
 from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
@@ -14,6 +16,7 @@ from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
+from tasks.labeling.grading import GraderSettings
 from tasks.labeling.mixing import MixingSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.objectives.settings import ObjectiveSettings
@@ -77,6 +80,21 @@ class EvaluationSettings(_Group):
         return self
 
 
+class MtBenchSettings(_Group):
+    """Two-turn questions, graded by one judge; without questions there is none."""
+
+    questions: Path | None = None  # JSONL: question_id, category, turns [2]
+    references: Path | None = None  # JSONL: question_id, choices[0].turns
+    max_tokens: int = Field(1024, ge=1)
+    judge: GraderSettings | None = None  # must not sit on the panel
+
+    @model_validator(mode="after")
+    def _has_a_judge(self) -> "MtBenchSettings":
+        if self.questions is not None and self.judge is None:
+            raise ValueError("nobody would grade the answers; give judge.model, or use mt_bench=judge")
+        return self
+
+
 class GateSettings(_Group):
     """Who decides, after every round, whether its policy is promoted."""
 
@@ -117,7 +135,10 @@ class RunConfig(_Group):
     training: OptimizationSettings
     update: UpdateSettings
     evaluation: EvaluationSettings
+    harness: HarnessSettings = HarnessSettings()
+    mt_bench: MtBenchSettings = MtBenchSettings()
     gate: GateSettings
+    tracker: TrackerKind = "none"  # where curves go as well, besides the run folder
     license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so
     push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine
     push_preferences_to_hub: str | None = None  # dataset repository for the rounds' preference sets
@@ -139,9 +160,22 @@ class RunConfig(_Group):
             raise ValueError(
                 f"evaluation.judges: {', '.join(sorted(shared))} also votes in the panel; a judge must be held out"
             )
+        grader = self.mt_bench.judge
+        if grader is not None and grader.model in models:
+            raise ValueError(f"mt_bench.judge: {grader.model} also votes in the panel; a judge must be held out")
         for name, judge in (self.evaluation.judges | self.evaluation.rates).items():
+            if isinstance(judge, ImplicitRewardSettings) and judge.length_penalty == "level":
+                raise ValueError(
+                    f"evaluation: {name} levels lengths over a round's votes; give length_penalty a number"
+                )
             if asked := set(judge.reads()) & set(POLICY_NAMES):
                 raise ValueError(f"evaluation: {name} asks the run's own {', '.join(asked)}; only the panel can")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_on_benchmarks(self) -> "RunConfig":
+        if unknown := unknown_tasks(self.gate.rules, [each.task for each in self.harness.tasks]):
+            raise ValueError("; ".join(unknown))
         return self
 
     @model_validator(mode="after")

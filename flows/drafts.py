@@ -22,13 +22,15 @@ def generated(plan: Plan, number: int, base: int, inputs: dict[str, str]) -> str
     return run_assemble(assemble(plan, number, base, inputs | {"asked": asked, "drafts": drafts["content"]})).content
 
 
-def draft_specs(plan: Plan) -> list[Spec]:
-    """The three stages of the first round, with inputs not yet known, for a dry run; [] where responses are sampled."""
+def dry_run(plan: Plan) -> list[Spec]:
+    """As `Plan.dry_run`, with the three stages where responses are made and not sampled."""
+    specs = plan.dry_run()
     if isinstance(plan.config.drafts, NoDrafts):
-        return []
+        return specs
     inputs = {"prompts": "?", "policy": "?"}
     made = assemble(plan, 1, 0, inputs | {"asked": "?", "drafts": "?"})
-    return [ask(plan, 1, 0, inputs), sample(plan, 1, 0, inputs), made]
+    place = next(i for i, spec in enumerate(specs) if spec.folder == made.folder)
+    return [*specs[:place], ask(plan, 1, 0, inputs), sample(plan, 1, 0, inputs), made, *specs[place + 1 :]]
 
 
 def ask(plan: Plan, number: int, base: int, inputs: dict[str, str]) -> AskSpec:

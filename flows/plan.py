@@ -14,15 +14,15 @@ from storage.stage import Spec
 from tasks.evaluation.settings import EvaluateSpec, MarginSettings, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
-from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.annotators.settings import POLICY_NAMES, AnnotatorBase
 from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
-from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.objectives.moving import whence
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec
 
 
-def what_it_reads(annotator: AnnotatorSettings) -> str | None:
+def what_it_reads(annotator: AnnotatorBase) -> str | None:
     """Digest of the local files that decide how an annotator votes; None where its settings say it all.
 
     Of a function this is its module's source, not the modules that it imports in turn.
@@ -400,6 +400,8 @@ class Plan:
             rivals=others,
             pairs=self.layout.stage(0, "evaluate") / "pairs" if self.labels_pairs else None,
             evaluations={name: self.layout.stage(number, "evaluate") for name, number in earlier.items()},
+            harness=folder / "harness" if self.config.harness.tasks else None,
+            mt_bench=folder / "grades" if self.config.mt_bench.questions else None,
         )
         return responses, judge, metrics
 

@@ -17,10 +17,14 @@ from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
 from tasks.evaluation.cards.hub import check_token
+from tasks.evaluation.harness.settings import check_harness
+from tasks.evaluation.tracking import check_tracker
+from tasks.generation.dialogue import read_questions
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
 from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.grading import check_references
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.training.embedding import POLICY, find_embedder
 
@@ -63,6 +67,9 @@ def check_keys(config: RunConfig) -> None:
     Keys themselves are never read into the config.
     """
     annotators = config.panel.annotators | config.evaluation.judges | config.evaluation.rates
+    grader = config.mt_bench.judge
+    if grader is not None and grader.api_key_env and not os.environ.get(grader.api_key_env):
+        os.environ[grader.api_key_env] = _secret(grader.api_key_env, "mt_bench.judge")
     for name, settings in annotators.items():
         variable = getattr(settings, "api_key_env", None)
         if variable and not os.environ.get(variable):
@@ -105,6 +112,10 @@ def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
     check_result_store()
     check_keys(config)
+    check_tracker(config.tracker)
+    check_harness(config.harness)
+    if config.mt_bench.questions is not None:
+        check_references(read_questions(config.mt_bench.questions, config.mt_bench.references))
     if config.push_to_hub or config.push_preferences_to_hub:
         check_token("push_to_hub, push_preferences_to_hub")
     embedder = config.objective.needs().embedder

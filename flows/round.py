@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import State
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
+from flows.benchmarks import benchmark_stages, harness_spec, mt_bench_specs
 from flows.drafts import generated
 from flows.panel_report import complaints
 from flows.plan import Plan, folder_digest
@@ -34,7 +34,12 @@ def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
     """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
     inputs = {"prompts": prompts, "policy": initial, "initial": initial} | _against(plan, prompts)
     evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
-    evaluate_initial(*plan.evaluate(0, 0, inputs), plan.pairs({"prompts": prompts, "initial": initial}))
+    evaluate_initial(
+        *plan.evaluate(0, 0, inputs),
+        plan.pairs({"prompts": prompts, "initial": initial}),
+        harness=harness_spec(plan, 0, initial),
+        mt_bench=mt_bench_specs(plan, 0, initial),
+    )
     return read_record(plan, 0, [0]) | {"digest": initial}
 
 
@@ -91,7 +96,8 @@ def irepo_round(
     if before[0]["pairs"] is not None:
         inputs |= {"pairs": before[0]["pairs"]}
         inputs |= {f"evaluation:{name}": before[n]["evaluation"] for name, n in (("initial", 0), ("previous", start))}
-    evaluate(*plan.evaluate(number, start, inputs))
+    harness, mt_bench = harness_spec(plan, number, ended), mt_bench_specs(plan, number, ended)
+    evaluate(*plan.evaluate(number, start, inputs), harness=harness, mt_bench=mt_bench)
     _worked.add((plan.layout.root, number))
     record = read_record(plan, number, steps)
     for complaint in complaints(record["labels"]):
@@ -107,10 +113,8 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
     They are looked at here: where files were lost or altered since, the stages concerned are run again.
     """
     config = plan.config
-    # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        arguments = (config.name, number, config, str(plan.initial), prompts, before)
-        state = irepo_round(*arguments, return_state=True)
+    arguments = (config.name, number, config, str(plan.initial), prompts, before)
+    state = irepo_round(*arguments, return_state=True)
     if state.name == WAITING:
         return waits(str(state.message))
     if not state.is_completed():
@@ -148,7 +152,12 @@ def read_record(plan: Plan, number: int, steps: Sequence[int], *, check_files: b
     order = ["generate", "label", mixed, *moved, "train", made, "evaluate"]
     stages = ["evaluate"] if number == 0 else list(dict.fromkeys(order))
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
-    names = ["responses", "judgements", *(["pairs"] if number == 0 and plan.labels_pairs else [])]
+    names = [
+        "responses",
+        "judgements",
+        *(["pairs"] if number == 0 and plan.labels_pairs else []),
+        *benchmark_stages(plan.config),
+    ]
     parts = [read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files) for part in names]
     seconds = {stage: manifest.seconds for stage, manifest in manifests.items()}
     seconds["evaluate"] = round(seconds["evaluate"] + sum(part.seconds for part in parts), 3)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from storage.errors import UserError
+from storage.files import parse_yaml
 from storage.manifest import MANIFEST, BrokenManifest, Manifest, read_manifest
 
 CONFIG = "config.yaml"
@@ -32,12 +33,18 @@ _ORDER = (
     "against",
     "evaluate/responses",
     "evaluate/judgements",
+    "evaluate/dialogues",
+    "evaluate/grades",
+    "evaluate/harness",
     "evaluate/pairs",
     "evaluate",
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation")
+_MADE_HERE = (
+    "prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation", "harness",
+    "dialogues", "mt_bench",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Stage:
     def spec(self) -> dict[str, Any]:
         """What spec.yaml says, {} when it is not there, is no spec, or is that of other work."""
         try:
-            spec = yaml.safe_load((self.folder / "spec.yaml").read_text(encoding="utf-8"))
+            spec = parse_yaml((self.folder / "spec.yaml").read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return spec if isinstance(spec, dict) and spec.get("inputs") == self.manifest.inputs else {}
@@ -123,7 +130,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """What config.yaml says (of the latest command that was given for this run); {} without one."""
         try:
-            config = yaml.safe_load((self.root / CONFIG).read_text(encoding="utf-8"))
+            config = parse_yaml((self.root / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return config if isinstance(config, dict) else {}

@@ -5,8 +5,9 @@
 
 A round: 256 prompts, four responses each, seven annotators, three epochs of training, held-out evaluation. The script
 (benchmarks/round/plain.py) starts vLLM, a labelling script and TRL in a process a stage. The arms take turns; a run's
-first round, which pays for starting, is left out of all of them. Prints a table, writes benchmarks/results/round.json,
-and leaves with 1 when a figure that must hold does not.
+first round, which pays for starting, is left out of all of them. What orchestration costs is judged by CPU seconds of
+all processes, Prefect's server included: the difference of two wall clocks says nothing on a machine with other work.
+Prints a table, writes benchmarks/results/round.json, and leaves with 1 when a figure that must hold does not.
 """
 
 import argparse
@@ -73,18 +74,16 @@ def report(found: dict[str, Rounds], loads: list[float]) -> int:
     ours, bare, script = (found[name] for name in ("flow", "bare stages", "script"))
     wall, between = statistics.median(ours.wall), statistics.median(ours.between)
     times = statistics.median(script.wall) / wall
-    orchestration = statistics.median(ours.cpu) - statistics.median(bare.cpu)
+    added = statistics.median(ours.cpu) - statistics.median(bare.cpu)
+    percent = 100 * added / statistics.median(bare.cpu)
     figures = {
         "times faster than the script": (times, times >= TIMES, f">= {TIMES:g}"),
         "the same, in CPU seconds": (statistics.median(script.cpu) / statistics.median(ours.cpu), True, ""),
-        "orchestration: seconds a round outside of stages": (between, between <= SECONDS, f"<= {SECONDS:g}"),
-        "orchestration, percent of the round": (
-            100 * between / wall,
-            100 * between / wall <= PERCENT,
-            f"<= {PERCENT:g}",
-        ),
+        "orchestration: flow minus bare stages, CPU seconds": (added, added <= SECONDS, f"<= {SECONDS:g}"),
+        "the same, percent": (percent, percent <= PERCENT, f"<= {PERCENT:g}"),
+        "the flow outside of its stages, wall": (between, between <= SECONDS, f"<= {SECONDS:g}"),
+        "the same, percent (waits for cores that others use)": (100 * between / wall, True, ""),
         "flow minus bare stages, wall": (wall - statistics.median(bare.wall), True, ""),
-        "flow minus bare stages, CPU": (orchestration, True, ""),
     }
     verdict = Table()
     for column in ("figure", "found", "must be"):

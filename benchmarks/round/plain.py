@@ -183,7 +183,11 @@ def evaluate(folder: Path, policy: Path, artifacts: Path) -> None:
     for judge, scores in scored.items():
         for rival in sorted({"0", str(int(folder.name) - 1)} - {"-1", folder.name}):
             theirs = json.loads((folder.parent / rival / "scores.json").read_text(encoding="utf-8"))[judge]
-            duels = [_duel(x, y) for mine, other in zip(scores, theirs, strict=True) for x, y in zip(mine, other)]
+            duels = [
+                _duel(x, y)
+                for mine, other in zip(scores, theirs, strict=True)
+                for x, y in zip(mine, other, strict=True)
+            ]
             metrics[f"win rate against {rival}, {judge}"] = _interval(duels)
     for name in ("is_correct", "is_polite", "is_rude", "is_garbage", "ramblings"):
         metrics[name] = _interval([_check(name, row, each) for row in rows for each in row["responses"]])

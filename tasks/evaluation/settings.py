@@ -44,3 +44,5 @@ class EvaluateSpec(Spec):
     rivals: dict[str, Path] = Field({})  # source -> folder of the responses that the policy's were compared with
     pairs: Path | None = None  # folder of the label stage on the initial policy's held-out responses
     evaluations: dict[str, Path] = Field({})  # initial, previous -> evaluate folders with their log-probabilities
+    harness: Path | None = None  # folder of the harness stage of this policy; None = no benchmark was asked
+    mt_bench: Path | None = None  # folder of the grade stage of this policy; None = nobody graded

@@ -7,13 +7,13 @@ has held-out pairs, their replies' log-probabilities under the policy.
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
@@ -22,8 +22,10 @@ from storage.schemas import PROMPTS, RESPONSES, SCORES, VOTES, read_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.calibration import Calibration, Displacement
 from tasks.evaluation.divergence import NONE, Divergence, divergence, policy_logprobs
+from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.length import LengthEffect
+from tasks.evaluation.mt_bench import MtBench, mt_bench
 from tasks.evaluation.pairs import HeldoutPairs, pair_figures, read_logprobs, read_pairs, write_logprobs
 from tasks.evaluation.replies import reply_figures
 from tasks.evaluation.settings import EvaluateSpec
@@ -77,6 +79,15 @@ class Metrics(BaseModel):
     calibration: Calibration | None  # of the implicit reward, on held-out pairs
     displacement: Displacement | None  # of log-probabilities, on held-out pairs
     excluded: Excluded
+    harness: HarnessScores | None = None  # of lm-eval's tasks; left out where none was asked
+    mt_bench: MtBench | None = None  # left out where nobody graded
+
+    @model_serializer(mode="wrap")
+    def _asked_only(self, said: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Evaluations without benchmarks have the bytes that they had before there were any."""
+        figures: dict[str, Any] = said(self)
+        unasked = [name for name in ("harness", "mt_bench") if figures[name] is None]
+        return {name: value for name, value in figures.items() if name not in unasked}
 
 
 class Sample(BaseModel):
@@ -103,7 +114,6 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
     draw = Drawing(spec.settings.bootstrap, spec.seed)
     rates_of_wins, without_winner = win_rates(votes, draw)
     rates, without_score = mean_scores(scores, draw)
-    texts: list[str] = responses["text"].to_pylist()
     pairs = _pairs(spec)
     logprobs = _logprobs(spec, responses, pairs, progress)
     margin, before = spec.settings.margin, _logprobs_before(spec, pairs)
@@ -114,10 +124,10 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
         win_rate=rates_of_wins,
         rates=rates,
         kl=logprobs.kl,
-        tokens=_mean(responses["response_ids"], len),
-        words=_mean(responses["text"], lambda text: len(text.split())),
-        finish_rate=_mean(responses["finish_reason"], lambda reason: reason == "stop"),
-        unique_rate=len(set(texts)) / len(texts),
+        tokens=float(np.mean(pc.list_value_length(responses["response_ids"]).to_numpy())),
+        words=float(np.mean([len(text.as_py().split()) for text in responses["text"]])),
+        finish_rate=float(np.mean(pc.equal(responses["finish_reason"], "stop").to_numpy())),
+        unique_rate=pc.count_distinct(responses["text"]).as_py() / len(responses),
         replies=_reply_figures(responses, draw),
         length=length_effects(votes, _lengths(spec, responses), draw),
         gap=gaps(votes, spec.settings.truth, draw) if spec.settings.truth else {},
@@ -125,6 +135,8 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
         calibration=calibrated,
         displacement=displaced,
         excluded=Excluded(votes=without_winner, scores=without_score),
+        harness=_harness(spec),
+        mt_bench=_mt_bench(spec),
     )
     samples = [sample.model_dump() for sample in _samples(responses, spec)]
     summary = metrics.model_dump(mode="json")
@@ -133,7 +145,8 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
     publish_text(paths[1], canonical_json(samples) + "\n")
     if pairs is not None:
         paths.append(write_logprobs(spec.folder, pairs, logprobs.of_pairs))
-    rows = {"prompts": len(set(responses["prompt_id"].to_pylist())), "responses": len(texts), "votes": votes.num_rows}
+    prompts = pc.count_distinct(responses["prompt_id"]).as_py()
+    rows = {"prompts": prompts, "responses": len(responses), "votes": votes.num_rows}
     return Outcome(paths=paths, rows=rows, summary=summary)
 
 
@@ -159,6 +172,19 @@ def _responses(spec: EvaluateSpec) -> tuple[Manifest, pa.Table]:
             remedy="give prompts.heldout at least one prompt",
         )
     return manifest, responses
+
+
+def _harness(spec: EvaluateSpec) -> HarnessScores | None:
+    if spec.harness is None:
+        return None
+    return HarnessScores.model_validate(_read_input(spec.harness, spec.inputs.get("harness")).summary)
+
+
+def _mt_bench(spec: EvaluateSpec) -> MtBench | None:
+    if spec.mt_bench is None:
+        return None
+    graded = _read_input(spec.mt_bench, spec.inputs.get("mt_bench"))
+    return mt_bench(spec.mt_bench, graded, resamples=spec.settings.bootstrap, seed=spec.seed)
 
 
 def _parquet(folder: Path, manifest: Manifest) -> list[Path]:
@@ -249,7 +275,7 @@ def _logprobs(spec: EvaluateSpec, responses: pa.Table, pairs: HeldoutPairs | Non
             where=str(spec.folder / "spec.yaml"),
             remedy="give `inputs` the digests of both policies: policy and initial",
         ) from None
-    prompts, replies = responses["prompt_ids"].to_pylist(), responses["response_ids"].to_pylist()
+    prompts, replies = _token_ids(responses["prompt_ids"]), _token_ids(responses["response_ids"])
     own = [TokenSequence(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
     others = list(pairs.replies.values()) if pairs else []
     asked = others if same else own + others
@@ -282,18 +308,20 @@ def _warn_of_tempered_replies(generated: Manifest) -> None:
 def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
     """The first reply to every k-th prompt, k such that there are at most SAMPLE_LIMIT. Nobody picks."""
     tokenizer = load_tokenizer(spec.policy, trust_remote_code=spec.settings.trust_remote_code)
-    columns = ("prompt_id", "response_index", "prompt_ids", "text")
-    rows = zip(*(responses[name].to_pylist() for name in columns), strict=True)
-    first: dict[str, tuple[int, list[int], str]] = {}
-    for prompt_id, index, prompt_ids, text in rows:
+    first: dict[str, tuple[int, int]] = {}  # prompt: the lowest index of a reply, and its row
+    names, indices = (responses[name].to_pylist() for name in ("prompt_id", "response_index"))
+    for row, (prompt_id, index) in enumerate(zip(names, indices, strict=True)):
         if prompt_id not in first or index < first[prompt_id][0]:
-            first[prompt_id] = (index, prompt_ids, text)
+            first[prompt_id] = (index, row)
     step = -(-len(first) // SAMPLE_LIMIT)
+    shown = responses.take([row for _, row in list(first.values())[::step]]).select(["prompt_id", "prompt_ids", "text"])
     return [
-        Sample(prompt_id=prompt_id, prompt=str(tokenizer.decode(prompt_ids, skip_special_tokens=True)), reply=text)
-        for prompt_id, (_, prompt_ids, text) in list(first.items())[::step]
+        Sample(prompt_id=prompt_id, prompt=str(tokenizer.decode(ids, skip_special_tokens=True)), reply=text)
+        for prompt_id, ids, text in zip(*shown.to_pydict().values(), strict=True)
     ]
 
 
-def _mean(column: pa.ChunkedArray, measure: Callable[[Any], float]) -> float:
-    return float(np.mean([measure(value) for value in column.to_pylist()]))
+def _token_ids(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """Each row's ids, as a view of the column."""
+    rows = column.combine_chunks()
+    return np.split(rows.flatten().to_numpy(), np.cumsum(pc.list_value_length(rows).to_numpy())[:-1])

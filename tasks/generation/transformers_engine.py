@@ -35,6 +35,9 @@ class TransformersEngine:
     def check(self, policy: Path) -> None:
         """Nothing to refuse: transformers takes what the training forward takes."""
 
+    def prepare(self, policy: Path) -> None:
+        """Nothing: reading the weights is all there is to do."""
+
     def load(self, policy: Path) -> None:
         self.close()
         self._tokenizer = load_tokenizer(policy, trust_remote_code=self._trust_remote_code)

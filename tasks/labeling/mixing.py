@@ -6,18 +6,21 @@ Replay of all earlier rounds with the initial policy as reference is what solves
 the regression then sees pairs from several policies). Shares are DICE's (arXiv 2406.09760): n_i = n_own s_i / s_own.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.schemas import PREFERENCES, SCORES, read_parquet, write_parquet
+from storage.schemas import PREFERENCES, SCORES, parquet_writer, read_parquet, read_row_groups
 from storage.stage import Outcome, Spec, run_stage
 from tasks.labeling.goals import GoalSettings, relabel
 from tasks.labeling.margins import keep_by_margin
@@ -25,6 +28,7 @@ from tasks.labeling.offline import OfflineSettings, read_offline
 from tasks.modeling.load import load_tokenizer
 
 PREFERENCES_FILE = "preferences.parquet"
+_NAME = ["round", "prompt_id"]
 
 
 class MixingSettings(BaseModel):
@@ -79,54 +83,74 @@ def run_mix(spec: MixSpec) -> Manifest:
     """
 
     def body() -> Outcome:
-        own = read_parquet(spec.own, PREFERENCES)
-        replay, offline = spec.settings.replay, spec.settings.offline
-        before = read_parquet(spec.earlier, PREFERENCES) if spec.earlier else PREFERENCES.empty_table()
-        share = replay if isinstance(replay, float) and len(before) else 0.0
-        rest = 1 - share - (offline.share if offline else 0.0)
-        parts = [own, before if replay == "all" else _draw(before, len(own) * share / rest, spec)]
-        if offline is not None:
-            wanted = len(own) * offline.share / rest
-            given = read_offline(offline, load_tokenizer(spec.policy))
-            if offline.keep is not None:
-                before, over = spec.previous or spec.policy, spec.reference or spec.policy
-                given = keep_by_margin(given, (spec.policy, before), over, offline.keep)
-            if len(given) < wanted:
-                raise UserError(
-                    f"the offline set has {len(given)} pairs, and its share of this round is {wanted:.0f}",
-                    where=str(offline.path),
-                    remedy="lower mixing.offline.share, or give a larger set",
-                )
-            parts.append(_draw(given, wanted, spec))
-        mixed, left_out = pa.concat_tables(parts), {}
+        parts: Iterable[pa.Table] = _parts(spec)
+        left_out = {}
         if spec.settings.goals is not None:
             scores = {number: read_parquet(path, SCORES) for number, path in spec.scores.items()}
-            mixed, unscored = relabel(mixed, scores, spec.settings.goals, load_tokenizer(spec.policy))
-            left_out = {"left_out": unscored}
+            tokenizer = load_tokenizer(spec.policy)
+            mixed, unscored = relabel(pa.concat_tables(parts), scores, spec.settings.goals, tokenizer)
+            parts, left_out = [mixed], {"left_out": unscored}
         path = spec.folder / PREFERENCES_FILE
-        write_parquet(path, mixed)
-        counts = pc.value_counts(mixed["round"]).to_pylist()
-        rounds = {str(each["values"]) if each["values"] else "offline": each["counts"] for each in counts}
-        return Outcome(paths=[path], rows={"preferences": len(mixed)}, summary={"pairs_by_round": rounds} | left_out)
+        counts: Counter[str] = Counter()
+        with parquet_writer(path, PREFERENCES) as file:
+            for rows in parts:
+                file.write(rows)
+                for each in pc.value_counts(rows["round"]).to_pylist():
+                    counts[str(each["values"]) if each["values"] else "offline"] += each["counts"]
+        summary = {"pairs_by_round": dict(counts)} | left_out
+        return Outcome(paths=[path], rows={"preferences": file.count}, summary=summary)
 
     return run_stage(spec, body)
 
 
-def _draw(rows: pa.Table, wanted: float, spec: MixSpec) -> pa.Table:
-    """Whole prompts of `rows`, in their order, with at least `wanted` pairs (all there are, if fewer)."""
-    if not wanted or not len(rows):
-        return rows[:0]
-    names = [
-        f"{number}:{prompt}"
-        for number, prompt in zip(*(rows[n].to_pylist() for n in ("round", "prompt_id")), strict=True)
-    ]
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
+def _parts(spec: MixSpec) -> Iterator[pa.Table]:
+    """The pairs of the mixture, a row group at a time: the round's own, earlier rounds', the offline set's."""
+    replay, offline = spec.settings.replay, spec.settings.offline
+    own = pq.read_metadata(spec.own).num_rows
+    before = sum(pq.read_metadata(path).num_rows for path in spec.earlier)
+    share = replay if isinstance(replay, float) and before else 0.0
+    rest = 1 - share - (offline.share if offline else 0.0)
+    yield from read_row_groups(spec.own, PREFERENCES)
+    if replay == "all":
+        yield from read_row_groups(spec.earlier, PREFERENCES)
+    elif share:
+        drawn = _draw(read_row_groups(spec.earlier, PREFERENCES, _NAME), own * share / rest, spec)
+        for rows in read_row_groups(spec.earlier, PREFERENCES):
+            yield _of(rows, drawn)
+    if offline is not None:
+        wanted = own * offline.share / rest
+        given = read_offline(offline, load_tokenizer(spec.policy))
+        if offline.keep is not None:
+            previous, over = spec.previous or spec.policy, spec.reference or spec.policy
+            given = keep_by_margin(given, (spec.policy, previous), over, offline.keep)
+        if len(given) < wanted:
+            raise UserError(
+                f"the offline set has {len(given)} pairs, and its share of this round is {wanted:.0f}",
+                where=str(offline.path),
+                remedy="lower mixing.offline.share, or give a larger set",
+            )
+        yield _of(given, _draw([given], wanted, spec))
+
+
+def _names(rows: pa.Table) -> list[str]:
+    """What prompts are told apart by, of every pair."""
+    return [f"{number}:{prompt}" for number, prompt in zip(*(rows[n].to_pylist() for n in _NAME), strict=True)]
+
+
+def _draw(pairs: Iterable[pa.Table], wanted: float, spec: MixSpec) -> set[str]:
+    """Names of whole prompts that have at least `wanted` of the `pairs` together (of all, if they have fewer)."""
+    counts: Counter[str] = Counter()
+    for rows in pairs:
+        counts.update(_names(rows))
     drawn, total = set[str](), 0
     for name in sorted(counts, key=lambda each: digest([spec.seed, spec.round, each])):
         if total >= wanted:
             break
         drawn.add(name)
         total += counts[name]
-    return rows.filter(pa.array(np.array([name in drawn for name in names], dtype=bool)))
+    return drawn
+
+
+def _of(rows: pa.Table, drawn: set[str]) -> pa.Table:
+    """The pairs of the prompts that were drawn, in their order."""
+    return rows.filter(pa.array(np.array([name in drawn for name in _names(rows)], dtype=bool)))

@@ -23,6 +23,7 @@ from tasks.labeling.settings import PreferenceSettings
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
 _BLOCK = 4096  # prompts fitted together: what is held at once does not grow with the number of prompts
+_ROWS = 2048  # pairs whose texts are put together at once
 _OUTCOMES = ["a", "b", "tie", "abstain", "error"]
 
 
@@ -38,15 +39,27 @@ class Tally:
 
 @dataclass(frozen=True)
 class Preferences:
-    """`table` of storage.schemas.PREFERENCES, by prompt then slots; `dropped` counts the pairs left out, by reason.
+    """The labelled pairs, by prompt then slots; `dropped` counts the pairs left out, by reason.
 
-    `learnt` is what was learnt about annotators (Reliability.summary; groups), and notes with their counts: plain data,
-    empty when there is nothing to tell.
+    `labels` are the columns of storage.schemas.PREFERENCES but for texts and token ids, and `place`, the prompt's row
+    in `candidates`. `learnt` is what was learnt about annotators (Reliability.summary; groups), and notes with their
+    counts: plain data, empty when there is nothing to tell.
     """
 
-    table: pa.Table
+    candidates: Candidates
+    labels: pa.Table
     dropped: dict[str, int]
     learnt: dict[str, Any] = field(default_factory=dict)
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """The rows of storage.schemas.PREFERENCES, a few thousand at a time: texts come once for every pair."""
+        for start in range(0, max(len(self.labels), 1), _ROWS):
+            yield _rows(self.candidates, self.labels[start : start + _ROWS])
+
+    @property
+    def table(self) -> pa.Table:
+        """All rows of storage.schemas.PREFERENCES at once."""
+        return pa.concat_tables(self.blocks())
 
 
 @dataclass(frozen=True)
@@ -123,13 +136,13 @@ def make_preferences(
         counts = cast.tally(start, (stop - start, twins.shape[1]))
         wins = heard(block, learnt).wins((stop - start, twins.shape[1]))
         labelled = _label(mine, fitted, wins, counts, twins[start:stop], settings)
-        tables.append(_rows(candidates, counts, start, labelled, round_number))
+        tables.append(_labels(candidates, counts, start, labelled, round_number))
         for reason, count in labelled.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
         for note, count in fitted.note.items():
             notes[note] = notes.get(note, 0) + count
     summary = learnt.summary(annotators) | ({"notes": notes} if notes else {})
-    return Preferences(pa.concat_tables(tables), dict(sorted(dropped.items())), summary)
+    return Preferences(candidates, pa.concat_tables(tables), dict(sorted(dropped.items())), summary)
 
 
 @dataclass(frozen=True)
@@ -251,19 +264,15 @@ def _items(twins: Ints, usable: Bools) -> Bools:
     return items
 
 
-def _rows(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:
+def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:
+    """Preferences.labels of a block of prompts that begins at `start`."""
     p, chosen, rejected = pairs.prompt, pairs.chosen, pairs.rejected
-    of_prompt = candidates.prompts.take(start + p)
-    won = candidates.responses.take(candidates.rows[start + p, chosen])
-    lost = candidates.responses.take(candidates.rows[start + p, rejected])
     columns = {
-        "prompt": of_prompt["messages"],
-        "chosen": _assistant(won["text"]),
-        "rejected": _assistant(lost["text"]),
-        "prompt_id": of_prompt["prompt_id"],
+        "place": start + p,
+        "prompt_id": candidates.prompts["prompt_id"].take(start + p),
         "round": pa.repeat(pa.scalar(round_number, pa.int32()), len(p)),
-        "chosen_index": won["response_index"],
-        "rejected_index": lost["response_index"],
+        "chosen_index": chosen.astype(np.int32),
+        "rejected_index": rejected.astype(np.int32),
         "p_hat": sigmoid(pairs.target),
         "target": pairs.target,
         "target_se": pairs.se,
@@ -272,13 +281,27 @@ def _rows(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, r
         "votes_tie": counts.ties[p, chosen, rejected],
         "votes_abstain": counts.abstain[p, chosen, rejected].astype(np.int32),
         "votes_error": counts.error[p, chosen, rejected].astype(np.int32),
+    }
+    return pa.table(columns)
+
+
+def _rows(candidates: Candidates, labels: pa.Table) -> pa.Table:
+    """`labels` with what was said; a response's index is its slot."""
+    place, chosen, rejected = (labels[name].to_numpy() for name in ("place", "chosen_index", "rejected_index"))
+    won = candidates.responses.take(candidates.rows[place, chosen])
+    lost = candidates.responses.take(candidates.rows[place, rejected])
+    columns = {
+        "prompt": candidates.prompts["messages"].take(place),
+        "chosen": _assistant(won["text"]),
+        "rejected": _assistant(lost["text"]),
         "prompt_ids": won["prompt_ids"],
         "chosen_ids": won["response_ids"],
         "rejected_ids": lost["response_ids"],
         "chosen_finish_reason": won["finish_reason"],
         "rejected_finish_reason": lost["finish_reason"],
     }
-    return pa.table(columns, schema=PREFERENCES)
+    columns |= {name: labels[name] for name in labels.column_names if name != "place"}
+    return pa.table({name: columns[name] for name in PREFERENCES.names}, schema=PREFERENCES)
 
 
 def _assistant(texts: pa.ChunkedArray) -> pa.Array:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.schemas import SCORES, VOTES, write_parquet
+from storage.schemas import PREFERENCES, SCORES, VOTES, parquet_writer, write_parquet
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
 from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
@@ -62,35 +62,38 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     wanted = of_people(settings.preferences, ballot.votes)
     preferences = make_preferences(candidates, ballot.votes, wanted, spec.round, ballot.scores)
     if settings.preferences.keep is not None:
-        kept, left_out = keep_largest(preferences.table, ballot.scores, settings.preferences.keep)
+        kept, left_out = keep_largest(preferences.labels, ballot.scores, settings.preferences.keep)
         dropped = preferences.dropped | {"margin": left_out}
-        preferences = replace(preferences, table=kept, dropped=dropped)
+        preferences = replace(preferences, labels=kept, dropped=dropped)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
     paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}
     write_parquet(paths["scores"], ballot.scores)
     write_parquet(paths["votes"], ballot.votes)
-    if not len(preferences.table):
+    labels = preferences.labels
+    if not len(labels):
         raise UserError(
             f"no preference pair is left; pairs dropped by reason: {preferences.dropped}; votes: {outcomes}",
             where=str(spec.responses),
             remedy=_remedy(preferences.dropped, ballot.votes, str(paths["votes"])),
         )
-    write_parquet(paths["preferences"], preferences.table)
-    seen = observe(candidates, ballot.votes, ballot.scores, preferences.table, wanted.gold)
+    with parquet_writer(paths["preferences"], PREFERENCES) as file:
+        for block in preferences.blocks():
+            file.write(block)
+    seen = observe(candidates, ballot.votes, ballot.scores, labels, wanted.gold)
     for name, observed in (("annotators", seen.annotators), ("agreement", seen.agreement)):
         paths[name] = spec.folder / f"{name}.parquet"
         write_parquet(paths[name], observed)
     return Outcome(
         paths=list(paths.values()),
-        rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(preferences.table)},
+        rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(labels)},
         summary={
             "responses": len(candidates.responses),
             "comparisons": len(comparisons),
             "votes": outcomes,
-            "pairs": len(preferences.table),
+            "pairs": len(labels),
             "dropped": preferences.dropped,
-            "mean_abs_target": float(pc.mean(preferences.table["target"]).as_py()),
+            "mean_abs_target": float(pc.mean(labels["target"]).as_py()),
             "annotators": seen.annotators.to_pylist(),
             "agreement": seen.agreement.to_pylist(),
             "learnt": preferences.learnt | ({"length_penalties": penalties} if penalties else {}),

@@ -75,6 +75,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> tuple[P
     return folder, stage.run(spec(folder, tiny_policy, chat_template=True))
 
 
+@pytest.mark.slow
 def test_agrees_with_the_command_line(done: tuple[Path, Manifest], tmp_path: Path, tiny_policy: Path) -> None:
     words = ["--model", "hf", "--device", "cpu", "--batch_size", "8", "--apply_chat_template"]
     model = f"pretrained={tiny_policy},dtype=float32,trust_remote_code=False"
@@ -174,3 +175,50 @@ def test_vllm_agrees_with_the_command_line(tmp_path: Path, tiny_policy: Path) ->
     theirs = command_line(tiny_policy, tmp_path / "theirs", *words, env=dict(process._environment(asked)))
     assert_equal(tmp_path / "ours", theirs)
     assert os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") is None
+
+
+def test_the_ready_tasks_read_a_users_file(tmp_path: Path) -> None:
+    """Files in the formats that GSM8K and IFEval are published in; scores of replies written by hand."""
+    from lm_eval.tasks import TaskManager
+
+    from tasks.evaluation.harness import worker
+
+    sums = tmp_path / "sums.jsonl"
+    sums.write_text(
+        "".join(json.dumps({"question": f"{i}+1?", "answer": f"so\n#### {i + 1}"}) + "\n" for i in range(9))
+    )
+    orders = tmp_path / "orders.jsonl"
+    rows = [
+        {"key": 1, "prompt": "No commas, two parts of a list.",
+         "instruction_id_list": ["punctuation:no_comma", "detectable_format:number_bullet_lists"],
+         "kwargs": [{}, {"num_bullets": 2}]},
+        {"key": 2, "prompt": "In French.", "instruction_id_list": ["language:response_language"],
+         "kwargs": [{"language": "fr"}]},
+    ]  # fmt: skip
+    orders.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manager = TaskManager(include_path=str(ROOT / "conf" / "harness" / "tasks"), include_defaults=False)
+    data = {"gsm8k_file": str(sums), "ifeval_file": str(orders)}
+    loaded = manager.load([worker._where(manager, name, data, tmp_path) for name in data])["tasks"]
+
+    task = loaded["gsm8k_file"]
+    task.build_all_requests(rank=0, world_size=1)
+    prompt = task.instances[0].args[0]
+    assert prompt.count("Question:") == 6
+    assert prompt.endswith("Question: 0+1?\nAnswer:")
+    assert prompt.count("0+1?") == 1
+    replies = {"strict-match": "#### 1", "flexible-extract": "it is 1."}
+    for instance in task.instances:
+        instance.resps = [f"well {replies['flexible-extract']} {replies['strict-match']}"]
+    task.apply_filters()
+    assert task.instances[0].filtered_resps == {"strict-match": "1", "flexible-extract": "1"}
+    assert task.process_results(task.instances[0].doc, ["1"]) == {"exact_match": 1.0}
+
+    task = loaded["ifeval_file"]
+    (doc,) = task.test_docs()
+    assert doc["prompt"] == rows[0]["prompt"]
+    assert task.process_results(doc, ["* a\n* b"]) == {
+        "prompt_level_strict_acc": True,
+        "inst_level_strict_acc": [True, True],
+    }
+    assert task.process_results(doc, ["* a, b"])["inst_level_strict_acc"] == [False, False]
+    assert task.aggregation()["inst_level_strict_acc"]([[True, True], [False, True]]) == 0.75

@@ -50,13 +50,13 @@ def test_there_are_thirty_one_words_and_one_is_refused(given: list[str]) -> None
 
 
 def test_methods_of_several_kinds_and_a_moving_reference(given: list[str], tiny_policy: Path, tmp_path: Path) -> None:
-    """One with two references, one of whole prompts, one with an extra response, which a moving reference gives."""
+    """One with two references, and one with an extra response, which a moving reference gives."""
     moving = "selm objective.reference={kind: ema, rate: 0.25}"
     rest = [word for word in given if not word.startswith("name=")]
-    done = command_of("flows.compare", [f"methods=[inpo,adpo,{moving}]", "name=kinds", *rest])
+    done = command_of("flows.compare", [f"methods=[inpo,{moving}]", "name=kinds", *rest])
     assert done.returncode == 0, done.stdout + done.stderr
     runs = {path.name.split("-")[0]: path for path in (tmp_path / "runs" / "kinds").iterdir() if path.is_dir()}
-    assert set(runs) == {"inpo", "adpo", "selm"}
+    assert set(runs) == {"inpo", "selm"}
     for run in runs.values():
         check(run, tiny_policy)
     run = runs["selm"]

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.compose import compose_config, group_options
+from flows.drafts import dry_run
+from flows.plan import Plan
 from storage.errors import UserError
 from storage.manifest import read_manifest
 from tests.flows.test_iterate import command
@@ -142,6 +144,13 @@ def test_a_tournament_of_inpo(recipe: RunRecipe) -> None:
         assert len({row["prompt_id"] for row in pairs}) == len(pairs) > 0
 
 
+@pytest.mark.parametrize(("name", "stages"), [("ladder", ["ask", "generate", "assemble"]), ("sera", ["generate"])])
+def test_a_dry_run_shows_how_responses_are_made(name: str, stages: list[str]) -> None:
+    specs = dry_run(Plan(compose_config(["run=demo", f"recipe={name}"]), Path("initial")))
+    assert [spec.stage for spec in specs[2:-4]] == [*stages, "label"]
+    assert len({spec.key() for spec in specs}) == len(specs)
+
+
 NEEDED = {
     "dice": ["policy.aligned_from=x", "mixing.offline.path=y"],
     "sera-bootstrap": ["policy.aligned_from=x", "mixing.offline.path=y"],
@@ -163,9 +172,13 @@ def test_what_a_recipe_lacks_is_asked_for() -> None:
         (["panel=dice"], "policy.aligned_from=<folder>"),
         (["panel=order"], "set drafts=ladder or drafts=sapo"),
         (["recipe=ladder", "drafts.gaps=[5]"], "every gap is less than best"),
-        (["recipe=ladder", "mixing.goals.annotator=order"], "drafts are made in pairs"),
+        (["recipe=conditioned", "mixing.goals.annotator=order", "panel=order", "drafts=ladder"], "made in pairs"),
         (["preferences=tournament", "objective=adpo"], "set preferences.pairs=all"),
         (["recipe=dcie"], "dice"),
+        (
+            ["+evaluation.rates.own={kind: implicit_reward, policy: x, reference: y, length_penalty: level}"],
+            "give length_penalty a number",
+        ),
     ):
         with pytest.raises(UserError) as caught:
             compose_config(["run=demo", *words])

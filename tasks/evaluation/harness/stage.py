@@ -1,7 +1,7 @@
 """The harness stage: lm-eval's results of every task, each a part that a run which was stopped does not ask again.
 
-Publishes results_<task>.json and samples_<task>/samples_*.jsonl as lm-eval writes them, less the fields that say when, how long
-and on what machine (the manifest has them): the same work gives the same bytes.
+Publishes results_<task>.json and samples_<task>/samples_*.jsonl as lm-eval writes them, less the fields that say when,
+how long and on what machine (the manifest has them): the same work gives the same bytes.
 """
 
 import json

@@ -45,10 +45,8 @@ def _work(order: dict[str, Any], replies: IO[str]) -> None:
         from tasks.evaluation.harness.vllm_name import name_vllm
 
         name_vllm()
-    from lm_eval.tasks import TaskManager
-
     work = Path(order["work"])
-    manager = TaskManager(include_path=order["include"], metadata=dict(order["model_args"]))
+    manager = _tasks(order)
     names = {task["task"]: _where(manager, task["task"], order["data"], work) for task in order["tasks"]}
     for task in order["tasks"]:
         _check(manager, task, names[task["task"]])
@@ -56,6 +54,18 @@ def _work(order: dict[str, Any], replies: IO[str]) -> None:
     for task in order["tasks"]:
         _run(order, manager, model, task, names[task["task"]], work / task["task"])
         _say(replies, {"done": task["task"]})
+
+
+def _tasks(order: dict[str, Any]) -> Any:
+    """lm-eval's index of tasks. Reading the thousands that it brings takes seconds: only where one of them is asked."""
+    from lm_eval.tasks import TaskManager
+
+    metadata = dict(order["model_args"])
+    if order["include"]:
+        own = TaskManager(include_path=order["include"], include_defaults=False, metadata=metadata)
+        if {task["task"] for task in order["tasks"]} <= set(own.all_subtasks):
+            return own
+    return TaskManager(include_path=order["include"], metadata=metadata)
 
 
 def _where(manager: Any, name: str, data: dict[str, str], work: Path) -> str:
@@ -108,7 +118,10 @@ def _run(order: dict[str, Any], manager: Any, model: Any, task: dict[str, Any], 
     """One task or group; leaves results_*.json and samples_*.jsonl below `folder`, as lm-eval names them."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
+    from torch.utils import collect_env
 
+    # What lm-eval would ask the machine about itself takes seconds a task, and is not kept.
+    collect_env.get_pretty_env_info = lambda: ""
     tracker = EvaluationTracker(output_path=str(folder))
     vllm = order["backend"] == "vllm"
     results = simple_evaluate(
@@ -119,6 +132,7 @@ def _run(order: dict[str, Any], manager: Any, model: Any, task: dict[str, Any], 
         batch_size="auto" if vllm else order["batch_size"],
         limit=order["limit"],
         apply_chat_template=order["chat_template"],
+        fewshot_as_multiturn=order["chat_template"] or None,  # as the command line has it
         evaluation_tracker=tracker,
         task_manager=manager,
     )

@@ -19,7 +19,8 @@ from storage.manifest import Manifest
 from tasks.evaluation.gate import DECISION, Decision
 
 STAGES = ("generate", "label", "train", "evaluate")
-_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate/pairs", "evaluate")
+_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate/pairs", "evaluate/dialogues", "evaluate/grades",
+               "evaluate/harness", "evaluate")  # fmt: skip
 _LIMIT = 10  # pairs, and held-out prompts, to read
 
 Row = dict[str, Any]

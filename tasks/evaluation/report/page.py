@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.evaluation.report import by_round, cost, panel, work
+from tasks.evaluation.report import by_round, cost, harness, mt_bench, panel, work
 from tasks.evaluation.report.drawing import Figure, text
 from tasks.evaluation.report.files import Pair, Round, RunFiles, heldout_pairs, labelled_pairs
 from tasks.evaluation.report.provenance import provenance
@@ -49,6 +49,8 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
         ("rounds", "Rounds at a glance", _glance(files) + marked + drawn["rounds"] if files.evaluated else ""),
         ("categories", "By category", drawn["categories"] + cost.category_table(files)),
         ("rates", "Rates on held-out prompts", rates),
+        ("harness", "Benchmarks", harness.table(files.evaluated)),
+        ("mt-bench", "MT-Bench", mt_bench.table(files.evaluated)),
         (
             "cost",
             "What the gain costs",
