@@ -60,8 +60,7 @@ def test_every_figure_is_there_as_svg_and_as_png(tmp_path: Path) -> None:
     names = {suffix: {path.stem for path in (run.root / "figures").glob(f"*.{suffix}")} for suffix in ("svg", "png")}
     assert names["svg"] == names["png"] != set()
     for path in (run.root / "figures").glob("*.png"):
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10, path  # drawn, not blank
+        assert len(Image.open(path).convert("RGB").getcolors(1 << 20)) > 10, path  # drawn, not blank
 
 
 def test_without_fonts_the_log_says_that_there_is_no_png(
