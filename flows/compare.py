@@ -147,7 +147,7 @@ def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[st
     ]
     by_rounds = Table(title=f"by round ({_INTERVALS})", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("", "round", *shown):
-        by_rounds.add_column(heading, justify="right" if heading else "left")
+        by_rounds.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for row in rows:
         by_rounds.add_row(*row)
     console.print(by_rounds)
