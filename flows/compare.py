@@ -6,7 +6,7 @@
 A method is a word of conf/objective and, after it, words of the configuration. Each method and seed is a run of its
 own, runs/<name>/<method>-<seed>, and goes on where it stopped; what does not hang on the method (prompts, the initial
 policy's evaluation, round 1's responses and votes) is made once a seed. What came out: compare.json, and a drawing over
-KL of each judge's win rates and of the utility, where the evaluation knows it: methods.svg is the first judge's.
+KL of each judge's win rates and mean scores (of the demo's `truth`, its utility): methods.svg is the first judge's.
 """
 
 import os
@@ -147,7 +147,7 @@ def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[st
     ]
     by_rounds = Table(title=f"by round ({_INTERVALS})", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("", "round", *shown):
-        by_rounds.add_column(heading, justify="right" if heading else "left")
+        by_rounds.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for row in rows:
         by_rounds.add_row(*row)
     console.print(by_rounds)

@@ -33,12 +33,8 @@ from tasks.training.update import run_update
 
 RUNS = Path("runs/benchmark-compare")
 RECORD = "record.json"
-#: Of every arm. The truth's utility is a rate here; what costs time and is not compared is left out.
-COMMON = (
-    "run=demo",
-    "training.launch=inline",
-    "++evaluation.rates.utility={kind: function, function: 'tasks.demo.utility:utility'}",
-)
+COMMON = ("run=demo", "training.launch=inline")
+TRUTH = "truth"  # the demo's judge whose scores are the ground-truth utility
 _LARGE = ("generate", "mix", "train", "update", "evaluate")
 
 
@@ -165,7 +161,7 @@ def assessed(plan: Plan, number: int, engine: Engine, before: list[dict[str, Any
 def utilities(path: Path) -> list[float]:
     """Mean utility of each held-out prompt's replies, prompts sorted."""
     rows = read_parquet(path, SCORES, ["prompt_id", "source", "annotator", "score"])
-    mine = rows.filter(pc.and_(pc.equal(rows["source"], "policy"), pc.equal(rows["annotator"], "utility")))
+    mine = rows.filter(pc.and_(pc.equal(rows["source"], "policy"), pc.equal(rows["annotator"], TRUTH)))
     means = mine.group_by("prompt_id").aggregate([("score", "mean")]).sort_by("prompt_id")
     return [round(value, 6) for value in means["score_mean"].to_pylist()]
 

@@ -42,7 +42,7 @@ STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
 #: iREPO with one of its choices made otherwise, tried on seed 0.
 VARIANTS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "irepo-initial": (("objective.reference=initial",), (0.2, 0.12)),
-    "irepo-replay": (("objective.reference=initial", "mixing=replay"), (0.25, 0.15)),
+    "irepo-replay": (("objective.reference=initial", "mixing=replay"), (0.25, 0.5)),
     "irepo-em": (("preferences.reliability=em",), (0.6,)),
     "irepo-alpha": (("preferences.estimator=empirical_logit",), (0.6,)),
     "irepo-m8": (("sampling.responses=8",), (0.6,)),

@@ -12,8 +12,8 @@ from tasks.evaluation.report.drawing import Figure, Plot, listed, span
 from tasks.evaluation.report.page import FIGURE_STYLE
 
 Record = Mapping[str, Any]
-#: Names of figures. UTILITY is the rate that evaluation.rates may have under this name: the ground truth's mean.
-WIN, KL, UTILITY = "win vs initial", "KL (nats)", "utility"
+#: Names of figures; SCORE is a judge's own: where the judge is the ground truth, its utility.
+WIN, SCORE, KL = "win vs initial", "mean score", "KL (nats)"
 #: Two-sided 95 % quantiles of Student's t, for 1, 2, ... degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _NORMAL = 1.96
@@ -49,7 +49,7 @@ def figures(record: Record) -> dict[str, Value]:
     said = record["figures"]
     wins, se = said["win_rate"].get("initial", {}), said["kl"]["se"]
     found = {f"{WIN} ({judge})": _interval(value) for judge, value in wins.items()}
-    found |= {name: _interval(value) for name, value in said["rates"].items() if name not in wins}
+    found |= {f"{SCORE} ({name})" if name in wins else name: _interval(value) for name, value in said["rates"].items()}
     found |= {KL: Value(said["kl"]["mean"], None if se is None else _NORMAL * se)}
     found |= {"tokens a reply": Value(said["tokens"], None), "finished": Value(said["finish_rate"], None)}
     found["seconds"] = Value(sum(record["seconds"].values()), None)
@@ -76,8 +76,8 @@ def by_round(runs: Sequence[Sequence[Record]]) -> list[dict[str, Value]]:
 
 
 def worth(names: Sequence[str]) -> list[str]:
-    """Of the names of figures, those that say how good a policy is: win rates, and the utility where it is known."""
-    return [name for name in names if name.startswith(WIN) or name == UTILITY]
+    """Of the names of figures, those that say how good a policy is: win rates, and the scores of judges that score."""
+    return [name for name in names if name.startswith((WIN, SCORE))]
 
 
 def over_kl(methods: Mapping[str, Sequence[Mapping[str, Value]]], figure: str) -> Figure:

@@ -9,7 +9,7 @@ from tasks.evaluation.comparison import Value, by_round, over_kl, over_seeds, wo
 
 
 def record(win, kl, *, cost=None):
-    rates = {name: {"mean": win / 2, "low": win / 2 - 0.1, "high": win / 2 + 0.2} for name in ("correct", "utility")}
+    rates = {name: {"mean": win / 2, "low": win / 2 - 0.1, "high": win / 2 + 0.2} for name in ("correct", "truth")}
     wins = {"initial": {"truth": {"mean": win, "low": win - 0.02, "high": win + 0.04}}}
     figures = {"win_rate": wins, "kl": {"mean": kl, "se": 0.1}, "tokens": 5.0, "finish_rate": 1.0}
     labels = {"annotators": [{"cost": cost}, {"cost": None}]}
@@ -29,7 +29,7 @@ def test_one_seed_has_the_intervals_over_its_prompts():
     (first,) = by_round([[record(0.5, 0), record(0.6, 1)]])
     assert first["win vs initial (truth)"].half == pytest.approx(0.03)
     assert first["KL (nats)"].half == pytest.approx(0.196)
-    assert first["utility"].half == pytest.approx(0.15)
+    assert first["mean score (truth)"].half == pytest.approx(0.15)
     assert first["seconds"].half is None
 
 
@@ -50,8 +50,8 @@ def test_every_method_is_drawn_with_its_rounds(tmp_path):
         )
         for name, wins in {"irepo": [0.6, 0.7], "dpo": [0.55, 0.65]}.items()
     }
-    assert worth(list(methods["irepo"][0])) == ["win vs initial (truth)", "utility"]
-    for figure, value in (("win vs initial (truth)", "0.710 ±0.127"), ("utility", "0.355 ±0.064")):
+    assert worth(list(methods["irepo"][0])) == ["win vs initial (truth)", "mean score (truth)"]
+    for figure, value in (("win vs initial (truth)", "0.710 ±0.127"), ("mean score (truth)", "0.355 ±0.064")):
         write_figure(over_kl(methods, figure), tmp_path / "methods.svg")
         words = " ".join(ElementTree.parse(tmp_path / "methods.svg").getroot().itertext())
         for said in (f"irepo, round 2: {value} at KL 2.000 ±0.000", "dpo, round 1", "nats a reply", figure):
