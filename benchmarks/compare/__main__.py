@@ -7,7 +7,8 @@
 
 One process, one engine, training in it; a finished arm is kept (runs/benchmark-compare), so the same command goes on.
 Prints a table of arms and one of gaps at equal KL, writes benchmarks/results/compare.json and compare.svg, and leaves
-with 1 when iREPO's curve lies below another's, by more than two standard errors, in any seed, or an arm is missing.
+with 1 when iREPO's curve (--ours: another's) lies below another's, by more than two standard errors, in any seed, or
+an arm is missing.
 """
 
 import argparse
@@ -74,13 +75,14 @@ def main() -> int:
     parser.add_argument(
         "--strengths", type=int, default=2, help="how many of each method's, in the order of methods.py"
     )
+    parser.add_argument("--ours", default="irepo", help="whose curve is held against the others'")
     parser.add_argument("--report", action="store_true", help="of what is finished; run nothing")
     given = parser.parse_args()
     wanted = arms(given.methods, given.seeds, given.strengths)
     console = Console(width=None if sys.stdout.isatty() else 200)
     if not given.report:
         complete(console, wanted)
-    return report(console, wanted)
+    return report(console, wanted, given.ours)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from benchmarks.machine import RESULTS, machine, write_result
 from tasks.evaluation.comparison import write_figure
 from tasks.evaluation.report.drawing import Figure, Plot, listed, span
 
-OURS = "irepo"
 Curves = dict[str, dict[int, Points]]
 
 
@@ -37,34 +36,35 @@ def curves(arms: Mapping[str, Sequence[Arm]]) -> Curves:
     return found
 
 
-def report(console: Console, arms: Mapping[str, Sequence[Arm]]) -> int:
-    """Print and write everything; 1 when iREPO's curve lies below another method's in some seed."""
+def report(console: Console, arms: Mapping[str, Sequence[Arm]], ours: str) -> int:
+    """Print and write everything; 1 when the curve of `ours` lies below another method's in some seed."""
     found = curves(arms)
-    if OURS not in found:
-        console.print("no arm of iREPO is finished: there is nothing to compare with")
+    if ours not in found:
+        console.print(f"no arm of {ours} is finished: there is nothing to compare with")
         return 1
     console.print(_arms_table(arms))
     gaps = {
-        method: {seed: said for seed in sorted(seeds) if seed in found[OURS]
-                 if (said := gap(found[OURS][seed], seeds[seed]))}
-        for method, seeds in found.items() if method != OURS
+        method: {seed: said for seed in sorted(seeds) if seed in found[ours]
+                 if (said := gap(found[ours][seed], seeds[seed]))}
+        for method, seeds in found.items() if method != ours
     }  # fmt: skip
-    console.print(_gaps_table(gaps, found))
+    console.print(_gaps_table(gaps, found, ours))
     console.print(machine())
-    write_figure(curves_figure(found), RESULTS / "compare.svg")
+    write_figure(curves_figure(found, ours), RESULTS / "compare.svg")
     below = [
         f"{method}, seed {seed}" for method, each in gaps.items() for seed, g in each.items() if g.verdict == "below"
     ]
-    missing = [f"{method}, seed {seed}" for method in arms if method != OURS for seed in {a.seed for a in arms[method]}
+    missing = [f"{method}, seed {seed}" for method in arms if method != ours for seed in {a.seed for a in arms[method]}
                if seed not in gaps.get(method, {})]  # fmt: skip
     result = {
+        "ours": ours,
         "gaps": {
             method: {seed: asdict(g) | {"verdict": g.verdict} for seed, g in each.items()}
             for method, each in gaps.items()
         },
         "last_rounds": {
             method: {
-                seed: gap_at_the_end(found[OURS][seed], mine) for seed, mine in each.items() if seed in found[OURS]
+                seed: gap_at_the_end(found[ours][seed], mine) for seed, mine in each.items() if seed in found[ours]
             }
             for method, each in found.items()
         },
@@ -75,7 +75,7 @@ def report(console: Console, arms: Mapping[str, Sequence[Arm]]) -> int:
     }
     path = write_result("compare", result)
     console.print(f"written: {path}, {RESULTS / 'compare.svg'}")
-    for what, names in (("iREPO lies below", below), ("not compared", missing)):
+    for what, names in ((f"{ours} lies below", below), ("not compared", missing)):
         if names:
             console.print(f"[red]{what}: {'; '.join(names)}[/]")
     return 1 if below or missing else 0
@@ -105,9 +105,11 @@ def _arms_table(arms: Mapping[str, Sequence[Arm]]) -> Table:
     return table
 
 
-def _gaps_table(gaps: Mapping[str, Mapping[int, Gap]], found: Curves) -> Table:
+def _gaps_table(gaps: Mapping[str, Mapping[int, Gap]], found: Curves, ours: str) -> Table:
     seeds = sorted({seed for each in gaps.values() for seed in each})
-    table = Table(title="utility of iREPO minus the method's at equal KL (mean over the common range ± standard error)")
+    table = Table(
+        title=f"utility of {ours} minus the method's at equal KL (mean over the common range ± standard error)"
+    )
     table.add_column("method")
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
@@ -130,14 +132,14 @@ def _gaps_table(gaps: Mapping[str, Mapping[int, Gap]], found: Curves) -> Table:
         ranges = "; ".join(f"{g.low:.2f}-{g.high:.2f}" for g in each.values())
         worst = min(each.values(), key=lambda g: g.worst)
         misfit = max(points.misfit for points in found[method].values())
-        table.add_row(method, *cells, f"{mean:+.3f} ± {se:.3f}", _at_the_end(found, method), ranges,
+        table.add_row(method, *cells, f"{mean:+.3f} ± {se:.3f}", _at_the_end(found, method, ours), ranges,
                       f"{worst.worst_gap:+.2f} / {worst.worst:+.1f} ({worst.at:.2f})", f"{misfit:.3f}")  # fmt: skip
     return table
 
 
-def _at_the_end(found: Curves, method: str) -> str:
-    """Over seeds, iREPO's curve minus the method's last rounds."""
-    ends = [gap_at_the_end(found[OURS][seed], points) for seed, points in found[method].items() if seed in found[OURS]]
+def _at_the_end(found: Curves, method: str, ours: str) -> str:
+    """Over seeds, our curve minus the method's last rounds."""
+    ends = [gap_at_the_end(found[ours][seed], points) for seed, points in found[method].items() if seed in found[ours]]
     known = [end for end in ends if end]
     if not known:
         return "-"
@@ -145,7 +147,7 @@ def _at_the_end(found: Curves, method: str) -> str:
     return f"{mean:+.3f} ± {se:.3f}"
 
 
-def curves_figure(found: Curves) -> Figure:
+def curves_figure(found: Curves, ours: str) -> Figure:
     """Utility gain over KL: each method's points, means over its seeds by round and strength left as they are."""
     lines: dict[str, list[tuple[float, float]]] = {}
     dots: dict[str, list[tuple[float, float]]] = {}
@@ -165,9 +167,9 @@ def curves_figure(found: Curves) -> Figure:
         width=560, height=420, x_title="KL to the initial policy, nats a reply",
     )  # fmt: skip
     for series, method in enumerate(found):
-        plot.line(lines[method], series, thin=method != OURS)
+        plot.line(lines[method], series, thin=method != ours)
         for kl, gain in dots[method]:
-            plot.dot(kl, gain, series, f"{method}: gain {gain:.2f} at KL {kl:.2f}", hollow=method != OURS)
+            plot.dot(kl, gain, series, f"{method}: gain {gain:.2f} at KL {kl:.2f}", hollow=method != ours)
     plot.names([(method, lines[method][-1][1], series) for series, method in enumerate(found)])
     says = listed(f"{method} ends at gain {line[-1][1]:.2f} at KL {line[-1][0]:.2f}" for method, line in lines.items())
     caption = "Curves are fitted: gain = a sqrt(KL) + b KL, the mean over seeds. Higher at the same KL is better."

@@ -88,5 +88,5 @@ def test_every_arm_is_a_run_that_there_is(tmp_path):
     (arm.folder / RECORD).write_text(json.dumps({"words": list(arm.words), "seconds": 1, "rounds": rounds}))
     found = curves({"irepo": [arm, Arm("irepo-0.3", (), 1, tmp_path)]})
     assert found["irepo"][1].utility.tolist() == [[1.0, 1.5]]
-    assert "irepo ends at gain 0.75 at KL 0.50" in curves_figure(found).says
+    assert "irepo ends at gain 0.75 at KL 0.50" in curves_figure(found, "irepo").says
     assert Arm("irepo-0.6", ("objective.beta=0.7",), 1, tmp_path).record() is None
