@@ -30,6 +30,7 @@ PROMISES: dict[str, tuple[float, float]] = {
     "garbage, gain": (-1.0, 0.03),
     "finished": (0.99, 1.0),
     "KL (nats)": (0.5, 3.5),
+    "evaluation, share of rounds' time": (0.0, 0.25),
 }
 
 
@@ -42,6 +43,13 @@ def run_seed(seed: int, words: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "flows.iterate", "run=demo", f"seed={seed}", f"name={run.name}", *words]
     subprocess.run(command, check=True)
     return {"seconds": time.monotonic() - started, "rounds": json.loads((run / "rounds.json").read_text())}
+
+
+def evaluation_share(rounds: list[dict[str, Any]]) -> float:
+    """Seconds of evaluation among those of all stages, by their manifests, over all rounds but that of the initial
+    policy (which starts the engine, and has nothing but an evaluation)."""
+    spent = [record["seconds"] for record in rounds[1:]]
+    return sum(each["evaluate"] for each in spent) / sum(sum(each.values()) for each in spent)
 
 
 def figures(rounds: list[dict[str, Any]]) -> dict[str, float]:
@@ -58,6 +66,7 @@ def figures(rounds: list[dict[str, Any]]) -> dict[str, float]:
         "garbage, gain": rates["garbage"] - before["garbage"],
         "finished": last["finish_rate"],
         "KL (nats)": last["kl"]["mean"],
+        "evaluation, share of rounds' time": evaluation_share(rounds),
     }
 
 

@@ -19,6 +19,7 @@ from storage.errors import UserError
 CONF = Path(__file__).resolve().parent
 PROJECT = CONF.parent
 
+_OPTIONAL = ("run", "recipe")  # groups of which none need be chosen
 #: `policy=<folder or id>` and `prompts=<file>` are short for a group's option plus its path.
 _SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
 
@@ -26,6 +27,10 @@ _SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
 def compose_config(overrides: Sequence[str]) -> RunConfig:
     """The configuration that `overrides` ask for. Raises UserError naming the key and what was meant."""
     words = [word for override in overrides for word in _expand(override)]
+    for word in words:  # of an optional group Hydra takes any word, and ignores one that it has no file for
+        key, _, value = word.lstrip("+").partition("=")
+        if key in _OPTIONAL and value not in group_options(key):
+            raise _no_option(key, value)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
@@ -37,6 +42,14 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise _composition_error(error, words) from None
     return validate_config(values)
+
+
+def _no_option(key: str, value: str) -> UserError:
+    return UserError(
+        f"there is no {key}={value}",
+        where="command line",
+        remedy=f"choose {key}= one of: {', '.join(group_options(key))}",
+    )
 
 
 def validate_config(values: Any) -> RunConfig:
@@ -114,11 +127,7 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
         if (CONF / key).is_dir() and value not in group_options(key):
-            return UserError(
-                f"there is no {key}={value}",
-                where="command line",
-                remedy=f"choose {key}= one of: {', '.join(group_options(key))}",
-            )
+            return _no_option(key, value)
         if f"'{key}'" in first and "override" in first:
             return UserError(
                 f"unknown config key {key!r}{_closest(key, known_keys())}",

@@ -1,21 +1,29 @@
 """What a run's configuration may say. One model a group; unknown keys are refused."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.evaluation.rules import Rule, unknown_names
+from tasks.evaluation.harness.settings import HarnessSettings
+from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
+from tasks.evaluation.tracking import TrackerKind
+from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
 from tasks.labeling.chat.settings import ChatSettings
+from tasks.labeling.grading import GraderSettings
 from tasks.labeling.mixing import MixingSettings
 from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
 from tasks.training.objectives.settings import ObjectiveSettings
 from tasks.training.settings import OptimizationSettings
 from tasks.training.update import UpdateSettings
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class _Group(BaseModel):
@@ -28,6 +36,8 @@ class PolicySettings(_Group):
     path: str  # folder, or id on the Hugging Face hub
     revision: str | None = None  # of a hub id
     trust_remote_code: bool = False  # run Python code that the policy's folder brings
+    # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
+    aligned_from: str | None = None
     warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
@@ -50,8 +60,39 @@ class EvaluationSettings(_Group):
     responses: int = Field(2, ge=1)  # samples a held-out prompt
     judges: dict[str, AnnotatorSettings] = {}  # decide win rates; must not sit on the panel
     rates: dict[str, AnnotatorSettings] = {}  # score single responses; reported as means
+    truth: str | None = None  # the judge that is right by construction (a verifier): the others are measured against it
+    against: dict[str, str] = {}  # name -> folder or hub id of a further policy to compare with
+    pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
     bootstrap: int = Field(1000, ge=100)
     batch_tokens: int = Field(16384, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EvaluationSettings":
+        if self.truth is not None and self.truth not in self.judges:
+            raise ValueError(f"truth: {self.truth} is not among the judges ({', '.join(self.judges) or 'none'})")
+        if wrong := [name for name in self.against if name in POLICY_NAMES or not _WORD.fullmatch(name)]:
+            raise ValueError(
+                f"against: {', '.join(wrong)} cannot be a policy's name here; use letters, digits, '-' and '_', and "
+                f"none of {', '.join(POLICY_NAMES)}"
+            )
+        if self.pairs and self.responses < 2:
+            raise ValueError("pairs: a pair takes two responses a prompt; set responses=2, or pairs=false")
+        return self
+
+
+class MtBenchSettings(_Group):
+    """Two-turn questions, graded by one judge; without questions there is none."""
+
+    questions: Path | None = None  # JSONL: question_id, category, turns [2]
+    references: Path | None = None  # JSONL: question_id, choices[0].turns
+    max_tokens: int = Field(1024, ge=1)
+    judge: GraderSettings | None = None  # must not sit on the panel
+
+    @model_validator(mode="after")
+    def _has_a_judge(self) -> "MtBenchSettings":
+        if self.questions is not None and self.judge is None:
+            raise ValueError("nobody would grade the answers; give judge.model, or use mt_bench=judge")
+        return self
 
 
 class GateSettings(_Group):
@@ -85,6 +126,7 @@ class RunConfig(_Group):
     policy: PolicySettings
     prompts: PromptSettings
     sampling: SamplingSettings
+    drafts: DraftSettings = NoDrafts()
     engine: EngineSettings
     panel: PanelSettings
     preferences: PreferenceSettings
@@ -93,7 +135,13 @@ class RunConfig(_Group):
     training: OptimizationSettings
     update: UpdateSettings
     evaluation: EvaluationSettings
+    harness: HarnessSettings = HarnessSettings()
+    mt_bench: MtBenchSettings = MtBenchSettings()
     gate: GateSettings
+    tracker: TrackerKind = "none"  # where curves go as well, besides the run folder
+    license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so
+    push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine
+    push_preferences_to_hub: str | None = None  # dataset repository for the rounds' preference sets
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 
@@ -112,9 +160,22 @@ class RunConfig(_Group):
             raise ValueError(
                 f"evaluation.judges: {', '.join(sorted(shared))} also votes in the panel; a judge must be held out"
             )
+        grader = self.mt_bench.judge
+        if grader is not None and grader.model in models:
+            raise ValueError(f"mt_bench.judge: {grader.model} also votes in the panel; a judge must be held out")
         for name, judge in (self.evaluation.judges | self.evaluation.rates).items():
+            if isinstance(judge, ImplicitRewardSettings) and judge.length_penalty == "level":
+                raise ValueError(
+                    f"evaluation: {name} levels lengths over a round's votes; give length_penalty a number"
+                )
             if asked := set(judge.reads()) & set(POLICY_NAMES):
                 raise ValueError(f"evaluation: {name} asks the run's own {', '.join(asked)}; only the panel can")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_on_benchmarks(self) -> "RunConfig":
+        if unknown := unknown_tasks(self.gate.rules, [each.task for each in self.harness.tasks]):
+            raise ValueError("; ".join(unknown))
         return self
 
     @model_validator(mode="after")
@@ -135,6 +196,57 @@ class RunConfig(_Group):
             raise ValueError(
                 f"mixing.replay: objective={self.objective.name} reads an extra response of this round, which replayed "
                 f"pairs do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _goals_can_be_asked_for(self) -> "RunConfig":
+        goals, needs = self.mixing.goals, self.objective.needs()
+        if goals is None:
+            return self
+        scoring = [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        if goals.annotator not in scoring:
+            raise ValueError(
+                f"mixing.goals.annotator: {goals.annotator} gives no scores on this panel; "
+                f"name one of: {', '.join(scoring) or 'nobody does'}"
+            )
+        if self.prompts.system != goals.highest:
+            raise ValueError(
+                f"mixing.goals: responses are sampled and judged with the highest goal; set "
+                f"prompts.system={goals.highest!r} (recipe=conditioned does)"
+            )
+        asked = [needs.scores is not None, needs.votes, needs.win_rates, needs.extra is not None, needs.listwise]
+        if any(asked):
+            raise ValueError(
+                f"mixing.goals: objective={self.objective.name} reads more of a prompt's responses than their pairs, "
+                f"which relabelled pairs do not have; use an objective on pairs (dpo, irepo)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _drafts_and_their_order(self) -> "RunConfig":
+        ordered = [name for name, each in self.panel.annotators.items() if each.kind == "order"]
+        if ordered and self.drafts.kind == "none":
+            raise ValueError(
+                f"panel: {ordered[0]} takes the first response for the better one, which is so for drafts alone; "
+                f"set drafts=ladder or drafts=sapo, or leave it out"
+            )
+        if self.drafts.kind != "none" and self.mixing.goals:
+            raise ValueError("mixing.goals: drafts are made in pairs, and have no scores; leave one of the two out")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_votes_in_the_first_round(self) -> "RunConfig":
+        """An implicit reward of a policy over itself is 0: nothing but ties."""
+        first = {"policy": "initial", "previous": "initial" if self.policy.aligned_from is None else "aligned_from"}
+        voting = [each for name, each in self.panel.annotators.items() if self.preferences.weights.get(name, 1.0) > 0]
+        rewards = [each for each in voting if isinstance(each, ImplicitRewardSettings)]
+        mute = [e for e in rewards if first.get(e.policy, e.policy) == first.get(e.reference, e.reference)]
+        if len(mute) == len(voting):
+            raise ValueError(
+                "panel: in round 1 the policy and what its implicit reward is taken over are the same, so that all "
+                "votes are ties; start from an aligned policy and name what it was aligned from "
+                "(policy.aligned_from=<folder>, with reference: previous), or add another annotator"
             )
         return self
 
@@ -174,10 +286,10 @@ class RunConfig(_Group):
                     f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
                     f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
                 )
-        if needs.listwise and self.preferences.pairs == "best_worst":
+        if needs.listwise and self.preferences.pairs != "all":
             raise ValueError(
-                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs=best_worst leaves "
-                f"two of them; set preferences.pairs=all"
+                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs="
+                f"{self.preferences.pairs} leaves two of them; set preferences.pairs=all"
             )
         if needs.mixture is not None:
             raise ValueError(

@@ -12,6 +12,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from flows.panel_report import panel_tables
 from flows.plan import Plan
 from flows.terminal import cells, markdown_table
+from tasks.evaluation.cards.write import write_cards
 from tasks.evaluation.report.write import write_report
 from tasks.evaluation.stage import SAMPLES
 
@@ -34,12 +35,16 @@ def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
 
 
 def _publish_page(plan: Plan) -> None:
-    """Write report.html and its figures, and link to it: the artifact `<run>-report`. Its failure stops nothing."""
+    """Write cards, report.html and its figures, and link to it: the artifact `<run>-report`. Failure stops nothing."""
     try:
         page = write_report(plan.layout.root)
     except Exception as error:
         log.warning("the report was not written: %s", error)
         return
+    try:
+        write_cards(plan.layout.root)
+    except Exception as error:
+        log.warning("cards were not written: %s", error)
     address = page.resolve().as_uri()
     _publish(lambda: create_link_artifact(address, page.name, f"{slug(plan)}-report", "The report of the run."))
 

@@ -84,6 +84,8 @@ def _projection(plan: Plan, rows: Sequence[dict[str, Any]], scale: float, second
         table.add_row(row["annotator"], *cells)
     budget = plan.config.panel.budget
     notes = [f"votes of a round take about {seconds * scale:.0f} s"]
+    if plan.labels_pairs:
+        notes.append("once a run the panel also votes on one pair of replies or more to each held-out prompt")
     for name, allowed in (("tokens", budget.tokens), ("cost", budget.money)):
         if allowed is not None and total[name] is not None and total[name] * scale > allowed:
             key = "money" if name == "cost" else name

@@ -28,11 +28,15 @@ if __name__ == "__main__":
     start_temporary_server()
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 from prefect.states import State  # noqa: E402
+from rich.markup import escape  # noqa: E402
 
 from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
+from flows.benchmarks import harness_spec, mt_bench_specs  # noqa: E402
 from flows.device import device_held  # noqa: E402
+from flows.drafts import dry_run  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
@@ -42,11 +46,14 @@ from flows.preflight import needs_warmup, prepare_run, rounds_wanted  # noqa: E4
 from flows.round import Record, complete_round, initial_record, promoted  # noqa: E402
 from flows.supervision import supervise_this_run  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
+from storage.errors import UserError  # noqa: E402
 from storage.faults import disk_faults  # noqa: E402
 from storage.files import canonical_json, publish_link, publish_text, sweep_temporaries  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
+from tasks.evaluation.cards.hub import push  # noqa: E402
+from tasks.evaluation.tracking import track  # noqa: E402
 from tasks.generate import close_engines  # noqa: E402
 from tasks.label import WAITING  # noqa: E402
 from tasks.labeling.humans.collect import EXIT_WAITING  # noqa: E402
@@ -97,26 +104,41 @@ def _rounds(plan: Plan) -> list[Record] | State[None]:
     publish_folder_link(plan)
     prompts = read_manifest(layout.prompts).content
     rounds = [initial_record(plan, prompts, folder_digest(plan.initial))]
-    for number in range(1, plan.config.rounds + 1):
-        record = complete_round(plan, number, prompts, rounds)
-        if isinstance(record, State):
-            return wait_for_votes(plan, number, str(record.message))
-        rounds.append(record)
-        console.print(round_table(rounds))
-        record["decision"] = settle(plan, record)
-        _publish(plan, rounds)
-        if record["decision"] is None:
-            record["decision"] = ask(plan, rounds)
+    # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        for number in range(1, plan.config.rounds + 1):
+            record = complete_round(plan, number, prompts, rounds)
+            if isinstance(record, State):
+                return wait_for_votes(plan, number, str(record.message))
+            rounds.append(record)
+            console.print(round_table(rounds))
+            record["decision"] = settle(plan, record)
             _publish(plan, rounds)
-        if record["decision"] is None or ends(plan, record):
-            break
+            if record["decision"] is None:
+                record["decision"] = ask(plan, rounds)
+                _publish(plan, rounds)
+            if record["decision"] is None or ends(plan, record):
+                break
+    _push(plan)
     return rounds
+
+
+def _push(plan: Plan) -> None:
+    """Upload what the configuration asks for. The run is done and kept, whatever the hub says."""
+    config = plan.config
+    if config.push_to_hub or config.push_preferences_to_hub:
+        try:
+            found = push(plan.layout.root, policy=config.push_to_hub, preferences=config.push_preferences_to_hub)
+            console.print(f"pushed: {', '.join(found)}", soft_wrap=True)
+        except UserError as error:
+            console.print(f"[yellow]not pushed: {error}[/]", soft_wrap=True)
 
 
 def _publish(plan: Plan, rounds: list[Record]) -> None:
     """Rounds so far, where people and programs look for them; the link `policy` leads to the last promoted one."""
     publish_text(plan.layout.root / "rounds.json", canonical_json(rounds) + "\n")
     publish_rounds(plan, rounds)
+    track(plan.config.tracker, plan.layout, rounds, plan.config.model_dump(mode="json"))
     best = promoted([record for record in rounds if record["decision"]])
     if best["round"]:
         publish_link(plan.layout.root / "policy", plan.policy(best["round"]))
@@ -127,7 +149,9 @@ def main(words: Sequence[str]) -> None:
     config = compose_config(words)
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
-        print_plan(Plan(config, Path(config.policy.path)).dry_run())
+        plan = Plan(config, Path(config.policy.path))
+        benchmarks = [harness_spec(plan, 1, "?"), *(mt_bench_specs(plan, 1, "?") or ())]
+        print_plan([*dry_run(plan), *(spec for spec in benchmarks if spec is not None)])
         if config.dry_run != "plan" and asks_models(config):
             with owned(folder):
                 console.print(estimate(config))
@@ -139,7 +163,7 @@ def main(words: Sequence[str]) -> None:
 def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
     if not needs_warmup(config.policy):
         prepare_run(config)
-    command = f"python -m flows.iterate {shlex.join(words)}".strip()
+    command = escape(f"python -m flows.iterate {shlex.join(words)}".strip())  # [a] is a list here, no mark-up
     console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
     await_server()
     try:

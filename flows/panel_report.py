@@ -64,6 +64,8 @@ def _learnt(learnt: Mapping[str, Any]) -> list[str]:
     if "groups" in learnt:
         cells = [[name, *(f"{share:.2f}" for share in shares)] for name, shares in learnt["groups"].items()]
         lines += ["", *markdown_table(["annotator", *(f"group {u + 1}" for u in range(len(cells[0]) - 1))], cells)]
+    if penalties := learnt.get("length_penalties"):
+        lines += ["", *(f"- {name}: {alpha:g} less for each character" for name, alpha in penalties.items())]
     if notes := learnt.get("notes"):
         lines += ["", *(f"- {note}: {count}" for note, count in notes.items())]
     return lines

@@ -7,7 +7,7 @@ from pydantic import Field
 from conf.compose import group_options
 from conf.schema import RunConfig
 
-_KEYS = "|".join(["run", *RunConfig.model_fields])
+_KEYS = "|".join(["run", "recipe", *RunConfig.model_fields])
 
 Preset = Annotated[str, Field(json_schema_extra={"enum": list(group_options("run"))})]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]

@@ -1,7 +1,7 @@
 """Every stage's spec of a run, from its configuration alone: what is read, what is written, what it is keyed by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,18 +11,18 @@ from storage.files import digest, sha256_file
 from storage.layout import RunLayout
 from storage.manifest import folder_digest, read_manifest
 from storage.stage import Spec
-from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
+from tasks.evaluation.settings import EvaluateSpec, MarginSettings, MetricsSettings
 from tasks.generation.prompts import HELDOUT, ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
-from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.annotators.settings import POLICY_NAMES, AnnotatorBase
 from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
-from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 from tasks.training.objectives.moving import whence
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec
 
 
-def what_it_reads(annotator: AnnotatorSettings) -> str | None:
+def what_it_reads(annotator: AnnotatorBase) -> str | None:
     """Digest of the local files that decide how an annotator votes; None where its settings say it all.
 
     Of a function this is its module's source, not the modules that it imports in turn.
@@ -53,6 +53,7 @@ class Plan:
 
     config: RunConfig
     initial: Path  # folder of the initial policy
+    named: Mapping[str, Path] = field(default_factory=dict)  # folders of further policies to compare with
 
     @cached_property
     def layout(self) -> RunLayout:
@@ -62,6 +63,11 @@ class Plan:
         """The policy that round `round_number` ends with; round 0's is the initial policy."""
         stage = "train" if self.config.update.kind == "none" else "update"
         return self.layout.stage(round_number, stage) / "policy" if round_number else self.initial
+
+    @property
+    def before_initial(self) -> Path:
+        """What the initial policy was aligned from, as far as that is known; else itself."""
+        return Path(self.config.policy.aligned_from) if self.config.policy.aligned_from else self.initial
 
     def trained(self, round_number: int) -> Path:
         """What round `round_number` has trained: its policy, but for an update that follows."""
@@ -137,7 +143,11 @@ class Plan:
             prompts=self.layout.stage(round_number, "prompts") / ROUND,
             answers=self.layout.answers,
             budget=self.config.panel.budget,
-            policies={"policy": self.policy(base), "previous": self.policy(previous), "initial": self.initial},
+            policies={
+                "policy": self.policy(base),
+                "previous": self.policy(previous) if base else self.before_initial,
+                "initial": self.initial,
+            },
         )
 
     def train(self, round_number: int, base: int, chain: Sequence[int], inputs: dict[str, str]) -> TrainSpec:
@@ -239,6 +249,11 @@ class Plan:
         earlier = self._replayed(chain)
         labelled = {f"preferences:{n}": self._labelled_digest(n) for n in earlier}
         offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
+        previous = self.policy(chain[-2]) if len(chain) > 1 else self.before_initial
+        if settings.offline and settings.offline.keep:
+            first = folder_digest(self.before_initial)
+            before = self._policy_digest(chain[-2]) if len(chain) > 1 else first
+            offline |= {"policy": self._policy_digest(base), "previous": before, "reference": first}
         return MixSpec(
             folder=self.layout.stage(round_number, "mix"),
             round=round_number,
@@ -248,6 +263,9 @@ class Plan:
             own=self.layout.stage(round_number, "label") / PREFERENCES_FILE,
             earlier=[self.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
             policy=self.policy(base),
+            previous=previous,
+            reference=self.before_initial,
+            scores={n: self.layout.stage(n, "label") / "scores.parquet" for n in [*earlier, round_number]},
         )
 
     def _replayed(self, chain: Sequence[int]) -> list[int]:
@@ -274,6 +292,11 @@ class Plan:
             earlier=[self.trained(n) for n in earlier],
         )
 
+    def _policy_digest(self, round_number: int) -> str:
+        if round_number == 0:
+            return folder_digest(self.initial)
+        return read_manifest(self.policy(round_number).parent).content
+
     def _labelled_digest(self, round_number: int) -> str:
         return read_manifest(self.layout.stage(round_number, "label")).content
 
@@ -282,33 +305,76 @@ class Plan:
             return folder_digest(self.initial)
         return read_manifest(self.layout.stage(round_number, "train")).content
 
-    def evaluate(
-        self, round_number: int, base: int, inputs: dict[str, str]
-    ) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
-        """Specs of the evaluation of `policy(round_number)` on held-out prompts, beside initial policy and base."""
-        folder = self.layout.stage(round_number, "evaluate")
-        evaluation = self.config.evaluation
-        models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
-        responses = GenerateSpec(
-            folder=folder / "responses",
+    def heldout(self, inputs: dict[str, str], *, policy: Path, folder: Path, round_number: int = 0) -> GenerateSpec:
+        """Responses of `policy` to held-out prompts."""
+        return GenerateSpec(
+            folder=folder,
             round=round_number,
             seed=self.config.seed + 1,  # held-out samples share no randomness with training ones
             inputs={"prompts": inputs["prompts"], "policy": inputs["policy"]},
-            settings=self._generation(evaluation.responses),
-            policy=self.policy(round_number),
+            settings=self._generation(self.config.evaluation.responses),
+            policy=policy,
             prompts=self.layout.prompts / HELDOUT,
         )
+
+    def against(self, name: str, inputs: dict[str, str]) -> GenerateSpec:
+        """Responses of a policy named in evaluation.against, once a run."""
+        return self.heldout(inputs, policy=self.named[name], folder=self.layout.stage(0, "against") / name)
+
+    @property
+    def labels_pairs(self) -> bool:
+        """Whether the panel, people apart, labels held-out pairs."""
+        annotators = self.config.panel.annotators.values()
+        return self.config.evaluation.pairs and any(each.kind != "human" for each in annotators)
+
+    def pairs(self, inputs: dict[str, str]) -> LabelSpec | None:
+        """The panel's votes on the initial policy's held-out responses, once a run; None where they are not wanted.
+
+        People are not asked. inputs: digests of prompts, responses and the initial policy.
+        """
+        if not self.labels_pairs:
+            return None
+        panel = {name: each for name, each in self.config.panel.annotators.items() if each.kind != "human"}
+        asked = {f"asked:{name}": inputs["initial"] for name in self.policies_asked}
+        models = {f"annotator:{name}": self.model_inputs.get(f"annotator:{name}") for name in panel}
+        given = {name: value for name, value in inputs.items() if name != "initial"} | asked
+        spec = self.label(0, 0, 0, given)
+        return spec.model_copy(
+            update={
+                "folder": self.layout.stage(0, "evaluate") / "pairs",
+                "inputs": given | {name: value for name, value in models.items() if value is not None},
+                "settings": spec.settings.model_copy(update={"annotators": panel}),
+                "responses": self.layout.stage(0, "evaluate") / "responses",
+                "prompts": self.layout.prompts / HELDOUT,
+            }
+        )
+
+    def evaluate(
+        self, round_number: int, base: int, inputs: dict[str, str]
+    ) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
+        """Specs of the evaluation of `policy(round_number)` on held-out prompts, beside initial policy and base.
+
+        inputs: digests of prompts, policy, initial, of rivals' responses (responses:NAME) and, after round 0 of a run
+        with held-out pairs, of these (pairs) and of the evaluations whose log-probabilities are read again
+        (evaluation:initial, evaluation:previous).
+        """
+        folder = self.layout.stage(round_number, "evaluate")
+        evaluation = self.config.evaluation
+        models = {name: value for name, value in self.model_inputs.items() if not name.startswith("annotator:")}
+        policy = self.policy(round_number)
+        responses = self.heldout(inputs, policy=policy, folder=folder / "responses", round_number=round_number)
+        rivals = self.rivals(round_number, base)
+        others = {name: self.layout.stage(number, "evaluate") / "responses" for name, number in rivals}
+        others |= {name: self.layout.stage(0, "against") / name for name in evaluation.against}
+        earlier = {"initial": 0, "previous": base} if round_number and self.labels_pairs else {}
+        judged = {name: value for name, value in inputs.items() if not name.startswith(("pairs", "evaluation:"))}
         judge = JudgeSpec(
             folder=folder / "judgements",
             round=round_number,
             seed=self.config.seed,
-            inputs=inputs | models,
+            inputs=judged | models,
             settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
-            responses={"policy": responses.folder}
-            | {
-                name: self.layout.stage(number, "evaluate") / "responses"
-                for name, number in self.rivals(round_number, base)
-            },
+            responses={"policy": responses.folder} | others,
             prompts=responses.prompts,
             answers=self.layout.answers,
         )
@@ -316,20 +382,33 @@ class Plan:
             folder=folder,
             round=round_number,
             seed=self.config.seed,
-            inputs={"policy": inputs["policy"], "initial": inputs["initial"]},
+            inputs=inputs,
             settings=MetricsSettings(
                 bootstrap=evaluation.bootstrap,
                 divergence_tokens=evaluation.batch_tokens,
+                truth=evaluation.truth,
+                margin=self._margin if earlier else None,
                 dtype=self.config.training.dtype,
                 device=self.config.training.device,
                 trust_remote_code=self.config.policy.trust_remote_code,
             ),
             responses=responses.folder,
             judgements=judge.folder,
-            policy=self.policy(round_number),
+            policy=policy,
             initial=self.initial,
+            prompts=responses.prompts,
+            rivals=others,
+            pairs=self.layout.stage(0, "evaluate") / "pairs" if self.labels_pairs else None,
+            evaluations={name: self.layout.stage(number, "evaluate") for name, number in earlier.items()},
+            harness=folder / "harness" if self.config.harness.tasks else None,
+            mt_bench=folder / "grades" if self.config.mt_bench.questions else None,
         )
         return responses, judge, metrics
+
+    @property
+    def _margin(self) -> MarginSettings:
+        objective = self.config.objective
+        return MarginSettings(scale=objective.margin_scale, reference=objective.reference)
 
     @staticmethod
     def rivals(round_number: int, base: int) -> list[tuple[str, int]]:
@@ -349,6 +428,7 @@ class Plan:
             "preferences": "?",
         }
         extra = self.extra(1, [0], {"prompts": "?", "policy": "?"})
+        pairs = self.pairs({"prompts": "?", "responses": "?", "initial": "?"})
         return [
             self.prompts({"prompts": "?"}),
             self.select(1, {"prompts": "?"}),
@@ -356,5 +436,6 @@ class Plan:
             self.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
             *([extra] if extra else []),
             self.train(1, 0, [0], {"policy": "?", "reference": "?", "preferences": "?"}),
+            *([pairs] if pairs else []),
             *self.evaluate(1, 0, unknown),
         ]

@@ -16,10 +16,15 @@ from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
+from tasks.evaluation.cards.hub import check_token
+from tasks.evaluation.harness.settings import check_harness
+from tasks.evaluation.tracking import check_tracker
+from tasks.generation.dialogue import read_questions
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
 from tasks.labeling.annotators.settings import POLICY_NAMES
+from tasks.labeling.grading import check_references
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.training.embedding import POLICY, find_embedder
 
@@ -62,6 +67,9 @@ def check_keys(config: RunConfig) -> None:
     Keys themselves are never read into the config.
     """
     annotators = config.panel.annotators | config.evaluation.judges | config.evaluation.rates
+    grader = config.mt_bench.judge
+    if grader is not None and grader.api_key_env and not os.environ.get(grader.api_key_env):
+        os.environ[grader.api_key_env] = _secret(grader.api_key_env, "mt_bench.judge")
     for name, settings in annotators.items():
         variable = getattr(settings, "api_key_env", None)
         if variable and not os.environ.get(variable):
@@ -104,6 +112,12 @@ def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
     check_result_store()
     check_keys(config)
+    check_tracker(config.tracker)
+    check_harness(config.harness)
+    if config.mt_bench.questions is not None:
+        check_references(read_questions(config.mt_bench.questions, config.mt_bench.references))
+    if config.push_to_hub or config.push_preferences_to_hub:
+        check_token("push_to_hub, push_preferences_to_hub")
     embedder = config.objective.needs().embedder
     if embedder not in (None, POLICY):
         find_embedder(embedder)
@@ -115,9 +129,12 @@ def prepare_run(config: RunConfig) -> Plan:
             where=f"mixing.offline.path={offline.path}",
             remedy="give a JSONL, JSONL.gz or Parquet file",
         )
-    plan = Plan(config, find_policy(config.policy))
+    plan = open_plan(config)
+    if config.policy.aligned_from:
+        check_policy_folder(plan.before_initial)
     tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
-    open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(plan.initial)
+    for policy in (plan.initial, *plan.named.values()):
+        open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(policy)
     context = config.engine.max_model_len or context_length(plan.initial)
     spec = plan.prompts(
         inputs | {"policy": folder_digest(plan.initial), "context": f"{context}:{config.sampling.max_tokens}"}
@@ -133,6 +150,16 @@ def prepare_run(config: RunConfig) -> Plan:
         ),
     )
     return plan
+
+
+def open_plan(config: RunConfig) -> Plan:
+    """The plan of a run; policies that are hub ids are downloaded. Raises UserError for one that there is not."""
+    trusted = config.policy.trust_remote_code
+    named = {
+        name: find_policy(PolicySettings(path=path, trust_remote_code=trusted))
+        for name, path in config.evaluation.against.items()
+    }
+    return Plan(config, find_policy(config.policy), named)
 
 
 def finished_rounds(layout: RunLayout) -> int:

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import State
 
 from conf.schema import RunConfig
 from flows.artifacts import publish_report
+from flows.benchmarks import benchmark_stages, harness_spec, mt_bench_specs
+from flows.drafts import generated
 from flows.panel_report import complaints
-from flows.plan import Plan
-from flows.preflight import find_policy
+from flows.plan import Plan, folder_digest
+from flows.preflight import open_plan
 from flows.terminal import console
 from storage.manifest import BrokenManifest, read_manifest
 from tasks.evaluate import evaluate
@@ -31,9 +32,25 @@ _worked: set[tuple[Path, int]] = set()
 
 def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
     """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
+    inputs = {"prompts": prompts, "policy": initial, "initial": initial} | _against(plan, prompts)
     evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
-    evaluate_initial(*plan.evaluate(0, 0, {"prompts": prompts, "policy": initial, "initial": initial}))
+    evaluate_initial(
+        *plan.evaluate(0, 0, inputs),
+        plan.pairs({"prompts": prompts, "initial": initial}),
+        harness=harness_spec(plan, 0, initial),
+        mt_bench=mt_bench_specs(plan, 0, initial),
+    )
     return read_record(plan, 0, [0]) | {"digest": initial}
+
+
+def _against(plan: Plan, prompts: str) -> dict[str, str]:
+    """Digests of the held-out responses of the policies in evaluation.against, which are sampled once a run."""
+    found = {}
+    for name, folder in plan.named.items():
+        sample = generate.with_options(task_run_name=f"generate {name}")
+        spec = plan.against(name, {"prompts": prompts, "policy": folder_digest(folder)})
+        found[f"responses:{name}"] = sample(spec)["content"]
+    return found
 
 
 @flow(name="irepo-round", flow_run_name="{run}: round {number}", persist_result=True, result_serializer="json")
@@ -44,15 +61,17 @@ def irepo_round(
 
     Ends in a state `Waiting` while people on the panel have not voted.
     """
-    plan = Plan(config, find_policy(config.policy.model_copy(update={"path": initial_policy})))
+    plan = open_plan(config.model_copy(update={"policy": config.policy.model_copy(update={"path": initial_policy})}))
     base, initial = promoted(before), before[0]["digest"]
     policy = base["digest"]
     console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
     start, steps = base["round"], chain(before)
     selected = run_select(plan.select(number, {"prompts": prompts}))
-    generated = generate(plan.generate(number, start, {"prompts": selected.content, "policy": policy}))
+    responses = generated(plan, number, start, {"prompts": selected.content, "policy": policy})
     asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
-    inputs = {"prompts": selected.content, "responses": generated["content"]}
+    if start == 0 and config.policy.aligned_from:
+        asked["previous"] = folder_digest(plan.before_initial)
+    inputs = {"prompts": selected.content, "responses": responses}
     inputs |= {f"asked:{name}": asked[name] for name in plan.policies_asked}
     labelled = label(plan.label(number, start, base["base"], inputs))
     if isinstance(labelled, State):
@@ -72,8 +91,13 @@ def irepo_round(
     update = plan.update(number, steps, {"trained": trained["content"]})
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}
-    rivals = {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
-    evaluate(*plan.evaluate(number, start, inputs | rivals))
+    inputs |= {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
+    inputs |= {f"responses:{name}": content for name, content in before[0]["against"].items()}
+    if before[0]["pairs"] is not None:
+        inputs |= {"pairs": before[0]["pairs"]}
+        inputs |= {f"evaluation:{name}": before[n]["evaluation"] for name, n in (("initial", 0), ("previous", start))}
+    harness, mt_bench = harness_spec(plan, number, ended), mt_bench_specs(plan, number, ended)
+    evaluate(*plan.evaluate(number, start, inputs), harness=harness, mt_bench=mt_bench)
     _worked.add((plan.layout.root, number))
     record = read_record(plan, number, steps)
     for complaint in complaints(record["labels"]):
@@ -89,10 +113,8 @@ def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) 
     They are looked at here: where files were lost or altered since, the stages concerned are run again.
     """
     config = plan.config
-    # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        arguments = (config.name, number, config, str(plan.initial), prompts, before)
-        state = irepo_round(*arguments, return_state=True)
+    arguments = (config.name, number, config, str(plan.initial), prompts, before)
+    state = irepo_round(*arguments, return_state=True)
     if state.name == WAITING:
         return waits(str(state.message))
     if not state.is_completed():
@@ -130,10 +152,13 @@ def read_record(plan: Plan, number: int, steps: Sequence[int], *, check_files: b
     order = ["generate", "label", mixed, *moved, "train", made, "evaluate"]
     stages = ["evaluate"] if number == 0 else list(dict.fromkeys(order))
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
-    parts = [
-        read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files)
-        for part in ("responses", "judgements")
+    names = [
+        "responses",
+        "judgements",
+        *(["pairs"] if number == 0 and plan.labels_pairs else []),
+        *benchmark_stages(plan.config),
     ]
+    parts = [read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files) for part in names]
     seconds = {stage: manifest.seconds for stage, manifest in manifests.items()}
     seconds["evaluate"] = round(seconds["evaluate"] + sum(part.seconds for part in parts), 3)
     return {
@@ -142,6 +167,9 @@ def read_record(plan: Plan, number: int, steps: Sequence[int], *, check_files: b
         "policy": str(plan.policy(number)),
         "digest": manifests[made].content if number else None,
         "responses": parts[0].content,
+        "evaluation": manifests["evaluate"].content,
+        "pairs": parts[2].content if len(parts) > 2 else None,
+        "against": {name: read_manifest(plan.layout.stage(0, "against") / name).content for name in plan.named},
         "figures": manifests["evaluate"].summary,
         "labels": manifests["label"].summary if number else None,
         "seconds": seconds,

@@ -34,6 +34,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "engine.kind",
         "engine.dtype",
     ),
+    "ask": ("kind", "best", "gaps.*", "tokens"),
     "label": ("annotators.*.kind", "preferences.pairs", "preferences.estimator", "preferences.quorum"),
     "train": (
         "objective.name",
@@ -54,6 +55,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 FIGURES: dict[str, tuple[str, ...]] = {
     "generate": ("mean_tokens", "finished", "sampler_gap_max"),
+    "assemble": ("mean_tokens", "finished"),
     "label": ("mean_abs_target", "dropped.*"),
     "train": ("first.loss", "last.loss", "last.accuracy", "last.margin"),
     "judge": ("comparisons",),

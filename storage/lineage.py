@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from storage.errors import UserError
+from storage.files import parse_yaml
 from storage.manifest import MANIFEST, BrokenManifest, Manifest, read_manifest
 
 CONFIG = "config.yaml"
@@ -20,6 +21,8 @@ _DEEPEST = 3  # a stage lies at most so far below its run folder: round-NN/evalu
 #: Stage folders of a round in the order in which they are made; the run's own `prompts` come before all rounds.
 _ORDER = (
     "prompts",
+    "ask",
+    "drafts",
     "generate",
     "label",
     "mix",
@@ -27,13 +30,21 @@ _ORDER = (
     "extra",
     "train",
     "update",
+    "against",
     "evaluate/responses",
     "evaluate/judgements",
+    "evaluate/dialogues",
+    "evaluate/grades",
+    "evaluate/harness",
+    "evaluate/pairs",
     "evaluate",
     "gate",
 )
 #: Inputs that stages of a run make for one another, for when the spec with the path is gone.
-_MADE_HERE = ("prompts", "responses", "preferences", "extra", "judgements")
+_MADE_HERE = (
+    "prompts", "responses", "preferences", "extra", "judgements", "asked", "drafts", "pairs", "evaluation", "harness",
+    "dialogues", "mt_bench",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class Stage:
     def spec(self) -> dict[str, Any]:
         """What spec.yaml says, {} when it is not there, is no spec, or is that of other work."""
         try:
-            spec = yaml.safe_load((self.folder / "spec.yaml").read_text(encoding="utf-8"))
+            spec = parse_yaml((self.folder / "spec.yaml").read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return spec if isinstance(spec, dict) and spec.get("inputs") == self.manifest.inputs else {}
@@ -119,7 +130,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """What config.yaml says (of the latest command that was given for this run); {} without one."""
         try:
-            config = yaml.safe_load((self.root / CONFIG).read_text(encoding="utf-8"))
+            config = parse_yaml((self.root / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             return {}
         return config if isinstance(config, dict) else {}
@@ -247,7 +258,8 @@ def order(name: str) -> tuple[int, int, str]:
     """Sort key of stage names: as the stages of a run are made, round by round. Unknown ones come last in theirs."""
     place = re.fullmatch(r"round-(\d+)/(.+)", name)
     number, stage = (int(place[1]), place[2]) if place else (-1, name)
-    return number, _ORDER.index(stage) if stage in _ORDER else len(_ORDER), stage
+    known = "against" if stage.startswith("against/") else stage
+    return number, _ORDER.index(known) if known in _ORDER else len(_ORDER), stage
 
 
 def open_run(root: Path) -> Run:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.files import canonical_json, digest, publish_text, sha256_file
 
 MANIFEST = "manifest.json"
+CARD = "README.md"  # of a policy, for people and the hub
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -120,8 +121,11 @@ def describe_files(folder: Path, paths: Iterable[Path]) -> list[FileEntry]:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of every file below `folder`."""
-    return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder])])
+    """sha256 over the names and bytes of every file below `folder`, but for its card.
+
+    A card (README.md) says nothing to the programs that read the folder, and is written anew when there is more to say.
+    """
+    return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder]) if entry.path != CARD])
 
 
 def library_versions() -> dict[str, str]:

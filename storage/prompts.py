@@ -76,7 +76,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"the file cannot be read: {error}", where=str(path), remedy="check or replace it") from None
 
 
-def prompts_of(
+def each_prompt(
     source: Iterable[tuple[str, dict[str, Any]]],
     *,
     where: str,
@@ -86,33 +86,34 @@ def prompts_of(
     category_field: str = "category",
     system: str | None = None,
     limit: int | None = None,
-) -> list[dict[str, Any]]:
-    """Rows of storage.schemas.PROMPTS from (where, row) pairs, in their order; repeated prompts are kept once.
+) -> Iterator[dict[str, Any]]:
+    """Rows of storage.schemas.PROMPTS from (where, row) pairs, in their order; repeated prompts come once.
+
+    Only ids are held of what has gone by.
 
     `prompt_fields` are joined by a blank line (empty ones skipped); dotted names reach inside ('instances.0.input').
     Without them each row's prompt is its first field of PROMPT_FIELDS. Raises UserError (file, line) for a row
     without a prompt, malformed messages, and a file without rows.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    seen: set[str] = set()
     for place, row in source:
-        if limit is not None and len(rows) >= limit:
+        if limit is not None and len(seen) >= limit:
             break
         messages = _messages(row, place, prompt_fields, system)
         identifier = prompt_id(messages)
-        rows.setdefault(
-            identifier,
-            {
-                "prompt_id": identifier,
-                "messages": messages,
-                "answer": _optional_text(row, answer_field),
-                "reference": _optional_text(row, reference_field),
-                "category": _optional_text(row, category_field),
-                "source": place,
-            },
-        )
-    if not rows:
+        if identifier in seen:
+            continue
+        seen.add(identifier)
+        yield {
+            "prompt_id": identifier,
+            "messages": messages,
+            "answer": _optional_text(row, answer_field),
+            "reference": _optional_text(row, reference_field),
+            "category": _optional_text(row, category_field),
+            "source": place,
+        }
+    if not seen:
         raise UserError("the file has no prompts", where=where, remedy="give a file with at least one row")
-    return list(rows.values())
 
 
 def _messages(row: dict[str, Any], where: str, fields: Sequence[str], system: str | None) -> list[dict[str, str]]:
@@ -163,16 +164,3 @@ def _optional_text(row: dict[str, Any], field: str) -> str | None:
         if value is None:
             return None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def split_prompts(rows: Sequence[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(training, held-out) rows: `share` of the prompts, chosen by hash, is held out."""
-    heldout = [row for row in rows if is_heldout(row["prompt_id"], share)]
-    training = [row for row in rows if not is_heldout(row["prompt_id"], share)]
-    return training, heldout
-
-
-def without(rows: Sequence[dict[str, Any]], excluded: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`rows` whose prompt is not among `excluded`."""
-    ids = {row["prompt_id"] for row in excluded}
-    return [row for row in rows if row["prompt_id"] not in ids]

@@ -1,13 +1,14 @@
 """Arrow schemas of everything that passes between stages, and Parquet written so that equal rows give equal bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.files import publish_file
+from storage.files import publish_file, publishing
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -23,6 +24,15 @@ PROMPTS = pa.schema(
     ]
 )
 
+#: One row a prompt whose response begins as given: token ids before what is sampled, and after it.
+PREFIXES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prefix_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("suffix_ids", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
 #: One row a response. Token ids are what the sampler saw and wrote; nothing re-tokenises `text`.
 RESPONSES = pa.schema(
     [
@@ -34,6 +44,32 @@ RESPONSES = pa.schema(
         pa.field("finish_reason", pa.string(), nullable=False),  # "stop" (ended by itself) or "length" (cut off)
         pa.field("logprobs", pa.list_(pa.float32()), nullable=False),  # of each response id, nats, untempered
         pa.field("seed", pa.int64(), nullable=False),  # the request's seed
+    ]
+)
+
+#: One row a two-turn question of MT-Bench with the policy's answers.
+DIALOGUES = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("turns", pa.list_(pa.string()), nullable=False),  # what is asked, [2]
+        pa.field("replies", pa.list_(pa.string()), nullable=False),  # [2]
+        pa.field("finish_reasons", pa.list_(pa.string()), nullable=False),  # [2] "stop" or "length"
+        pa.field("references", pa.list_(pa.string())),  # [2]; null where the question has none
+    ]
+)
+
+#: One row an answer of MT-Bench and the grade it got. grade is null unless outcome is "score".
+GRADES = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("turn", pa.int32(), nullable=False),  # 1 or 2
+        pa.field("outcome", pa.string(), nullable=False),  # score | error
+        pa.field("grade", pa.float64()),  # 1 to 10
+        pa.field("raw", pa.string()),  # what the judge wrote, or the error's text
+        pa.field("tokens", pa.int64()),
+        pa.field("cost", pa.float64()),
     ]
 )
 
@@ -175,6 +211,57 @@ def write_parquet(path: Path, data: pa.Table, *, row_group_size: int = 4096) -> 
     )
 
 
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema, *, row_group_size: int = 4096) -> Iterator["Rows"]:
+    """Publish what is written to the yielded Rows at `path`, atomically, when the body ends without an error (zstd)."""
+    with publishing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+        rows = Rows(file, schema, row_group_size)
+        yield rows
+        rows.flush()
+
+
+class Rows:
+    """Rows on their way to a file: at most a row group of them is held."""
+
+    def __init__(self, file: pq.ParquetWriter, schema: pa.Schema, size: int) -> None:
+        self._file, self._schema, self._size = file, schema, size
+        self._held: list[pa.Table] = []
+        self.count = 0
+
+    def write(self, data: pa.Table) -> None:
+        """Add rows of the schema."""
+        self._held.append(data)
+        self.count += len(data)
+        if sum(map(len, self._held)) >= self._size:
+            held = pa.concat_tables(self._held)
+            full = len(held) // self._size * self._size
+            self._file.write_table(held[:full], row_group_size=self._size)
+            self._held = [held[full:]]
+
+    def flush(self) -> None:
+        """Write what is held as the last row group."""
+        rest = pa.concat_tables(self._held) if self._held else self._schema.empty_table()
+        if len(rest) or not self.count:
+            self._file.write_table(rest)
+        self._held = []
+
+
+def read_row_groups(
+    paths: Path | Iterable[Path], schema: pa.Schema, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """As read_parquet, one row group at a time."""
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    for path in [paths] if isinstance(paths, Path) else paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                for number in range(file.num_row_groups):
+                    data = file.read_row_group(number, columns=columns)
+                    _check_columns(path, data, wanted)
+                    yield data
+        except pa.ArrowInvalid as error:
+            raise _unreadable(path, error) from None
+
+
 def read_parquet(paths: Path | Iterable[Path], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
     """Read one or several files of `schema`, in order. Raises ValueError, naming the file, when one does not fit."""
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -183,8 +270,16 @@ def read_parquet(paths: Path | Iterable[Path], schema: pa.Schema, columns: list[
         try:
             data = pq.read_table(path, columns=columns)
         except pa.ArrowInvalid as error:  # a cut file, or one without a wanted column
-            raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-        if not data.schema.equals(wanted, check_metadata=False):
-            raise ValueError(f"{path} does not have the expected columns: {data.schema.names} against {wanted.names}")
+            raise _unreadable(path, error) from None
+        _check_columns(path, data, wanted)
         tables.append(data)
     return pa.concat_tables(tables)
+
+
+def _check_columns(path: Path, data: pa.Table, wanted: pa.Schema) -> None:
+    if not data.schema.equals(wanted, check_metadata=False):
+        raise ValueError(f"{path} does not have the expected columns: {data.schema.names} against {wanted.names}")
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}")

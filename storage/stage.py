@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from storage.errors import UserError
 from storage.faults import disk_faults
-from storage.files import digest, publish_text, sweep_temporaries
+from storage.files import digest, parse_yaml, publish_text, sweep_temporaries, yaml_text
 from storage.manifest import (
     MANIFEST,
     BrokenManifest,
@@ -76,7 +76,7 @@ class Spec(BaseModel):
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        path.write_text(yaml_text(self.model_dump(mode="json")), encoding="utf-8")
 
 
 S = TypeVar("S", bound=Spec)
@@ -175,7 +175,7 @@ def has_part(spec: Spec, path: Path) -> bool:
 def load_spec(path: Path, kind: type[S]) -> S:
     """Read a spec written by `Spec.save`. Raises UserError when the file does not fit."""
     try:
-        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return kind.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"this is not the spec of a {kind.stage} stage: {error}",

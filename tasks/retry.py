@@ -6,10 +6,10 @@ from typing import Any
 from prefect.states import State
 
 
-def died(kind: type[Exception]) -> Callable[[Any, Any, State[Any]], bool]:
-    """A task's retry_condition_fn: whether it failed with an exception of `kind`."""
+def died(*kinds: type[Exception]) -> Callable[[Any, Any, State[Any]], bool]:
+    """A task's retry_condition_fn: whether it failed with an exception of one of `kinds`."""
 
     def condition(task: object, task_run: object, state: State[Any]) -> bool:
-        return isinstance(state.result(raise_on_failure=False), kind)
+        return isinstance(state.result(raise_on_failure=False), kinds)
 
     return condition

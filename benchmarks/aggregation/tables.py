@@ -1,14 +1,11 @@
 """(a) The exact tabular world: distance to the optimum after rounds of sampling, voting and regression."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 
 from benchmarks.tabular.regression import regress
-from benchmarks.tabular.world import World, cast_votes, compared_pairs, count_votes, make_world, sample_groups, softmax
-from tasks.labeling.aggregation import Floats, Votes, empirical_logit
-from tasks.labeling.aggregation.estimate import estimate, learn
+from benchmarks.tabular.targets import Spread, pooled_targets, single_targets, spread
+from benchmarks.tabular.world import cast_votes, compared_pairs, count_votes, make_world, sample_groups, softmax
+from tasks.labeling.aggregation import Floats, Votes
 from tasks.labeling.aggregation.votes import concatenate
 from tasks.labeling.settings import PreferenceSettings
 
@@ -25,19 +22,6 @@ PANELS = {
     "4 honest, 1 adversarial": [1.0] * 4 + [0.0],
     "3 honest, 2 coin flips": [1.0] * 3 + [0.5] * 2,
 }
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean over seeds, and its standard error."""
-
-    mean: float
-    error: float
-
-
-def spread(values: list[float]) -> Spread:
-    """Of the means of several seeds."""
-    return Spread(float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))) if values[1:] else 0.0)
 
 
 def by_votes(seeds: int, voters: int, *, pooled: bool = True, groups: int = GROUPS) -> list[Spread]:
@@ -76,37 +60,7 @@ def _rounds(
                 count_votes(world, pairs, voters, rng) if honesty is None else cast_votes(world, pairs, honesty, rng)
             )
             # Each comparison is a row of the regression; its votes by several annotators are one row.
-            target, weight = (_pooled if pooled else _single)(world, concatenate(votes), settings)
+            target, weight = (pooled_targets if pooled else single_targets)(world, concatenate(votes), settings)
             ratio = regress(weight, target, ratio, world.beta)
             distances[done].append(float(world.distance(softmax(world.initial + ratio)).mean()))
     return [spread(values) for values in distances]
-
-
-def _pooled(world: World, votes: Votes, settings: PreferenceSettings) -> tuple[Floats, Floats]:
-    """Targets from the project's estimate of all votes of a prompt, and how often each pair was compared."""
-    shape = world.reward.shape
-    votes = votes.take(np.argsort(votes.prompt, kind="stable"))
-
-    def blocks() -> Iterator[tuple[int, Votes]]:
-        yield 0, votes
-
-    names = tuple(f"annotator {k}" for k in range(int(votes.annotator.max()) + 1))
-    learnt = learn(blocks, names, shape[1], settings)
-    fitted = estimate(votes, np.ones(shape, dtype=bool), settings, learnt)
-    weight = votes.wins((shape[0], shape[1]), weight=np.ones(len(votes)))
-    weight = weight + weight.transpose(0, 2, 1)
-    x, i, j = np.nonzero(weight)
-    target = np.zeros_like(weight)
-    target[x, i, j] = fitted.gaps.gaps(x, i, j)[0]
-    return target, weight
-
-
-def _single(world: World, votes: Votes, settings: PreferenceSettings) -> tuple[Floats, Floats]:
-    """Targets of every comparison by itself (mean over a pair's comparisons), by the empirical logit."""
-    shape = (world.reward.shape[0], world.reward.shape[1])
-    alone, _ = empirical_logit(votes.share * votes.weight, votes.weight)
-    ones = np.ones(len(votes))
-    weight = votes.wins(shape, ones, ones)
-    total = votes.wins(shape, ones, alone)
-    target = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
-    return target - target.transpose(0, 2, 1), weight + weight.transpose(0, 2, 1)

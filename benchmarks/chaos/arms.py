@@ -6,8 +6,10 @@ durable: the flow `irepo` with Prefect's temporary server, manifests, digests, f
 bare: the bodies of the same stages on the same specs, one after the other. `run_stage` only calls the body; nothing is
 hashed, synced or marked, no checkpoint is written, and there is no Prefect. What the stages write is the same.
 
-Both clocks run from the start of the first round to the end of the run. What is done once a run (imports, the start of
-the server and the engine, checks of prompts and policy, the initial policy's evaluation) comes before.
+Both clocks run from the start of the first round to the end of the last. What is done once a run comes before (imports,
+the start of the server and the engine, checks of prompts and policy, the initial policy's evaluation) or after it (the
+end of both). Figures: `seconds` of all rounds; `rounds` and `cpu`, wall and CPU seconds of each, the latter of the
+process and all that it started.
 """
 
 import json
@@ -15,9 +17,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import psutil
 
 from flows.environment import prepare, quiet_console
 from flows.plan import Plan
@@ -25,8 +30,14 @@ from flows.temporary_server import await_server, start_temporary_server
 from storage.manifest import FileEntry, Manifest
 from storage.stage import Outcome, Spec
 
-#: When the first round began, on the monotonic clock.
-_began: list[float] = []
+#: When each round began, and when the last one ended: seconds on the monotonic clock, and CPU seconds.
+_marks: list[tuple[float, float]] = []
+
+
+def _mark() -> None:
+    """A round begins, or the last one has ended."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    _marks.append((time.monotonic(), sum(sum(process.cpu_times()[:2]) for process in processes)))
 
 
 def main(arm: str, figures: Path, words: list[str]) -> None:
@@ -35,7 +46,13 @@ def main(arm: str, figures: Path, words: list[str]) -> None:
     _import_rooms()
     run = {"durable": _durable, "bare": _bare}[arm](words)
     run()
-    figures.write_text(json.dumps({"seconds": time.monotonic() - _began[0]}), encoding="utf-8")
+    steps = list(pairwise(_marks))
+    found = {
+        "seconds": _marks[-1][0] - _marks[0][0],
+        "rounds": [after[0] - before[0] for before, after in steps],
+        "cpu": [after[1] - before[1] for before, after in steps],
+    }
+    figures.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _import_rooms() -> None:
@@ -55,13 +72,17 @@ def _durable(words: list[str]) -> Callable[[], Any]:
     start_temporary_server()
     from flows import iterate
 
-    complete_round = iterate.complete_round
+    complete_round, close_engines = iterate.complete_round, iterate.close_engines
 
-    def noted(plan: Plan, number: int, prompts: str, before: list[dict[str, Any]]) -> dict[str, Any]:
-        _began.append(time.monotonic())
+    def noted(plan: Plan, number: int, prompts: str, before: list[dict[str, Any]]) -> Any:
+        _mark()
         return complete_round(plan, number, prompts, before)
 
-    iterate.complete_round = noted  # type: ignore[assignment]
+    def ended() -> None:
+        _mark()
+        close_engines()
+
+    iterate.complete_round, iterate.close_engines = noted, ended
     await_server()
     return lambda: iterate.irepo(overrides=words)
 
@@ -93,7 +114,7 @@ def _bare(words: list[str]) -> Callable[[], Any]:
             for number in range(config.rounds + 1):
                 start = max(0, number - 1)
                 if number:
-                    _began.append(time.monotonic())
+                    _mark()
                     run_select(plan.select(number, {}))
                     generate(plan.generate(number, start, {}), engine=engine)
                     label(plan.label(number, number - 1, max(number - 2, 0), {}))
@@ -102,7 +123,10 @@ def _bare(words: list[str]) -> Callable[[], Any]:
                 responses, judge, metrics = plan.evaluate(number, start, inputs)
                 generate(responses, engine=engine)
                 run_judging(judge)
+                if number == 0 and (pairs := plan.pairs({"prompts": "", "initial": "0"})) is not None:
+                    label(pairs)
                 evaluate(metrics)
+            _mark()
         finally:
             engine.close()
 

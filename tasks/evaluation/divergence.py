@@ -8,7 +8,6 @@ come from the same forward as in training (weights in float32, autocast to `dtyp
 enter.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from storage.stage import Progress, silent
 from tasks.evaluation.settings import MetricsSettings
-from tasks.modeling.load import autocast, load_policy, resolve_device
+from tasks.modeling.load import autocast, load_policy, resolve_device, unload
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 
 
@@ -49,26 +48,13 @@ def divergence(log_ratios: np.ndarray, lengths: Sequence[int], prompts: Sequence
     return Divergence(mean=mean, se=se, per_token=float(log_ratios.sum() / max(sum(lengths), 1)))
 
 
-def log_ratios(
-    sequences: Sequence[TokenSequence],
-    *,
-    policy: Path,
-    initial: Path,
-    settings: MetricsSettings,
-    progress: Progress = silent,
+def policy_logprobs(
+    sequences: Sequence[TokenSequence], *, policy: Path, settings: MetricsSettings, progress: Progress = silent
 ) -> np.ndarray:
-    """log pi(y|x) - log pi_0(y|x) of each sequence, float64 [n], nats. One model is in memory at a time."""
+    """log pi(y|x) of each sequence under the policy in folder `policy`, float64 [n], nats."""
     device = resolve_device(settings.device)
-    sums = []
-    for turn, folder in enumerate((policy, initial)):
-        model = load_policy(folder, dtype="float32", device=device, trust_remote_code=settings.trust_remote_code)
-        before = turn * len(sequences)
-
-        def report(done: int, total: int, unit: str, before: int = before) -> None:
-            progress(before + done, 2 * total, unit)
-
-        with autocast(device, settings.dtype):
-            sums.append(sequence_logprobs(model, sequences, tokens=settings.divergence_tokens, progress=report))
-        del model
-        gc.collect()  # models hold cycles: without it the two would be in memory together
-    return np.asarray(sums[0] - sums[1])
+    model = load_policy(policy, dtype="float32", device=device, trust_remote_code=settings.trust_remote_code)
+    with autocast(device, settings.dtype):
+        sums = sequence_logprobs(model, sequences, tokens=settings.divergence_tokens, progress=progress)
+    unload(model)
+    return sums

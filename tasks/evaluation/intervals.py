@@ -5,7 +5,7 @@ prompts with replacement and takes all rows of each (percentile bootstrap, Efron
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,14 +43,39 @@ def bootstrap_mean(values: Sequence[float], prompts: Sequence[str], *, resamples
     names, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
     sums = np.bincount(of_prompt, weights=array)
     counts = np.bincount(of_prompt)
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    block = max(1, _DRAWS // len(names))
-    for start in range(0, resamples, block):
-        drawn = rng.integers(len(names), size=(min(block, resamples - start), len(names)))
-        means[start : start + block] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    drawn = _drawn(len(names), resamples, seed)
+    means = np.concatenate([sums[block].sum(1) / counts[block].sum(1) for block in drawn])
     low, high = np.quantile(means, _CONFIDENCE)
     return Interval(mean=float(sums.sum() / counts.sum()), low=float(low), high=float(high), n=len(array))
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], prompts: Sequence[str], *, resamples: int, seed: int
+) -> Interval:
+    """A statistic of n rows and its 95 % percentile interval over resampled prompts.
+
+    statistic: from weights of rows [r, n] (how often each row's prompt was drawn) to its value under each, [r].
+    prompts: [n] the prompt of each row. Draws are those of `bootstrap_mean`. Resamples in which the statistic is not
+    finite (a share of nothing) are left out.
+    """
+    names, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
+    found = []
+    for block in _drawn(len(names), resamples, seed, rows=len(of_prompt)):
+        weights = np.zeros((len(block), len(names)))
+        np.add.at(weights, (np.arange(len(block))[:, None], block), 1.0)
+        found.append(statistic(weights[:, of_prompt]))
+    values = np.concatenate(found)
+    low, high = np.quantile(values[np.isfinite(values)], _CONFIDENCE)
+    mean = float(statistic(np.ones((1, len(of_prompt))))[0])
+    return Interval(mean=mean, low=float(low), high=float(high), n=len(of_prompt))
+
+
+def _drawn(prompts: int, resamples: int, seed: int, rows: int = 0) -> Iterator[np.ndarray]:
+    """Positions of drawn prompts, [r, prompts] a block, `resamples` in all; the blocks' sizes do not change them."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _DRAWS // max(prompts, rows))
+    for start in range(0, resamples, block):
+        yield rng.integers(prompts, size=(min(block, resamples - start), prompts))
 
 
 def win_rate(outcomes: Sequence[str], prompts: Sequence[str], *, resamples: int, seed: int) -> Interval | None:

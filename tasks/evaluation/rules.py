@@ -5,7 +5,7 @@ run started from) or `previous` (the one that the round started from). Where a f
 counts. A figure that was not measured, because every judge abstained, breaks its rule.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -127,7 +127,49 @@ class RateRule(_Rule):
         return holds, f"{self.rate} {now['mean']:.3f} against {then['mean']:.3f} of {self.against}; at most {most}"
 
 
-Rule = Annotated[WinRateRule | DivergenceRule | LengthRule | FinishRule | RateRule, Field(discriminator="kind")]
+class HarnessRule(_Rule):
+    """Scores of lm-eval's tasks are at most `drop` worse than the rival's: of one task, or (task: null) of each.
+
+    Where less is better, as with perplexity, worse is more. A task is compared in each of its metrics.
+    """
+
+    kind: Literal["harness"]
+    task: str | None = None
+    against: Rival = "initial"
+    drop: float = Field(ge=0)  # in units of the metric: 0.01 is one point of accuracy
+
+    def check(self, standing: Standing, judges: tuple[str, ...]) -> tuple[bool, str]:
+        now, then = _harness_scores(standing.figures), _harness_scores(standing.of(self.against))
+        wanted = set(now) | set(then) if self.task is None else {self.task}
+        holds, said = bool(wanted & set(now)), []
+        for task in sorted(wanted):
+            for metric in sorted({*now.get(task, {}), *then.get(task, {})}):
+                mine, theirs = now.get(task, {}).get(metric), then.get(task, {}).get(metric)
+                if mine is None or theirs is None:
+                    holds = False
+                    said.append(f"{task} {metric} was not measured of both policies")
+                    continue
+                lost = theirs["value"] - mine["value"]
+                if not (lost if mine["higher_is_better"] else -lost) <= self.drop:
+                    holds = False
+                    said.append(f"{task} {metric} {mine['value']:.4g} against {theirs['value']:.4g} of {self.against}")
+        fine = f"{len(wanted)} compared with {self.against}" if holds else "nothing was measured"
+        return holds, f"benchmarks: {', '.join(said) or fine}; at most {self.drop:g} worse"
+
+
+Rule = Annotated[
+    WinRateRule | DivergenceRule | LengthRule | FinishRule | RateRule | HarnessRule, Field(discriminator="kind")
+]
+
+
+def unknown_tasks(rules: Mapping[str, Rule], tasks: Sequence[str]) -> list[str]:
+    """One sentence for each rule on tasks of lm-eval that the run does not ask."""
+    found = []
+    for name, rule in rules.items():
+        if isinstance(rule, HarnessRule) and (not tasks if rule.task is None else rule.task not in tasks):
+            asked = "any task" if rule.task is None else f"the task {rule.task!r}"
+            found.append(f"gate.rules.{name}: the harness does not have {asked} (it has: {', '.join(tasks) or 'none'})")
+    return found
 
 
 def unknown_names(rules: Mapping[str, Rule], judges: tuple[str, ...], rates: tuple[str, ...]) -> list[str]:
@@ -163,6 +205,10 @@ def decide(
     last = any(reason.broken == "stop" for reason in reasons if not reason.holds)
     note = f"broken: {', '.join(reason.rule for reason in broken)}"
     return Decision(action="roll back", by="policy", note=note, last=last, reasons=tuple(reasons))
+
+
+def _harness_scores(figures: Figures) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    return (figures.get("harness") or {}).get("scores", {})
 
 
 def _interval(rate: Mapping[str, float] | None) -> str:

@@ -8,11 +8,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.stage import Spec
 
 
+class MarginSettings(BaseModel):
+    """What an implicit reward is: scale * log(policy / reference), as the round was trained with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float = Field(gt=0)  # beta
+    reference: Literal["previous", "initial"]
+
+
 class MetricsSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bootstrap: int = Field(1000, ge=100)  # resamples of prompts for the 95 % intervals
     divergence_tokens: int = Field(16384, ge=1)  # padded tokens in one forward of the divergence estimate
+    truth: str | None = None  # the judge that the others are measured against
+    margin: MarginSettings | None = None  # None: of the initial policy, which has none
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
@@ -22,10 +33,16 @@ class EvaluateSpec(Spec):
     """Figures of one round from files: held-out responses, judges' votes, and both policies for the divergence."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     settings: MetricsSettings
     responses: Path  # folder of the generate stage of the policy under evaluation, on held-out prompts
     judgements: Path  # folder of the judge stage (votes.parquet, scores.parquet)
     policy: Path  # pi_t+1
     initial: Path  # pi_0
+    prompts: Path | None = None  # held-out prompts, for their categories; None: figures are not split
+    rivals: dict[str, Path] = Field({})  # source -> folder of the responses that the policy's were compared with
+    pairs: Path | None = None  # folder of the label stage on the initial policy's held-out responses
+    evaluations: dict[str, Path] = Field({})  # initial, previous -> evaluate folders with their log-probabilities
+    harness: Path | None = None  # folder of the harness stage of this policy; None = no benchmark was asked
+    mt_bench: Path | None = None  # folder of the grade stage of this policy; None = nobody graded

@@ -38,8 +38,15 @@ class Engine(Protocol):
     def check(self, policy: Path) -> None:
         """Raise UserError where it is plain beforehand that `policy` cannot be loaded here."""
 
+    def prepare(self, policy: Path) -> None:
+        """Begin to start with `policy`, without waiting, where that takes a while; the next `load` waits.
+
+        Nothing where the engine has started. Raises UserError as `check` does.
+        """
+
     def load(self, policy: Path) -> None:
-        """Make `policy` (a Hugging Face folder) the one that is sampled; reads the weights anew at every call."""
+        """Make `policy` (a Hugging Face folder) the one that is sampled; reads the weights anew at every call,
+        but for the one that `prepare` began with."""
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         """`sampling.responses` samples of each request, in the order of the requests."""

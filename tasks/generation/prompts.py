@@ -2,16 +2,20 @@
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import UserError
 from storage.files import sha256_file
 from storage.manifest import Manifest
-from storage.prompts import prompts_of, read_rows, split_prompts, without
-from storage.schemas import PROMPTS, read_parquet, table, write_parquet
+from storage.prompts import each_prompt, is_heldout, read_rows
+from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
 from storage.stage import Outcome, Spec, run_stage
 from tasks.modeling.load import encode_chat
 
@@ -23,6 +27,7 @@ Row = dict[str, Any]
 TRAIN = "train.parquet"
 HELDOUT = "heldout.parquet"
 ROUND = "prompts.parquet"
+_BLOCK = 1024  # rows held at once
 
 
 class PromptSettings(BaseModel):
@@ -86,28 +91,43 @@ def _file_digest(path: Path) -> str:
     return sha256_file(path)
 
 
-def read_both(settings: PromptSettings) -> tuple[list[Row], list[Row]]:
-    """(training, held-out) rows of storage.schemas.PROMPTS; no prompt is in both. Raises UserError (file, line)."""
-    rows = _read(settings, _source(settings), settings.path, settings.limit)
+def read_apart(settings: PromptSettings) -> Iterator[tuple[bool, Row]]:
+    """(whether it is held out, row of storage.schemas.PROMPTS) of every prompt; none comes twice.
+
+    Raises UserError (file, line) for a row without a prompt, and when no prompt is left to train on or to hold out.
+    """
+    counts = {True: 0, False: 0}
+
+    def limited(row: Row) -> Iterator[tuple[bool, Row]]:
+        if settings.heldout_limit is None or counts[True] < settings.heldout_limit:
+            counts[True] += 1
+            yield True, row
+
+    held: set[str] = set()
     if isinstance(settings.heldout, str):
         path = Path(settings.heldout)
-        heldout = _read(settings, read_rows(path), str(path), None)
-        training = without(rows, heldout)
-    else:
-        training, heldout = split_prompts(rows, settings.heldout)
-    heldout = heldout[: settings.heldout_limit]
-    for name, part in (("training", training), ("held-out", heldout)):
-        if not part:
+        for row in _read(settings, read_rows(path), str(path), None):
+            held.add(row["prompt_id"])
+            yield from limited(row)
+    read = 0
+    for row in _read(settings, _source(settings), settings.path, settings.limit):
+        read += 1
+        if isinstance(settings.heldout, float) and is_heldout(row["prompt_id"], settings.heldout):
+            yield from limited(row)
+        elif row["prompt_id"] not in held:
+            counts[False] += 1
+            yield False, row
+    for heldout, name in ((False, "training"), (True, "held-out")):
+        if not counts[heldout]:
             raise UserError(
-                f"no {name} prompts are left of {len(rows)}",
+                f"no {name} prompts are left of {read}",
                 where=settings.path,
                 remedy="give more prompts, or another prompts.heldout (a share between 0 and 1, or a file)",
             )
-    return training, heldout
 
 
-def _read(settings: PromptSettings, source: Iterator[tuple[str, Row]], where: str, limit: int | None) -> list[Row]:
-    return prompts_of(
+def _read(settings: PromptSettings, source: Iterator[tuple[str, Row]], where: str, limit: int | None) -> Iterator[Row]:
+    return each_prompt(
         source,
         where=where,
         prompt_fields=settings.prompt_fields,
@@ -170,21 +190,29 @@ def run_prompts(spec: PromptsSpec, fits: Callable[[list[Row]], list[bool]]) -> M
     """Publish train.parquet and heldout.parquet. `fits` says for each row whether it fits the policy's context."""
 
     def body() -> Outcome:
-        rows: dict[str, int] = {}
-        dropped = 0
-        for name, part in zip((TRAIN, HELDOUT), read_both(spec.settings), strict=True):
-            kept = [row for row, fitting in zip(part, fits(part), strict=True) if fitting]
-            dropped += len(part) - len(kept)
-            if not kept:
-                raise UserError(
-                    f"none of {len(part)} prompts fits the policy's context",
-                    where=spec.settings.path,
-                    remedy="lower sampling.max_tokens, or choose a policy with a longer context",
-                )
-            write_parquet(spec.folder / name, table(kept, PROMPTS))
-            rows[name] = len(kept)
+        paths = {False: spec.folder / TRAIN, True: spec.folder / HELDOUT}
+        source = read_apart(spec.settings)
+        read = {False: 0, True: 0}
+        with parquet_writer(paths[False], PROMPTS) as training, parquet_writer(paths[True], PROMPTS) as heldout:
+            kept = {False: training, True: heldout}
+            while block := list(islice(source, _BLOCK)):
+                fitting = fits([row for _, row in block])
+                for part, file in kept.items():
+                    mine = [each for each in zip(block, fitting, strict=True) if each[0][0] is part]
+                    read[part] += len(mine)
+                    file.write(table([row for (_, row), fit in mine if fit], PROMPTS))
+            for part, file in kept.items():
+                if not file.count:
+                    raise UserError(
+                        f"none of {read[part]} prompts fits the policy's context",
+                        where=spec.settings.path,
+                        remedy="lower sampling.max_tokens, or choose a policy with a longer context",
+                    )
+        dropped = sum(read.values()) - training.count - heldout.count
         return Outcome(
-            paths=[spec.folder / TRAIN, spec.folder / HELDOUT], rows=rows, summary={"dropped_too_long": dropped}
+            paths=list(paths.values()),
+            rows={TRAIN: training.count, HELDOUT: heldout.count},
+            summary={"dropped_too_long": dropped},
         )
 
     return run_stage(spec, body)
@@ -197,16 +225,29 @@ def run_select(spec: SelectSpec) -> Manifest:
     """
 
     def body() -> Outcome:
-        everything = read_parquet(spec.prompts / TRAIN, PROMPTS)
-        count = min(spec.settings.per_round or everything.num_rows, everything.num_rows)
+        source = spec.prompts / TRAIN
+        total = pq.read_metadata(source).num_rows
+        count = min(spec.settings.per_round or total, total)
         start = (spec.round - 1) * count
         order: list[int] = []
-        for lap in range(start // everything.num_rows, (start + count - 1) // everything.num_rows + 1):
-            order += random.Random(f"{spec.seed}:{lap}").sample(range(everything.num_rows), everything.num_rows)
-        offset = start - (start // everything.num_rows) * everything.num_rows
-        chosen = list(dict.fromkeys(order[offset : offset + count]))
+        for lap in range(start // total, (start + count - 1) // total + 1):
+            order += random.Random(f"{spec.seed}:{lap}").sample(range(total), total)
+        offset = start - (start // total) * total
+        chosen = np.array(list(dict.fromkeys(order[offset : offset + count])))
         path = spec.folder / ROUND
-        write_parquet(path, everything.take(chosen))
+        write_parquet(path, _take(source, chosen))
         return Outcome(paths=[path], rows={ROUND: len(chosen)})
 
     return run_stage(spec, body)
+
+
+def _take(source: Path, chosen: np.ndarray) -> pa.Table:
+    """Rows `chosen` of a file of prompts, in that order. No more of the file is held than one row group."""
+    found, places = [], []
+    first = 0
+    for group in read_row_groups(source, PROMPTS):
+        mine = np.flatnonzero((chosen >= first) & (chosen < first + len(group)))
+        found.append(group.take(chosen[mine] - first))
+        places.append(mine)
+        first += len(group)
+    return pa.concat_tables(found).take(np.argsort(np.concatenate(places)))

@@ -14,6 +14,10 @@ def open_engine(settings: EngineSettings, *, trust_remote_code: bool = False, lo
     if settings.kind == "vllm":
         from tasks.generation.vllm_engine import VllmEngine
 
+        if settings.replicas > 1:
+            from tasks.generation.replicas import open_replicas
+
+            return open_replicas(settings, trust_remote_code=trust_remote_code, log=log)
         return VllmEngine(settings, trust_remote_code=trust_remote_code, log=log)
     from tasks.generation.transformers_engine import TransformersEngine
 

@@ -2,17 +2,18 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import UserError
 from storage.manifest import Manifest
-from storage.schemas import PROMPTS, RESPONSES, read_parquet, table, write_parquet
+from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, read_row_groups, table, write_parquet
 from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
 from tasks.generation.engines import Engine, Request, Sample
 from tasks.generation.prompts import too_long
@@ -34,6 +35,26 @@ def run(spec: GenerateSpec, progress: Progress = silent, engine: Engine | None =
     return run_stage(spec, lambda: _Sampling(spec, progress).run(engine))
 
 
+def encode_prompts(
+    spec: GenerateSpec, tokenizer: "PreTrainedTokenizerBase", max_model_len: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(prompt_id, token ids as int32) of every prompt of the spec, with its prefix, one row group at a time.
+
+    Raises UserError, with file and line, for a prompt that leaves no room for the response's tokens.
+    """
+    max_tokens = spec.settings.sampling.max_tokens
+    begun: dict[str, list[int]] = {}
+    if spec.prefixes is not None:
+        rows = read_parquet(spec.prefixes, PREFIXES)
+        begun = dict(zip(rows["prompt_id"].to_pylist(), rows["prefix_ids"].to_pylist(), strict=True))
+    for group in read_row_groups(spec.prompts, PROMPTS, ["prompt_id", "messages", "source"]):
+        encoded = check_prompts(group, tokenizer, max_model_len, max_tokens)
+        if spec.prefixes is not None:
+            encoded = _continued(group, encoded, begun, max_model_len, max_tokens)
+        for name, ids in zip(group["prompt_id"].to_pylist(), encoded, strict=True):
+            yield name, np.asarray(ids, dtype=np.int32)
+
+
 def check_prompts(
     prompts: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_model_len: int, max_tokens: int
 ) -> list[list[int]]:
@@ -48,6 +69,18 @@ def check_prompts(
             raise too_long(row["source"], len(ids), context=max_model_len, max_tokens=max_tokens)
         encoded.append(ids)
     return encoded
+
+
+def _continued(
+    prompts: pa.Table, encoded: Sequence[list[int]], begun: dict[str, list[int]], context: int, max_tokens: int
+) -> list[list[int]]:
+    """Token ids of every prompt and of what its response begins with. Raises UserError as `check_prompts`."""
+    result = []
+    for name, source, ids in zip(*(prompts[c].to_pylist() for c in ("prompt_id", "source")), encoded, strict=True):
+        result.append([*ids, *begun[name]])
+        if len(result[-1]) + max_tokens > context:
+            raise too_long(source, len(result[-1]), context=context, max_tokens=max_tokens)
+    return result
 
 
 def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
@@ -71,7 +104,7 @@ def request_seed(seed: int, round_number: int, prompt_id: str) -> int:
 
 
 class _Sampling:
-    """One run of the stage's body."""
+    """One run of the stage's body. Of all prompts only ids and token ids are held, responses a shard at a time."""
 
     def __init__(self, spec: GenerateSpec, progress: Progress) -> None:
         self.spec = spec
@@ -79,26 +112,16 @@ class _Sampling:
         settings = spec.settings
         _check_sampling(settings.sampling)
         check_policy_folder(spec.policy, trust_remote_code=settings.trust_remote_code)
-        prompts = read_parquet(spec.prompts, PROMPTS)
-        if not prompts.num_rows:
+        count = pq.read_metadata(spec.prompts).num_rows
+        if not count:
             raise UserError("there are no prompts", where=str(spec.prompts), remedy="give a file with at least one")
-        self.tokenizer = load_tokenizer(spec.policy, trust_remote_code=settings.trust_remote_code)
-        context = settings.engine.max_model_len or context_length(
-            spec.policy, trust_remote_code=settings.trust_remote_code
-        )
-        encoded = check_prompts(prompts, self.tokenizer, context, settings.sampling.max_tokens)
-        ids = prompts.column("prompt_id").to_pylist()
-        self.requests = [
-            Request(prompt, request_seed(spec.seed, spec.round, prompt_id))
-            for prompt, prompt_id in zip(encoded, ids, strict=True)
-        ]
-        self.names: list[str] = ids
         size = settings.engine.shard_prompts
-        starts = range(0, len(ids), size)
+        starts = range(0, count, size)
         self.shards = {
             spec.folder / f"responses-{number:05d}-of-{len(starts):05d}.parquet": slice(start, start + size)
             for number, start in enumerate(starts)
         }
+        self.count = count
         self.gap: Any = None
         self.sampled_tokens = 0
         self.sampled_seconds = 0.0
@@ -106,23 +129,38 @@ class _Sampling:
     def run(self, engine: Engine | None) -> Outcome:
         self._remove_strangers()
         missing = [path for path in self.shards if not has_part(self.spec, path)]
-        done = sum(len(self.names[self.shards[path]]) for path in self.shards if path not in missing)
-        self.progress(done, len(self.names), "prompts")
         if missing:
             settings = self.spec.settings
             used = engine or open_engine(
                 settings.engine, trust_remote_code=settings.trust_remote_code, log=self.spec.folder / "engine.log"
             )
             try:
-                used.load(self.spec.policy)
-                for path in missing:
-                    self._sample(used, path)
-                    done += len(self.names[self.shards[path]])
-                    self.progress(done, len(self.names), "prompts")
+                used.prepare(self.spec.policy)
+                self._sample_all(used, missing)
             finally:
                 if engine is None:
                     used.close()
+        else:
+            self.progress(self.count, self.count, "prompts")
         return self._outcome()
+
+    def _sample_all(self, engine: Engine, missing: Sequence[Path]) -> None:
+        """Publish the `missing` shards. Prompts are encoded, and torch is imported, while the engine starts."""
+        settings = self.spec.settings
+        trust = settings.trust_remote_code
+        self.tokenizer = load_tokenizer(self.spec.policy, trust_remote_code=trust)
+        context = settings.engine.max_model_len or context_length(self.spec.policy, trust_remote_code=trust)
+        encoded = list(encode_prompts(self.spec, self.tokenizer, context))
+        if settings.engine.verify_sequences:
+            import tasks.generation.verify  # noqa: F401
+        done = self.count - sum(len(encoded[self.shards[path]]) for path in missing)
+        self.progress(done, self.count, "prompts")
+        engine.load(self.spec.policy)
+        for path in missing:
+            prompts = encoded[self.shards[path]]
+            self._sample(engine, path, prompts)
+            done += len(prompts)
+            self.progress(done, self.count, "prompts")
 
     def _remove_strangers(self) -> None:
         """Shards of other settings would be taken for ours by whoever lists the folder."""
@@ -130,21 +168,23 @@ class _Sampling:
             if path not in self.shards:
                 path.unlink()
 
-    def _sample(self, engine: Engine, path: Path) -> None:
-        requests = self.requests[self.shards[path]]
+    def _sample(self, engine: Engine, path: Path, prompts: Sequence[tuple[str, np.ndarray]]) -> None:
+        requests = [Request(ids.tolist(), request_seed(self.spec.seed, self.spec.round, name)) for name, ids in prompts]
         clock = time.monotonic()
         samples = engine.sample(requests, self.spec.settings.sampling)
         self.sampled_seconds += time.monotonic() - clock
         self.sampled_tokens += sum(len(sample.token_ids) for row in samples for sample in row)
-        shard = self._table(path, requests, samples)
+        shard = self._table([name for name, _ in prompts], requests, samples)
         if self.gap is None:
             self._verify(path, shard)
         write_parquet(path, shard)
         mark_part(self.spec, path)
 
-    def _table(self, path: Path, requests: Sequence[Request], samples: Sequence[Sequence[Sample]]) -> pa.Table:
+    def _table(
+        self, names: Sequence[str], requests: Sequence[Request], samples: Sequence[Sequence[Sample]]
+    ) -> pa.Table:
         rows = []
-        for name, request, drawn in zip(self.names[self.shards[path]], requests, samples, strict=True):
+        for name, request, drawn in zip(names, requests, samples, strict=True):
             for index, sample in enumerate(drawn):
                 rows.append(
                     {
@@ -202,9 +242,7 @@ class _Sampling:
             summary |= {"sampler_gap_max": self.gap.maximum, "sampler_gap_mean": self.gap.mean}
         if self.sampled_tokens:
             summary["tokens_per_second"] = round(self.sampled_tokens / self.sampled_seconds, 1)
-        return Outcome(
-            paths=list(self.shards), rows={"prompts": len(self.names), "responses": responses}, summary=summary
-        )
+        return Outcome(paths=list(self.shards), rows={"prompts": self.count, "responses": responses}, summary=summary)
 
 
 def _check_sampling(sampling: SamplingSettings) -> None:

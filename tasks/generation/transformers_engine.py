@@ -1,6 +1,5 @@
 """Sampling with transformers alone: slow, simple, and exact enough to test the fast engine against."""
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import torch
 
 from tasks.generation.engines import Request, Sample, end_tokens
 from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.modeling.load import load_policy, load_tokenizer
+from tasks.modeling.load import load_policy, load_tokenizer, unload
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +35,9 @@ class TransformersEngine:
     def check(self, policy: Path) -> None:
         """Nothing to refuse: transformers takes what the training forward takes."""
 
+    def prepare(self, policy: Path) -> None:
+        """Nothing: reading the weights is all there is to do."""
+
     def load(self, policy: Path) -> None:
         self.close()
         self._tokenizer = load_tokenizer(policy, trust_remote_code=self._trust_remote_code)
@@ -49,8 +51,9 @@ class TransformersEngine:
             self.close()
 
     def close(self) -> None:
+        if self._model is not None:
+            unload(self._model)
         self._model = self._tokenizer = None
-        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

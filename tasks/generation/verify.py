@@ -4,7 +4,6 @@ A sampler that was handed the wrong weights (vLLM 0.32 keeps the old head of a t
 chat template's ids or another dtype still writes fluent text; only its log-probabilities give it away.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.modeling.load import Dtype, load_policy
+from tasks.modeling.load import Dtype, load_policy, unload
 from tasks.modeling.logprobs import TokenSequence, batches, token_logprobs
 from tasks.modeling.memory import weight_bytes
 
@@ -61,8 +60,7 @@ def measure_gap(policy: Path, scored: Sequence[Scored], *, dtype: Dtype, trust_r
             for index, ours in zip(batch, token_logprobs(model, [sequences[i] for i in batch]), strict=True):
                 theirs = np.asarray(scored[index].logprobs, dtype=np.float64)
                 gaps[index] = np.abs(theirs - ours.double().cpu().numpy())
-    del model
-    gc.collect()
+    unload(model)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     every = np.concatenate(gaps)

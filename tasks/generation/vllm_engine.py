@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from storage.errors import UserError
 from storage.files import digest, sha256_file
 from tasks.generation.engines import EngineDied, EngineError, Request, Sample, end_tokens
 from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.modeling.vllm_process import check_installed, check_memory, environment, has_gpu, memory_options
+from tasks.modeling.vllm_process import (
+    check_installed,
+    check_memory,
+    environment,
+    has_gpu,
+    memory_options,
+    visible_devices,
+)
 from tasks.processes import end_group, start_group
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -26,17 +34,34 @@ _LOG_TAIL = 30  # lines of the worker's log in an error
 
 
 class VllmEngine:
-    """An Engine. On a GPU, options are passed through to vLLM; that has been reviewed, not run."""
+    """An Engine. On a GPU, options are passed through to vLLM; that has been reviewed, not run.
 
-    def __init__(self, settings: EngineSettings, *, trust_remote_code: bool = False, log: Path | None = None) -> None:
+    `devices`: which GPUs it sees, as numbers of those that this process sees; None = all.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        trust_remote_code: bool = False,
+        log: Path | None = None,
+        devices: Sequence[int] | None = None,
+    ) -> None:
         self._settings = settings
         self._trust_remote_code = trust_remote_code
         self._log = log
+        self._devices = devices
         self._own_log: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._shape = ""
         self._asleep = False
+        self._starting: Path | None = None  # the policy that it was told to start with; it has not answered yet
         self._ends: list[int] = []
+
+    def prepare(self, policy: Path) -> None:
+        if self._process is None:
+            policy = policy.resolve()
+            self._launch(policy, _shape(policy))
 
     def load(self, policy: Path) -> None:
         """Start the engine, or renew its weights where they are when `policy` has the same architecture and tokenizer.
@@ -49,9 +74,12 @@ class VllmEngine:
         if self._process is not None and (self._shape != shape or self._process.poll() is not None):
             self.close()
         if self._process is None:
-            self._start(policy)
-            self._shape = shape
-            return
+            self._launch(policy, shape)
+        if self._starting is not None:
+            begun = self._starting
+            self._await_start()
+            if begun == policy:
+                return
         if self._asleep:
             self._call("wake")
             self._asleep = False
@@ -88,6 +116,7 @@ class VllmEngine:
         if self._settings.between_stages == "stop":
             self.close()
         elif self._settings.between_stages == "sleep" and self._process is not None and not self._asleep:
+            self._await_start()
             # Level 1 keeps the weights in host memory. Not run on a GPU.
             self._call("sleep")
             self._asleep = True
@@ -100,7 +129,7 @@ class VllmEngine:
             self._log = self._own_log = None
 
     def _end(self) -> None:
-        process, self._process, self._asleep = self._process, None, False
+        process, self._process, self._asleep, self._starting = self._process, None, False, None
         if process is None:
             return
         end_group(process)
@@ -108,7 +137,8 @@ class VllmEngine:
             if stream is not None:
                 stream.close()
 
-    def _start(self, policy: Path) -> None:
+    def _launch(self, policy: Path, shape: str) -> None:
+        """Start the process and tell it to start its engine; `_await_start` waits for that."""
         self.check(policy)
         on_cpu = not has_gpu()
         if self._log is None:
@@ -125,10 +155,19 @@ class VllmEngine:
                     on_cpu=on_cpu,
                     enforce_eager=self._settings.enforce_eager,
                     tensor_parallel=self._settings.tensor_parallel,
-                ),
+                )
+                | visible_devices(self._devices),
                 cwd=_ROOT,
             )
-        self._call("start", options=self._options(policy, on_cpu), timeout=self._settings.start_timeout)
+        self._shape, self._starting = shape, policy
+        with self._ended_by_errors():
+            self._send("start", options=self._options(policy, on_cpu))
+
+    def _await_start(self) -> None:
+        if self._starting is not None:
+            self._starting = None
+            with self._ended_by_errors():
+                self._receive("start", self._settings.start_timeout)
 
     def check(self, policy: Path) -> None:
         """Refuse, before anything starts, what this machine cannot do: no vLLM, or too little memory (on a CPU)."""
@@ -172,28 +211,35 @@ class VllmEngine:
             gpu_memory_utilization=settings.gpu_memory_utilization,
         )
 
-    def _call(self, operation: str, *, timeout: float | None = None, **arguments: Any) -> Any:
-        """Send one request and wait for its reply. Whatever goes wrong, the worker is ended: its state is unknown."""
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        """Send one request and wait for its reply."""
+        with self._ended_by_errors():
+            self._send(operation, **arguments)
+            return self._receive(operation)
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        """Whatever goes wrong inside, the worker is ended: its state is unknown."""
         try:
-            reply = self._exchange({"operation": operation, "arguments": arguments}, timeout)
-            if "error" in reply:
-                raise self._explain(operation, reply["type"], reply["error"])
+            yield
         except BaseException:
             self._end()
             if self._own_log is not None:
                 self._log = self._own_log = None  # it stays where the error says
             raise
-        return reply["result"]
 
-    def _exchange(self, request: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise EngineError("the vLLM worker is not running")
+    def _send(self, operation: str, **arguments: Any) -> None:
+        process = self._running()
+        assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.write(json.dumps({"operation": operation, "arguments": arguments}).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
-            raise self._death(process, request["operation"]) from None
+            raise self._death(process, operation) from None
+
+    def _receive(self, operation: str, timeout: float | None = None) -> Any:
+        process = self._running()
+        assert process.stdout is not None
         if not wait([process.stdout.fileno()], timeout):
             raise UserError(
                 f"vLLM was not ready after {timeout:g} s\n{self._tail()}",
@@ -202,9 +248,16 @@ class VllmEngine:
             )
         line = process.stdout.readline()
         if not line.endswith(b"\n"):
-            raise self._death(process, request["operation"])
+            raise self._death(process, operation)
         reply: dict[str, Any] = json.loads(line)
-        return reply
+        if "error" in reply:
+            raise self._explain(operation, reply["type"], reply["error"])
+        return reply["result"]
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise EngineError("the vLLM worker is not running")
+        return self._process
 
     def _death(self, process: subprocess.Popen[bytes], operation: str) -> EngineDied:
         code = process.wait()

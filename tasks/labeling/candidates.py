@@ -14,7 +14,8 @@ from storage.schemas import PROMPTS, RESPONSES, read_parquet
 from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.protocol import Response
 
-_COLUMNS = ["prompt_id", "response_index", "prompt_ids", "response_ids", "text", "finish_reason"]
+_SEEN = ["prompt_id", "response_index", "text", "finish_reason"]  # by annotators
+_COLUMNS = [*_SEEN, "prompt_ids", "response_ids"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Candidates:
 
     source: str
     prompts: pa.Table  # storage.schemas.PROMPTS; only those with a response
-    responses: pa.Table  # storage.schemas.RESPONSES without log-probabilities and seeds; by prompt, then index
+    responses: pa.Table  # storage.schemas.RESPONSES without log-probabilities and seeds, and without token ids where
+    # they were not asked for; by prompt, then index
     rows: Ints  # [P, K]
 
     def for_annotators(self) -> list[Response]:
         """The responses as annotators see them, in the order of `responses`."""
         prompts = {row["prompt_id"]: row for row in self.prompts.to_pylist()}
-        seen = self.responses.select(["prompt_id", "response_index", "text", "finish_reason"]).to_pylist()
+        seen = self.responses.select(_SEEN).to_pylist()
         return [
             Response(
                 prompt_id=row["prompt_id"],
@@ -65,8 +67,8 @@ class Candidates:
         return slots
 
 
-def read_candidates(source: str, folder: Path, prompts: Path) -> Candidates:
-    """Read the responses-*.parquet that the manifest in `folder` names, and their prompts.
+def read_candidates(source: str, folder: Path, prompts: Path, *, token_ids: bool = True) -> Candidates:
+    """Read the responses-*.parquet that the manifest in `folder` names, with or without token ids, and their prompts.
 
     Raises UserError when the generate stage is not finished or altered, when it has no responses, and for responses
     whose prompt is not in `prompts` or that are there twice.
@@ -81,7 +83,11 @@ def read_candidates(source: str, folder: Path, prompts: Path) -> Candidates:
         ) from None
     shards = sorted(entry.path for entry in manifest.files if Path(entry.path).match("responses-*.parquet"))
     asked = read_parquet(prompts, PROMPTS)
-    responses = read_parquet([folder / shard for shard in shards], RESPONSES, _COLUMNS) if shards else None
+    responses = (
+        read_parquet([folder / shard for shard in shards], RESPONSES, _COLUMNS if token_ids else _SEEN)
+        if shards
+        else None
+    )
     if responses is None or not len(responses):
         raise UserError("there are no responses", where=str(folder), remedy="run the generate stage again")
     place = pc.index_in(responses["prompt_id"], value_set=asked["prompt_id"].combine_chunks())
@@ -99,4 +105,6 @@ def read_candidates(source: str, folder: Path, prompts: Path) -> Candidates:
     rows[prompt[order], index[order]] = np.arange(len(order))
     if (rows >= 0).sum() != len(order):
         raise UserError("a response is there twice", where=str(folder), remedy="run the generate stage again")
-    return Candidates(source, asked.take(answered), responses.take(order).combine_chunks(), rows)
+    if (np.diff(order) != 1).any():  # else they are in order: a copy of everything would be for nothing
+        responses = responses.take(order)
+    return Candidates(source, asked.take(answered), responses.combine_chunks(), rows)

@@ -46,7 +46,7 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
                 remedy="put it under judges; rates take the kinds verifier, rule, function and reward_model",
             )
     judges = open_annotators(settings.judges, seed)
-    sources = [read_candidates(name, folder, spec.prompts) for name, folder in spec.responses.items()]
+    sources = [read_candidates(name, folder, spec.prompts, token_ids=False) for name, folder in spec.responses.items()]
     responses = [response for source in sources for response in source.for_annotators()]
     comparisons = _across(sources)
     ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table())]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.errors import UserError
 from storage.prompts import prompt_id, read_rows
 from storage.schemas import PREFERENCES
+from tasks.labeling.margins import MarginSettings
 from tasks.modeling.load import encode_chat
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class OfflineSettings(BaseModel):
 
     path: Path
     share: float = Field(gt=0, lt=1)  # of a round's training pairs
+    keep: MarginSettings | None = None  # SeRA: only the pairs with the largest implicit-reward margins; None = all
     p_hat: float | None = Field(None, gt=0.5, lt=1)  # of rows without a column p_hat: P(chosen > rejected)
 
 

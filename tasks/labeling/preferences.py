@@ -18,21 +18,13 @@ from tasks.labeling.aggregation.census import Blocks
 from tasks.labeling.aggregation.ensembles import Ensemble, Rule, combine, read_scores, standardise
 from tasks.labeling.aggregation.estimate import Estimate, Learnt, estimate, heard, learn
 from tasks.labeling.candidates import Candidates
+from tasks.labeling.pairing import Pairs, best_worst, candidate_pairs, tournament, usable_responses
 from tasks.labeling.settings import PreferenceSettings
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
 _BLOCK = 4096  # prompts fitted together: what is held at once does not grow with the number of prompts
+_ROWS = 2048  # pairs whose texts are put together at once
 _OUTCOMES = ["a", "b", "tie", "abstain", "error"]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Unordered pairs of responses of one prompt: rows of Candidates.rows, and two slots, first < second. All [n]."""
-
-    prompt: Ints
-    first: Ints
-    second: Ints
-    dropped: np.ndarray  # why the pair takes no part: "truncated" or "identical"; "" where it does
 
 
 @dataclass(frozen=True)
@@ -47,27 +39,27 @@ class Tally:
 
 @dataclass(frozen=True)
 class Preferences:
-    """`table` of storage.schemas.PREFERENCES, by prompt then slots; `dropped` counts the pairs left out, by reason.
+    """The labelled pairs, by prompt then slots; `dropped` counts the pairs left out, by reason.
 
-    `learnt` is what was learnt about annotators (Reliability.summary; groups), and notes with their counts: plain data,
-    empty when there is nothing to tell.
+    `labels` are the columns of storage.schemas.PREFERENCES but for texts and token ids, and `place`, the prompt's row
+    in `candidates`. `learnt` is what was learnt about annotators (Reliability.summary; groups), and notes with their
+    counts: plain data, empty when there is nothing to tell.
     """
 
-    table: pa.Table
+    candidates: Candidates
+    labels: pa.Table
     dropped: dict[str, int]
     learnt: dict[str, Any] = field(default_factory=dict)
 
+    def blocks(self) -> Iterator[pa.Table]:
+        """The rows of storage.schemas.PREFERENCES, a few thousand at a time: texts come once for every pair."""
+        for start in range(0, max(len(self.labels), 1), _ROWS):
+            yield _rows(self.candidates, self.labels[start : start + _ROWS])
 
-def candidate_pairs(candidates: Candidates, *, drop_truncated: bool) -> Pairs:
-    """Every pair of responses of each prompt, with those that can be no preference marked."""
-    i, j = np.triu_indices(candidates.rows.shape[1], 1)
-    present = candidates.rows >= 0
-    prompt, pair = np.nonzero(present[:, i] & present[:, j])
-    first, second = i[pair], j[pair]
-    usable, twins = _usable(candidates, drop_truncated), candidates.twins
-    truncated = ~(usable[prompt, first] & usable[prompt, second])
-    identical = twins[prompt, first] == twins[prompt, second]
-    return Pairs(prompt, first, second, np.select([truncated, identical], ["truncated", "identical"], ""))
+    @property
+    def table(self) -> pa.Table:
+        """All rows of storage.schemas.PREFERENCES at once."""
+        return pa.concat_tables(self.blocks())
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ def make_preferences(
     pairs = candidate_pairs(candidates, drop_truncated=settings.drop_truncated)
     cast = _cast(votes, candidates)
     twins = candidates.twins
-    usable = _usable(candidates, settings.drop_truncated)
+    usable = usable_responses(candidates, settings.drop_truncated)
     annotators = tuple(pc.unique(votes["annotator"]).to_pylist())
     ballot = _ballot(votes, candidates, annotators, settings)
     members = _members(scores, candidates, settings)
@@ -144,13 +136,13 @@ def make_preferences(
         counts = cast.tally(start, (stop - start, twins.shape[1]))
         wins = heard(block, learnt).wins((stop - start, twins.shape[1]))
         labelled = _label(mine, fitted, wins, counts, twins[start:stop], settings)
-        tables.append(_rows(candidates, counts, start, labelled, round_number))
+        tables.append(_labels(candidates, counts, start, labelled, round_number))
         for reason, count in labelled.dropped.items():
             dropped[reason] = dropped.get(reason, 0) + count
         for note, count in fitted.note.items():
             notes[note] = notes.get(note, 0) + count
     summary = learnt.summary(annotators) | ({"notes": notes} if notes else {})
-    return Preferences(pa.concat_tables(tables), dict(sorted(dropped.items())), summary)
+    return Preferences(candidates, pa.concat_tables(tables), dict(sorted(dropped.items())), summary)
 
 
 @dataclass(frozen=True)
@@ -168,8 +160,11 @@ class _Labelled:
 def _label(
     pairs: Pairs, fitted: Estimate, wins: Floats, counts: Tally, twins: Ints, settings: PreferenceSettings
 ) -> _Labelled:
+    first_won: Bools | None = None
     if settings.pairs == "best_worst":
-        pairs = _best_worst(pairs, fitted.score)
+        pairs = best_worst(pairs, fitted.score)
+    elif settings.pairs == "tournament":
+        pairs, first_won = tournament(pairs, wins, ~np.isnan(fitted.score))
     reason = pairs.dropped.astype("<U12")
     p, i, j = pairs.prompt, pairs.first, pairs.second
     direct = counts.wins[p, i, j] + counts.wins[p, j, i] + counts.ties[p, i, j]
@@ -183,6 +178,8 @@ def _label(
         logit, variance = empirical_logit(np.where(alone, wins[p, item_i, item_j], 0), np.where(alone, cast, 0))
         target, se = np.where(alone, logit, target), np.where(alone, np.sqrt(variance), se)
     reason[(reason == "") & np.isnan(target)] = "unscored"
+    if first_won is not None:  # the bracket's winner must also be the stronger one
+        reason[(reason == "") & ((target > 0) != first_won)] = "tournament"
     kept = reason == ""
     p, i, j, target, se = p[kept], i[kept], j[kept], target[kept], se[kept]
     target = np.where(np.abs(target) < _EQUAL, 0.0, target)
@@ -259,12 +256,6 @@ def _ensemble(members: Floats, items: Bools, settings: PreferenceSettings) -> Es
     return Estimate(Ensemble(score, members), score, {})
 
 
-def _usable(candidates: Candidates, drop_truncated: bool) -> Bools:
-    """[P, K]: responses that may be in a pair."""
-    present = candidates.rows >= 0
-    return present & candidates.ended[candidates.rows] if drop_truncated else present
-
-
 def _items(twins: Ints, usable: Bools) -> Bools:
     """[P, K]: slots that are items. The first of equal responses stands for all, whichever of them are usable."""
     items = np.zeros_like(usable)
@@ -273,38 +264,15 @@ def _items(twins: Ints, usable: Bools) -> Bools:
     return items
 
 
-def _best_worst(pairs: Pairs, theta: Floats) -> Pairs:
-    """One pair a prompt: the strongest item (first of equals) against the weakest (last of equals).
-
-    A prompt with fewer than two items keeps its first pair, which says why it is dropped.
-    """
-    prompts, start = np.unique(pairs.prompt, return_index=True)
-    level = np.round(theta[prompts], 9)
-    best = np.where(np.isnan(level), -np.inf, level).argmax(axis=1)
-    worst = theta.shape[1] - 1 - np.where(np.isnan(level), np.inf, level)[:, ::-1].argmin(axis=1)
-    possible = (~np.isnan(level)).sum(axis=1) >= 2
-    first, second = np.minimum(best, worst), np.maximum(best, worst)
-    return Pairs(
-        prompts,
-        np.where(possible, first, pairs.first[start]),
-        np.where(possible, second, pairs.second[start]),
-        np.where(possible, "", pairs.dropped[start]),
-    )
-
-
-def _rows(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:
+def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:
+    """Preferences.labels of a block of prompts that begins at `start`."""
     p, chosen, rejected = pairs.prompt, pairs.chosen, pairs.rejected
-    of_prompt = candidates.prompts.take(start + p)
-    won = candidates.responses.take(candidates.rows[start + p, chosen])
-    lost = candidates.responses.take(candidates.rows[start + p, rejected])
     columns = {
-        "prompt": of_prompt["messages"],
-        "chosen": _assistant(won["text"]),
-        "rejected": _assistant(lost["text"]),
-        "prompt_id": of_prompt["prompt_id"],
+        "place": start + p,
+        "prompt_id": candidates.prompts["prompt_id"].take(start + p),
         "round": pa.repeat(pa.scalar(round_number, pa.int32()), len(p)),
-        "chosen_index": won["response_index"],
-        "rejected_index": lost["response_index"],
+        "chosen_index": chosen.astype(np.int32),
+        "rejected_index": rejected.astype(np.int32),
         "p_hat": sigmoid(pairs.target),
         "target": pairs.target,
         "target_se": pairs.se,
@@ -313,13 +281,27 @@ def _rows(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, r
         "votes_tie": counts.ties[p, chosen, rejected],
         "votes_abstain": counts.abstain[p, chosen, rejected].astype(np.int32),
         "votes_error": counts.error[p, chosen, rejected].astype(np.int32),
+    }
+    return pa.table(columns)
+
+
+def _rows(candidates: Candidates, labels: pa.Table) -> pa.Table:
+    """`labels` with what was said; a response's index is its slot."""
+    place, chosen, rejected = (labels[name].to_numpy() for name in ("place", "chosen_index", "rejected_index"))
+    won = candidates.responses.take(candidates.rows[place, chosen])
+    lost = candidates.responses.take(candidates.rows[place, rejected])
+    columns = {
+        "prompt": candidates.prompts["messages"].take(place),
+        "chosen": _assistant(won["text"]),
+        "rejected": _assistant(lost["text"]),
         "prompt_ids": won["prompt_ids"],
         "chosen_ids": won["response_ids"],
         "rejected_ids": lost["response_ids"],
         "chosen_finish_reason": won["finish_reason"],
         "rejected_finish_reason": lost["finish_reason"],
     }
-    return pa.table(columns, schema=PREFERENCES)
+    columns |= {name: labels[name] for name in labels.column_names if name != "place"}
+    return pa.table({name: columns[name] for name in PREFERENCES.names}, schema=PREFERENCES)
 
 
 def _assistant(texts: pa.ChunkedArray) -> pa.Array:

@@ -14,7 +14,7 @@ from tasks.labeling.settings import SelectionSettings
 
 
 def keep_largest(preferences: pa.Table, scores: pa.Table, settings: SelectionSettings) -> tuple[pa.Table, int]:
-    """The rows (storage.schemas.PREFERENCES) with the largest margins, in their order, and how many are left out.
+    """The rows of `preferences` (its labels) with the largest margins, in their order, and how many are left out.
 
     ceil(share * n) rows stay; of equal margins the first. A pair whose margin is not known, because an annotator did
     not score one of its responses, is left out.

@@ -9,6 +9,7 @@ from storage.stage import Spec
 from tasks.labeling.annotators.function import FunctionSettings
 from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.labeling.annotators.judge import JudgeSettings
+from tasks.labeling.annotators.order import OrderSettings
 from tasks.labeling.annotators.ranking_judge import RankingJudgeSettings
 from tasks.labeling.annotators.reward_model import RewardModelSettings
 from tasks.labeling.annotators.rubric import RubricSettings
@@ -32,6 +33,7 @@ AnnotatorSettings = Annotated[
     | RubricSettings
     | SelfReferenceSettings
     | SimulatedSettings
+    | OrderSettings
     | HumanSettings,
     Field(discriminator="kind"),
 ]
@@ -52,7 +54,7 @@ class PreferenceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    pairs: Literal["all", "best_worst"] = "all"
+    pairs: Literal["all", "best_worst", "tournament"] = "all"
     estimator: Literal[
         "bradley_terry",
         "empirical_logit",

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.schemas import SCORES, VOTES, write_parquet
+from storage.schemas import PREFERENCES, SCORES, VOTES, parquet_writer, write_parquet
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
 from tasks.labeling.aggregation import Ints
+from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.labeling.annotators.protocol import Comparison, Response
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.ballot import Ballot
@@ -24,10 +25,12 @@ from tasks.labeling.candidates import read_candidates
 from tasks.labeling.humans.batch import batch_folder, export
 from tasks.labeling.humans.collect import collect
 from tasks.labeling.humans.settings import HumanSettings
+from tasks.labeling.length import without_length
 from tasks.labeling.observe import observe
+from tasks.labeling.pairing import candidate_pairs
 from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
-from tasks.labeling.preferences import candidate_pairs, make_preferences
+from tasks.labeling.preferences import make_preferences
 from tasks.labeling.selection import keep_largest
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
 
@@ -53,42 +56,47 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     comparisons = np.stack(
         [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
     )[shown]
-    ballot = _ballot(spec, candidates.for_annotators(), comparisons, progress)
+    responses = candidates.for_annotators()
+    ballot = _ballot(spec, responses, comparisons, progress)
+    ballot, penalties = without_length(ballot, responses, comparisons, _levelled(spec), set(comparisons.flat))
     wanted = of_people(settings.preferences, ballot.votes)
     preferences = make_preferences(candidates, ballot.votes, wanted, spec.round, ballot.scores)
     if settings.preferences.keep is not None:
-        kept, left_out = keep_largest(preferences.table, ballot.scores, settings.preferences.keep)
+        kept, left_out = keep_largest(preferences.labels, ballot.scores, settings.preferences.keep)
         dropped = preferences.dropped | {"margin": left_out}
-        preferences = replace(preferences, table=kept, dropped=dropped)
+        preferences = replace(preferences, labels=kept, dropped=dropped)
     outcomes = votes_by_outcome(ballot.votes)
     # Votes are kept even when nothing follows from them: the raw column says what went wrong.
     paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}
     write_parquet(paths["scores"], ballot.scores)
     write_parquet(paths["votes"], ballot.votes)
-    if not len(preferences.table):
+    labels = preferences.labels
+    if not len(labels):
         raise UserError(
             f"no preference pair is left; pairs dropped by reason: {preferences.dropped}; votes: {outcomes}",
             where=str(spec.responses),
             remedy=_remedy(preferences.dropped, ballot.votes, str(paths["votes"])),
         )
-    write_parquet(paths["preferences"], preferences.table)
-    seen = observe(candidates, ballot.votes, ballot.scores, preferences.table, wanted.gold)
+    with parquet_writer(paths["preferences"], PREFERENCES) as file:
+        for block in preferences.blocks():
+            file.write(block)
+    seen = observe(candidates, ballot.votes, ballot.scores, labels, wanted.gold)
     for name, observed in (("annotators", seen.annotators), ("agreement", seen.agreement)):
         paths[name] = spec.folder / f"{name}.parquet"
         write_parquet(paths[name], observed)
     return Outcome(
         paths=list(paths.values()),
-        rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(preferences.table)},
+        rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(labels)},
         summary={
             "responses": len(candidates.responses),
             "comparisons": len(comparisons),
             "votes": outcomes,
-            "pairs": len(preferences.table),
+            "pairs": len(labels),
             "dropped": preferences.dropped,
-            "mean_abs_target": float(pc.mean(preferences.table["target"]).as_py()),
+            "mean_abs_target": float(pc.mean(labels["target"]).as_py()),
             "annotators": seen.annotators.to_pylist(),
             "agreement": seen.agreement.to_pylist(),
-            "learnt": preferences.learnt,
+            "learnt": preferences.learnt | ({"length_penalties": penalties} if penalties else {}),
         },
     )
 
@@ -110,6 +118,15 @@ def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, p
         collect(settings, name, batch_folder(spec.folder, name), asked).rows(asked) for name, settings in people.items()
     ]
     return Ballot(ballot.scores, pa.concat_tables([ballot.votes, *said]))
+
+
+def _levelled(spec: LabelSpec) -> dict[str, float]:
+    """Annotators whose length penalty is found from the round's scores, and their tie margins."""
+    return {
+        name: each.tie_margin
+        for name, each in spec.settings.annotators.items()
+        if isinstance(each, ImplicitRewardSettings) and each.length_penalty == "level"
+    }
 
 
 def of_people(settings: PreferenceSettings, votes: pa.Table) -> PreferenceSettings:

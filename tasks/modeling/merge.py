@@ -13,6 +13,7 @@ from torch import Tensor
 
 from storage.errors import UserError
 from storage.files import publish_folder
+from storage.manifest import CARD
 
 INDEX = "model.safetensors.index.json"
 
@@ -30,7 +31,8 @@ def publish_sum(terms: Sequence[tuple[Path, float]], like: Path, out: Path) -> N
         _check_names(own, found, like, folder)
     with publish_folder(out) as temporary:
         for path in sorted(like.iterdir()):
-            if path.is_file() and not path.name.startswith(".") and path.suffix != ".safetensors":
+            hidden = path.name.startswith(".") or path.name == CARD  # the card is about `like`
+            if path.is_file() and not hidden and path.suffix != ".safetensors":
                 shutil.copyfile(path, temporary / path.name)
         for name in sorted(set(own.values())):
             with safe_open(like / name, framework="pt") as file:

@@ -1,6 +1,7 @@
 """What a process with a vLLM engine needs of its machine: memory, environment, options. Used by policies and judges."""
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ def environment(*, on_cpu: bool, enforce_eager: bool, tensor_parallel: int) -> d
     variables.setdefault("OMP_NUM_THREADS", str(_cores() // tensor_parallel or 1))
     variables.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     return variables
+
+
+def visible_devices(devices: Sequence[int] | None) -> dict[str, str]:
+    """The environment that leaves a process `devices` of the GPUs that this one sees; None = all. Not run on GPUs."""
+    if devices is None:
+        return {}
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(number) for number in range(max(devices) + 1)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[device] for device in devices)}
 
 
 def _cores() -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import UserError
-from tasks.training.batching import microbatches, response_logprobs
+from tasks.training.batching import Forward
 from tasks.training.examples import Example, collate
 from tasks.training.objectives.batch import Batch
 from tasks.training.objectives.registry import Objective
@@ -17,7 +17,6 @@ from tasks.training.objectives.steps import Memory, StepLoss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,14 @@ class WindowResult:
 
 
 def accumulate(
-    model: "PreTrainedModel",
+    forward: Forward,
     window: Sequence[Example],
     objective: Objective,
     *,
-    tokens: int,
     accelerator: "Accelerator",
     step: Step,
 ) -> WindowResult:
-    """Add the gradient of the mean loss over the window, in micro-batches of at most `tokens` padded tokens.
+    """Add the gradient of the mean loss over the window, in the micro-batches that `forward` makes of it.
 
     Each response is forwarded once, and all its pairs take its log-probability from there. Micro-batches are whole
     groups and every term is divided by the terms of the whole window, so the split changes nothing but rounding.
@@ -68,7 +66,7 @@ def accumulate(
     A window that fits one micro-batch needs no second forward.
     """
     groups = [example.group for example in window]
-    batches = microbatches(groups, tokens)
+    batches = forward.batches(groups)
     pairs = sum(len(group.pairs) for group in groups)
     units = len(groups) if objective.needs.listwise else pairs
     totals = _Totals(objective, pairs)
@@ -77,7 +75,7 @@ def accumulate(
         for indices in batches:
             batch = collate([window[i] for i in indices], accelerator.device, step.annotators)
             with accelerator.autocast():
-                logprobs, single = response_logprobs(model, [groups[i] for i in indices])
+                logprobs, single = forward.logprobs([groups[i] for i in indices])
             yield indices, batch.at(logprobs, single)
 
     loss: StepLoss | None = None

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from storage.errors import UserError
 from storage.stage import Progress
 from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.training.batching import Forward
 from tasks.training.embedding import POLICY, embed, embed_by_policy, find_embedder
 from tasks.training.examples import Example
 from tasks.training.extras import with_extras
@@ -25,12 +25,9 @@ from tasks.training.reference import PREVIOUS_FILE, REFERENCE_FILE, Logprobs, re
 from tasks.training.settings import TrainSpec
 from tasks.training.supervision import Labelled, supervise
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 QUALITY_FILE = "quality.parquet"  # log-probabilities under the policy that training starts from, given an instruction
 
-Load = Callable[[Path], "PreTrainedModel"]
+Load = Callable[[Path], Forward]
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
@@ -100,8 +97,8 @@ class Provision:
         return [self.spec.folder / name for name in names]
 
     def examples(
-        self, policy: "PreTrainedModel | None", load: Load, autocast: Autocast, progress: Progress
-    ) -> tuple[list[Example], "PreTrainedModel | None"]:
+        self, policy: Forward | None, load: Load, autocast: Autocast, progress: Progress
+    ) -> tuple[list[Example], Forward | None]:
         """The groups with log-probabilities and vectors; and the policy, where it had to be loaded for them.
 
         `policy` is what training starts from, loaded already when it is the reference too.
@@ -156,16 +153,16 @@ class Provision:
             result.append(replace(group, prompt_ids=np.array(encode_chat(tokenizer, messages), dtype=np.int32)))
         return result
 
-    def _vectors(self, policy: "PreTrainedModel | None") -> np.ndarray | None:
+    def _vectors(self, policy: Forward | None) -> np.ndarray | None:
         """A unit vector for the prompt of each group, without its chat template; None where none is needed."""
         if self.needs.embedder is None:
             return None
         texts = ["\n".join(message["content"] for message in group.messages) for group in self.groups]
         if self.embedder is not None:
-            return embed(self.embedder, texts, str(policy.device) if policy else "cpu")
+            return embed(self.embedder, texts, str(policy.model.device) if policy else "cpu")
         assert policy is not None
         tokenizer = load_tokenizer(self.spec.policy, trust_remote_code=self.spec.settings.trust_remote_code)
-        return embed_by_policy(policy, tokenizer, texts)
+        return embed_by_policy(policy.model, tokenizer, texts)
 
     @staticmethod
     def _differing(group: PromptGroup) -> list[tuple[list[int], list[int]]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +13,9 @@ import torch
 from storage.errors import UserError
 from storage.schemas import REFERENCE, read_parquet, table, write_parquet
 from storage.stage import Progress, has_part, mark_part, silent
-from tasks.training.batching import microbatches, response_logprobs, token_starts
+from tasks.training.batching import Forward, token_starts
 from tasks.training.groups import PromptGroup
 from tasks.training.settings import TrainSpec
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 REFERENCE_FILE = "reference.parquet"
 PREVIOUS_FILE = "previous.parquet"  # the same under the policy that training starts from, where both are needed
@@ -35,7 +32,7 @@ class Logprobs(NamedTuple):
 def reference_logprobs(
     spec: TrainSpec,
     groups: Sequence[PromptGroup],
-    load: Callable[[], "PreTrainedModel"],
+    load: Callable[[], Forward],
     autocast: Callable[[], AbstractContextManager[None]],
     progress: Progress = silent,
     *,
@@ -49,17 +46,15 @@ def reference_logprobs(
     path = spec.folder / file
     tokens = spec.settings.objective.needs().tokens
     if not has_part(spec, path):
-        budget = spec.settings.optimization.microbatch_tokens
-        rows = compute(load(), groups, budget, autocast, progress, tokens=tokens)
+        rows = compute(load(), groups, autocast, progress, tokens=tokens)
         write_parquet(path, rows)
         mark_part(spec, path)
     return look_up(read_parquet(path, _WITH_TOKENS if tokens else REFERENCE), groups, path)
 
 
 def compute(
-    model: "PreTrainedModel",
+    forward: Forward,
     groups: Sequence[PromptGroup],
-    budget: int,
     autocast: Callable[[], AbstractContextManager[None]],
     progress: Progress = silent,
     *,
@@ -67,15 +62,15 @@ def compute(
 ) -> pa.Table:
     """Table of schema REFERENCE in the order of `groups`; with `tokens`, those of single tokens beside the sums.
 
-    `budget` bounds the padded tokens of one forward. What no forward filled stays -inf, and is found out later.
+    What no forward filled stays -inf, and is found out later.
     """
     sums = [np.full(len(group.responses), -np.inf) for group in groups]
     single: list[list[np.ndarray]] = [[] for _ in groups]
     done, total = 0, sum(len(group.responses) for group in groups)
-    for batch in microbatches(groups, budget):
+    for batch in forward.batches(groups):
         members = [groups[i] for i in batch]
         with torch.no_grad(), autocast():
-            summed, each = response_logprobs(model, members)
+            summed, each = forward.logprobs(members)
         flat = summed.cpu().numpy()
         for index, part in zip(batch, np.split(flat, np.cumsum([len(sums[i]) for i in batch])[:-1]), strict=True):
             sums[index][:] = part

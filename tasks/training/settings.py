@@ -32,7 +32,7 @@ class OptimizationSettings(BaseModel):
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(1, ge=1)
     prompts_per_step: int = Field(16, ge=1)  # prompts (with all their responses) in one optimizer step
-    microbatch_tokens: int = Field(8192, ge=1)  # padded tokens in one forward; the step accumulates over them
+    microbatch_tokens: int = Field(8192, ge=1)  # tokens (plain: padded) in one forward; the step accumulates over them
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # autocast dtype; weights are held in float32
@@ -40,6 +40,7 @@ class OptimizationSettings(BaseModel):
     lora: LoraSettings | None = None
     checkpoint_steps: int = Field(50, ge=1)  # optimizer steps between checkpoints
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    batching: Literal["packed", "plain"] = "packed"  # packed: each prompt and response once, several groups a row
     launch: Literal["inline", "process"] = "inline"  # process: its own process group, memory freed at its end
 
 
@@ -79,6 +80,8 @@ class TrainSpec(Spec):
         for name, default in _LATER_OPTIONS.items():
             if objective["name"] == "irepo" and objective[name] == default:
                 del objective[name]
+        if settings["optimization"]["batching"] == "packed":
+            del settings["optimization"]["batching"]  # the same update as before, but for rounding
         return settings
 
 

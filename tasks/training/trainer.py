@@ -18,6 +18,7 @@ from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.modeling.load import check_policy_folder, load_policy, resolve_device
+from tasks.training.batching import Forward, build_forward
 from tasks.training.checkpoints import remove_checkpoints, resume, save_checkpoint
 from tasks.training.examples import Example
 from tasks.training.groups import windows
@@ -28,6 +29,7 @@ from tasks.training.objectives.steps import Memory
 from tasks.training.optimizer import build_optimizer, learning_rate, trainable
 from tasks.training.policy import add_adapters, checkpoint_activations, merge, publish_adapter, publish_policy
 from tasks.training.provision import Provision
+from tasks.training.self_test import check_packed
 from tasks.training.settings import TrainSpec
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class Training:
         self.accelerator = accelerator
         self.objective: Objective = build_objective(spec.settings.objective)
         self.provision = Provision.of(spec)
+        self.tested: set[type] = set()  # kinds of models whose packed rows were found to be right
         self.steps_per_epoch = math.ceil(len(self.provision.groups) / self.settings.prompts_per_step)
         self.steps = self.settings.epochs * self.steps_per_epoch
 
@@ -101,9 +104,9 @@ class Training:
         started = time.monotonic()
         policy = self._load(self.spec.policy) if self.spec.starts_at_reference else None
         data, policy = self.provision.examples(policy, self._load, self.accelerator.autocast, progress)
-        model = self._prepare(policy or self._load(self.spec.policy))
+        model = self._prepare((policy or self._load(self.spec.policy)).model)
         prepared = time.monotonic()
-        metrics = self._optimize(model, data, progress)
+        metrics = self._optimize(build_forward(model, self.settings), data, progress)
         trained = time.monotonic()
         paths = self._publish(model)
         summary = {
@@ -119,8 +122,11 @@ class Training:
         paths += [*self.provision.files(), self.spec.folder / METRICS_FILE]
         return Outcome(paths=paths, rows=rows, summary=summary)
 
-    def _load(self, folder: Path) -> "PreTrainedModel":
-        """The policy in float32, on the device, checked against the preferences' tokens."""
+    def _load(self, folder: Path) -> Forward:
+        """The policy in float32, on the device, checked against the preferences' tokens.
+
+        The first one of its kind must pass the self-test of packed rows.
+        """
         trust = self.spec.settings.trust_remote_code
         check_policy_folder(folder, trust_remote_code=trust)
         device = str(self.accelerator.device)
@@ -136,7 +142,10 @@ class Training:
                 where=f"{self.spec.preferences} against {folder}",
                 remedy="train the policy that sampled the responses, or one with the same tokenizer",
             )
-        return model
+        if self.settings.batching == "packed" and type(model) not in self.tested:
+            check_packed(model, self.provision.groups, self.accelerator.autocast)
+            self.tested.add(type(model))
+        return build_forward(model, self.settings)
 
     def _prepare(self, policy: "PreTrainedModel") -> "PreTrainedModel":
         """Freeze, adapt and set up recomputation as the settings say. The model stays in eval mode: no dropout."""
@@ -147,9 +156,9 @@ class Training:
         # An adapted model forwards like the model it wraps.
         return add_adapters(policy, self.settings.lora, self.spec.seed)  # type: ignore[return-value]
 
-    def _optimize(self, model: "PreTrainedModel", data: list[Example], progress: Progress) -> list[StepMetrics]:
+    def _optimize(self, forward: Forward, data: list[Example], progress: Progress) -> list[StepMetrics]:
         """All optimizer steps that no checkpoint has; the metrics of every step of the run."""
-        parameters = trainable(model)
+        parameters = trainable(forward.model)
         optimizer = build_optimizer(parameters, self.settings)
         key = self.spec.key()
         metrics, remembered = resume(self.spec.folder, key=key, parameters=parameters, optimizer=optimizer)
@@ -160,7 +169,7 @@ class Training:
                 if step < first:
                     continue
                 window = [data[i] for i in indices]
-                done, memory = self._step(step, model, optimizer, parameters, window, memory)
+                done, memory = self._step(step, forward, optimizer, parameters, window, memory)
                 metrics.append(done)
                 append(metrics[-1])
                 progress(step + 1, self.steps, "steps")
@@ -180,7 +189,7 @@ class Training:
     def _step(
         self,
         step: int,
-        model: "PreTrainedModel",
+        forward: Forward,
         optimizer: torch.optim.AdamW,
         parameters: dict[str, torch.nn.Parameter],
         window: list[Example],
@@ -192,10 +201,9 @@ class Training:
         """
         context = Step(self.provision.annotators, memory, (self.spec.seed, self.spec.round, step))
         result = accumulate(
-            model,
+            forward,
             window,
             self.objective,
-            tokens=self.settings.microbatch_tokens,
             accelerator=self.accelerator,
             step=context,
         )

@@ -28,9 +28,13 @@ def test_every_preset_composes(preset: str) -> None:
     assert compose_config([f"run={preset}", "prompts.path=prompts.jsonl"]).rounds >= 2
 
 
+#: What panels that belong to a recipe need besides.
+NEEDED = {"dice": ["policy.aligned_from=z"], "sera-bootstrap": ["policy.aligned_from=z"], "order": ["drafts=ladder"]}
+
+
 @pytest.mark.parametrize("panel", group_options("panel"))
 def test_every_panel_composes(panel: str) -> None:
-    assert compose_config(["policy=x", "prompts=y", f"panel={panel}"]).panel.annotators
+    assert compose_config(["policy=x", "prompts=y", f"panel={panel}", *NEEDED.get(panel, [])]).panel.annotators
 
 
 @pytest.mark.parametrize("evaluation", group_options("evaluation"))
@@ -57,7 +61,10 @@ JUDGE = [
     ("words", "named"),
     [
         (["run=demo", "training.learning_rat=1"], "did you mean training.learning_rate?"),
-        (["run=demo", "panel=nobody"], "answers, demo, instructions, judges, local-judges, references, rules, self"),
+        (
+            ["run=demo", "panel=nobody"],
+            "answers, demo, dice, instructions, judges, local-judges, order, references, rules",
+        ),
         (["run=demo", "rounds=0"], "rounds"),
         (["run=demo", "engine.kind=other"], "engine.kind"),
         (["run=demo", "rounds"], "key=value"),

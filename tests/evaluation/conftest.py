@@ -7,11 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.schemas import RESPONSES, SCORES, VOTES, table, write_parquet
+from storage.schemas import PREFERENCES, RESPONSES, SCORES, VOTES, table, write_parquet
+from storage.schemas import PROMPTS as PROMPTS_SCHEMA
 from storage.stage import Outcome, run_stage
 from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
 from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
-from tasks.labeling.settings import JudgeSpec, JudgingSettings
+from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
 
 Rows = Sequence[dict[str, Any]]
 PROMPTS = 45
@@ -114,6 +115,68 @@ class Evaluation:
             return Outcome(paths=paths)
 
         return run_stage(spec, body).content
+
+    def rival(self, name: str, rows: Rows) -> Path:
+        """A finished generate stage of another policy."""
+        spec = GenerateSpec(
+            folder=self.root / name,
+            round=0,
+            seed=0,
+            inputs={},
+            settings=GenerationSettings(sampling=SamplingSettings(), engine=EngineSettings()),
+            policy=self.initial,
+            prompts=self.root / "heldout.parquet",
+        )
+
+        def body() -> Outcome:
+            path = spec.folder / "responses-00000.parquet"
+            write_parquet(path, table(rows, RESPONSES))
+            return Outcome(paths=[path])
+
+        run_stage(spec, body)
+        return spec.folder
+
+    def prompts(self, category: Callable[[int], str | None]) -> Path:
+        path = self.root / "heldout.parquet"
+        messages = [{"role": "user", "content": "?"}]
+        rows = [
+            {"prompt_id": f"p{i:03d}", "messages": messages, "category": category(i), "source": "here"}
+            for i in range(PROMPTS)
+        ]
+        write_parquet(path, table(rows, PROMPTS_SCHEMA))
+        return path
+
+    def pairs(self, p_hat: Callable[[int], float], rows: Rows) -> Path:
+        """A finished label stage: of each prompt's two replies the second one is preferred with P-hat of the prompt."""
+        spec = LabelSpec(
+            folder=self.root / "pairs",
+            round=0,
+            seed=0,
+            inputs={},
+            settings=LabelSettings(annotators={}),
+            responses=self.root / "responses",
+            prompts=self.root / "heldout.parquet",
+        )
+        message = [{"role": "user", "content": "?"}]
+        by_name = {(row["prompt_id"], row["response_index"]): row for row in rows}
+        labelled = [
+            {"prompt": message, "chosen": message, "rejected": message, "prompt_id": f"p{i:03d}", "round": 0,
+             "chosen_index": 1, "rejected_index": 0, "p_hat": p_hat(i), "target": 0.0, "target_se": 1.0,
+             "votes_chosen": 1.0, "votes_rejected": 0.0, "votes_tie": 0.0, "votes_abstain": 0, "votes_error": 0,
+             "prompt_ids": by_name[f"p{i:03d}", 0]["prompt_ids"],
+             "chosen_ids": by_name[f"p{i:03d}", 1]["response_ids"],
+             "rejected_ids": by_name[f"p{i:03d}", 0]["response_ids"],
+             "chosen_finish_reason": "stop", "rejected_finish_reason": "stop"}
+            for i in range(PROMPTS)
+        ]  # fmt: skip
+
+        def body() -> Outcome:
+            path = spec.folder / "preferences.parquet"
+            write_parquet(path, table(labelled, PREFERENCES))
+            return Outcome(paths=[path])
+
+        run_stage(spec, body)
+        return spec.folder
 
     def spec(self, name: str = "evaluate", **changes: Any) -> EvaluateSpec:
         fields: dict[str, Any] = {

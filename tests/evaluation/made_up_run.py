@@ -68,6 +68,7 @@ class MadeUpRun:
             "rates": {"correct": interval(rising - 0.1), "score": {"mean": 2.0, "low": 1.5, "high": 2.5, "n": 80}},
             "kl": {"mean": 0.7 * number, "se": 0.05 if number else 0.0, "per_token": 0.05 * number},
             "tokens": 12.0 + number, "words": 9.0, "finish_rate": 0.98, "unique_rate": 0.9,
+            **self._more(number, rivals, rising),
             "excluded": {"votes": {}, "scores": {}},
         } | changed  # fmt: skip
         samples = [{"prompt_id": f"h{i}", "prompt": f"{i}? {self.text}", "reply": self.text} for i in range(6)]
@@ -75,6 +76,27 @@ class MadeUpRun:
         publish_text(path, canonical_json(samples))
         self.stage("evaluate", number, [path], **figures)
         return figures
+
+    def _more(self, number: int, rivals: Sequence[str], rising: float) -> dict[str, Any]:
+        """Lengths, judges beside the first one, categories, held-out pairs."""
+        effect = {"controlled": interval(rising - 0.05), "slope": interval(0.02), "delta": 3.5, "deviation": 20.0,
+                  "bins": [[-30.0, 0.4, 20], [1.0, 0.55, 20], [40.0, 0.7, 20]]}  # fmt: skip
+        return {
+            "replies": {"tokens": {"mean": 12.0 + number, "low": 11.0 + number, "high": 13.0 + number, "n": 80}}
+            | {name: interval(0.8) for name in ("finished", "unique", "distinct-1", "distinct-2")},
+            "length": {rival: dict.fromkeys(self.judges, effect) for rival in rivals},
+            "gap": {rival: {judge: {"difference": interval(0.04 * number), "agreement": interval(0.7)}
+                            for judge in self.judges[1:]} for rival in rivals},
+            "categories": {name: {"prompts": 40, "rates": {}, "win_rate": {
+                rival: {judge: interval(rising) for judge in self.judges} for rival in rivals}}
+                for name in ("sums", "a long category")},
+            "calibration": {"accuracy": interval(0.7), "slope": interval(0.9), "error": interval(0.1),
+                            "bins": [[0.5, 0.52, 30], [0.7, 0.66, 30], [0.95, 0.8, 30]]} if number else None,
+            "displacement": {f"{side}_{since}": {"mean": sign * number, "low": sign * number - 0.4,
+                                                 "high": sign * number + 0.4, "n": 60}
+                             for side, sign in (("chosen", -0.5), ("rejected", -1.5)) for since in ("initial", "round")}
+            if number else None,
+        }  # fmt: skip
 
     def label(self, number: int) -> None:
         folder = self.root / f"round-{number:02d}" / "label"
@@ -94,7 +116,8 @@ class MadeUpRun:
         ]  # fmt: skip
         rows = [self._annotator(name, i) for i, name in enumerate(names)]
         paths = [folder / "preferences.parquet", folder / "votes.parquet"]
-        self.stage("label", number, paths, annotators=rows, agreement=agreement, learnt={}, dropped={})
+        self.stage("label", number, paths, annotators=rows, agreement=agreement, learnt={}, dropped={}, pairs=40,
+                   comparisons=40)  # fmt: skip
 
     def _preference(self, i: int, number: int) -> dict[str, Any]:
         target = 0.1 + 0.05 * i

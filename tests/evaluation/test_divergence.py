@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from tasks.evaluation.divergence import divergence, log_ratios
+from tasks.evaluation.divergence import divergence, policy_logprobs
 from tasks.evaluation.settings import MetricsSettings
 from tasks.modeling.logprobs import TokenSequence
 
@@ -49,6 +49,11 @@ def replies() -> list[list[int]]:
     return [list(reply) for reply in sorted(found)]
 
 
+def log_ratios(sequences: list[TokenSequence], models: tuple[Path, Path]) -> np.ndarray:
+    policy, initial = (policy_logprobs(sequences, policy=folder, settings=SETTINGS) for folder in models)
+    return policy - initial
+
+
 def plain_logprobs(folder: Path) -> np.ndarray:
     """log p of every reply: one at a time, no padding, float64."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
@@ -71,9 +76,7 @@ def exact(models: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
 def test_log_ratios_are_those_of_plain_forwards(
     models: tuple[Path, Path], exact: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    ratios = log_ratios(
-        [TokenSequence(PROMPT, reply) for reply in replies()], policy=models[0], initial=models[1], settings=SETTINGS
-    )
+    ratios = log_ratios([TokenSequence(PROMPT, reply) for reply in replies()], models)
     np.testing.assert_allclose(ratios, exact[1], atol=2e-5)
     assert np.abs(exact[1]).max() > 0.5  # the two policies do differ
 
@@ -86,7 +89,7 @@ def test_estimate_from_samples_meets_the_enumerated_kl(
     drawn = np.random.default_rng(0).choice(len(probabilities), size=4000, p=probabilities / probabilities.sum())
     sampled = [TokenSequence(PROMPT, replies()[i]) for i in drawn]
     estimate = divergence(
-        log_ratios(sampled, policy=models[0], initial=models[1], settings=SETTINGS),
+        log_ratios(sampled, models),
         [len(sequence.response) for sequence in sampled],
         [f"p{i}" for i in range(len(sampled))],
     )
@@ -123,15 +126,13 @@ def test_one_prompt_has_no_standard_error() -> None:
     assert divergence(np.array([0.5, 1.5]), [1, 3], ["p", "p"]).per_token == 0.5
 
 
-def test_progress_counts_both_policies(models: tuple[Path, Path]) -> None:
+def test_progress_counts_replies(models: tuple[Path, Path]) -> None:
     calls: list[tuple[int, int]] = []
-    log_ratios(
+    policy_logprobs(
         [TokenSequence(PROMPT, reply) for reply in replies()],
         policy=models[0],
-        initial=models[1],
         settings=SETTINGS,
         progress=lambda done, total, unit: calls.append((done, total)),
     )
-    count = len(replies())
-    assert calls[-1] == (2 * count, 2 * count)
+    assert calls[-1] == (len(replies()), len(replies()))
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)

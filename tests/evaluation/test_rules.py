@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -22,6 +22,7 @@ RULES: dict[str, dict[str, Any]] = {
     "finished": {"kind": "finish_rate", "least": 0.9},
     "right": {"kind": "rate", "rate": "correct", "drop": 0.02},
     "kind": {"kind": "rate", "rate": "rude", "against": "initial", "rise": 0.0, "broken": "stop"},
+    "able": {"kind": "harness", "drop": 0.01},
 }
 
 
@@ -34,6 +35,15 @@ def interval(mean: float, half: float = 0.04) -> dict[str, float]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": 100}
 
 
+def benchmarks(**values: float) -> dict[str, Any]:
+    """Of tasks that are better when high, but for `perplexity`."""
+    scores = {
+        task: {"acc,none": {"value": value, "stderr": 0.02, "higher_is_better": task != "perplexity"}}
+        for task, value in values.items()
+    }
+    return {"scores": scores, "average": None}
+
+
 def figures(**changed: Any) -> dict[str, Any]:
     """Of a round that satisfies RULES, changed in one or the other."""
     initial, previous = ({judge: interval(mean) for judge in JUDGES} for mean in (0.8, 0.6))
@@ -43,6 +53,7 @@ def figures(**changed: Any) -> dict[str, Any]:
         "kl": {"mean": 2.5, "se": 0.1, "per_token": 0.2},
         "tokens": 12.0,
         "finish_rate": 0.95,
+        "harness": benchmarks(arc=0.5, perplexity=9.0),
     } | changed
 
 
@@ -76,6 +87,10 @@ BREACHES: dict[str, tuple[str, dict[str, Any]]] = {
     "cut replies": ("finished", {"finish_rate": 0.89}),
     "a drop": ("right", {"rates": {"correct": interval(0.57), "rude": interval(0.1)}}),
     "no score": ("right", {"rates": {"rude": interval(0.1)}}),
+    "a benchmark": ("able", {"harness": benchmarks(arc=0.48, perplexity=9.0)}),
+    "a benchmark that is better when low": ("able", {"harness": benchmarks(arc=0.5, perplexity=9.02)}),
+    "a benchmark that was not asked": ("able", {"harness": benchmarks(arc=0.5)}),
+    "no benchmark": ("able", {"harness": None}),
     "a rise": ("kind", {"rates": {"correct": interval(0.6), "rude": interval(0.11)}}),
 }
 
@@ -125,6 +140,11 @@ anything = st.fixed_dictionaries(
         "kl": st.builds(lambda mean, se: {"mean": mean, "se": se}, st.floats(-1, 9), st.none() | st.floats(0, 1)),
         "tokens": st.floats(1, 100),
         "finish_rate": shares,
+        "harness": st.none()
+        | st.builds(
+            lambda values: benchmarks(**values),
+            st.dictionaries(st.sampled_from(["arc", "perplexity"]), st.sampled_from([0.0, 0.25, 0.5])),
+        ),
     }
 )
 breaches = st.sampled_from(["roll back", "stop"])
@@ -141,6 +161,10 @@ any_rule = st.one_of(
     st.fixed_dictionaries(
         {"kind": st.just("rate"), "rate": st.sampled_from(["correct", "rude"]), "drop": shares,
          "against": st.sampled_from(["initial", "previous"]), "rise": st.none() | shares}
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.just("harness"), "task": st.none() | st.sampled_from(["arc", "perplexity"]),
+         "against": st.sampled_from(["initial", "previous"]), "drop": st.sampled_from([0.0, 0.25]), "broken": breaches}
     ),
 )  # fmt: skip
 
@@ -159,12 +183,22 @@ def satisfied(rule: dict[str, Any], now: Any, initial: Any, previous: Any, first
             return bool(now["tokens"] <= rival["tokens"] * rule["growth"])
         case "finish_rate":
             return bool(now["finish_rate"] >= rule["least"])
+        case "harness":
+            mine, theirs = ((each["harness"] or {"scores": {}})["scores"] for each in (now, rival))
+            tasks = [rule["task"]] if rule["task"] else [*mine, *theirs]
+            losses = {"arc": 1.0, "perplexity": -1.0}
+            return bool(tasks) and all(
+                task in mine and task in theirs
+                and losses[task] * (theirs[task]["acc,none"]["value"] - mine[task]["acc,none"]["value"]) <= rule["drop"]
+                for task in tasks
+            )  # fmt: skip
     if rule["rate"] not in now["rates"] or rule["rate"] not in rival["rates"]:
         return False
     one, other = now["rates"][rule["rate"]]["mean"], rival["rates"][rule["rate"]]["mean"]
     return bool(one >= other - rule["drop"] and (rule["rise"] is None or one <= other + rule["rise"]))
 
 
+@settings(deadline=None)  # on a busy machine the first example may take its time
 @given(
     st.dictionaries(st.sampled_from("abcd"), any_rule, min_size=1), anything, anything, anything, st.booleans(),
     st.none() | st.integers(1, 4), st.integers(0, 5),
@@ -200,6 +234,11 @@ def test_the_ready_gate_composes_and_survives_its_copy_in_the_run_folder() -> No
         (["gate=policy", "+gate.rules.r={kind: rate, rate: corect, drop: 0}"], "'corect' (it has: correct, polite"),
         (["gate=policy", "+gate.rules.r={kind: rate, rate: correct}"], "give drop"),
         (["gate=policy", "~gate.rules"], "there are no rules"),
+        (["gate=policy", "+gate.rules.b={kind: harness, drop: 0.01}"], "the harness does not have any task"),
+        (
+            ["gate=policy", "harness=leaderboard-v1", "+gate.rules.b={kind: harness, task: arc, drop: 0.01}"],
+            "'arc' (it has: arc_challenge, hellaswag",
+        ),
         (["gate=human", "+gate.patience=2"], "neither rules nor patience"),
     ],
 )

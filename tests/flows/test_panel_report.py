@@ -32,9 +32,11 @@ def test_every_figure_has_its_place() -> None:
             "annotators": {"judge": {"eta": 0.9, "used": 1.0, "votes": 3, "shared": 3},
                            "rule": {"eta": None, "used": 1.0, "votes": 7, "shared": 0}},
             "not_identified": {"rule": "0 shared votes, fewer than 500: its votes count in full"},
+            "length_penalties": {"itself": 0.037},
         },
     }  # fmt: skip
     text = "\n".join(panel_tables(labels))
+    assert "- itself: 0.037 less for each character" in text
     assert "| judge | 3 | 0 | 0 | 0 | 2 |" in text
     assert (
         "| annotator | agrees with the panel | with the others | prefers the first shown | same in both orders |"

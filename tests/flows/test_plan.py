@@ -20,8 +20,9 @@ def plan(*words: str) -> Plan:
 def test_every_spec_of_a_preset_is_built(preset: str) -> None:
     config = compose_config([f"run={preset}", "prompts.path=prompts.jsonl"])
     specs = Plan(config, Path(config.policy.path)).dry_run()
+    pairs = ["label"] if config.evaluation.pairs else []
     assert [spec.stage for spec in specs] == [
-        "prompts", "select", "generate", "label", "train", "generate", "judge", "evaluate",
+        "prompts", "select", "generate", "label", "train", *pairs, "generate", "judge", "evaluate",
     ]  # fmt: skip
     assert len({spec.key() for spec in specs}) == len(specs)
 

@@ -19,7 +19,7 @@ from tasks.generation.prompts import (
     PromptsSpec,
     SelectSettings,
     SelectSpec,
-    read_both,
+    read_apart,
     run_prompts,
     run_select,
 )
@@ -35,6 +35,12 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
 
 def settings(path: Path, **more: Any) -> PromptSettings:
     return PromptSettings(path=str(path), **more)
+
+
+def read_both(settings: PromptSettings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(training, held-out) rows."""
+    rows = list(read_apart(settings))
+    return [row for held, row in rows if not held], [row for held, row in rows if held]
 
 
 def questions(count: int) -> list[dict[str, str]]:

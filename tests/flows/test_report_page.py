@@ -19,9 +19,10 @@ from tests.flows.browser import CHROMIUM, Page, browser
 
 CHOSEN = Reason(rule="near", holds=False, says="KL 9; at most 3", broken="roll back")
 FIGURES = (
-    "win-rate-initial", "win-rate-previous", "kl", "win-rate-over-kl", "rate-1", "rate-2", "votes", "leanings",
-    "agreement", "p-hat", "target", "training-loss", "training-margin", "training-ratios", "training-accuracy", "time",
-    "money",
+    "win-rate-initial", "win-rate-previous", "kl", "win-rate-over-kl", "categories", "rate-1", "rate-2", "length",
+    "gap", "displacement", "calibration", "reply-tokens", "reply-finished", "reply-unique", "reply-distinct-1",
+    "reply-distinct-2", "votes", "leanings", "agreement", "p-hat", "target", "training-loss", "training-margin",
+    "training-ratios", "training-accuracy", "time", "money",
 )  # fmt: skip
 
 

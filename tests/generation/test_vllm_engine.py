@@ -49,9 +49,16 @@ def ids(drawn: list[list[Sample]]) -> list[list[list[int]]]:
 
 
 def test_logprobs_agree_with_the_training_forward(
-    engine: VllmEngine, tiny_policy: Path, requests: list[Request]
+    engine: VllmEngine, tiny_policy: Path, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
+    # Begun with another policy, so that what is loaded is neither the first one's weights nor a second process's.
+    clock = time.monotonic()
+    engine.prepare(make_policy(seed=1))
+    assert time.monotonic() - clock < 1.5
+    worker = engine._process
+    engine.prepare(tiny_policy)
     engine.load(tiny_policy)
+    assert engine._process is worker is not None
     drawn = engine.sample(requests, SAMPLING)
     assert [len(samples) for samples in drawn] == [4] * 6
     assert gap_to(tiny_policy, requests, drawn).maximum < 1e-4

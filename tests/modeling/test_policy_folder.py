@@ -89,3 +89,22 @@ def test_device_and_autocast() -> None:
         assert (a @ a).dtype == torch.bfloat16
     with autocast("cpu", "float32"):
         assert (a @ a).dtype == torch.float32
+
+
+def test_soft_capped_attention_is_not_left_to_sdpa(policy: Path) -> None:
+    """Which leaves the cap out: log-probabilities of another model than the one that sampled."""
+    import transformers
+
+    config = transformers.Gemma2Config(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, attn_logit_softcapping=0.5, initializer_range=2.0,
+    )  # fmt: skip
+    transformers.Gemma2ForCausalLM(config).save_pretrained(policy)
+    model = load_policy(policy, dtype="float32", device="cpu")
+    assert model.config._attn_implementation == "eager"
+    ids = torch.arange(20, 60)[None]
+    with torch.no_grad():
+        capped = model(ids).logits
+        model.set_attn_implementation("sdpa")
+        uncapped = model(ids).logits
+    assert float((capped - uncapped).abs().max()) > 1e-3

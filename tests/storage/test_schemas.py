@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +15,9 @@ from storage.schemas import (
     RESPONSES,
     SCORES,
     VOTES,
+    parquet_writer,
     read_parquet,
+    read_row_groups,
     table,
     write_parquet,
 )
@@ -80,3 +83,45 @@ def test_cut_file_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"cut\.parquet cannot be read"):
         read_parquet(path, REFERENCE)
+
+
+def rows(count: int) -> pa.Table:
+    return table([ROW | {"prompt_id": str(n), "logprob": float(n)} for n in range(count)], REFERENCE)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 47])
+@pytest.mark.parametrize("block", [1, 7, 10, 25])
+def test_rows_written_block_by_block_are_the_bytes_of_rows_written_at_once(
+    tmp_path: Path, count: int, block: int
+) -> None:
+    write_parquet(tmp_path / "whole.parquet", rows(count), row_group_size=10)
+    with parquet_writer(tmp_path / "blocks.parquet", REFERENCE, row_group_size=10) as file:
+        for start in range(0, count, block):
+            file.write(rows(count)[start : start + block])
+    assert file.count == count
+    assert sha256_file(tmp_path / "blocks.parquet") == sha256_file(tmp_path / "whole.parquet")
+
+
+def test_nothing_is_published_when_writing_fails(tmp_path: Path) -> None:
+    def fail() -> None:
+        with parquet_writer(tmp_path / "rows.parquet", REFERENCE) as file:
+            file.write(rows(3))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_row_groups_are_read_one_at_a_time_and_in_order(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    write_parquet(paths[0], rows(25), row_group_size=10)
+    write_parquet(paths[1], rows(4))
+    groups = list(read_row_groups(paths, REFERENCE, ["logprob"]))
+    assert [len(group) for group in groups] == [10, 10, 5, 4]
+    assert pa.concat_tables(groups)["logprob"].to_pylist() == [*range(25), *range(4)]
+    with pytest.raises(ValueError, match=r"a\.parquet does not have the expected columns"):
+        list(read_row_groups(paths, SCORES))
+    paths[1].write_bytes(paths[0].read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"b\.parquet cannot be read"):
+        list(read_row_groups(paths[1], REFERENCE))

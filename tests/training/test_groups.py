@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import UserError
-from tasks.training.batching import microbatches
+from tasks.training.batching import padded_batches
 from tasks.training.groups import read_preferences, windows
 from tests.training.preference_rows import preference_row, preference_rows, write_preferences
 
@@ -83,7 +83,7 @@ def test_windows_cover_an_epoch_in_an_order_of_its_own() -> None:
 def test_microbatches_keep_groups_whole_and_within_the_budget(tmp_path: Path, tokens: int) -> None:
     rows = preference_rows(prompts=20, responses=3)
     groups = read_preferences(write_preferences(tmp_path / "p.parquet", rows)).groups
-    batches = microbatches(groups, tokens)
+    batches = padded_batches(groups, tokens)
     assert sorted(i for batch in batches for i in batch) == list(range(20))
     for batch in batches:
         padded = max(groups[i].longest for i in batch) * sum(len(groups[i].responses) for i in batch)

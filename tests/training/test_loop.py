@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from storage.errors import UserError
 from tasks.modeling.load import load_policy
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs, summed_logprobs
+from tasks.training.batching import PackedForward
 from tasks.training.examples import Example
 from tasks.training.groups import read_preferences
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
@@ -61,7 +62,7 @@ def accumulated(
     model = load_policy(folder, dtype="float32", device="cpu").double()
     if recompute:
         checkpoint_activations(model)
-    result = accumulate(model, window, OBJECTIVE, tokens=tokens, accelerator=accelerator, step=Step())
+    result = accumulate(PackedForward(model, tokens), window, OBJECTIVE, accelerator=accelerator, step=Step())
     return gradient(model), result
 
 
@@ -125,7 +126,7 @@ def rich_window(window: list[Example], tiny_policy: Path) -> list[Example]:
     """The window with all that objectives read."""
     noise = np.random.default_rng(1)
     policy = load_policy(tiny_policy, dtype="float32", device="cpu")
-    rows = compute(policy, [example.group for example in window], 4096, nullcontext, tokens=True)
+    rows = compute(PackedForward(policy, 4096), [example.group for example in window], nullcontext, tokens=True)
     exact = look_up(rows, [example.group for example in window], Path("r"))
     result = []
     for example, known in zip(window, exact, strict=True):
@@ -159,7 +160,7 @@ def test_any_objective_is_accumulated_exactly(
     found = []
     for tokens in (100_000, 150, 1):
         model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
-        result = accumulate(model, rich_window, objective, tokens=tokens, accelerator=accelerator, step=step)
+        result = accumulate(PackedForward(model, tokens), rich_window, objective, accelerator=accelerator, step=step)
         found.append((gradient(model), result))
     (whole, first), *others = found
     assert float(whole.norm()) > 0
@@ -193,7 +194,7 @@ def test_gradient_of_a_coupled_objective_is_that_of_its_formula(
     expected = gradient(model)
     model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
     objective = build_objective(RpoSettings())
-    result = accumulate(model, rich_window, objective, tokens=150, accelerator=accelerator, step=Step())
+    result = accumulate(PackedForward(model, 150), rich_window, objective, accelerator=accelerator, step=Step())
     assert float(result.means["loss"]) == pytest.approx(total.item(), rel=1e-9)
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-6
 
@@ -206,11 +207,11 @@ def test_recomputed_activations_give_the_same_gradient(
     assert torch.equal(plain, recomputed)
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
     checkpoint_activations(model)
-    calls = []
+    forward, calls = PackedForward(model, 8192), []
     for layer in model.model.layers:
         inner = layer._gradient_checkpointing_func
         layer._gradient_checkpointing_func = lambda *a, inner=inner: calls.append(1) or inner(*a)
-    accumulate(model, window, OBJECTIVE, tokens=8192, accelerator=accelerator, step=Step())
+    accumulate(forward, window, OBJECTIVE, accelerator=accelerator, step=Step())
     assert len(calls) == len(model.model.layers)
 
 

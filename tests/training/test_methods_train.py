@@ -13,6 +13,7 @@ from storage.schemas import REFERENCE, RESPONSES, SCORES, VOTES, read_parquet, t
 from storage.stage import silent
 from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+from tasks.training.batching import PackedForward
 from tasks.training.objectives.settings import PAPERS_EMBEDDER
 from tasks.training.provision import Provision
 from tasks.training.settings import TrainSpec
@@ -48,7 +49,7 @@ def label_stage(tmp_path: Path) -> dict[str, dict[int, Path]]:
     votes = [
         vote(row["prompt_id"], row["chosen_index"], row["rejected_index"], name, outcome)
         for row in rows()
-        for name, outcome in (("one", "a"), ("two", "tie"), ("three", "b"))
+        for name, outcome in (("one", "a"), ("two", "a"), ("three", "b"))
     ]
     scores = [
         score(prompt, index, name, index * factor)
@@ -131,8 +132,9 @@ def test_the_policys_own_sense_of_quality(make_spec: MakeSpec, tiny_policy: Path
     """What the instruction adds to a response's log-probability, by forwards of single sequences."""
     spec = make_spec(objective={"name": "sr-dpo", "instruction": "Be kind."}, rows=rows())
     model, tokenizer = load_policy(tiny_policy, dtype="float32", device="cpu"), load_tokenizer(tiny_policy)
+    forward = PackedForward(model, 4096)
     spec.folder.mkdir()
-    examples, _ = Provision.of(spec).examples(model, lambda folder: model, nullcontext, silent)
+    examples, _ = Provision.of(spec).examples(forward, lambda folder: forward, nullcontext, silent)
     for example in examples:
         group = example.group
         asked = encode_chat(tokenizer, [{"role": "user", "content": f"Be kind.\n\n{group.prompt_id}"}])

@@ -12,6 +12,7 @@ from storage.errors import UserError
 from storage.schemas import REFERENCE, read_parquet
 from tasks.modeling.load import load_policy
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs, token_logprobs
+from tasks.training.batching import PackedForward
 from tasks.training.groups import PromptGroup, read_preferences
 from tasks.training.reference import REFERENCE_FILE, compute, look_up, reference_logprobs
 from tests.training.conftest import MakeSpec
@@ -25,7 +26,7 @@ def groups(make_spec: MakeSpec) -> list[PromptGroup]:
 @pytest.fixture
 def rows(tiny_policy: Path, groups: list[PromptGroup]) -> pa.Table:
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
-    return compute(model, groups, 200, nullcontext)
+    return compute(PackedForward(model, 200), groups, nullcontext)
 
 
 def test_values(tiny_policy: Path, groups: list[PromptGroup], rows: pa.Table) -> None:
@@ -41,18 +42,18 @@ def test_adopted_when_whole_and_made_again_when_not(make_spec: MakeSpec, groups:
     spec = make_spec()
     loads = []
 
-    def load() -> object:
+    def load() -> PackedForward:
         loads.append(1)
-        return load_policy(spec.reference, dtype="float32", device="cpu")
+        return PackedForward(load_policy(spec.reference, dtype="float32", device="cpu"), 4096)
 
-    first = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
-    again = reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
+    first = reference_logprobs(spec, groups, load, nullcontext)
+    again = reference_logprobs(spec, groups, load, nullcontext)
     assert len(loads) == 1
     assert all(np.array_equal(a.sums, b.sums) for a, b in zip(first, again, strict=True))
     path = spec.folder / REFERENCE_FILE
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"x")
-    reference_logprobs(spec, groups, load, nullcontext)  # type: ignore[arg-type]
+    reference_logprobs(spec, groups, load, nullcontext)
     assert len(loads) == 2
     assert path.read_bytes() == content
     assert read_parquet(path, REFERENCE).num_rows == 36
@@ -82,7 +83,7 @@ def test_single_tokens_where_they_are_needed(make_spec: MakeSpec, tiny_policy: P
     """Against single sequences without padding; they add up to the sums, and lie in the same file."""
     spec = make_spec(objective={"name": "bmc"})
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
-    found = reference_logprobs(spec, groups, lambda: model, nullcontext)
+    found = reference_logprobs(spec, groups, lambda: PackedForward(model, 4096), nullcontext)
     for group, values in zip(groups, found, strict=True):
         assert values.tokens is not None
         for response, total, tokens in zip(group.responses, values.sums, values.tokens, strict=True):

@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file and its figures as SVG, made from the run folder's files alone."""
+"""The report of a run: one HTML file and its figures as SVG and PNG, made from the run folder's files alone."""

@@ -9,7 +9,9 @@ from tasks.evaluation.report.write import write_report
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write the report of a run: one HTML file, and its figures as SVG.")
+    parser = argparse.ArgumentParser(
+        description="Write the report of a run: one HTML file, and its figures as SVG and PNG."
+    )
     parser.add_argument("run", type=Path, help="the run folder, e.g. runs/mine")
     run = parser.parse_args().run
     try:

@@ -18,8 +18,9 @@ Course = list[tuple[int, float, float, float, bool]]
 def charts(files: RunFiles) -> list[Figure]:
     rounds = files.evaluated
     found = []
-    for source, against in (("initial", "the initial policy"), ("previous", "the policy before")):
-        courses = {judge: _course(rounds, [_win(each, source, judge) for each in rounds]) for judge in files.judges}
+    sources = {"initial": "the initial policy", "previous": "the policy before"} | {n: n for n in files.named}
+    for source, against in sources.items():
+        courses = {judge: course_of(rounds, [_win(each, source, judge) for each in rounds]) for judge in files.judges}
         if any(courses.values()):
             found.append(_win_rate(source, against, {name: c for name, c in courses.items() if c}, rounds, files))
     if len(rounds) > 1:
@@ -35,14 +36,14 @@ def rate_charts(files: RunFiles) -> list[Figure]:
     names = sorted({name for each in rounds for name in each.figures["rates"]}) if len(rounds) > 1 else []
     found = []
     for i, name in enumerate(names):
-        course = _course(rounds, [each.figures["rates"].get(name) for each in rounds])
+        course = course_of(rounds, [each.figures["rates"].get(name) for each in rounds])
         share = all(low >= 0 and high <= 1 for _, _, low, high, _ in course)
         bounds = (0.0, 1.0) if share else span([end for _, _, low, high, _ in course for end in (low, high)], 0.0)
         what = "mean score by this judge" if name in files.judges else "mean over replies"
-        plot = Plot(name, f"{what}, 95 % interval", _across(rounds), bounds, x_ticks=_marks(rounds), width=SMALL,
-                    height=176)  # fmt: skip
-        _draw(plot, course, 0, 0.0, name)
-        found.append(plot.figure(f"rate-{i + 1}", f"{name}: {_told(course)}.", ""))
+        plot = Plot(name, f"{what}, 95 % interval", across_rounds(rounds), bounds, x_ticks=round_marks(rounds),
+                    width=SMALL, height=176)  # fmt: skip
+        draw(plot, course, 0, 0.0, name)
+        found.append(plot.figure(f"rate-{i + 1}", f"{name}: {told_of(course)}.", ""))
     return found
 
 
@@ -52,7 +53,7 @@ def _win(each: Round, source: str, judge: str) -> Row | None:
     return each.win_rates(source).get(judge)
 
 
-def _win_bounds(files: RunFiles) -> tuple[float, float]:
+def win_bounds(files: RunFiles) -> tuple[float, float]:
     """One scale for every chart of win rates: all of the run's intervals, and an even score."""
     rates = [
         rate for each in files.evaluated for judges in each.figures["win_rate"].values() for rate in judges.values()
@@ -60,7 +61,7 @@ def _win_bounds(files: RunFiles) -> tuple[float, float]:
     return span((end for rate in rates for end in (rate["low"], rate["high"])), 0.5)
 
 
-def _course(rounds: Sequence[Round], intervals: Sequence[Row | None]) -> Course:
+def course_of(rounds: Sequence[Round], intervals: Sequence[Row | None]) -> Course:
     return [
         (each.number, interval["mean"], interval["low"], interval["high"], rolled_back(each))
         for each, interval in zip(rounds, intervals, strict=True)
@@ -72,16 +73,16 @@ def rolled_back(each: Round) -> bool:
     return each.decision is not None and each.decision.action == "roll back"
 
 
-def _across(rounds: Sequence[Round]) -> tuple[float, float]:
+def across_rounds(rounds: Sequence[Round]) -> tuple[float, float]:
     return rounds[0].number, rounds[-1].number
 
 
-def _marks(rounds: Sequence[Round]) -> list[float]:
+def round_marks(rounds: Sequence[Round]) -> list[float]:
     shown = thinned(len(rounds))
     return [each.number for i, each in enumerate(rounds) if shown(i)]
 
 
-def _draw(plot: Plot, course: Course, series: int, shift: float, name: str) -> None:
+def draw(plot: Plot, course: Course, series: int, shift: float, name: str) -> None:
     if len(course) > _WHISKERS:
         plot.band([(x, low) for x, _, low, _, _ in course], [(x, high) for x, _, _, high, _ in course], series)
         shift = 0.0
@@ -92,23 +93,23 @@ def _draw(plot: Plot, course: Course, series: int, shift: float, name: str) -> N
         plot.dot(x, mean, series, f"round {x}, {name}: {mean:.3f} [{low:.3f}, {high:.3f}]", shift=shift, hollow=hollow)
 
 
-def _told(course: Course) -> str:
+def told_of(course: Course) -> str:
     return listed(f"round {x} {mean:.3f} [{low:.3f}, {high:.3f}]" for x, mean, low, high, _ in course)
 
 
 def _win_rate(
     source: str, against: str, courses: dict[str, Course], rounds: Sequence[Round], files: RunFiles
 ) -> Figure:
-    trained = [each for each in rounds if each.number] or rounds
+    trained = [each for each in rounds if each.number or source in files.named] or rounds
     title = f"Win rate against {against}"
     unit = "share of held-out comparisons won; by judge, 95 % intervals"
-    plot = Plot(title, unit, _across(trained), _win_bounds(files), names=courses, x_ticks=_marks(trained))
+    plot = Plot(title, unit, across_rounds(trained), win_bounds(files), names=courses, x_ticks=round_marks(trained))
     plot.reference(0.5, "even")
     for i, (judge, course) in enumerate(courses.items()):
         series = files.judges.index(judge)
-        _draw(plot, course, series, (i - (len(courses) - 1) / 2) * _DODGE, judge)
+        draw(plot, course, series, (i - (len(courses) - 1) / 2) * _DODGE, judge)
     plot.names([(judge, course[-1][1], files.judges.index(judge)) for judge, course in courses.items()])
-    says = listed(f"{judge}: {_told(course)}" for judge, course in courses.items())
+    says = listed(f"{judge}: {told_of(course)}" for judge, course in courses.items())
     first = " In rounds that start from the initial policy that is the policy before." if source == "previous" else ""
     caption = (
         "Mean over held-out comparisons of 1 for a win, ½ for a tie, 0 for a loss; abstentions and errors left out. "
@@ -123,20 +124,20 @@ def _divergences(rounds: Sequence[Round]) -> Course:
         kl = each.figures["kl"]
         half = _NORMAL * (kl["se"] or 0.0)
         intervals.append({"mean": kl["mean"], "low": kl["mean"] - half, "high": kl["mean"] + half})
-    return _course(rounds, intervals)
+    return course_of(rounds, intervals)
 
 
 def _divergence(rounds: Sequence[Round]) -> Figure:
     course = _divergences(rounds)
     bounds = span([end for _, _, low, high, _ in course for end in (low, high)], 0.0)
     title = "KL to the initial policy"
-    plot = Plot(title, "nats a reply, 95 % interval", _across(rounds), bounds, x_ticks=_marks(rounds))
-    _draw(plot, course, 0, 0.0, "KL")
+    plot = Plot(title, "nats a reply, 95 % interval", across_rounds(rounds), bounds, x_ticks=round_marks(rounds))
+    draw(plot, course, 0, 0.0, "KL")
     caption = (
         "Mean over held-out replies y of the policy of log π(y|x) − log π₀(y|x), ±1.96 standard errors over prompts. "
         "A single reply's may be negative; the mean is unbiased."
     )
-    return plot.figure("kl", f"{title}, nats a reply: {_told(course)}.", caption)
+    return plot.figure("kl", f"{title}, nats a reply: {told_of(course)}.", caption)
 
 
 def _utility(files: RunFiles) -> Figure | None:
@@ -152,7 +153,7 @@ def _utility(files: RunFiles) -> Figure | None:
         "win rate against the initial policy, over KL; 95 % intervals",
         "KL to the initial policy, nats a reply",
     )
-    plot = Plot(title, unit, bounds, _win_bounds(files), names=judges, x_title=across)
+    plot = Plot(title, unit, bounds, win_bounds(files), names=judges, x_title=across)
     plot.reference(0.5)
     plot.parts.append(
         f'<circle cx="{plot.x.at(0):.1f}" cy="{plot.y.at(0.5):.1f}" r="3" class="origin"/>'

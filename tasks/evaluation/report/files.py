@@ -19,7 +19,8 @@ from storage.manifest import Manifest
 from tasks.evaluation.gate import DECISION, Decision
 
 STAGES = ("generate", "label", "train", "evaluate")
-_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate")
+_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate/pairs", "evaluate/dialogues", "evaluate/grades",
+               "evaluate/harness", "evaluate")  # fmt: skip
 _LIMIT = 10  # pairs, and held-out prompts, to read
 
 Row = dict[str, Any]
@@ -122,6 +123,12 @@ class RunFiles:
         asked = (self.run.config.get("evaluation") or {}).get("judges") or {}
         seen = {judge for each in self.evaluated for judges in each.figures["win_rate"].values() for judge in judges}
         return [judge for judge in asked if judge in seen] + sorted(seen - set(asked))
+
+    @property
+    def named(self) -> list[str]:
+        """Further policies that rounds were compared with."""
+        seen = {source for each in self.evaluated for source in each.figures["win_rate"]}
+        return sorted(seen - {"initial", "previous"})
 
 
 def read_run(root: Path) -> RunFiles:

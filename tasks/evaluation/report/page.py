@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.evaluation.report import by_round, panel, work
+from tasks.evaluation.report import by_round, cost, harness, mt_bench, panel, work
 from tasks.evaluation.report.drawing import Figure, text
 from tasks.evaluation.report.files import Pair, Round, RunFiles, heldout_pairs, labelled_pairs
 from tasks.evaluation.report.provenance import provenance
@@ -31,19 +31,31 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
     labelled = [each for each in rounds if each.labels]
     groups = {
         "rounds": by_round.charts(files),
+        "categories": cost.category_charts(files),
         "rates": by_round.rate_charts(files),
+        "cost": cost.charts(files),
+        "replies": cost.reply_charts(files),
         "panel": panel.charts(labelled),
         "training": work.training_charts(rounds),
         "work": work.time_chart(rounds) + work.money_chart(rounds),
     }
-    sizes = {"rounds": "large", "rates": "small"}
+    sizes = {"rounds": "large", "cost": "large", "rates": "small", "replies": "small"}
     drawn = {name: _figures(figures, sizes.get(name, "")) for name, figures in groups.items()}
     hollow = any(by_round.rolled_back(each) for each in files.evaluated)
     marked = _note("Hollow markers are rounds that were rolled back.") if hollow else ""
     rates = _note(by_round.RATES) + drawn["rates"] if drawn["rates"] else ""
+    like = _note(cost.REPLIES) + drawn["replies"] if drawn["replies"] else ""
     sections: list[Section] = [
         ("rounds", "Rounds at a glance", _glance(files) + marked + drawn["rounds"] if files.evaluated else ""),
+        ("categories", "By category", drawn["categories"] + cost.category_table(files)),
         ("rates", "Rates on held-out prompts", rates),
+        ("harness", "Benchmarks", harness.table(files.evaluated)),
+        ("mt-bench", "MT-Bench", mt_bench.table(files.evaluated)),
+        (
+            "cost",
+            "What the gain costs",
+            drawn["cost"] + cost.length_table(files) + cost.calibration_table(files) + like,
+        ),
         ("gate", "Decisions", _decisions(rounds)),
         ("panel", "The panel", drawn["panel"]),
         ("training", "Training", drawn["training"]),

@@ -8,7 +8,7 @@ a response that ended by itself ends with the tokenizer's end token, one that wa
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from jinja2.exceptions import TemplateError
 from pydantic import Field
@@ -30,7 +30,8 @@ class ImplicitRewardSettings(Scorer):
     policy: str
     reference: str
     beta: float = Field(1.0, gt=0)
-    length_penalty: float = Field(0.0, ge=0)  # a character
+    # A character. level: what makes the best responses of the round as long as the worst (tasks/labeling/length).
+    length_penalty: Annotated[float, Field(ge=0)] | Literal["level"] = 0.0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
     device: str = "auto"
@@ -68,7 +69,8 @@ class ImplicitReward:
             if isinstance(found, str):
                 return Score("error", raw=found)
         settings = self._settings
-        value = settings.beta * (policy - reference) - settings.length_penalty * len(response.text)  # type: ignore[operator]
+        penalty = 0.0 if settings.length_penalty == "level" else settings.length_penalty  # found when all is scored
+        value = settings.beta * (policy - reference) - penalty * len(response.text)  # type: ignore[operator]
         return Score("score", value) if math.isfinite(value) else Score("error", raw=f"the score is {value}")
 
 

@@ -7,6 +7,7 @@ from storage.errors import UserError
 from tasks.labeling.annotators.function import FunctionAnnotator, FunctionSettings
 from tasks.labeling.annotators.implicit_reward import ImplicitReward, ImplicitRewardSettings
 from tasks.labeling.annotators.judge import Judge, JudgeSettings
+from tasks.labeling.annotators.order import Order, OrderSettings
 from tasks.labeling.annotators.protocol import Annotator
 from tasks.labeling.annotators.ranking_judge import RankingJudge, RankingJudgeSettings
 from tasks.labeling.annotators.reward_model import RewardModel, RewardModelSettings
@@ -55,6 +56,8 @@ def _open(name: str, settings: AnnotatorSettings, seed: int) -> Annotator:
             return SelfReference(name, settings)
         case SimulatedSettings():
             return SimulatedAnnotator(name, settings, seed)
+        case OrderSettings():
+            return Order(name, settings)
         case HumanSettings():
             raise UserError(
                 f"{name} are people, and cannot be asked here",

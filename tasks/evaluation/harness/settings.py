@@ -1,0 +1,112 @@
+"""Settings and spec of the harness stage. Reading them needs no lm-eval."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from storage.errors import UserError
+from storage.stage import Spec
+
+
+class HarnessTask(BaseModel):
+    """One task or group of lm-eval."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]*$")
+    num_fewshot: int | None = Field(None, ge=0)  # None = what the task itself says
+    metric: str | None = None  # the one that is reported: `acc_norm`, or with its filter `exact_match,strict-match`
+
+
+def _named(task: Any) -> Any:
+    return {"task": task} if isinstance(task, str) else task
+
+
+class HarnessSettings(BaseModel):
+    """Which tasks, asked how. Without tasks the harness is not run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: list[Annotated[HarnessTask, BeforeValidator(_named)]] = []
+    include: list[Path] = []  # folders with further tasks' YAML files
+    data: dict[str, Path] = {}  # task -> the file its split `test` is read from, instead of what its YAML file says
+    backend: Literal["vllm", "transformers"] = "vllm"
+    batch_size: int = Field(8, ge=1)  # transformers; vLLM makes its own batches
+    chat_template: bool = False  # wrap questions in the policy's chat template
+    limit: int | None = Field(None, ge=1)  # the first so many documents of each task
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "HarnessSettings":
+        names = [each.task for each in self.tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tasks: {', '.join(twice)} is there twice")
+        if strange := sorted(set(self.data) - set(names)):
+            raise ValueError(f"data: {', '.join(strange)} is none of the tasks")
+        return self
+
+
+class ModelSettings(BaseModel):
+    """How lm-eval holds the policy: the words of the run's engine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dtype: Literal["float32", "bfloat16", "float16"]
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # transformers
+    max_model_len: int | None = None
+    enforce_eager: bool = False
+    tensor_parallel: int = 1
+    gpu_memory_utilization: float = 0.85
+    kv_cache_gib: float = 4.0
+    trust_remote_code: bool = False
+
+
+class HarnessRunSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    harness: HarnessSettings
+    model: ModelSettings
+
+
+class HarnessSpec(Spec):
+    """Run lm-eval's tasks on `policy`. lm-eval's own seeds are used: what it draws is the same in every run."""
+
+    stage: ClassVar[str] = "harness"
+    version: ClassVar[int] = 1
+
+    settings: HarnessRunSettings
+    policy: Path
+
+    def keyed_settings(self) -> dict[str, Any]:
+        """Without where files lie (their contents are inputs) and how much memory is given."""
+        settings = super().keyed_settings()
+        for name in ("gpu_memory_utilization", "kv_cache_gib"):
+            del settings["model"][name]
+        for name in ("include", "data"):
+            del settings["harness"][name]
+        return settings
+
+
+def harness_version() -> str | None:
+    """The installed release of lm-eval; None without one."""
+    try:
+        return version("lm-eval")
+    except PackageNotFoundError:
+        return None
+
+
+def check_harness(settings: HarnessSettings) -> None:
+    """Refuse, before anything starts, what cannot be done: no lm-eval, or files that are not there."""
+    if settings.tasks and harness_version() is None:
+        raise UserError(
+            "lm-eval is not installed",
+            where="harness.tasks",
+            remedy='install it (make setup, or uv pip install "lm-eval>=0.4.13,<0.5"), or use harness=none',
+        )
+    for folder in settings.include:
+        if not folder.is_dir():
+            raise UserError("there is no such folder", where=f"harness.include={folder}", remedy="give an existing one")
+    for task, path in settings.data.items():
+        if not path.is_file():
+            raise UserError("there is no such file", where=f"harness.data.{task}={path}", remedy="give a JSONL file")

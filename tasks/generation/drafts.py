@@ -1,0 +1,212 @@
+"""Pairs that are made, not judged: two responses a prompt of which one is better by how it came about.
+
+    ladder  both are asked of the policy, at two qualities that a system message names; the gap shrinks by round.
+            Only-prompting self-rewarding, arXiv 2409.17534, in the spirit of: the wording, five qualities and the
+            schedule are ours
+    sapo    the prompt's reference, and the same with a stretch of it written anew by the policy, what follows the
+            stretch put back unless the policy ended there. arXiv 2405.20830; a round, not a step, is the unit here
+
+Three stages: `ask` writes what the policy is asked, an ordinary generate stage samples it, `assemble` makes of it the
+responses of the round, the better one first. To the rest of the round they are responses to the plain prompt; nobody
+sampled them as such, so their log-probabilities are NaN.
+"""
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from storage.errors import UserError
+from storage.files import digest
+from storage.manifest import Manifest
+from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
+from storage.stage import Outcome, Spec, run_stage
+from tasks.modeling.load import encode_chat, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ASKED = "asked.parquet"
+PIECES = "pieces.parquet"
+_QUALITY = "{quality}"
+Row = dict[str, Any]
+
+
+class _Drafts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoDrafts(_Drafts):
+    kind: Literal["none"] = "none"
+
+
+class Ladder(_Drafts):
+    kind: Literal["ladder"]
+    best: int = 5
+    gaps: list[Annotated[int, Field(ge=1)]] = Field([4, 3, 2, 1], min_length=1)  # OURS: by round; the last one stays
+    instruction: str = "Write an answer of this quality, on a scale from 1 (worst) to 5 (best): {quality}"  # OURS
+
+    @field_validator("instruction")
+    @classmethod
+    def _has_a_place(cls, text: str) -> str:
+        if _QUALITY not in text:
+            raise ValueError("the instruction has {quality} where the number stands")
+        return text
+
+    @model_validator(mode="after")
+    def _on_the_ladder(self) -> "Ladder":
+        if max(self.gaps) >= self.best:
+            raise ValueError("qualities begin at 1: every gap is less than best")
+        return self
+
+    def qualities(self, round_number: int) -> tuple[int, int]:
+        """What chosen and rejected are asked for in a round (1 is the first)."""
+        gap = self.gaps[min(round_number, len(self.gaps)) - 1]
+        return self.best, self.best - gap
+
+
+class Sapo(_Drafts):
+    kind: Literal["sapo"]
+    tokens: int = Field(256, ge=1)  # of the stretch; at most the reference's own
+
+
+DraftSettings = Annotated[NoDrafts | Ladder | Sapo, Field(discriminator="kind")]
+
+
+class AskSpec(Spec):
+    """Publish asked.parquet (storage.schemas.PROMPTS) and pieces.parquet (PREFIXES)."""
+
+    stage: ClassVar[str] = "ask"
+    version: ClassVar[int] = 1
+
+    settings: Ladder | Sapo = Field(discriminator="kind")
+    prompts: Path  # Parquet of storage.schemas.PROMPTS: those of the round
+    policy: Path  # whose tokenizer it is
+
+
+class AssembleSpec(Spec):
+    """Publish the round's responses, as a generate stage would."""
+
+    stage: ClassVar[str] = "assemble"
+    version: ClassVar[int] = 1
+
+    settings: Ladder | Sapo = Field(discriminator="kind")
+    prompts: Path
+    asked: Path  # folder of the ask stage
+    drafts: Path  # folder of the generate stage that sampled what was asked
+    policy: Path
+
+
+def run_ask(spec: AskSpec) -> Manifest:
+    """Raises UserError (file, line) for a prompt without a reference, where there must be one."""
+
+    def body() -> Outcome:
+        tokenizer = load_tokenizer(spec.policy)
+        asked, pieces = [], []
+        for row in read_parquet(spec.prompts, PROMPTS).to_pylist():
+            if isinstance(spec.settings, Ladder):
+                for quality in spec.settings.qualities(spec.round):
+                    asked.append(_instructed(row, spec.settings, quality))
+                    pieces.append({"prompt_id": asked[-1]["prompt_id"], "prefix_ids": [], "suffix_ids": []})
+            else:
+                asked.append(row)
+                pieces.append(_cut(row, spec.settings, tokenizer, spec))
+        paths = [spec.folder / ASKED, spec.folder / PIECES]
+        write_parquet(paths[0], table(asked, PROMPTS))
+        write_parquet(paths[1], table(pieces, PREFIXES))
+        return Outcome(paths=paths, rows={"asked": len(asked)})
+
+    return run_stage(spec, body)
+
+
+def _instructed(row: Row, settings: Ladder, quality: int) -> Row:
+    """The prompt with the instruction as its system message, or after the one that it has."""
+    text = settings.instruction.replace(_QUALITY, str(quality))
+    messages = list(row["messages"])
+    if messages[0]["role"] == "system":
+        messages[0] = {"role": "system", "content": f"{messages[0]['content']}\n\n{text}"}
+    else:
+        messages.insert(0, {"role": "system", "content": text})
+    return row | {"prompt_id": f"{row['prompt_id']}@{quality}", "messages": messages}
+
+
+def _cut(row: Row, settings: Sapo, tokenizer: "PreTrainedTokenizerBase", spec: Spec) -> Row:
+    """What precedes and what follows a stretch of the prompt's reference, drawn by seed, round and prompt."""
+    whole = _reference(row, tokenizer)
+    text = len(whole) - 1  # without the end token
+    length = min(settings.tokens, text)
+    start = random.Random(digest([spec.seed, spec.round, row["prompt_id"]])).randint(0, text - length)
+    return {"prompt_id": row["prompt_id"], "prefix_ids": whole[:start], "suffix_ids": whole[start + length :]}
+
+
+def _reference(row: Row, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Token ids of the prompt's reference and the end token."""
+    ids: list[int] = tokenizer(row["reference"] or "", add_special_tokens=False)["input_ids"]
+    if not ids or tokenizer.eos_token_id is None:
+        raise UserError(
+            "the prompt has no reference" if not ids else "the policy's tokenizer has no end token",
+            where=row["source"],
+            remedy="drafts=sapo needs an answer to every prompt: name its field, prompts.reference_field=<field>",
+        )
+    return [*ids, tokenizer.eos_token_id]
+
+
+def run_assemble(spec: AssembleSpec) -> Manifest:
+    """Two responses to each prompt of the round, the better one first."""
+
+    def body() -> Outcome:
+        tokenizer = load_tokenizer(spec.policy)
+        sampled = {
+            row["prompt_id"]: row
+            for row in read_parquet(sorted(spec.drafts.glob("responses-*.parquet")), RESPONSES).to_pylist()
+        }
+        pieces = {row["prompt_id"]: row for row in read_parquet(spec.asked / PIECES, PREFIXES).to_pylist()}
+        rows: list[Row] = []
+        for prompt in read_parquet(spec.prompts, PROMPTS).to_pylist():
+            name, prompt_ids = prompt["prompt_id"], encode_chat(tokenizer, prompt["messages"])
+            if isinstance(spec.settings, Ladder):
+                said = [sampled[f"{name}@{quality}"] for quality in spec.settings.qualities(spec.round)]
+                made = [(each["response_ids"], each["finish_reason"]) for each in said]
+            else:
+                whole = _reference(prompt, tokenizer)
+                made = [(whole, "stop"), (_augmented(whole, pieces[name], sampled[name]), "stop")]
+            for index, (ids, finish) in enumerate(made):
+                rows.append(
+                    {
+                        "prompt_id": name,
+                        "response_index": index,
+                        "prompt_ids": prompt_ids,
+                        "response_ids": ids,
+                        "text": tokenizer.decode(ids, skip_special_tokens=True),
+                        "finish_reason": finish,
+                        "logprobs": [float("nan")] * len(ids),
+                        "seed": 0,
+                    }
+                )
+        path = spec.folder / "responses-00000-of-00001.parquet"
+        responses = table(rows, RESPONSES)
+        write_parquet(path, responses)
+        return Outcome(paths=[path], rows={"responses": len(rows)}, summary=_summary(responses))
+
+    return run_stage(spec, body)
+
+
+def _augmented(whole: list[int], pieces: Row, sampled: Row) -> list[int]:
+    """What precedes the stretch, the stretch anew, at most as long as it was, and what follows it, unless it ended."""
+    length = len(whole) - len(pieces["prefix_ids"]) - len(pieces["suffix_ids"])
+    anew = sampled["response_ids"][:length]
+    ended = sampled["finish_reason"] == "stop" and len(sampled["response_ids"]) <= length
+    return [*pieces["prefix_ids"], *anew, *([] if ended else pieces["suffix_ids"])]
+
+
+def _summary(responses: pa.Table) -> dict[str, Any]:
+    lengths = [len(ids) for ids in responses["response_ids"].to_pylist()]
+    ended = [reason == "stop" for reason in responses["finish_reason"].to_pylist()]
+    return {
+        "responses": len(lengths),
+        "tokens": sum(lengths),
+        "mean_tokens": sum(lengths) / len(lengths),
+        "finished": sum(ended) / len(ended),
+    }

@@ -1,0 +1,162 @@
+"""Attention over packed rows, as an implementation of transformers' AttentionInterface.
+
+Each response attends to its prompt and to itself, segment by segment, so that nothing is computed to be masked. On a
+GPU in half precision it is one call of variable-length flash attention (torch.nn.attention.varlen) for all segments;
+this was not run on a GPU yet. The implementation is chosen with `use_segments`; a forward without a packed row is
+transformers' own sdpa.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from tasks.training.packing import PackedRow, additive, causal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "irepo_segments"
+
+
+def use_segments(model: "PreTrainedModel") -> None:
+    """Have the model attend by `packed_attention`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # of forwards without a packed row
+    model.set_attn_implementation(NAME)
+
+
+def packing_options(config: Any, row: PackedRow, dtype: torch.dtype, *, by_mask: bool) -> dict[str, Any]:
+    """Keyword arguments of a decoder's forward over `row`: the row for `packed_attention`, or a mask.
+
+    A mask that is given (in `dtype` where it is added) replaces the one that transformers would make, its sliding
+    windows included; a model whose layers differ takes one for each of their types. Raises NotImplementedError for
+    other types of layers than full and sliding attention.
+    """
+    if not by_mask:
+        # A mask of four dimensions is taken as it is, so that none is made; this one can only be ignored.
+        return {"packed_row": row, "attention_mask": torch.zeros((1, 1, 0, 0), device=row.ids.device)}
+    window = getattr(config, "sliding_window", None)
+    types = set(getattr(config, "layer_types", None) or ())
+    if unknown := types - {"full_attention", "sliding_attention"}:
+        raise NotImplementedError(f"packed rows have no mask for layers of {', '.join(sorted(unknown))}")
+
+    def mask(window: int | None) -> Tensor:
+        seen = row.whole_mask(window)
+        if config._attn_implementation != "eager":
+            return seen
+        return additive(seen, dtype)
+
+    if types:
+        windows = {"full_attention": None, "sliding_attention": window}
+        return {"attention_mask": {name: mask(windows[name]) for name in windows}}
+    return {"attention_mask": mask(window)}
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed_row: PackedRow | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of heads [1, H, T, D] (keys and values may have fewer heads), as [1, T, H, D].
+
+    Honours scaling, sliding windows, soft-capping and grouped queries. Raises NotImplementedError for dropout,
+    attention sinks and position biases.
+    """
+    if dropout or s_aux is not None or position_bias is not None:
+        raise NotImplementedError("packed rows know no dropout, attention sinks or position biases")
+    if packed_row is None:
+        if softcap is not None:  # which transformers' sdpa leaves out without a word
+            seen = causal(query.shape[2], query.device) if attention_mask is None else attention_mask
+            return _soft_capped(query, key, value, additive(seen, query.dtype), scaling, softcap).transpose(1, 2), None
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        output: Tensor = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **others
+        )[0]
+        return output, None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and softcap is None:
+        return _variable_length(query, key, value, packed_row, scaling, sliding_window), None
+    return _by_segment(query, key, value, packed_row, scaling, sliding_window, softcap), None
+
+
+def _by_segment(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row: PackedRow,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    # split, whose gradient is one concatenation: slices would each add into a tensor of the whole row.
+    sizes = [size for segment in row.segments for size in (segment.prompt, *segment.responses)]
+    parts = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    outputs = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> None:
+        queries, keys = q.shape[2], k.shape[2]
+        if queries == keys and softcap is None and (window is None or keys <= window):
+            seen: dict[str, Any] = {"is_causal": True}
+        else:
+            seen = {"attn_mask": row.mask(queries, keys, window, q.dtype)}
+        if softcap is None:
+            gqa = q.shape[1] != k.shape[1]
+            outputs.append(scaled_dot_product_attention(q, k, v, scale=scaling, enable_gqa=gqa, **seen))
+        else:
+            outputs.append(_soft_capped(q, k, v, seen["attn_mask"], scaling, softcap))
+
+    for segment in row.segments:
+        prompt = next(parts)
+        attend(*prompt)
+        for size in segment.responses:
+            q, k, v = next(parts)
+            if size:
+                attend(q, torch.cat([prompt[1], k], dim=2), torch.cat([prompt[2], v], dim=2))
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
+
+
+def _soft_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float | None, softcap: float) -> Tensor:
+    """softmax(softcap tanh(q k / softcap)) v, softmax in float32 at least."""
+    repeats = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap) + mask
+    return scores.softmax(dim=-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype) @ v
+
+
+def _variable_length(
+    query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None, window: int | None
+) -> Tensor:
+    """All segments in one call. Queries of a response are the last of its keys (flash attention aligns them so)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    gathered, starts, longest = row.variable_length
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    output = varlen_attn(
+        q.contiguous(),
+        k[gathered],
+        v[gathered],
+        *starts,
+        *longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    assert isinstance(output, Tensor)
+    return output[None]

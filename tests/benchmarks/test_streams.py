@@ -1,0 +1,16 @@
+"""The streams benchmark, small."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conf.compose import PROJECT
+
+
+@pytest.mark.slow
+def test_ten_times_the_prompts_take_ten_times_the_time_and_little_more_memory(tiny_policy: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.streams", "--prompts", "200", "--policy", str(tiny_policy)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr

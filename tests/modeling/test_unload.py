@@ -1,0 +1,25 @@
+"""Weights leave memory when a model is unloaded, not when the garbage collector comes by."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from tasks.modeling.load import load_policy, unload
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_weights_of_an_unloaded_model_are_gone_at_once(
+    tied: bool, tiny_policy: Path, tiny_policy_untied: Path
+) -> None:
+    model = load_policy(tiny_policy if tied else tiny_policy_untied, dtype="float32", device="cpu")
+    model.itself = [model]  # a cycle, as hooks and configs make them
+    weights = [weakref.ref(tensor) for tensor in [*model.parameters(), *model.buffers()]]
+    gc.disable()
+    try:
+        unload(model)
+        assert weights
+        assert all(weight() is None or weight().is_meta for weight in weights)
+    finally:
+        gc.enable()

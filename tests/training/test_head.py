@@ -1,0 +1,76 @@
+"""The chunked head against log_softmax of all logits."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasks.training import head
+from tasks.training.head import token_logprobs
+
+N, H, V = 37, 8, 23
+
+
+def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    noise = torch.Generator().manual_seed(0)
+    hidden = torch.randn(N, H, generator=noise, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(V, H, generator=noise, dtype=torch.float64).requires_grad_()
+    shift = torch.randn(V, generator=noise, dtype=torch.float64).requires_grad_() if bias else None
+    return hidden, weight, shift, torch.randint(V, (N,), generator=noise)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("chunk", "kept"), [(1, 0), (5 * V, 0), (5 * V, 12 * V), (10**9, 10**9)])
+def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, chunk: int, kept: int) -> None:
+    """Whatever the chunks, and whether their logits are kept or made again."""
+    monkeypatch.setattr(head, "CHUNK", chunk)
+    monkeypatch.setattr(head, "KEPT", kept)
+    hidden, weight, shift, targets = inputs(bias)
+    leaves = [leaf for leaf in (hidden, weight, shift) if leaf is not None]
+    slope = torch.linspace(-1, 1, N, dtype=torch.float64)
+    plain = torch.nn.functional.linear(hidden, weight, shift).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    expected = torch.autograd.grad(plain, leaves, slope)
+    found = token_logprobs(hidden, weight, shift, targets)
+    torch.testing.assert_close(found, plain, atol=1e-12, rtol=0)
+    for _ in range(2):  # what was kept is used once
+        gradients = torch.autograd.grad(found, leaves, slope, retain_graph=True)
+        torch.testing.assert_close(gradients, expected, atol=1e-12, rtol=0)
+
+
+def test_frozen_weights_have_no_gradient() -> None:
+    hidden, weight, _, targets = inputs(False)
+    token_logprobs(hidden, weight.detach(), None, targets).sum().backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+def test_no_tensor_of_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK", 4 * V)
+    largest = 0
+    plain = head.log_softmax
+
+    def watched(logits: Tensor, **options: object) -> Tensor:
+        nonlocal largest
+        largest = max(largest, logits.numel())
+        return plain(logits, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(head, "log_softmax", watched)
+    hidden, weight, _, targets = inputs(False)
+    token_logprobs(hidden, weight, None, targets).sum().backward()
+    assert largest == 4 * V
+
+
+def test_autocast_is_that_of_a_plain_head() -> None:
+    hidden, weight, _, targets = (value.detach().float() if value is not None and value.is_floating_point() else value
+                                  for value in inputs(False))  # fmt: skip
+    assert hidden is not None
+    assert weight is not None
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = torch.nn.functional.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        found = token_logprobs(hidden, weight, None, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
+    expected = torch.autograd.grad(plain.sum(), leaves)
+    gradients = torch.autograd.grad(found.sum(), leaves)
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    torch.testing.assert_close(gradients, expected, atol=2e-2, rtol=2e-2)

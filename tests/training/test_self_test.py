@@ -1,0 +1,100 @@
+"""What the self-test lets pass, and what it refuses."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from storage.errors import UserError
+from tasks.training import attention
+from tasks.training.groups import PromptGroup
+from tasks.training.self_test import _chosen, check_packed
+from tasks.training.trainer import run
+from tests.training.architectures import SMALL, VOCABULARY, build
+from tests.training.conftest import MakeSpec
+
+
+def groups() -> list[PromptGroup]:
+    rng = np.random.default_rng(0)
+
+    def ids(length: int) -> np.ndarray:
+        return rng.integers(VOCABULARY, size=length).astype(np.int32)
+
+    return [
+        PromptGroup(str(i), 1, ids(size), [0, 1], [ids(size), ids(2 * size)], []) for i, size in enumerate((9, 3, 1, 2))
+    ]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2", "gpt2"])
+def test_right_rows_pass(name: str) -> None:
+    model = build(name).float()
+    check_packed(model, groups(), nullcontext)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_forgotten_window_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent otherwise: the model answers, with other log-probabilities."""
+
+    def forgetful(*arguments: Any, sliding_window: int | None = None, **options: Any) -> Any:
+        return packed(*arguments, **options)
+
+    packed = attention.packed_attention
+    monkeypatch.setattr(attention, "packed_attention", forgetful)
+    with pytest.raises(UserError, match="differ from plain rows") as refused:
+        check_packed(build("mistral-window").float(), groups(), nullcontext)
+    assert "training.batching=plain" in refused.value.remedy
+
+
+def test_a_wrong_gradient_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-probabilities may be right when what is differentiated is not."""
+
+    def detached(module: Any, query: Any, key: Any, *arguments: Any, **options: Any) -> Any:
+        return packed(module, query, key.detach() if "packed_row" in options else key, *arguments, **options)
+
+    packed = attention.packed_attention
+    monkeypatch.setattr(attention, "packed_attention", detached)
+    with pytest.raises(UserError, match="the gradient by"):
+        check_packed(build("llama").float(), groups(), nullcontext)
+
+
+def test_a_recurrent_model_is_refused() -> None:
+    model = transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=1)
+    ).eval()
+    with pytest.raises(UserError, match="cannot be trained on packed rows"):
+        check_packed(model, groups(), nullcontext)
+
+
+def test_small_prompts_and_one_beyond_the_window() -> None:
+    config = transformers.MistralConfig(**SMALL, sliding_window=20)
+    assert [group.prompt_id for group in _chosen(groups(), config)] == ["0", "2", "3"]
+    assert [group.prompt_id for group in _chosen(groups(), transformers.LlamaConfig(**SMALL))] == ["2", "3", "1"]
+
+
+def test_plain_rows_end_with_the_same_weights(make_spec: MakeSpec) -> None:
+    """Two ways to the same update; and where one is not the default, another stage."""
+    packed, plain = (make_spec(kind, optimization={"batching": kind}) for kind in ("packed", "plain"))
+    assert packed.key() == make_spec("default").key() != plain.key()
+    weights = []
+    for spec in (packed, plain):
+        run(spec)
+        weights.append(load_file(spec.folder / "policy" / "model.safetensors"))
+    start = load_file(packed.policy / "model.safetensors")
+    for name, value in weights[0].items():
+        moved = float((value - start[name]).norm())
+        assert float((value - weights[1][name]).norm()) < 1e-2 * moved, name
+    assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_model_that_fails_it_is_not_trained(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise TypeError("another architecture")
+
+    monkeypatch.setattr(attention, "packed_attention", broken)
+    with pytest.raises(UserError, match="TypeError: another architecture"):
+        run(make_spec("packed"))
+    run(make_spec("plain", optimization={"batching": "plain"}))
