@@ -323,9 +323,13 @@ class Plan:
 
     @property
     def labels_pairs(self) -> bool:
-        """Whether the panel, people apart, labels held-out pairs."""
+        """Whether the panel, people apart, labels held-out pairs.
+
+        Not with a reference that moves: evaluations have log-probabilities under policies that rounds ended with.
+        """
         annotators = self.config.panel.annotators.values()
-        return self.config.evaluation.pairs and any(each.kind != "human" for each in annotators)
+        fixed = isinstance(self.config.objective.reference, str)
+        return fixed and self.config.evaluation.pairs and any(each.kind != "human" for each in annotators)
 
     def pairs(self, inputs: dict[str, str]) -> LabelSpec | None:
         """The panel's votes on the initial policy's held-out responses, once a run; None where they are not wanted.
@@ -408,6 +412,7 @@ class Plan:
     @property
     def _margin(self) -> MarginSettings:
         objective = self.config.objective
+        assert isinstance(objective.reference, str)  # labels_pairs
         return MarginSettings(scale=objective.margin_scale, reference=objective.reference)
 
     @staticmethod

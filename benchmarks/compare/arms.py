@@ -33,7 +33,7 @@ from tasks.training.update import run_update
 
 RUNS = Path("runs/benchmark-compare")
 RECORD = "record.json"
-COMMON = ("run=demo", "training.launch=inline")
+COMMON = ("run=demo", "training.launch=inline", "evaluation.pairs=false")
 TRUTH = "truth"  # the demo's judge whose scores are the ground-truth utility
 _LARGE = ("generate", "mix", "train", "update", "evaluate")
 
