@@ -9,7 +9,7 @@ from storage.files import canonical_json
 #: Fields (of manifests and rounds.json, at any depth) that say when and how fast, not what.
 TIMES = {"started", "seconds", "tokens_per_second"}
 #: Written for people, or by the attempt itself.
-LOGS = {".owner", "engine.log", "train.log", "report.html", "time.svg"}
+LOGS = {".owner", "engine.log", "train.log", "report.html", "time.svg", "time.png", "README.md"}
 
 
 def compare(reference: Path, other: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def _responses(question: Question) -> tuple[Response, ...]:
 
 
 def _content(response: Response) -> dict[str, Any]:
-    return {name: value for name, value in vars(response).items() if name not in ("prompt_id", "source", "index")}
+    names = [field.name for field in fields(response) if field.name not in ("prompt_id", "source", "index")]
+    return {name: getattr(response, name) for name in names}
 
 
 def _read(path: Path, kind: Kind) -> Iterator[tuple[str, Answer]]:

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import UserError
+from storage.schemas import SCORES, VOTES
 from storage.stage import Progress, silent
 from tasks.labeling.aggregation import Ints
-from tasks.labeling.annotators.protocol import Annotator, Answer, Local, Remote, Response, is_remote
+from tasks.labeling.annotators.protocol import Annotator, Local, Remote, Response, is_remote
 from tasks.labeling.ballot import Ballot, Questions
 from tasks.labeling.budget import Purse
 from tasks.labeling.journal import Journal
@@ -48,8 +49,7 @@ def vote(
             "the panel has no annotator", where="annotators", remedy="name at least one, e.g. panel=verifier"
         )
     questions = Questions(responses, np.asarray(comparisons).reshape(-1, 2))
-    said = asyncio.run(_ask_panel(annotators, questions, keeping, Purse(budget), progress))
-    ballots = [questions.ballot(*each) for each in zip(annotators, said, strict=True)]
+    ballots = asyncio.run(_ask_panel(annotators, questions, keeping, Purse(budget), progress))
     return Ballot(
         pa.concat_tables([ballot.scores for ballot in ballots]), pa.concat_tables([ballot.votes for ballot in ballots])
     )
@@ -57,19 +57,24 @@ def vote(
 
 async def _ask_panel(
     annotators: Sequence[Annotator], questions: Questions, keeping: Keeping, purse: Purse, progress: Progress
-) -> list[Sequence[Answer]]:
-    said: list[Sequence[Answer]] = [() for _ in annotators]
+) -> list[Ballot]:
+    """One ballot an annotator, in their order. Answers are objects only while their annotator is at work."""
+    ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table()) for _ in annotators]
     counts = _Counts([len(questions.of(annotator.kind)) for annotator in annotators], progress)
     stopped = threading.Event()
 
     def work_lane(lane: list[tuple[int, Local]]) -> None:
         for number, annotator in lane:
             asked = questions.of(annotator.kind)
-            said[number] = keeping.parts.gather(number, annotator, asked, counts.of(number), stopped)
+            said = keeping.parts.gather(number, annotator, asked, counts.of(number), stopped)
+            if stopped.is_set():
+                break  # another one failed: what was said is incomplete
+            ballots[number] = questions.ballot(annotator, said)
 
     async def ask(number: int, annotator: Remote) -> None:
         with Journal(keeping.answers, annotator.name, annotator.identity, annotator.kind) as journal:
-            said[number] = await ask_all(annotator, questions.of(annotator.kind), journal, purse, counts.of(number))
+            said = await ask_all(annotator, questions.of(annotator.kind), journal, purse, counts.of(number))
+        ballots[number] = questions.ballot(annotator, said)
 
     lanes: dict[str, list[tuple[int, Local]]] = {}
     try:
@@ -84,7 +89,7 @@ async def _ask_panel(
     except BaseExceptionGroup as failed:
         stopped.set()
         raise _first(failed) from None
-    return said
+    return ballots
 
 
 def _first(failed: BaseException) -> BaseException:

@@ -13,7 +13,7 @@ from tasks.labeling.settings import AnnotatorSettings
 from tests.labeling.chat_server import Spelt, ask, comparison, fenced, opened, response
 
 #: Kinds that score single responses: they see no order.
-SCORES = {"verifier", "rule", "function", "text_metric", "reward_model", "implicit_reward", "rubric"}
+SCORES = {"verifier", "rule", "function", "text_metric", "reward_model", "implicit_reward", "rubric", "order"}
 BIASED = {"noise": 0.3, "accuracy": 0.4, "length_bias": 1.0, "position_bias": 2.0, "ties": 0.2, "abstentions": 0.1}
 PAIRS = [
     {"kind": "judge"},

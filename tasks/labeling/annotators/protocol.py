@@ -24,7 +24,7 @@ class Limits:
     probes: int  # failed probes after which the rest of the pass is given up: errors, each with this reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Response:
     """One response with what its prompt's row says."""
 
@@ -44,7 +44,7 @@ class Response:
         return self.messages[-1]["content"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Two responses to one prompt."""
 
@@ -52,14 +52,14 @@ class Comparison:
     b: Response
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slate:
     """All responses to one prompt that are to be ranked, in the order of their positions."""
 
     responses: tuple[Response, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """What a score annotator says of one response. `value` is a finite number when outcome is "score", else None."""
 
@@ -72,7 +72,7 @@ class Score:
     faults: str | None = None  # faults of transport on the way, e.g. "HTTP 500, ReadTimeout"; UNANSWERED at the end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Vote:
     """What a pair annotator says of one comparison."""
 
@@ -88,7 +88,7 @@ class Vote:
     faults: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """What a ranking annotator says of one slate: tiers of positions, best first; each position in one tier at most.
 
