@@ -14,6 +14,7 @@ from tests.flows.test_iterate import command, words
 from tests.labeling.chat_server import ChatServer
 
 
+@pytest.mark.slow
 def test_an_always_a_judge_gives_half_and_rivals_are_sampled_once(
     tiny_policy: Path, make_policy: MakePolicy, tmp_path: Path
 ) -> None:

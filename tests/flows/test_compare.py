@@ -17,6 +17,7 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_methods_are_compared_on_the_same_responses_and_votes(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
     rest = [word for word in words(tiny_policy, prompts, tmp_path / "runs") if not word.startswith("name=")]
     judge = "+evaluation.judges.brief={kind: rule, shorter: true}"
