@@ -18,7 +18,7 @@ from storage.files import publish_text
 @pytest.mark.vllm
 def test_a_killed_run_ends_as_one_that_was_not() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.chaos", "--kills", "8", "--short"],
+        [sys.executable, "-m", "benchmarks.chaos", "--kills", "5", "--short"],
         cwd=PROJECT,
         env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         capture_output=True,

@@ -147,7 +147,8 @@ def test_a_tournament_of_inpo(recipe: RunRecipe) -> None:
 @pytest.mark.parametrize(("name", "stages"), [("ladder", ["ask", "generate", "assemble"]), ("sera", ["generate"])])
 def test_a_dry_run_shows_how_responses_are_made(name: str, stages: list[str]) -> None:
     specs = dry_run(Plan(compose_config(["run=demo", f"recipe={name}"]), Path("initial")))
-    assert [spec.stage for spec in specs[2:-4]] == [*stages, "label"]
+    made = [spec.stage for spec in specs]
+    assert made[2 : made.index("train")] == [*stages, "label"]
     assert len({spec.key() for spec in specs}) == len(specs)
 
 
