@@ -27,6 +27,7 @@ def main(processes: int, module: str, words: Sequence[str]) -> int:
         rdzv_endpoint="localhost:0",
         local_addr="127.0.0.1",
         max_restarts=0,
+        run_id="training",
     )
     try:
         elastic_launch(config, sys.executable)("-m", module, *words)
