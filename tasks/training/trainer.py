@@ -9,17 +9,16 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.stage import Outcome, Progress, finished, run_stage, silent
-from tasks.modeling.load import check_policy_folder, load_policy, resolve_device
-from tasks.training.batching import Forward, build_forward
-from tasks.training.checkpoints import gathered, remove_checkpoints, resume, save_checkpoint
+from tasks.modeling.load import resolve_device
+from tasks.training.batching import Forward
+from tasks.training.checkpoints import remove_checkpoints, resume, save_checkpoint
 from tasks.training.examples import Example
 from tasks.training.groups import windows
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
@@ -27,19 +26,15 @@ from tasks.training.metrics import METRICS_FILE, StepMetrics, metrics_file
 from tasks.training.objectives.registry import Objective, build_objective
 from tasks.training.objectives.steps import Memory
 from tasks.training.optimizer import build_optimizer, learning_rate, trainable
-from tasks.training.policy import add_adapters, checkpoint_activations, merge, publish_adapter, publish_policy
+from tasks.training.policies import Policies
 from tasks.training.provision import Provision
 from tasks.training.ranks import ALONE, Ranks, joined
-from tasks.training.self_test import packed_forward
 from tasks.training.settings import TrainSpec
-from tasks.training.sharding import ShardedForward, whole
+from tasks.training.sharding import whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
 
-POLICY = "policy"
-ADAPTER = "adapter"
 _SHOWN = {"loss", "margin", "accuracy", "h_chosen", "h_rejected"}  # of the first and last step, in the manifest
 
 
@@ -100,19 +95,22 @@ class Training:
         self.accelerator = accelerator
         self.objective: Objective = build_objective(spec.settings.objective)
         self.provision = Provision.of(spec, ranks)
-        self.tested: set[type] = set()  # kinds of models whose packed rows were found to be right
+        self.policies = Policies(spec, self.provision.groups, accelerator, ranks)
         self.steps_per_epoch = math.ceil(len(self.provision.groups) / self.settings.prompts_per_step)
         self.steps = self.settings.epochs * self.steps_per_epoch
 
     def run(self, progress: Progress) -> Outcome:
         started = time.monotonic()
-        policy = self._load(self.spec.policy) if self.spec.starts_at_reference else None
-        data, policy = self.provision.examples(policy, self._load, self.accelerator.autocast, progress)
-        forward = self._to_train(policy)
+        load = self.policies.load
+        policy = load(self.spec.policy) if self.spec.starts_at_reference else None
+        data, policy = self.provision.examples(policy, load, self.accelerator.autocast, progress)
+        if self.ranks.size > 1:
+            policy = None  # a model in shards cannot be adapted any more: it makes room, and is read again
+        forward = self.policies.to_train(policy)
         prepared = time.monotonic()
         metrics = self._optimize(forward, data, progress)
         trained = time.monotonic()
-        paths = self._publish(forward.model)
+        paths = self.policies.publish(forward.model)
         summary = {
             "first": metrics[0].model_dump(include=_SHOWN),
             "last": metrics[-1].model_dump(include=_SHOWN),
@@ -125,62 +123,6 @@ class Training:
         rows = self.provision.rows() | {"steps": self.steps}
         paths += [*self.provision.files(), self.spec.folder / METRICS_FILE]
         return Outcome(paths=paths, rows=rows, summary=summary)
-
-    def _load(self, folder: Path) -> Forward:
-        """The policy in `folder`; the first one of its kind must pass the self-test of packed rows."""
-        model = self._open(folder)
-        kind = type(model)
-        if self.settings.batching == "plain" or kind in self.tested:
-            return self._placed(build_forward(model, self.settings))
-        self.tested.add(kind)
-        return packed_forward(
-            model,
-            self.provision.groups,
-            self.accelerator.autocast,
-            tokens=self.settings.microbatch_tokens,
-            place=self._placed,
-            ranks=self.ranks,
-        )
-
-    def _open(self, folder: Path) -> "PreTrainedModel":
-        """The policy in float32, on the device, checked against the preferences' tokens.
-
-        What several ranks will share stays on the CPU until it is in shards.
-        """
-        trust = self.spec.settings.trust_remote_code
-        check_policy_folder(folder, trust_remote_code=trust)
-        device = str(self.accelerator.device) if self.ranks.size == 1 else "cpu"
-        model = load_policy(folder, dtype="float32", device=device, trust_remote_code=trust)
-        embedding: Any = model.get_input_embeddings()
-        size = embedding.weight.shape[0]
-        largest = max(
-            int(ids.max(initial=0)) for group in self.provision.groups for ids in (group.prompt_ids, *group.responses)
-        )
-        if largest >= size:
-            raise UserError(
-                f"the preferences have token id {largest}, but the policy's vocabulary has {size}",
-                where=f"{self.spec.preferences} against {folder}",
-                remedy="train the policy that sampled the responses, or one with the same tokenizer",
-            )
-        return model
-
-    def _placed(self, forward: Forward) -> Forward:
-        return forward if self.ranks.size == 1 else ShardedForward(forward, self.accelerator.device)
-
-    def _to_train(self, policy: Forward | None) -> Forward:
-        """The forward of what is trained: of `policy`, where that was loaded already."""
-        if policy is None or self.ranks.size > 1:  # a model in shards cannot be adapted any more
-            return self._placed(build_forward(self._prepare(self._open(self.spec.policy)), self.settings))
-        return build_forward(self._prepare(policy.model), self.settings)
-
-    def _prepare(self, policy: "PreTrainedModel") -> "PreTrainedModel":
-        """Freeze, adapt and set up recomputation as the settings say. The model stays in eval mode: no dropout."""
-        if self.settings.gradient_checkpointing:
-            checkpoint_activations(policy)
-        if self.settings.lora is None:
-            return policy
-        # An adapted model forwards like the model it wraps.
-        return add_adapters(policy, self.settings.lora, self.spec.seed)  # type: ignore[return-value]
 
     def _optimize(self, forward: Forward, data: list[Example], progress: Progress) -> list[StepMetrics]:
         """All optimizer steps that no checkpoint has; the metrics of every step of the run."""
@@ -279,27 +221,3 @@ class Training:
             tokens=result.tokens,
             details=dict(result.details) or None,
         )
-
-    def _publish(self, model: "PreTrainedModel") -> list[Path]:
-        """Write what was trained; gathered from all ranks, where there are several, into a policy like it."""
-        if self.ranks.size == 1:
-            return self._write(model)
-        weights = gathered(trainable(model), self.ranks)
-
-        def write() -> list[Path]:
-            like = self._prepare(self._open(self.spec.policy))
-            with torch.no_grad():
-                for name, parameter in trainable(like).items():
-                    parameter.copy_(weights[name])
-            return self._write(like)
-
-        return self.ranks.by_main(write)
-
-    def _write(self, model: "PreTrainedModel") -> list[Path]:
-        folder = self.spec.folder
-        paths = [folder / POLICY]
-        if self.settings.lora is not None:
-            publish_adapter(model, folder / ADAPTER)  # type: ignore[arg-type]
-            paths.append(folder / ADAPTER)
-        publish_policy(merge(model), self.spec.policy, folder / POLICY)
-        return paths
