@@ -69,7 +69,7 @@ class _Panel:
 
     def _place(self, rows: pa.Table, a: Ints, b: Ints) -> Ints:
         """One number a comparison, whichever of the two comes first."""
-        ids = self._candidates.prompts["prompt_id"].combine_chunks()
+        ids = self._candidates.prompt_ids
         prompt = pc.index_in(rows["prompt_id"], value_set=ids).to_numpy().astype(np.int64)
         return (prompt * self._slots + np.minimum(a, b)) * self._slots + np.maximum(a, b)
 
@@ -104,7 +104,7 @@ class _Panel:
         """[n]: 1 where the lower index is the longer response, -1 where the higher one is, 0 where they are as long."""
         prompt, pair = np.divmod(self._comparisons, self._slots**2)
         first, second = np.divmod(pair, self._slots)
-        length = pc.utf8_length(self._candidates.responses["text"]).to_numpy()
+        length = self._candidates.characters
         rows = self._candidates.rows
         longer: Ints = np.sign(length[rows[prompt, first]] - length[rows[prompt, second]])
         return longer

@@ -22,8 +22,9 @@ from tasks.labeling.pairing import Pairs, best_worst, candidate_pairs, tournamen
 from tasks.labeling.settings import PreferenceSettings
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
-_BLOCK = 4096  # prompts fitted together: what is held at once does not grow with the number of prompts
+_BLOCK = 512  # prompts fitted together: what is held at once does not grow with the number of prompts
 _ROWS = 2048  # pairs whose texts are put together at once
+_SAID = ["text", "prompt_ids", "response_ids", "finish_reason"]
 _OUTCOMES = ["a", "b", "tie", "abstain", "error"]
 
 
@@ -195,7 +196,7 @@ def _label(
 
 
 def _cast(votes: pa.Table, candidates: Candidates) -> _Cast:
-    place = pc.index_in(votes["prompt_id"], value_set=candidates.prompts["prompt_id"].combine_chunks())
+    place = pc.index_in(votes["prompt_id"], value_set=candidates.prompt_ids)
     a, b = votes["index_a"].to_numpy(), votes["index_b"].to_numpy()
     if place.null_count or (np.maximum(a, b) >= candidates.rows.shape[1]).any() or (np.minimum(a, b) < 0).any():
         raise ValueError("there are votes on responses that are not candidates")
@@ -210,7 +211,7 @@ def _ballot(
 ) -> Votes:
     _known(settings.weights, annotators, "preferences.weights")
     weights = np.array([settings.weights.get(name, 1.0) for name in annotators], dtype=np.float64)
-    ids = candidates.prompts["prompt_id"].combine_chunks()
+    ids = candidates.prompt_ids
     return read_votes(votes, ids, annotators, weights, soft=settings.soft_votes)
 
 
@@ -232,7 +233,7 @@ def _members(scores: pa.Table | None, candidates: Candidates, settings: Preferen
     """Standardised scores [P, K, A] for an ensemble, else None."""
     if not settings.estimator.startswith("ensemble_"):
         return None
-    ids = candidates.prompts["prompt_id"].combine_chunks()
+    ids = candidates.prompt_ids
     given = SCORES.empty_table() if scores is None else scores
     names, values = read_scores(given, ids, candidates.rows.shape[1])
     if not names:
@@ -269,7 +270,7 @@ def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled,
     p, chosen, rejected = pairs.prompt, pairs.chosen, pairs.rejected
     columns = {
         "place": start + p,
-        "prompt_id": candidates.prompts["prompt_id"].take(start + p),
+        "prompt_id": candidates.prompt_ids.take(start + p),
         "round": pa.repeat(pa.scalar(round_number, pa.int32()), len(p)),
         "chosen_index": chosen.astype(np.int32),
         "rejected_index": rejected.astype(np.int32),
@@ -288,10 +289,11 @@ def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled,
 def _rows(candidates: Candidates, labels: pa.Table) -> pa.Table:
     """`labels` with what was said; a response's index is its slot."""
     place, chosen, rejected = (labels[name].to_numpy() for name in ("place", "chosen_index", "rejected_index"))
-    won = candidates.responses.take(candidates.rows[place, chosen])
-    lost = candidates.responses.take(candidates.rows[place, rejected])
+    sides = np.concatenate([candidates.rows[place, chosen], candidates.rows[place, rejected]])
+    said = candidates.responses(sides, _SAID)
+    won, lost = said[: len(labels)], said[len(labels) :]
     columns = {
-        "prompt": candidates.prompts["messages"].take(place),
+        "prompt": candidates.prompts(place, ["messages"])["messages"],
         "chosen": _assistant(won["text"]),
         "rejected": _assistant(lost["text"]),
         "prompt_ids": won["prompt_ids"],
