@@ -10,6 +10,10 @@ import pyarrow.parquet as pq
 
 from storage.files import publish_file, publishing
 
+# Arrow's own allocator (mimalloc) is slow to give back what was freed: a stage that reads and writes row group after
+# row group held up to 60 MiB of nothing (docs/benchmarks.md). The system's gives it back.
+pa.set_memory_pool(pa.system_memory_pool())
+
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 #: One row a prompt. prompt_id = first 16 hex digits of sha256 of the prompt's messages.
@@ -209,6 +213,7 @@ def write_parquet(path: Path, data: pa.Table, *, row_group_size: int = 4096) -> 
     publish_file(
         path, lambda temporary: pq.write_table(data, temporary, compression="zstd", row_group_size=row_group_size)
     )
+    pa.default_memory_pool().release_unused()
 
 
 @contextmanager
@@ -237,6 +242,7 @@ class Rows:
             full = len(held) // self._size * self._size
             self._file.write_table(held[:full], row_group_size=self._size)
             self._held = [held[full:]]
+            pa.default_memory_pool().release_unused()
 
     def flush(self) -> None:
         """Write what is held as the last row group."""
@@ -279,7 +285,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _row_group(path: Path, file: pq.ParquetFile, number: int, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    data = file.read_row_group(number, columns=columns)
+    data = file.read_row_group(number, columns=columns, use_threads=False)
     _check_columns(path, data, wanted)
     return data
 

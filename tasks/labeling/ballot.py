@@ -15,6 +15,9 @@ from tasks.labeling.annotators.protocol import Annotator, Comparison, Kind, Ques
 from tasks.labeling.answers import SPENT, as_answers, as_table
 from tasks.labeling.lazy import Lazy
 
+_REPEATED = 4096
+_TEXT = pa.string()
+
 
 @dataclass(frozen=True)
 class Ballot:
@@ -103,7 +106,7 @@ class Questions:
         ]
 
     @cached_property
-    def _names(self) -> dict[str, pa.Array]:
+    def _names(self) -> dict[str, pa.ChunkedArray]:
         """The columns of vote rows that say what was compared: the same arrays for every annotator."""
         ids, sources, indices = self._named
         a, b = pa.array(self.pairs[:, 0], pa.int64()), pa.array(self.pairs[:, 1], pa.int64())
@@ -116,18 +119,18 @@ class Questions:
         }
 
     @cached_property
-    def _nothing(self) -> dict[str, pa.Array]:
+    def _nothing(self) -> dict[str, pa.ChunkedArray]:
         """The columns of vote rows that have no value where votes follow from scores."""
         names = ("probability", "raw", "ab", "ba", *SPENT)
-        return {name: pa.nulls(len(self.pairs), VOTES.field(name).type) for name in names}
+        return {name: _same(None, len(self.pairs), VOTES.field(name).type) for name in names}
 
     def ballot(self, annotator: Annotator, said: pa.Table) -> Ballot:
         """Score rows and vote rows of one annotator, whose answers are the rows of `said` (answers.ANSWERS)."""
         n = len(self.pairs)
-        columns = self._names | {"annotator": pa.repeat(annotator.name, n), "kind": pa.repeat(annotator.kind, n)}
+        columns = self._names | {"annotator": _same(annotator.name, n), "kind": _same(annotator.kind, n)}
         if annotator.kind == "scores":
             columns |= self._nothing
-            columns |= {"order": pa.repeat("none", n), "outcome": _votes_of_scores(annotator, said, self.pairs)}
+            columns |= {"order": _same("none", n), "outcome": _votes_of_scores(annotator, said, self.pairs)}
             return Ballot(self._score_rows(annotator.name, said), pa.table(columns, schema=VOTES))
         if annotator.kind == "ranking":
             rankings = as_answers("ranking", said)
@@ -136,13 +139,23 @@ class Questions:
 
     def _score_rows(self, annotator: str, said: pa.Table) -> pa.Table:
         columns = dict(zip(("prompt_id", "source", "response_index"), self._named, strict=True)) | _columns(said)
-        columns |= {"annotator": pa.repeat(annotator, len(said)), "score": columns.pop("value")}
+        columns |= {"annotator": _same(annotator, len(said)), "score": columns.pop("value")}
         return pa.table(columns, schema=SCORES)
 
 
-def _columns(rows: pa.Table) -> dict[str, pa.Array]:
-    """Columns by name, each in one piece."""
-    return {name: rows[name].combine_chunks() for name in rows.column_names}
+def _columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Columns by name, each in one piece; those without any value take no memory."""
+    return {
+        name: _same(None, len(rows), column.type) if column.null_count == len(rows) else column.combine_chunks()
+        for name, column in zip(rows.column_names, rows.columns, strict=True)
+    }
+
+
+def _same(value: str | None, count: int, kind: pa.DataType = _TEXT) -> pa.ChunkedArray:
+    """`value` so many times, in the memory of _REPEATED times."""
+    whole, rest = divmod(count, _REPEATED)
+    block = pa.repeat(pa.scalar(value, kind), min(count, _REPEATED))
+    return pa.chunked_array([block] * whole + [block[:rest]], kind)
 
 
 def _votes_of_scores(annotator: Annotator, said: pa.Table, pairs: Ints) -> pa.Array:

@@ -17,6 +17,7 @@ from tasks.labeling.aggregation import Bools, Floats, Ints, Votes, empirical_log
 from tasks.labeling.aggregation.census import Blocks
 from tasks.labeling.aggregation.ensembles import Ensemble, Rule, combine, read_scores, standardise
 from tasks.labeling.aggregation.estimate import Estimate, Learnt, estimate, heard, learn
+from tasks.labeling.aggregation.votes import places
 from tasks.labeling.candidates import Candidates
 from tasks.labeling.pairing import Pairs, best_worst, candidate_pairs, tournament, usable_responses
 from tasks.labeling.settings import PreferenceSettings
@@ -75,7 +76,8 @@ class _Cast:
     def tally(self, start: int, shape: tuple[int, int]) -> Tally:
         """Counts for the prompts start .. start + P - 1, for shape (P, K)."""
         low, high = np.searchsorted(self.prompt, [start, start + shape[0]])
-        prompt, a, b = self.prompt[low:high] - start, self.a[low:high], self.b[low:high]
+        prompt, a, b = (column[low:high].astype(np.int64) for column in (self.prompt, self.a, self.b))
+        prompt = prompt - start
         outcome, full = self.outcome[low:high], (*shape, shape[1])
 
         def count(which: str, winner: Ints, loser: Ints) -> Floats:
@@ -108,7 +110,6 @@ def make_preferences(
     Raises ValueError for votes on responses that are not candidates, and UserError for settings that name annotators
     who are not on the panel, and for an ensemble without scores.
     """
-    pairs = candidate_pairs(candidates, drop_truncated=settings.drop_truncated)
     cast = _cast(votes, candidates)
     twins = candidates.twins
     usable = usable_responses(candidates, settings.drop_truncated)
@@ -132,8 +133,7 @@ def make_preferences(
             fitted = estimate(block, items, settings, learnt)
         else:
             fitted = _ensemble(members[start:stop], items, settings)
-        low, high = np.searchsorted(pairs.prompt, [start, stop])
-        mine = Pairs(pairs.prompt[low:high] - start, *(x[low:high] for x in (pairs.first, pairs.second, pairs.dropped)))
+        mine = candidate_pairs(candidates, drop_truncated=settings.drop_truncated, prompts=slice(start, stop))
         counts = cast.tally(start, (stop - start, twins.shape[1]))
         wins = heard(block, learnt).wins((stop - start, twins.shape[1]))
         labelled = _label(mine, fitted, wins, counts, twins[start:stop], settings)
@@ -196,12 +196,12 @@ def _label(
 
 
 def _cast(votes: pa.Table, candidates: Candidates) -> _Cast:
-    place = pc.index_in(votes["prompt_id"], value_set=candidates.prompt_ids)
-    a, b = votes["index_a"].to_numpy(), votes["index_b"].to_numpy()
-    if place.null_count or (np.maximum(a, b) >= candidates.rows.shape[1]).any() or (np.minimum(a, b) < 0).any():
+    prompt = places(votes["prompt_id"], candidates.prompt_ids, np.int32)
+    a, b = (votes[name].to_numpy().astype(np.int16) for name in ("index_a", "index_b"))
+    low, high = np.minimum(a, b).min(initial=0), np.maximum(a, b).max(initial=0)
+    if (prompt < 0).any() or high >= candidates.rows.shape[1] or low < 0:
         raise ValueError("there are votes on responses that are not candidates")
-    prompt = place.to_numpy().astype(np.int64)
-    outcome = pc.index_in(votes["outcome"], value_set=pa.array(_OUTCOMES)).to_numpy()
+    outcome = places(votes["outcome"], pa.array(_OUTCOMES), np.int8)
     order = np.argsort(prompt, kind="stable")
     return _Cast(prompt[order], a[order], b[order], outcome[order])
 

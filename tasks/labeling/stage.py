@@ -21,7 +21,7 @@ from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.labeling.annotators.protocol import Response
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.ballot import Ballot, Questions
-from tasks.labeling.candidates import for_annotators, read_candidates
+from tasks.labeling.candidates import Candidates, for_annotators, read_candidates
 from tasks.labeling.humans.batch import batch_folder, export
 from tasks.labeling.humans.collect import collect
 from tasks.labeling.humans.settings import HumanSettings
@@ -35,6 +35,7 @@ from tasks.labeling.selection import keep_largest
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
 
 SOURCE = "policy"
+_BLOCK = 4096  # prompts whose pairs are listed at once
 
 
 def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
@@ -51,11 +52,7 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     settings = spec.settings
     candidates = read_candidates(SOURCE, spec.responses, spec.prompts)
-    pairs = candidate_pairs(candidates, drop_truncated=settings.preferences.drop_truncated)
-    shown = pairs.dropped == ""
-    comparisons = np.stack(
-        [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
-    )[shown]
+    comparisons = _comparisons(candidates, drop_truncated=settings.preferences.drop_truncated)
     ballot = _ballot(spec, for_annotators([candidates]), comparisons, progress)
     ballot, penalties = without_length(ballot, candidates, comparisons, _levelled(spec))
     wanted = of_people(settings.preferences, ballot.votes)
@@ -98,6 +95,17 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
             "learnt": preferences.learnt | ({"length_penalties": penalties} if penalties else {}),
         },
     )
+
+
+def _comparisons(candidates: Candidates, *, drop_truncated: bool) -> Ints:
+    """[n, 2]: the numbers of the two responses of each pair that the panel is asked about."""
+    parts = [np.zeros((0, 2), dtype=np.int64)]
+    for start in range(0, len(candidates.rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        pairs = candidate_pairs(candidates, drop_truncated=drop_truncated, prompts=block)
+        sides = [candidates.rows[block][pairs.prompt, slot] for slot in (pairs.first, pairs.second)]
+        parts.append(np.stack(sides, axis=1)[pairs.dropped == ""])
+    return np.concatenate(parts)
 
 
 def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> Ballot:
