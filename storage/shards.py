@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from storage.schemas import read_row_group, read_row_groups, row_group_sizes
 
-Numbers = NDArray[np.signedinteger[Any]]
+Numbers = NDArray[np.integer]
 
 
 class Shards:

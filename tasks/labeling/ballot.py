@@ -97,13 +97,14 @@ class Questions:
     @cached_property
     def _named(self) -> list[pa.Array]:
         """Prompt id, source and index of each response."""
-        names: tuple[list[str], list[str], list[int]] = [], [], []
+        ids: list[str] = []
+        sources: list[str] = []
+        indices: list[int] = []
         for response in self.responses:
-            for column, value in zip(names, (response.prompt_id, response.source, response.index), strict=True):
-                column.append(value)  # type: ignore[arg-type]
-        return [
-            pa.array(column, kind) for column, kind in zip(names, (pa.string(), pa.string(), pa.int32()), strict=True)
-        ]
+            ids.append(response.prompt_id)
+            sources.append(response.source)
+            indices.append(response.index)
+        return [pa.array(ids, pa.string()), pa.array(sources, pa.string()), pa.array(indices, pa.int32())]
 
     @cached_property
     def _names(self) -> dict[str, pa.ChunkedArray]:

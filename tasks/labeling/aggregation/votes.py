@@ -40,9 +40,10 @@ class Votes:
         """Those of prompts start .. stop-1, counted from `start`; votes must be in the order of prompts."""
         low, high = np.searchsorted(self.prompt, [start, stop])
         part = self.take(slice(low, high))
-        names = ("prompt", "first", "second", "annotator")
-        wide: dict[str, Ints] = {name: getattr(part, name).astype(np.int64) for name in names}
-        return replace(part, **wide | {"prompt": wide["prompt"] - start})
+        prompt, first, second, annotator = (
+            column.astype(np.int64) for column in (part.prompt, part.first, part.second, part.annotator)
+        )
+        return replace(part, prompt=prompt - start, first=first, second=second, annotator=annotator)
 
     def merged(self, twins: Ints, usable: Bools) -> "Votes":
         """Votes between items: slot k of prompt p stands for item twins[p, k].
