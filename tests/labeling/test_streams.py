@@ -24,8 +24,8 @@ RULES = {
     "answer": {"kind": "verifier", "method": "contains"},
     "person": {"kind": "simulated", "utility": "voters:length", "noise": 0.1},
 }
-# Bytes a prompt. Texts and token ids (a character each, 4 bytes in Arrow) would be 40,000; ids, votes, scores and labels
-# were 2,100 and 2,600 when this was written.
+# Bytes a prompt. Texts and token ids (a character each, 4 bytes in Arrow) would be 40,000; ids, votes, scores and
+# labels were 2,100 and 2,600 when this was written.
 HELD = 6000
 
 _POOLS: list[pa.MemoryPool] = []  # must outlive what was allocated in them
