@@ -40,6 +40,7 @@ from storage.errors import UserError
 from storage.prompts import read_rows
 from tasks.labeling.annotators.protocol import Annotator, Answer, Response, is_remote
 from tasks.labeling.annotators.registry import open_annotators
+from tasks.labeling.answers import as_table
 from tasks.labeling.ballot import Questions
 from tasks.labeling.budget import Purse
 from tasks.labeling.journal import Journal
@@ -104,7 +105,7 @@ def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[A
     """What the annotator says; remote ones are not asked again what `answers` has."""
     asked = questions.of(annotator.kind)
     if not is_remote(annotator):
-        return annotator.vote(asked)
+        return annotator.vote(list(asked))
 
     def show(done: int) -> None:
         if sys.stderr.isatty():
@@ -121,7 +122,7 @@ def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]
     started = time.monotonic()
     said = ask(annotator, questions, answers)
     seconds = time.monotonic() - started
-    ballot = questions.ballot(annotator, said)
+    ballot = questions.ballot(annotator, as_table(annotator.kind, said))
     votes = ballot.votes.to_pylist()
     for vote, label, subset in zip(votes, pairs.labels, pairs.subsets, strict=True):
         vote |= {"label": label, "subset": subset}

@@ -10,6 +10,10 @@ import pyarrow.parquet as pq
 
 from storage.files import publish_file, publishing
 
+# Arrow's own allocator (mimalloc) is slow to give back what was freed: a stage that reads and writes row group after
+# row group held up to 60 MiB of nothing (docs/benchmarks.md). The system's gives it back.
+pa.set_memory_pool(pa.system_memory_pool())
+
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 #: One row a prompt. prompt_id = first 16 hex digits of sha256 of the prompt's messages.
@@ -209,6 +213,7 @@ def write_parquet(path: Path, data: pa.Table, *, row_group_size: int = 4096) -> 
     publish_file(
         path, lambda temporary: pq.write_table(data, temporary, compression="zstd", row_group_size=row_group_size)
     )
+    pa.default_memory_pool().release_unused()
 
 
 @contextmanager
@@ -237,6 +242,7 @@ class Rows:
             full = len(held) // self._size * self._size
             self._file.write_table(held[:full], row_group_size=self._size)
             self._held = [held[full:]]
+            pa.default_memory_pool().release_unused()
 
     def flush(self) -> None:
         """Write what is held as the last row group."""
@@ -250,16 +256,38 @@ def read_row_groups(
     paths: Path | Iterable[Path], schema: pa.Schema, columns: list[str] | None = None
 ) -> Iterator[pa.Table]:
     """As read_parquet, one row group at a time."""
-    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     for path in [paths] if isinstance(paths, Path) else paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                for number in range(file.num_row_groups):
-                    data = file.read_row_group(number, columns=columns)
-                    _check_columns(path, data, wanted)
-                    yield data
-        except pa.ArrowInvalid as error:
-            raise _unreadable(path, error) from None
+        with _opened(path) as file:
+            for number in range(file.num_row_groups):
+                yield _row_group(path, file, number, schema, columns)
+
+
+def read_row_group(path: Path, number: int, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Row group `number` of one file of `schema`. Raises ValueError, naming the file, when it does not fit."""
+    with _opened(path) as file:
+        return _row_group(path, file, number, schema, columns)
+
+
+def row_group_sizes(path: Path) -> list[int]:
+    """Rows of each row group. Raises ValueError, naming the file, when it cannot be read."""
+    with _opened(path) as file:
+        return [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except pa.ArrowInvalid as error:  # a cut file, or one without a wanted column
+        raise _unreadable(path, error) from None
+
+
+def _row_group(path: Path, file: pq.ParquetFile, number: int, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    data = file.read_row_group(number, columns=columns, use_threads=False)
+    _check_columns(path, data, wanted)
+    return data
 
 
 def read_parquet(paths: Path | Iterable[Path], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:

@@ -3,26 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.schemas import SCORES, VOTES
 from tasks.labeling.aggregation import Bools, Floats, Ints
-from tasks.labeling.annotators.protocol import (
-    Annotator,
-    Answer,
-    Comparison,
-    Kind,
-    Question,
-    Ranking,
-    Response,
-    Score,
-    Slate,
-    Vote,
-)
+from tasks.labeling.annotators.protocol import Annotator, Comparison, Kind, Question, Ranking, Response, Slate, Vote
+from tasks.labeling.answers import SPENT, as_answers, as_table
+from tasks.labeling.lazy import Lazy
 
-_SPENT = ("seconds", "tokens", "cost", "faults")
+_REPEATED = 4096
+_TEXT = pa.string()
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,32 @@ class Questions:
     pairs: Ints
 
     def of(self, kind: Kind) -> Sequence[Question]:
+        """All questions of a kind."""
         if kind == "scores":
             return self.responses
-        return self.comparisons if kind == "pairs" else [Slate(tuple(each)) for each in self._slates]
+        return self.comparisons if kind == "pairs" else Lazy(len(self._members), self._slates)
 
-    @cached_property
-    def comparisons(self) -> list[Comparison]:
-        return [Comparison(self.responses[a], self.responses[b]) for a, b in self.pairs.tolist()]
+    @property
+    def comparisons(self) -> Sequence[Comparison]:
+        """The pairs as questions; they are made when they are asked for."""
+        return Lazy(len(self.pairs), self._comparisons)
+
+    def _comparisons(self, start: int, stop: int) -> list[Comparison]:
+        first, second = (self._at(side) for side in self.pairs[start:stop].T)
+        return [Comparison(a, b) for a, b in zip(first, second, strict=True)]
+
+    def _slates(self, start: int, stop: int) -> list[Slate]:
+        members = self._members[start:stop]
+        responses = iter(self._at(np.array([position for slate in members for position in slate], dtype=int)))
+        return [Slate(tuple(islice(responses, len(slate)))) for slate in members]
+
+    def _at(self, positions: Ints) -> list[Response]:
+        """The responses at positions that lie close together."""
+        if not len(positions):
+            return []
+        low = int(positions.min())
+        near = self.responses[low : int(positions.max()) + 1]
+        return [near[position] for position in (positions - low).tolist()]
 
     @cached_property
     def _members(self) -> list[list[int]]:
@@ -60,10 +73,6 @@ class Questions:
                     slate[member] = slate[a]
         return [sorted(members) for members in {id(members): members for members in slate.values()}.values()]
 
-    @cached_property
-    def _slates(self) -> list[list[Response]]:
-        return [[self.responses[position] for position in members] for members in self._members]
-
     def votes_of_rankings(self, given: Sequence[Ranking]) -> list[Vote]:
         """The vote on each pair that follows from the ranking of its slate; what a ranking cost stands at its first."""
         slate: dict[int, int] = {}
@@ -74,7 +83,7 @@ class Questions:
         votes, charged = [], set[int]()
         for a, b in self.pairs.tolist():
             ranking = given[slate[a]]
-            spent = {name: None if slate[a] in charged else getattr(ranking, name) for name in _SPENT}
+            spent = {name: None if slate[a] in charged else getattr(ranking, name) for name in SPENT}
             charged.add(slate[a])
             if ranking.outcome == "error":
                 outcome = "error"
@@ -86,10 +95,21 @@ class Questions:
         return votes
 
     @cached_property
-    def _names(self) -> dict[str, pa.Array]:
-        ids = pa.array([response.prompt_id for response in self.responses], pa.string())
-        sources = pa.array([response.source for response in self.responses], pa.string())
-        indices = pa.array([response.index for response in self.responses], pa.int32())
+    def _named(self) -> list[pa.Array]:
+        """Prompt id, source and index of each response."""
+        ids: list[str] = []
+        sources: list[str] = []
+        indices: list[int] = []
+        for response in self.responses:
+            ids.append(response.prompt_id)
+            sources.append(response.source)
+            indices.append(response.index)
+        return [pa.array(ids, pa.string()), pa.array(sources, pa.string()), pa.array(indices, pa.int32())]
+
+    @cached_property
+    def _names(self) -> dict[str, pa.ChunkedArray]:
+        """The columns of vote rows that say what was compared: the same arrays for every annotator."""
+        ids, sources, indices = self._named
         a, b = pa.array(self.pairs[:, 0], pa.int64()), pa.array(self.pairs[:, 1], pa.int64())
         return {
             "prompt_id": ids.take(a),
@@ -99,54 +119,54 @@ class Questions:
             "index_b": indices.take(b),
         }
 
-    def ballot(self, annotator: Annotator, given: Sequence[Answer]) -> Ballot:
-        """Score rows and vote rows of one annotator."""
-        if annotator.kind == "scores":
-            scores = [answer for answer in given if isinstance(answer, Score)]
-            columns = _votes_of_scores(annotator, scores, self.pairs)
-            return Ballot(self._score_rows(annotator.name, scores), pa.table(self._names | columns, schema=VOTES))
-        if annotator.kind == "ranking":
-            votes = self.votes_of_rankings([answer for answer in given if isinstance(answer, Ranking)])
-        else:
-            votes = [answer for answer in given if isinstance(answer, Vote)]
-        columns = _vote_columns(annotator, votes)
-        return Ballot(SCORES.empty_table(), pa.table(self._names | columns, schema=VOTES))
+    @cached_property
+    def _nothing(self) -> dict[str, pa.ChunkedArray]:
+        """The columns of vote rows that have no value where votes follow from scores."""
+        names = ("probability", "raw", "ab", "ba", *SPENT)
+        return {name: _same(None, len(self.pairs), VOTES.field(name).type) for name in names}
 
-    def _score_rows(self, annotator: str, given: Sequence[Score]) -> pa.Table:
-        columns = {
-            "prompt_id": [response.prompt_id for response in self.responses],
-            "source": [response.source for response in self.responses],
-            "response_index": [response.index for response in self.responses],
-            "annotator": [annotator] * len(self.responses),
-            "score": [score.value for score in given],
-        }
-        columns |= {name: [getattr(score, name) for score in given] for name in ("outcome", "raw", *_SPENT)}
+    def ballot(self, annotator: Annotator, said: pa.Table) -> Ballot:
+        """Score rows and vote rows of one annotator, whose answers are the rows of `said` (answers.ANSWERS)."""
+        n = len(self.pairs)
+        columns = self._names | {"annotator": _same(annotator.name, n), "kind": _same(annotator.kind, n)}
+        if annotator.kind == "scores":
+            columns |= self._nothing
+            columns |= {"order": _same("none", n), "outcome": _votes_of_scores(annotator, said, self.pairs)}
+            return Ballot(self._score_rows(annotator.name, said), pa.table(columns, schema=VOTES))
+        if annotator.kind == "ranking":
+            rankings = as_answers("ranking", said)
+            said = as_table("pairs", self.votes_of_rankings([each for each in rankings if isinstance(each, Ranking)]))
+        return Ballot(SCORES.empty_table(), pa.table(columns | _columns(said), schema=VOTES))
+
+    def _score_rows(self, annotator: str, said: pa.Table) -> pa.Table:
+        columns = dict(zip(("prompt_id", "source", "response_index"), self._named, strict=True)) | _columns(said)
+        columns |= {"annotator": _same(annotator, len(said)), "score": columns.pop("value")}
         return pa.table(columns, schema=SCORES)
 
 
-def _votes_of_scores(annotator: Annotator, given: Sequence[Score], pairs: Ints) -> dict[str, pa.Array]:
-    """The vote columns that follow from scores: the higher one wins; a gap of at most tie_margin is a tie; a failed
-    score makes an error, a missing one an abstention."""
-    value: Floats = np.array([np.nan if score.value is None else score.value for score in given])
-    failed: Bools = np.array([score.outcome == "error" for score in given], dtype=bool)
-    a, b = pairs[:, 0], pairs[:, 1]
-    gap = value[a] - value[b]
-    outcome = np.select(
-        [failed[a] | failed[b], np.isnan(gap), np.abs(gap) <= annotator.tie_margin, gap > 0],
-        ["error", "abstain", "tie", "a"],
-        "b",
-    )
-    n = len(pairs)
-    nothing = {name: pa.nulls(n, VOTES.field(name).type) for name in ("probability", "raw", "ab", "ba", *_SPENT)}
-    return nothing | {
-        "annotator": pa.repeat(annotator.name, n),
-        "kind": pa.repeat(annotator.kind, n),
-        "order": pa.repeat("none", n),
-        "outcome": pa.array(outcome.tolist(), pa.string()),
+def _columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Columns by name, each in one piece; those without any value take no memory."""
+    return {
+        name: _same(None, len(rows), column.type) if column.null_count == len(rows) else column.combine_chunks()
+        for name, column in zip(rows.column_names, rows.columns, strict=True)
     }
 
 
-def _vote_columns(annotator: Annotator, cast: Sequence[Vote]) -> dict[str, pa.Array]:
-    fields = ("outcome", "probability", "order", "ab", "ba", "raw", *_SPENT)
-    columns = {name: pa.array([getattr(each, name) for each in cast], VOTES.field(name).type) for name in fields}
-    return columns | {"annotator": pa.repeat(annotator.name, len(cast)), "kind": pa.repeat(annotator.kind, len(cast))}
+def _same(value: str | None, count: int, kind: pa.DataType = _TEXT) -> pa.ChunkedArray:
+    """`value` so many times, in the memory of _REPEATED times."""
+    whole, rest = divmod(count, _REPEATED)
+    block = pa.repeat(pa.scalar(value, kind), min(count, _REPEATED))
+    return pa.chunked_array([block] * whole + [block[:rest]], kind)
+
+
+def _votes_of_scores(annotator: Annotator, said: pa.Table, pairs: Ints) -> pa.Array:
+    """The outcomes that follow from scores: the higher one wins; a gap of at most tie_margin is a tie; a failed
+    score makes an error, a missing one an abstention."""
+    value: Floats = said["value"].to_numpy()  # null is NaN
+    failed: Bools = pc.equal(said["outcome"], "error").to_numpy()
+    a, b = pairs[:, 0], pairs[:, 1]
+    gap = value[a] - value[b]
+    outcome = np.select(
+        [failed[a] | failed[b], np.isnan(gap), np.abs(gap) <= annotator.tie_margin, gap > 0], [0, 1, 2, 3], 4
+    )
+    return pa.array(["error", "abstain", "tie", "a", "b"]).take(pa.array(outcome))

@@ -12,7 +12,7 @@ from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.registry import open_annotators
 from tasks.labeling.ballot import Ballot
-from tasks.labeling.candidates import Candidates, read_candidates
+from tasks.labeling.candidates import Candidates, for_annotators, read_candidates
 from tasks.labeling.panel import Keeping, vote
 from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.settings import AnnotatorSettings, JudgeSpec, JudgingSettings
@@ -46,15 +46,15 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
                 remedy="put it under judges; rates take the kinds verifier, rule, function and reward_model",
             )
     judges = open_annotators(settings.judges, seed)
-    sources = [read_candidates(name, folder, spec.prompts, token_ids=False) for name, folder in spec.responses.items()]
-    responses = [response for source in sources for response in source.for_annotators()]
+    sources = [read_candidates(name, folder, spec.prompts) for name, folder in spec.responses.items()]
+    responses = for_annotators(sources)
     comparisons = _across(sources)
     ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table())]
     answers = spec.answers or spec.folder / "answers"
     if judges:
         ballots.append(vote(judges, responses, comparisons, Keeping(Parts(spec, "judges"), answers), progress))
     if rates:
-        rated = responses[: len(sources[0].responses)]
+        rated = for_annotators(sources[:1])
         ballots.append(vote(rates, rated, comparisons[:0], Keeping(Parts(spec, "rates"), answers), progress))
     scores = pa.concat_tables([ballot.scores for ballot in ballots])
     votes = pa.concat_tables([ballot.votes for ballot in ballots])
@@ -83,10 +83,9 @@ def _rates_of_their_own(settings: JudgingSettings) -> dict[str, AnnotatorSetting
 def _across(sources: Sequence[Candidates]) -> Ints:
     """[n, 2]: each response of the first source with the same one of every other, as positions in all sources' rows."""
     first = sources[0]
-    names = first.responses.select(["prompt_id", "response_index"])
-    size = len(names)
+    size = len(first)
     for other in sources[1:]:
-        if not other.responses.select(["prompt_id", "response_index"]).equals(names):
+        if not (other.prompt_ids.equals(first.prompt_ids) and np.array_equal(other.rows, first.rows)):
             raise UserError(
                 f"{first.source} and {other.source} do not hold responses to the same prompts, as many to each",
                 where=f"responses.{other.source}",

@@ -5,7 +5,7 @@ the one with the least |mean(|best|) - mean(|worst|)| over the round's prompts, 
 search ends where that first grows. One alpha a round and annotator.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from storage.schemas import SCORES, VOTES
 from tasks.labeling.aggregation import Floats, Ints
-from tasks.labeling.annotators.protocol import Response
 from tasks.labeling.ballot import Ballot
+from tasks.labeling.candidates import Candidates
 
 GRID = np.arange(1001) / 1000
 
@@ -40,20 +40,25 @@ def level_penalty(scores: Floats, characters: Floats) -> float:
 
 
 def without_length(
-    ballot: Ballot, responses: Sequence[Response], pairs: Ints, margins: Mapping[str, float], usable: Collection[int]
+    ballot: Ballot, candidates: Candidates, pairs: Ints, margins: Mapping[str, float]
 ) -> tuple[Ballot, dict[str, float]]:
     """The ballot with scores and votes of some annotators less their length penalty, and each one's penalty.
 
-    margins: these annotators, and the tie margin of each. pairs [n, 2]: positions in `responses`, as the panel was
-    asked. usable: positions that may be in a pair; the penalty is found on them.
+    margins: these annotators, and the tie margin of each. pairs [n, 2]: numbers of candidates, as the panel was
+    asked; the penalty is found on those that are in a pair.
     """
     found: dict[str, float] = {}
     scores, votes = ballot.scores, ballot.votes
-    characters = np.array([len(each.text) for each in responses], dtype=np.float64)
+    if not margins:
+        return ballot, found
+    characters = candidates.characters.astype(np.float64)
+    usable = np.zeros(len(candidates), dtype=bool)
+    usable[pairs] = True
     for name, margin in margins.items():
         mine = pc.equal(scores["annotator"], name)
-        given = scores.filter(mine)["score"].to_numpy().astype(np.float64)  # in the order of `responses`; null is NaN
-        found[name] = level_penalty(*_by_prompt(responses, given, characters, usable))
+        given = scores.filter(mine)["score"].to_numpy().astype(np.float64)  # in the order of candidates; null is NaN
+        table = (_by_prompt(candidates, values) for values in (np.where(usable, given, np.nan), characters))
+        found[name] = level_penalty(*table)
         value = given - found[name] * characters
         scores = _put(scores, mine, "score", pa.array(value, pa.float64(), from_pandas=True), SCORES)
         gap = value[pairs[:, 0]] - value[pairs[:, 1]]
@@ -64,17 +69,10 @@ def without_length(
     return Ballot(scores, votes), found
 
 
-def _by_prompt(
-    responses: Sequence[Response], scores: Floats, characters: Floats, usable: Collection[int]
-) -> tuple[Floats, Floats]:
-    """Both as [P, K], NaN where a prompt has fewer responses, and scores NaN where one is not usable."""
-    prompts = {name: row for row, name in enumerate(dict.fromkeys(each.prompt_id for each in responses))}
-    table = np.full((2, len(prompts), max((each.index for each in responses), default=0) + 1), np.nan)
-    for position, each in enumerate(responses):
-        place = prompts[each.prompt_id], each.index
-        table[0][place] = scores[position] if position in usable else np.nan
-        table[1][place] = characters[position]
-    return table[0], table[1]
+def _by_prompt(candidates: Candidates, values: Floats) -> Floats:
+    """Values of candidates [N] as [P, K], NaN where a prompt has fewer responses."""
+    table: Floats = np.where(candidates.rows >= 0, values[candidates.rows], np.nan)
+    return table
 
 
 def _put(rows: pa.Table, where: pa.ChunkedArray, column: str, values: pa.Array, schema: pa.Schema) -> pa.Table:

@@ -14,11 +14,15 @@ import pyarrow.compute as pc
 
 from storage.schemas import AGREEMENT, ANNOTATORS
 from tasks.labeling.aggregation import Bools, Ints
+from tasks.labeling.aggregation.votes import places
 from tasks.labeling.annotators.protocol import UNANSWERED
 from tasks.labeling.candidates import Candidates
 
 _OUTCOMES = ("a", "b", "tie", "abstain", "error")
 _SILENT = -2  # neither a (1), b (-1) nor tie (0)
+_SIDES = np.array([1, -1, 0, _SILENT, _SILENT], dtype=np.int8)  # of _OUTCOMES
+_PAID = ["annotator", "faults", "seconds", "tokens", "cost"]
+_VOTES = ["prompt_id", "index_a", "index_b", "kind", "outcome", "ab", "ba", *_PAID]
 
 
 @dataclass(frozen=True)
@@ -54,23 +58,26 @@ class _Panel:
 
     def __init__(self, candidates: Candidates, votes: pa.Table, scores: pa.Table) -> None:
         self._candidates = candidates
-        self._votes, self._scores = votes, scores
+        self._votes, self._scores = votes.select(_VOTES), scores.select(_PAID)
         self.names: list[str] = pc.unique(votes["annotator"]).to_pylist()
-        self._who = pc.index_in(votes["annotator"], value_set=pa.array(self.names, pa.string())).to_numpy()
         self._slots = candidates.rows.shape[1]
-        a, b = votes["index_a"].to_numpy().astype(np.int64), votes["index_b"].to_numpy().astype(np.int64)
-        place = self._place(votes, a, b)
-        self._comparisons, which = np.unique(place, return_inverse=True)
-        outcome = votes["outcome"].to_numpy()
-        side = np.select([outcome == "a", outcome == "b", outcome == "tie"], [1, -1, 0], _SILENT).astype(np.int8)
-        side = np.where((a > b) & (np.abs(side) == 1), -side, side)
+        at = [self._place(*_slots(self._of(name))) for name in self.names]
+        self._comparisons: Ints = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *at]))
         self.said = np.full((len(self.names), len(self._comparisons)), _SILENT, dtype=np.int8)
-        self.said[self._who, which] = side
+        for number, name in enumerate(self.names):
+            mine = self._of(name)
+            _, a, b = _slots(mine)
+            side = _SIDES[places(mine["outcome"], pa.array(_OUTCOMES), np.int8)]
+            side = np.where((a > b) & (np.abs(side) == 1), -side, side)
+            self.said[number, np.searchsorted(self._comparisons, at[number])] = side
 
-    def _place(self, rows: pa.Table, a: Ints, b: Ints) -> Ints:
+    def _of(self, name: str) -> pa.Table:
+        """The votes of one annotator."""
+        return self._votes.filter(pc.equal(self._votes["annotator"], name))
+
+    def _place(self, prompts: pa.ChunkedArray, a: Ints, b: Ints) -> Ints:
         """One number a comparison, whichever of the two comes first."""
-        ids = self._candidates.prompts["prompt_id"].combine_chunks()
-        prompt = pc.index_in(rows["prompt_id"], value_set=ids).to_numpy().astype(np.int64)
+        prompt = places(prompts, self._candidates.prompt_ids, np.int64)
         return (prompt * self._slots + np.minimum(a, b)) * self._slots + np.maximum(a, b)
 
     def sides(self, preferences: pa.Table) -> Ints:
@@ -79,7 +86,7 @@ class _Panel:
         chosen = decided["chosen_index"].to_numpy().astype(np.int64)
         rejected = decided["rejected_index"].to_numpy().astype(np.int64)
         sides = np.zeros(len(self._comparisons), dtype=np.int8)
-        place = self._place(decided, chosen, rejected)
+        place = self._place(decided["prompt_id"], chosen, rejected)
         at = np.searchsorted(self._comparisons, place)
         sides[at] = np.where(chosen < rejected, 1, -1)
         return sides
@@ -104,27 +111,30 @@ class _Panel:
         """[n]: 1 where the lower index is the longer response, -1 where the higher one is, 0 where they are as long."""
         prompt, pair = np.divmod(self._comparisons, self._slots**2)
         first, second = np.divmod(pair, self._slots)
-        length = pc.utf8_length(self._candidates.responses["text"]).to_numpy()
+        length = self._candidates.characters
         rows = self._candidates.rows
         longer: Ints = np.sign(length[rows[prompt, first]] - length[rows[prompt, second]])
         return longer
 
     def row(self, number: int, chosen: Ints, truth: Ints | None) -> dict[str, Any]:
         said = self.said[number]
-        mine = self._votes.filter(pa.array(self._who == number))
         name = self.names[number]
+        mine = self._of(name)
         scored = self._scores.filter(pc.equal(self._scores["annotator"], name))
         paid = scored if len(scored) else mine
         decided = np.abs(said) == 1
         others = np.sign(self._net - np.where(said == _SILENT, 0, said))
         on_gold = decided & (np.abs(truth) == 1) if truth is not None else np.zeros_like(decided)
         triples, intransitive = self._triples(said)
-        outcomes = Counter(mine["outcome"].to_pylist())
-        faults = Counter(fault for text in paid["faults"].to_pylist() if text for fault in text.split(", "))
+        outcomes = _counted(mine["outcome"])
+        faults = Counter[str]()
+        for text, times in _counted(paid["faults"]).items():
+            for fault in text.split(", ") if text else ():
+                faults[fault] += times
         return {
             "annotator": name,
             "kind": mine["kind"][0].as_py(),
-            **{outcome: outcomes[outcome] for outcome in _OUTCOMES},
+            **{outcome: outcomes.get(outcome, 0) for outcome in _OUTCOMES},
             "unanswered": faults.pop(UNANSWERED, 0),
             "faults": json.dumps(dict(sorted(faults.items()))),
             "agrees_with_panel": _share(said[decided & (chosen != 0)] == chosen[decided & (chosen != 0)]),
@@ -169,11 +179,22 @@ class _Panel:
 
 def _orders(votes: pa.Table) -> dict[str, float | None]:
     """Position bias and consistency, from the verdicts of comparisons that were shown in both orders."""
-    ab, ba = (np.array(votes[order].to_pylist(), dtype=object) for order in ("ab", "ba"))
-    first = np.concatenate([ab == "a", ba == "b"])
-    second = np.concatenate([ab == "b", ba == "a"])
-    readable: Bools = np.isin(ab, ("a", "b", "tie")) & np.isin(ba, ("a", "b", "tie"))
+    ab, ba = (places(votes[order], pa.array(["a", "b", "tie"]), np.int8) for order in ("ab", "ba"))
+    first = np.concatenate([ab == 0, ba == 1])
+    second = np.concatenate([ab == 1, ba == 0])
+    readable: Bools = (ab >= 0) & (ba >= 0)
     return {"first_share": _share(first[first | second]), "order_consistency": _share((ab == ba)[readable])}
+
+
+def _slots(votes: pa.Table) -> tuple[pa.ChunkedArray, Ints, Ints]:
+    """Prompt, and the slots of a and b, of each vote."""
+    a, b = (votes[name].to_numpy().astype(np.int64) for name in ("index_a", "index_b"))
+    return votes["prompt_id"], a, b
+
+
+def _counted(column: pa.ChunkedArray) -> dict[str | None, int]:
+    """How often each value occurs."""
+    return {each["values"]: each["counts"] for each in pc.value_counts(column).to_pylist()}
 
 
 def _share(flags: np.ndarray) -> float | None:

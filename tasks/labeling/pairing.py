@@ -14,10 +14,13 @@ import numpy as np
 from tasks.labeling.aggregation import Bools, Floats, Ints
 from tasks.labeling.candidates import Candidates
 
+ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """Unordered pairs of responses of one prompt: rows of Candidates.rows, and two slots, first < second. All [n]."""
+    """Unordered pairs of responses of one prompt: its row in Candidates.rows, counted from the first prompt asked
+    for, and two slots, first < second. All [n]."""
 
     prompt: Ints
     first: Ints
@@ -25,19 +28,20 @@ class Pairs:
     dropped: np.ndarray  # why the pair takes no part: "truncated", "identical", "tournament"; "" where it does
 
 
-def usable_responses(candidates: Candidates, drop_truncated: bool) -> Bools:
-    """[P, K]: responses that may be in a pair."""
-    present = candidates.rows >= 0
-    return present & candidates.ended[candidates.rows] if drop_truncated else present
+def usable_responses(candidates: Candidates, drop_truncated: bool, prompts: slice = ALL) -> Bools:
+    """[P, K]: responses of these prompts that may be in a pair."""
+    rows = candidates.rows[prompts]
+    present = rows >= 0
+    return present & candidates.ended[rows] if drop_truncated else present
 
 
-def candidate_pairs(candidates: Candidates, *, drop_truncated: bool) -> Pairs:
-    """Every pair of responses of each prompt, with those that can be no preference marked."""
+def candidate_pairs(candidates: Candidates, *, drop_truncated: bool, prompts: slice = ALL) -> Pairs:
+    """Every pair of responses of each of these prompts, with those that can be no preference marked."""
     i, j = np.triu_indices(candidates.rows.shape[1], 1)
-    present = candidates.rows >= 0
+    present = candidates.rows[prompts] >= 0
     prompt, pair = np.nonzero(present[:, i] & present[:, j])
     first, second = i[pair], j[pair]
-    usable, twins = usable_responses(candidates, drop_truncated), candidates.twins
+    usable, twins = usable_responses(candidates, drop_truncated, prompts), candidates.twins[prompts]
     truncated = ~(usable[prompt, first] & usable[prompt, second])
     identical = twins[prompt, first] == twins[prompt, second]
     return Pairs(prompt, first, second, np.select([truncated, identical], ["truncated", "identical"], ""))

@@ -14,6 +14,7 @@ from storage.schemas import SCORES, VOTES
 from storage.stage import Progress, silent
 from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.protocol import Annotator, Local, Remote, Response, is_remote
+from tasks.labeling.answers import as_table
 from tasks.labeling.ballot import Ballot, Questions
 from tasks.labeling.budget import Purse
 from tasks.labeling.journal import Journal
@@ -74,7 +75,7 @@ async def _ask_panel(
     async def ask(number: int, annotator: Remote) -> None:
         with Journal(keeping.answers, annotator.name, annotator.identity, annotator.kind) as journal:
             said = await ask_all(annotator, questions.of(annotator.kind), journal, purse, counts.of(number))
-        ballots[number] = questions.ballot(annotator, said)
+        ballots[number] = questions.ballot(annotator, as_table(annotator.kind, said))
 
     lanes: dict[str, list[tuple[int, Local]]] = {}
     try:

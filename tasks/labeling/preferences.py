@@ -17,13 +17,15 @@ from tasks.labeling.aggregation import Bools, Floats, Ints, Votes, empirical_log
 from tasks.labeling.aggregation.census import Blocks
 from tasks.labeling.aggregation.ensembles import Ensemble, Rule, combine, read_scores, standardise
 from tasks.labeling.aggregation.estimate import Estimate, Learnt, estimate, heard, learn
+from tasks.labeling.aggregation.votes import places
 from tasks.labeling.candidates import Candidates
 from tasks.labeling.pairing import Pairs, best_worst, candidate_pairs, tournament, usable_responses
 from tasks.labeling.settings import PreferenceSettings
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
-_BLOCK = 4096  # prompts fitted together: what is held at once does not grow with the number of prompts
+_BLOCK = 512  # prompts fitted together: what is held at once does not grow with the number of prompts
 _ROWS = 2048  # pairs whose texts are put together at once
+_SAID = ["text", "prompt_ids", "response_ids", "finish_reason"]
 _OUTCOMES = ["a", "b", "tie", "abstain", "error"]
 
 
@@ -74,7 +76,8 @@ class _Cast:
     def tally(self, start: int, shape: tuple[int, int]) -> Tally:
         """Counts for the prompts start .. start + P - 1, for shape (P, K)."""
         low, high = np.searchsorted(self.prompt, [start, start + shape[0]])
-        prompt, a, b = self.prompt[low:high] - start, self.a[low:high], self.b[low:high]
+        prompt, a, b = (column[low:high].astype(np.int64) for column in (self.prompt, self.a, self.b))
+        prompt = prompt - start
         outcome, full = self.outcome[low:high], (*shape, shape[1])
 
         def count(which: str, winner: Ints, loser: Ints) -> Floats:
@@ -107,7 +110,6 @@ def make_preferences(
     Raises ValueError for votes on responses that are not candidates, and UserError for settings that name annotators
     who are not on the panel, and for an ensemble without scores.
     """
-    pairs = candidate_pairs(candidates, drop_truncated=settings.drop_truncated)
     cast = _cast(votes, candidates)
     twins = candidates.twins
     usable = usable_responses(candidates, settings.drop_truncated)
@@ -131,8 +133,7 @@ def make_preferences(
             fitted = estimate(block, items, settings, learnt)
         else:
             fitted = _ensemble(members[start:stop], items, settings)
-        low, high = np.searchsorted(pairs.prompt, [start, stop])
-        mine = Pairs(pairs.prompt[low:high] - start, *(x[low:high] for x in (pairs.first, pairs.second, pairs.dropped)))
+        mine = candidate_pairs(candidates, drop_truncated=settings.drop_truncated, prompts=slice(start, stop))
         counts = cast.tally(start, (stop - start, twins.shape[1]))
         wins = heard(block, learnt).wins((stop - start, twins.shape[1]))
         labelled = _label(mine, fitted, wins, counts, twins[start:stop], settings)
@@ -195,12 +196,12 @@ def _label(
 
 
 def _cast(votes: pa.Table, candidates: Candidates) -> _Cast:
-    place = pc.index_in(votes["prompt_id"], value_set=candidates.prompts["prompt_id"].combine_chunks())
-    a, b = votes["index_a"].to_numpy(), votes["index_b"].to_numpy()
-    if place.null_count or (np.maximum(a, b) >= candidates.rows.shape[1]).any() or (np.minimum(a, b) < 0).any():
+    prompt = places(votes["prompt_id"], candidates.prompt_ids, np.int32)
+    a, b = (votes[name].to_numpy().astype(np.int16) for name in ("index_a", "index_b"))
+    low, high = np.minimum(a, b).min(initial=0), np.maximum(a, b).max(initial=0)
+    if (prompt < 0).any() or high >= candidates.rows.shape[1] or low < 0:
         raise ValueError("there are votes on responses that are not candidates")
-    prompt = place.to_numpy().astype(np.int64)
-    outcome = pc.index_in(votes["outcome"], value_set=pa.array(_OUTCOMES)).to_numpy()
+    outcome = places(votes["outcome"], pa.array(_OUTCOMES), np.int8)
     order = np.argsort(prompt, kind="stable")
     return _Cast(prompt[order], a[order], b[order], outcome[order])
 
@@ -210,7 +211,7 @@ def _ballot(
 ) -> Votes:
     _known(settings.weights, annotators, "preferences.weights")
     weights = np.array([settings.weights.get(name, 1.0) for name in annotators], dtype=np.float64)
-    ids = candidates.prompts["prompt_id"].combine_chunks()
+    ids = candidates.prompt_ids
     return read_votes(votes, ids, annotators, weights, soft=settings.soft_votes)
 
 
@@ -232,7 +233,7 @@ def _members(scores: pa.Table | None, candidates: Candidates, settings: Preferen
     """Standardised scores [P, K, A] for an ensemble, else None."""
     if not settings.estimator.startswith("ensemble_"):
         return None
-    ids = candidates.prompts["prompt_id"].combine_chunks()
+    ids = candidates.prompt_ids
     given = SCORES.empty_table() if scores is None else scores
     names, values = read_scores(given, ids, candidates.rows.shape[1])
     if not names:
@@ -269,7 +270,7 @@ def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled,
     p, chosen, rejected = pairs.prompt, pairs.chosen, pairs.rejected
     columns = {
         "place": start + p,
-        "prompt_id": candidates.prompts["prompt_id"].take(start + p),
+        "prompt_id": candidates.prompt_ids.take(start + p),
         "round": pa.repeat(pa.scalar(round_number, pa.int32()), len(p)),
         "chosen_index": chosen.astype(np.int32),
         "rejected_index": rejected.astype(np.int32),
@@ -288,10 +289,11 @@ def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled,
 def _rows(candidates: Candidates, labels: pa.Table) -> pa.Table:
     """`labels` with what was said; a response's index is its slot."""
     place, chosen, rejected = (labels[name].to_numpy() for name in ("place", "chosen_index", "rejected_index"))
-    won = candidates.responses.take(candidates.rows[place, chosen])
-    lost = candidates.responses.take(candidates.rows[place, rejected])
+    sides = np.concatenate([candidates.rows[place, chosen], candidates.rows[place, rejected]])
+    said = candidates.responses(sides, _SAID)
+    won, lost = said[: len(labels)], said[len(labels) :]
     columns = {
-        "prompt": candidates.prompts["messages"].take(place),
+        "prompt": candidates.prompts(place, ["messages"])["messages"],
         "chosen": _assistant(won["text"]),
         "rejected": _assistant(lost["text"]),
         "prompt_ids": won["prompt_ids"],

@@ -40,7 +40,7 @@ async def ask_all(
     times: dict[str, int] = {}
     for key in keys:
         times[key] = times.get(key, 0) + 1
-    asked = dict(zip(keys, questions, strict=True))
+    asked = {key: place for place, key in enumerate(keys)}
     left = deque(key for key in asked if key not in said)
     answered = sum(times[key] for key in said)
     circuit = Circuit(annotator.name, annotator.limits)
@@ -57,7 +57,7 @@ async def ask_all(
             faults_met.set(faults)
             started = time.monotonic()
             try:
-                answer: Answer = await annotator.ask(asked[key])
+                answer: Answer = await annotator.ask(questions[asked[key]])
             except Fault as fault:
                 last_fault = str(fault)
                 answer = failure(annotator.kind, last_fault, faults, time.monotonic() - started)

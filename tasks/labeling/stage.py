@@ -18,10 +18,10 @@ from storage.schemas import PREFERENCES, SCORES, VOTES, parquet_writer, write_pa
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
 from tasks.labeling.aggregation import Ints
 from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
-from tasks.labeling.annotators.protocol import Comparison, Response
+from tasks.labeling.annotators.protocol import Response
 from tasks.labeling.annotators.registry import open_annotators
-from tasks.labeling.ballot import Ballot
-from tasks.labeling.candidates import read_candidates
+from tasks.labeling.ballot import Ballot, Questions
+from tasks.labeling.candidates import Candidates, for_annotators, read_candidates
 from tasks.labeling.humans.batch import batch_folder, export
 from tasks.labeling.humans.collect import collect
 from tasks.labeling.humans.settings import HumanSettings
@@ -35,6 +35,7 @@ from tasks.labeling.selection import keep_largest
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
 
 SOURCE = "policy"
+_BLOCK = 4096  # prompts whose pairs are listed at once
 
 
 def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
@@ -51,14 +52,9 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     settings = spec.settings
     candidates = read_candidates(SOURCE, spec.responses, spec.prompts)
-    pairs = candidate_pairs(candidates, drop_truncated=settings.preferences.drop_truncated)
-    shown = pairs.dropped == ""
-    comparisons = np.stack(
-        [candidates.rows[pairs.prompt, pairs.first], candidates.rows[pairs.prompt, pairs.second]], axis=1
-    )[shown]
-    responses = candidates.for_annotators()
-    ballot = _ballot(spec, responses, comparisons, progress)
-    ballot, penalties = without_length(ballot, responses, comparisons, _levelled(spec), set(comparisons.flat))
+    comparisons = _comparisons(candidates, drop_truncated=settings.preferences.drop_truncated)
+    ballot = _ballot(spec, for_annotators([candidates]), comparisons, progress)
+    ballot, penalties = without_length(ballot, candidates, comparisons, _levelled(spec))
     wanted = of_people(settings.preferences, ballot.votes)
     preferences = make_preferences(candidates, ballot.votes, wanted, spec.round, ballot.scores)
     if settings.preferences.keep is not None:
@@ -88,7 +84,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
         paths=list(paths.values()),
         rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(labels)},
         summary={
-            "responses": len(candidates.responses),
+            "responses": len(candidates),
             "comparisons": len(comparisons),
             "votes": outcomes,
             "pairs": len(labels),
@@ -101,11 +97,22 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     )
 
 
+def _comparisons(candidates: Candidates, *, drop_truncated: bool) -> Ints:
+    """[n, 2]: the numbers of the two responses of each pair that the panel is asked about."""
+    parts = [np.zeros((0, 2), dtype=np.int64)]
+    for start in range(0, len(candidates.rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        pairs = candidate_pairs(candidates, drop_truncated=drop_truncated, prompts=block)
+        sides = [candidates.rows[block][pairs.prompt, slot] for slot in (pairs.first, pairs.second)]
+        parts.append(np.stack(sides, axis=1)[pairs.dropped == ""])
+    return np.concatenate(parts)
+
+
 def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> Ballot:
     """What the panel says. People are asked first, and can vote while the other annotators do; theirs come last."""
     panel = spec.settings.annotators
     people = {name: settings for name, settings in panel.items() if isinstance(settings, HumanSettings)}
-    asked = [Comparison(responses[a], responses[b]) for a, b in comparisons.tolist()] if people else []
+    asked = list(Questions(responses, comparisons).comparisons) if people else []
     for name, settings in people.items():
         export(settings, name, batch_folder(spec.folder, name), asked)
     others = {name: settings for name, settings in panel.items() if name not in people}

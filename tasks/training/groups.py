@@ -1,5 +1,6 @@
 """The unit of training data: a prompt with its responses, each once, and the labelled pairs among them."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import UserError
-from storage.schemas import PREFERENCES, read_parquet
+from storage.schemas import PREFERENCES, read_row_groups
 
 _COLUMNS = [
     "prompt_id",
@@ -87,43 +88,58 @@ def read_preferences(path: Path, *, ties: bool = True, messages: bool = False) -
     response index that stands for two different token sequences.
     """
     columns = [*_COLUMNS, "prompt"] if messages else _COLUMNS
+    groups: dict[tuple[int, str], PromptGroup] = {}
+    left_out: Counter[str] = Counter()
+    first = 0
     try:
-        data = read_parquet(path, PREFERENCES, columns)
+        for data in read_row_groups(path, PREFERENCES, columns):
+            _add(groups, left_out, data, path, first, ties=ties)
+            first += len(data)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(
             f"the preferences cannot be read: {error}",
             where=str(path),
             remedy="run the label stage of this round again",
         ) from None
-    prompt_ids, chosen_ids, rejected_ids = (_arrays(data, name) for name in _COLUMNS[-3:])
-    groups: dict[tuple[int, str], PromptGroup] = {}
-    identical = tied = 0
-    keys = (data[name].to_pylist() for name in _COLUMNS[:5])
-    for row, (prompt_id, round_number, chosen, rejected, value) in enumerate(zip(*keys, strict=True)):
-        if not np.isfinite(value):
-            raise _refuse(f"target is {value}", path, row)
-        if np.array_equal(chosen_ids[row], rejected_ids[row]):
-            identical += 1
-            continue
-        if value == 0 and not ties:
-            tied += 1
-            continue
-        group = groups.get((round_number, prompt_id))
-        if group is None:
-            said = data["prompt"][row].as_py() if messages else []
-            group = groups[round_number, prompt_id] = PromptGroup(
-                prompt_id, round_number, prompt_ids[row], [], [], [], said
-            )
-        first = _position(group, chosen, chosen_ids[row], path, row)
-        second = _position(group, rejected, rejected_ids[row], path, row)
-        group.pairs.append(Pair(first, second, value))
     if not groups:
         raise UserError(
             "there is no labelled pair of different responses to train on",
             where=str(path),
             remedy="sample more responses or prompts, raise the temperature, or loosen the filters of the label stage",
         )
-    return Preferences(list(groups.values()), identical, tied)
+    return Preferences(list(groups.values()), left_out["identical"], left_out["tied"])
+
+
+def _add(
+    groups: dict[tuple[int, str], PromptGroup],
+    left_out: Counter[str],
+    data: pa.Table,
+    path: Path,
+    first: int,
+    *,
+    ties: bool,
+) -> None:
+    """Add the pairs of some rows, of which the first is row `first` of the file. Nothing of `data` is kept alive."""
+    prompt_ids, chosen_ids, rejected_ids = (_arrays(data, name) for name in _COLUMNS[-3:])
+    keys = (data[name].to_pylist() for name in _COLUMNS[:5])
+    for at, (prompt_id, round_number, chosen, rejected, value) in enumerate(zip(*keys, strict=True)):
+        row = first + at
+        if not np.isfinite(value):
+            raise _refuse(f"target is {value}", path, row)
+        if np.array_equal(chosen_ids[at], rejected_ids[at]):
+            left_out["identical"] += 1
+            continue
+        if value == 0 and not ties:
+            left_out["tied"] += 1
+            continue
+        group = groups.get((round_number, prompt_id))
+        if group is None:
+            said = data["prompt"][at].as_py() if "prompt" in data.column_names else []
+            group = PromptGroup(prompt_id, round_number, prompt_ids[at].copy(), [], [], [], said)
+            groups[round_number, prompt_id] = group
+        better = _position(group, chosen, chosen_ids[at], path, row)
+        worse = _position(group, rejected, rejected_ids[at], path, row)
+        group.pairs.append(Pair(better, worse, value))
 
 
 def _arrays(data: pa.Table, name: str) -> list[np.ndarray]:
@@ -143,7 +159,7 @@ def _position(group: PromptGroup, index: int, ids: np.ndarray, path: Path, row: 
     if not len(ids):
         raise _refuse(f"response {index} of prompt {group.prompt_id} has no tokens", path, row)
     group.indices.append(index)
-    group.responses.append(ids)
+    group.responses.append(ids.copy())
     return len(group.indices) - 1
 
 

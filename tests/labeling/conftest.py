@@ -31,9 +31,18 @@ class World:
         return path
 
     def responses(
-        self, texts: Texts, *, name: str = "generate", cut: Sequence[tuple[str, int]] = (), shards: int = 2
+        self,
+        texts: Texts,
+        *,
+        name: str = "generate",
+        cut: Sequence[tuple[str, int]] = (),
+        shards: int = 2,
+        spread: bool = True,
     ) -> Path:
-        """Token ids are the text's bytes and a final 0, which a response in `cut` (prompt, index) lacks."""
+        """Token ids are the text's bytes and a final 0, which a response in `cut` (prompt, index) lacks.
+
+        spread: the rows of a prompt are in several shards, as no generate stage leaves them; else in order.
+        """
         folder = self.folder / name
         rows = [
             {
@@ -51,7 +60,9 @@ class World:
         ]
         paths = [folder / f"responses-{shard:05d}.parquet" for shard in range(shards)]
         for shard, path in enumerate(paths):
-            write_parquet(path, table(rows[shard::shards], RESPONSES))  # rows of a prompt in several shards
+            size = -(-len(rows) // shards)
+            mine = rows[shard::shards] if spread else rows[shard * size : (shard + 1) * size]
+            write_parquet(path, table(mine, RESPONSES))
         Manifest(
             stage="generate",
             round=1,
@@ -78,6 +89,7 @@ class World:
         answer: str | None = None,
         seed: int = 11,
         shards: int = 2,
+        spread: bool = True,
     ) -> LabelSpec:
         return LabelSpec(
             folder=self.folder / out,
@@ -87,7 +99,7 @@ class World:
             settings=LabelSettings.model_validate(
                 {"annotators": annotators, "preferences": PreferenceSettings(**(preferences or {}))}
             ),
-            responses=self.responses(texts, cut=cut, shards=shards),
+            responses=self.responses(texts, cut=cut, shards=shards, spread=spread),
             prompts=self.prompts(list(texts), answer=answer),
         )
 

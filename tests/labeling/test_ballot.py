@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.labeling.annotators.protocol import Ranking
+from tasks.labeling.answers import as_table
 from tasks.labeling.ballot import Questions
 from tests.labeling.scripted import Scripted, response
 
@@ -46,6 +47,7 @@ def test_failed_rankings_are_failed_votes():
     cast = questions.votes_of_rankings([Ranking("error", raw="?"), Ranking("abstain")])
     assert [vote.outcome for vote in cast] == ["error", "abstain", "abstain", "abstain"]
     table = questions.ballot(
-        Scripted(lambda _: Ranking("abstain"), kind="ranking"), [Ranking("error"), Ranking("abstain")]
+        Scripted(lambda _: Ranking("abstain"), kind="ranking"),
+        as_table("ranking", [Ranking("error"), Ranking("abstain")]),
     )
     assert table.votes["kind"].to_pylist() == ["ranking"] * 4

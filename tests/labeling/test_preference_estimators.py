@@ -5,31 +5,25 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import UserError
-from storage.schemas import PROMPTS, RESPONSES, SCORES, VOTES, table
+from storage.schemas import SCORES, VOTES, table
 from tasks.labeling import preferences as module
-from tasks.labeling.candidates import Candidates
+from tasks.labeling.candidates import Candidates, read_candidates
 from tasks.labeling.preferences import Preferences, make_preferences
 from tasks.labeling.settings import PreferenceSettings
+from tests.labeling.conftest import World
 
 PROMPTS_, SLOTS = 60, 4
-COLUMNS = ("prompt_id", "response_index", "prompt_ids", "response_ids", "text", "finish_reason")
 ESTIMATORS = ("empirical_logit", "plackett_luce", "davidson", "dawid_skene", "general", "maxmin")
 
 
 @pytest.fixture(scope="module")
-def labelled() -> tuple[Candidates, pa.Table, pa.Table, np.ndarray]:
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Candidates, pa.Table, pa.Table, np.ndarray]:
     """Four honest annotators (of which one ranks and one scores), one who reverses; and the true utilities."""
     rng = np.random.default_rng(0)
     utility = 1.5 * rng.normal(size=(PROMPTS_, SLOTS))
-    prompts = [
-        {"prompt_id": f"p{i:03}", "messages": [{"role": "user", "content": "?"}], "source": "t:1"}
-        for i in range(PROMPTS_)
-    ]
-    responses, votes, scores = [], [], []
+    votes, scores = [], []
     for i in range(PROMPTS_):
         for k in range(SLOTS):
-            row = (f"p{i:03}", k, [1], [i, k + 2, 0], f"text {i} {k}", "stop")
-            responses.append(dict(zip(COLUMNS, row, strict=True)))
             score = {"prompt_id": f"p{i:03}", "source": "policy", "response_index": k, "outcome": "score"}
             scores += [score | {"annotator": f"rm{n}", "score": utility[i, k] + rng.normal(0, 0.3)} for n in range(3)]
         for who in ("a", "b", "c", "ranker", "liar"):
@@ -41,9 +35,9 @@ def labelled() -> tuple[Candidates, pa.Table, pa.Table, np.ndarray]:
                     row = ["policy", a, "policy", b, who, "ranking" if who == "ranker" else "pairs", "ab"[not better]]
                     names = ("source_a", "index_a", "source_b", "index_b", "annotator", "kind", "outcome")
                     votes.append({"prompt_id": f"p{i:03}", "order": "ab"} | dict(zip(names, row, strict=True)))
-    schema = pa.schema([RESPONSES.field(name) for name in COLUMNS])
-    rows = np.arange(PROMPTS_ * SLOTS).reshape(PROMPTS_, SLOTS)
-    candidates = Candidates("policy", table(prompts, PROMPTS), table(responses, schema).combine_chunks(), rows)
+    texts = {f"p{i:03}": [f"text {k}" for k in range(SLOTS)] for i in range(PROMPTS_)}
+    world = World(tmp_path_factory.mktemp("labelled"))
+    candidates = read_candidates("policy", world.responses(texts), world.prompts(list(texts)))
     return candidates, table(votes, VOTES), table(scores, SCORES), utility
 
 

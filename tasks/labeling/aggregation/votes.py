@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,10 @@ _SHARES = np.array([1.0, 0.0, 0.5])
 
 @dataclass(frozen=True)
 class Votes:
-    """Counted votes, all [n]. `share` in [0, 1] is the part of a vote that goes to `first`: 1, 0, 0.5 for a tie."""
+    """Counted votes, all [n]. `share` in [0, 1] is the part of a vote that goes to `first`: 1, 0, 0.5 for a tie.
+
+    Integers may be narrow; `block` widens them.
+    """
 
     prompt: Ints
     first: Ints  # slots, first < second
@@ -36,7 +40,10 @@ class Votes:
         """Those of prompts start .. stop-1, counted from `start`; votes must be in the order of prompts."""
         low, high = np.searchsorted(self.prompt, [start, stop])
         part = self.take(slice(low, high))
-        return replace(part, prompt=part.prompt - start)
+        prompt, first, second, annotator = (
+            column.astype(np.int64) for column in (part.prompt, part.first, part.second, part.annotator)
+        )
+        return replace(part, prompt=prompt - start, first=first, second=second, annotator=annotator)
 
     def merged(self, twins: Ints, usable: Bools) -> "Votes":
         """Votes between items: slot k of prompt p stands for item twins[p, k].
@@ -66,7 +73,7 @@ class Votes:
 
     def pair_keys(self, slots: int) -> Ints:
         """A number for each vote, equal for votes on the same pair."""
-        return (self.prompt * slots + self.first) * slots + self.second
+        return (self.prompt.astype(np.int64) * slots + self.first) * slots + self.second
 
 
 def concatenate(parts: Sequence[Votes]) -> Votes:
@@ -87,29 +94,34 @@ def read_votes(
     probability counts as that share of a win. Raises ValueError for prompts and annotators that are not listed, and
     for probabilities outside [0, 1].
     """
-    place = pc.index_in(votes["outcome"], value_set=_OUTCOMES)
-    counted = pc.is_valid(place)
-    data = votes.select(["prompt_id", "index_a", "index_b", "annotator", "kind", "probability"]).filter(counted)
-    prompt = pc.index_in(data["prompt_id"], value_set=prompt_ids)
-    annotator = pc.index_in(data["annotator"], value_set=pa.array(annotators, pa.string()))
-    if prompt.null_count or annotator.null_count:
+    outcome = places(votes["outcome"], _OUTCOMES, np.int8)
+    prompt = places(votes["prompt_id"], prompt_ids, np.int32)
+    who = places(votes["annotator"], pa.array(annotators, pa.string()), np.int16)
+    counted = outcome >= 0
+    if ((prompt < 0) & counted).any() or ((who < 0) & counted).any():
         raise ValueError("there are votes on prompts, or of annotators, that are not listed")
-    share = _SHARES[place.filter(counted).to_numpy()]
+    order = np.flatnonzero(counted)
+    if (np.diff(prompt[order]) < 0).any():
+        order = order[np.argsort(prompt[order], kind="stable")]
+    share = _SHARES[outcome[order]]
     if soft:
-        probability = data["probability"].to_numpy().astype(np.float64)
+        probability = votes["probability"].to_numpy()[order]
         if ((probability < 0) | (probability > 1)).any():
             raise ValueError("a vote's probability is not between 0 and 1")
         share = np.where(np.isnan(probability), share, probability)
-    a, b = data["index_a"].to_numpy(), data["index_b"].to_numpy()
-    who = annotator.to_numpy().astype(np.int64)
-    result = Votes(
-        prompt.to_numpy().astype(np.int64),
+    a, b = (votes[name].to_numpy().astype(np.int16)[order] for name in ("index_a", "index_b"))
+    return Votes(
+        prompt[order],
         np.minimum(a, b),
         np.maximum(a, b),
-        who,
+        who[order],
         np.where(a < b, share, 1 - share),
-        weights[who],
-        pc.is_valid(pc.index_in(data["kind"], value_set=pa.array(["ranking"]))).to_numpy(zero_copy_only=False),
+        weights[who[order]],
+        pc.equal(votes["kind"], "ranking").to_numpy()[order],
     )
-    ordered = (np.diff(result.prompt) >= 0).all()
-    return result if ordered else result.take(np.argsort(result.prompt, kind="stable"))
+
+
+def places(names: pa.ChunkedArray, known: pa.Array, kind: type[np.signedinteger[Any]]) -> Ints:
+    """Where each name [n] stands in `known`, -1 where it does not."""
+    parts = (pc.index_in(part, value_set=known).fill_null(-1).to_numpy().astype(kind) for part in names.chunks)
+    return np.concatenate([np.zeros(0, kind), *parts])

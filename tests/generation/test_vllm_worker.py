@@ -1,0 +1,25 @@
+"""What the worker tells vLLM, without vLLM."""
+
+from typing import Any
+
+from tasks.generation.vllm_worker import Worker
+
+
+class Told:
+    """An engine that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def collective_rpc(self, name: str, args: tuple[str, ...]) -> None:
+        self.calls.append(f"{name} {args[0]}")
+
+    def reset_prefix_cache(self) -> None:
+        self.calls.append("reset_prefix_cache")
+
+
+def test_a_reload_forgets_the_keys_and_values_of_the_old_weights():
+    worker: Any = Worker()
+    worker._llm = Told()
+    worker.reload("policy")
+    assert worker._llm.calls == ["reload_policy policy", "reset_prefix_cache"]
