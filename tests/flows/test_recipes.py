@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.compose import compose_config, group_options
-from flows.drafts import dry_run
+from flows.dry_run import dry_run
 from flows.plan import Plan
 from storage.errors import UserError
 from storage.manifest import read_manifest
