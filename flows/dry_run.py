@@ -1,28 +1,30 @@
-"""What a run will do: the specs of its first round and of its evaluation, with inputs not yet known."""
+"""What a run will do: the specs of its first round and of evaluations, with inputs not yet known."""
 
 from flows.drafts import ask, assemble, sample
-from flows.evaluation import evaluation_specs, pairs_spec
+from flows.evaluation import against_spec, evaluation_specs, pairs_spec
 from flows.plan import Plan
-from flows.training import extra_spec, train_spec
+from flows.training import extra_spec, mix_spec, train_spec, update_spec
 from storage.stage import Spec
 from tasks.generation.drafts import NoDrafts
 
 
 def dry_run(plan: Plan) -> list[Spec]:
-    """In the order in which the stages run; benchmarks of an evaluation apart."""
-    extra = extra_spec(plan, 1, [0], {"prompts": "?", "policy": "?"})
-    pairs = pairs_spec(plan, {"prompts": "?", "responses": "?", "initial": "?"})
+    """The round's stages in the order in which they run, then those of evaluations; benchmarks apart."""
     known = ("prompts", "policy", "initial", "reference", "responses", "preferences")
-    return [
+    specs: list[Spec | None] = [
         plan.prompts({"prompts": "?"}),
         plan.select(1, {"prompts": "?"}),
         *_responses(plan, {"prompts": "?", "policy": "?"}),
         plan.label(1, 0, 0, {"prompts": "?", "responses": "?"}),
-        *([extra] if extra else []),
+        mix_spec(plan, 1, [0], {"preferences": "?"}),
+        extra_spec(plan, 1, [0], {"prompts": "?", "policy": "?"}),
         train_spec(plan, 1, [0], {"policy": "?", "reference": "?", "preferences": "?"}),
-        *([pairs] if pairs else []),
+        update_spec(plan, 1, [0], {"trained": "?"}),
+        pairs_spec(plan, {"prompts": "?", "responses": "?", "initial": "?"}),
+        *(against_spec(plan, name, {"prompts": "?", "policy": "?"}) for name in plan.named),
         *evaluation_specs(plan, 1, 0, dict.fromkeys(known, "?")),
     ]
+    return [spec for spec in specs if spec is not None]
 
 
 def _responses(plan: Plan, inputs: dict[str, str]) -> list[Spec]:

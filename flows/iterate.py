@@ -149,7 +149,8 @@ def main(words: Sequence[str]) -> None:
     config = compose_config(words)
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
-        plan = Plan(config, Path(config.policy.path))
+        named = {name: Path(path) for name, path in config.evaluation.against.items()}
+        plan = Plan(config, Path(config.policy.path), named)
         benchmarks = [harness_spec(plan, 1, "?"), *(mt_bench_specs(plan, 1, "?") or ())]
         print_plan([*dry_run(plan), *(spec for spec in benchmarks if spec is not None)])
         if config.dry_run != "plan" and asks_models(config):

@@ -18,11 +18,13 @@ from flows.preflight import open_plan
 from flows.terminal import console
 from flows.training import (
     extra_spec,
+    mix_inputs,
     mix_spec,
     moves_reference,
     reference_digest,
     reference_spec,
     train_spec,
+    update_inputs,
     update_spec,
 )
 from storage.manifest import BrokenManifest, folder_digest, read_manifest
@@ -91,14 +93,14 @@ def irepo_round(
     if move is not None:
         run_update(move)
     reference = reference_digest(plan, number, steps, policies)
-    mix = mix_spec(plan, number, steps, {"preferences": labelled["content"]})
+    mix = mix_spec(plan, number, steps, {"preferences": labelled["content"]} | mix_inputs(plan, steps))
     preferences = run_mix(mix).content if mix else labelled["content"]
     inputs = {"policy": policy, "reference": reference, "preferences": preferences}
     extra = extra_spec(plan, number, steps, {"prompts": selected.content, "policy": reference})
     if extra is not None:
         inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
     trained = train(train_spec(plan, number, steps, inputs))
-    update = update_spec(plan, number, steps, {"trained": trained["content"]})
+    update = update_spec(plan, number, steps, {"trained": trained["content"]} | update_inputs(plan, steps))
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}
     inputs |= {f"responses:{name}": before[rival]["responses"] for name, rival in rivals(number, start)}

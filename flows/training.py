@@ -75,29 +75,35 @@ def extra_spec(plan: Plan, round_number: int, chain: Sequence[int], inputs: dict
     )
 
 
+def mix_inputs(plan: Plan, chain: Sequence[int]) -> dict[str, str]:
+    """Digests of what a round mixes its own pairs with, once it is there."""
+    settings = plan.config.mixing
+    found = {f"preferences:{n}": _labelled_digest(plan, n) for n in _replayed(plan, chain)}
+    if settings.offline:
+        found["offline"] = sha256_file(settings.offline.path)
+    if settings.offline and settings.offline.keep:
+        first = folder_digest(plan.before_initial)
+        before = _policy_digest(plan, chain[-2]) if len(chain) > 1 else first
+        found |= {"policy": _policy_digest(plan, chain[-1]), "previous": before, "reference": first}
+    return found
+
+
 def mix_spec(plan: Plan, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> MixSpec | None:
-    """From what was labelled to what is trained on; None where they are the same."""
+    """From what was labelled to what is trained on; None where they are the same. `inputs`: also `mix_inputs`."""
     settings = plan.config.mixing
     if settings.nothing:
         return None
     earlier = _replayed(plan, chain)
-    labelled = {f"preferences:{n}": _labelled_digest(plan, n) for n in earlier}
-    offline = {"offline": sha256_file(settings.offline.path)} if settings.offline else {}
-    previous = plan.policy(chain[-2]) if len(chain) > 1 else plan.before_initial
-    if settings.offline and settings.offline.keep:
-        first = folder_digest(plan.before_initial)
-        before = _policy_digest(plan, chain[-2]) if len(chain) > 1 else first
-        offline |= {"policy": _policy_digest(plan, chain[-1]), "previous": before, "reference": first}
     return MixSpec(
         folder=plan.layout.stage(round_number, "mix"),
         round=round_number,
         seed=plan.config.seed,
-        inputs=inputs | labelled | offline,
+        inputs=inputs,
         settings=settings,
         own=plan.layout.stage(round_number, "label") / PREFERENCES_FILE,
         earlier=[plan.layout.stage(n, "label") / PREFERENCES_FILE for n in earlier],
         policy=plan.policy(chain[-1]),
-        previous=previous,
+        previous=plan.policy(chain[-2]) if len(chain) > 1 else plan.before_initial,
         reference=plan.before_initial,
         scores={n: plan.layout.stage(n, "label") / "scores.parquet" for n in [*earlier, round_number]},
     )
@@ -132,20 +138,32 @@ def train_spec(plan: Plan, round_number: int, chain: Sequence[int], inputs: dict
 
 
 def update_spec(plan: Plan, round_number: int, chain: Sequence[int], inputs: dict[str, str]) -> UpdateSpec | None:
-    """From what was trained to the round's policy; None where they are the same."""
+    """From what was trained to the round's policy; None where they are the same. `inputs`: also `update_inputs`."""
     settings = plan.config.update
     if isinstance(settings, AsTrained):
         return None
-    earlier = chain[-1:] if isinstance(settings, Momentum) else [n for n in chain if n][-(settings.last - 1) :]
     return UpdateSpec(
         folder=plan.layout.stage(round_number, "update"),
         round=round_number,
         seed=plan.config.seed,
-        inputs=inputs | {f"trained:{n}": _trained_digest(plan, n) for n in earlier},
+        inputs=inputs,
         settings=settings,
         trained=_trained(plan, round_number),
-        earlier=[_trained(plan, n) for n in earlier],
+        earlier=[_trained(plan, n) for n in _updated_from(plan, chain)],
     )
+
+
+def update_inputs(plan: Plan, chain: Sequence[int]) -> dict[str, str]:
+    """Digests of what rounds before have trained, as far as the update reads it."""
+    return {f"trained:{n}": _trained_digest(plan, n) for n in _updated_from(plan, chain)}
+
+
+def _updated_from(plan: Plan, chain: Sequence[int]) -> Sequence[int]:
+    """The earlier rounds whose trained policies the update reads."""
+    settings = plan.config.update
+    if isinstance(settings, AsTrained):
+        return []
+    return chain[-1:] if isinstance(settings, Momentum) else [n for n in chain if n][-(settings.last - 1) :]
 
 
 def _replayed(plan: Plan, chain: Sequence[int]) -> list[int]:

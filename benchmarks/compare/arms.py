@@ -20,7 +20,16 @@ from flows.compare import share
 from flows.evaluation import evaluation_specs, rivals
 from flows.plan import Plan
 from flows.preflight import needs_warmup, prepare_run
-from flows.training import extra_spec, mix_spec, reference_digest, reference_spec, train_spec, update_spec
+from flows.training import (
+    extra_spec,
+    mix_inputs,
+    mix_spec,
+    reference_digest,
+    reference_spec,
+    train_spec,
+    update_inputs,
+    update_spec,
+)
 from storage.files import canonical_json, publish_text
 from storage.manifest import folder_digest, read_manifest
 from storage.schemas import SCORES, read_parquet
@@ -117,7 +126,7 @@ def trained(plan: Plan, number: int, before: list[dict[str, Any]], labels: dict[
     """The round's policy."""
     policies = {each: record["policy"] for each, record in enumerate(before)}
     policy, preferences, chain = before[-1]["policy"], labels["preferences"], range(number)
-    mix = mix_spec(plan, number, chain, {"preferences": preferences})
+    mix = mix_spec(plan, number, chain, {"preferences": preferences} | mix_inputs(plan, chain))
     if mix:
         preferences = run_mix(mix).content
     move = reference_spec(plan, number, chain, policies)
@@ -129,7 +138,7 @@ def trained(plan: Plan, number: int, before: list[dict[str, Any]], labels: dict[
     if extra is not None:
         inputs["extra"] = generate(extra, engine=engine).content
     done = train(train_spec(plan, number, chain, inputs))
-    update = update_spec(plan, number, chain, {"trained": done.content})
+    update = update_spec(plan, number, chain, {"trained": done.content} | update_inputs(plan, chain))
     if update is not None:
         run_update(update)
 

@@ -32,6 +32,14 @@ def test_every_spec_of_a_preset_is_built(preset: str) -> None:
     assert len({spec.key() for spec in specs}) == len(specs)
 
 
+def test_a_dry_run_shows_stages_that_are_not_in_every_run() -> None:
+    words = ("mixing=replay", "+mixing.offline={path: not-there, share: 0.2, keep: {share: 0.5}}", "update=momentum")
+    mixed = plan("policy.aligned_from=before", *words)
+    folders = [spec.folder.name for spec in dry_run(Plan(mixed.config, mixed.initial, {"other": Path("other")}))]
+    assert folders[3:7] == ["label", "mix", "train", "update"]
+    assert folders[7:9] == ["pairs", "other"]
+
+
 def test_a_round_starts_from_the_policy_of_the_round_before() -> None:
     inputs = {"policy": "p", "reference": "r", "preferences": "x"}
     first, second = train_spec(plan(), 1, [0], inputs), train_spec(plan(), 2, [0, 1], inputs)
