@@ -23,7 +23,10 @@ _LONG = 600  # characters of a sample
 
 
 def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
-    """The table of all rounds so far: a version of the artifact `<run>-rounds`; and the run's report, as a page."""
+    """The table of all rounds so far: a version of the artifact `<run>-rounds`; and the run's report, as a page.
+
+    The report's figures are in the page; as files they are left to `draw_figures`.
+    """
     columns = cells(rounds)
     table = [
         {"round": _heading(record), "decision": record["decision"] or "waits"}
@@ -35,11 +38,9 @@ def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
 
 
 def _publish_page(plan: Plan) -> None:
-    """Write cards, report.html and its figures, and link to it: the artifact `<run>-report`. Failure stops nothing."""
-    try:
-        page = write_report(plan.layout.root)
-    except Exception as error:
-        log.warning("the report was not written: %s", error)
+    """Write cards and report.html, and link to it: the artifact `<run>-report`. Failure stops nothing."""
+    page = _write_page(plan, figures=False)
+    if page is None:
         return
     try:
         write_cards(plan.layout.root)
@@ -47,6 +48,19 @@ def _publish_page(plan: Plan) -> None:
         log.warning("cards were not written: %s", error)
     address = page.resolve().as_uri()
     _publish(lambda: create_link_artifact(address, page.name, f"{slug(plan)}-report", "The report of the run."))
+
+
+def draw_figures(plan: Plan) -> None:
+    """The report's figures as files, SVG and PNG: once, when the run ends, since they take as long as votes do."""
+    _write_page(plan, figures=True)
+
+
+def _write_page(plan: Plan, *, figures: bool) -> Path | None:
+    try:
+        return write_report(plan.layout.root, figures=figures)
+    except Exception as error:
+        log.warning("the report was not written: %s", error)
+        return None
 
 
 def publish_folder_link(plan: Plan) -> None:

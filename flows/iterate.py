@@ -33,7 +33,7 @@ from prefect.states import State  # noqa: E402
 from rich.markup import escape  # noqa: E402
 
 from conf.schema import RunConfig  # noqa: E402
-from flows.artifacts import publish_folder_link, publish_rounds  # noqa: E402
+from flows.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.benchmarks import harness_spec, mt_bench_specs  # noqa: E402
 from flows.device import device_held  # noqa: E402
 from flows.dry_run import dry_run  # noqa: E402
@@ -119,6 +119,7 @@ def _rounds(plan: Plan) -> list[Record] | State[None]:
                 _publish(plan, rounds)
             if record["decision"] is None or ends(plan, record):
                 break
+    draw_figures(plan)
     _push(plan)
     return rounds
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conf.compose import compose_config
-from flows.artifacts import publish_rounds
+from flows.artifacts import draw_figures, publish_rounds
 from flows.gate import ends, settle
 from flows.plan import Plan
 from tasks.evaluation.gate import Decision, Reason
@@ -123,6 +123,9 @@ def test_a_report_that_cannot_be_written_is_a_line_in_the_log(
     rounds = [record(0, 0, run.evaluate(0)) | {"decision": "promote"}]
     publish_rounds(plan_of(run), rounds)
     assert links == [(run.root / "report.html").resolve().as_uri()]
+    assert not (run.root / "figures").exists()  # which are drawn when the run ends
+    draw_figures(plan_of(run))
+    assert list((run.root / "figures").glob("*.svg"))
     run.round(1, base=0)
     (run.root / "round-01" / "label" / "preferences.parquet").write_bytes(b"cut")
     with caplog.at_level(logging.WARNING):
