@@ -14,7 +14,7 @@ from tasks.modeling.logprobs import TokenSequence, summed_logprobs
 from tasks.training.attention import packing_options, use_segments
 from tasks.training.groups import PromptGroup
 from tasks.training.head import token_logprobs
-from tasks.training.packing import PackedRow, first_fit
+from tasks.training.packing import PackedRow, first_fit, packed_tokens
 from tasks.training.settings import OptimizationSettings
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class Forward(Protocol):
 
     def batches(self, groups: Sequence[PromptGroup]) -> list[list[int]]:
         """Indices of groups that share a forward; each group once, none cut."""
+        ...
+
+    def tokens_of(self, group: PromptGroup) -> int:
+        """Tokens that a group takes in a forward, without padding."""
         ...
 
     def logprobs(self, groups: Sequence[PromptGroup]) -> tuple[Tensor, Tensor]:
@@ -58,6 +62,9 @@ class PlainForward:
     def batches(self, groups: Sequence[PromptGroup]) -> list[list[int]]:
         return padded_batches(groups, self.tokens)
 
+    def tokens_of(self, group: PromptGroup) -> int:
+        return group.tokens
+
     def logprobs(self, groups: Sequence[PromptGroup]) -> tuple[Tensor, Tensor]:
         rows = [TokenSequence(group.prompt_ids, response) for group in groups for response in group.responses]
         return summed_logprobs(self.model, rows)
@@ -85,6 +92,9 @@ class PackedForward:
 
     def batches(self, groups: Sequence[PromptGroup]) -> list[list[int]]:
         return first_fit(groups, self.tokens)
+
+    def tokens_of(self, group: PromptGroup) -> int:
+        return packed_tokens(group)
 
     def logprobs(self, groups: Sequence[PromptGroup]) -> tuple[Tensor, Tensor]:
         weight = next(self.model.parameters())

@@ -20,7 +20,9 @@ from storage.files import digest, publish_folder, publish_text, sweep_temporarie
 from storage.manifest import BrokenManifest, FileEntry
 from tasks.training.metrics import StepMetrics
 from tasks.training.optimizer import load_optimizer, optimizer_tensors
+from tasks.training.ranks import ALONE, Ranks
 from tasks.training.settings import CHECKPOINTS
+from tasks.training.sharding import placed_like, whole
 
 log = logging.getLogger("irepo")
 
@@ -74,54 +76,82 @@ def save_checkpoint(
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     memory: Mapping[str, float],
+    ranks: Ranks = ALONE,
 ) -> None:
     """Publish the state after the last of `metrics`, then remove all but the newest KEPT checkpoints.
 
-    `position`: epoch, and window within it, of the next step (both from 0).
+    `position`: epoch, and window within it, of the next step (both from 0). A checkpoint is whole, however many ranks
+    hold the shards of what is in it: as many or others can go on from it.
     """
     step, (epoch, window) = len(metrics), position
-    folder = stage / CHECKPOINTS / f"step-{step:06d}"
-    with publish_folder(folder) as temporary:
-        save_file({name: value.detach().contiguous() for name, value in parameters.items()}, temporary / _WEIGHTS)
-        save_file(optimizer_tensors(optimizer, parameters), temporary / _OPTIMIZER)
-        save_file(_generators(), temporary / _GENERATORS)
-        files = [FileEntry.of(temporary, temporary / name) for name in (_GENERATORS, _OPTIMIZER, _WEIGHTS)]
-        record = Checkpoint(
-            key=key, step=step, epoch=epoch, window=window, metrics=metrics, files=files, memory=dict(memory)
-        )
-        record = record.model_copy(update={"digest": record.own_digest()})
-        publish_text(temporary / _RECORD, record.model_dump_json())
-    for old in list(_newest_first(stage))[KEPT:]:
-        shutil.rmtree(old)
+    weights = gathered(parameters, ranks)
+    state = gathered(optimizer_tensors(optimizer, parameters), ranks)
+
+    def publish() -> None:
+        with publish_folder(stage / CHECKPOINTS / f"step-{step:06d}") as temporary:
+            save_file(weights, temporary / _WEIGHTS)
+            save_file(state, temporary / _OPTIMIZER)
+            save_file(_generators(), temporary / _GENERATORS)
+            files = [FileEntry.of(temporary, temporary / name) for name in (_GENERATORS, _OPTIMIZER, _WEIGHTS)]
+            record = Checkpoint(
+                key=key, step=step, epoch=epoch, window=window, metrics=metrics, files=files, memory=dict(memory)
+            )
+            record = record.model_copy(update={"digest": record.own_digest()})
+            publish_text(temporary / _RECORD, record.model_dump_json())
+        for old in list(_newest_first(stage))[KEPT:]:
+            shutil.rmtree(old)
+
+    ranks.by_main(publish)
+
+
+def gathered(tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The tensors, whole: where they are, or, gathered from several ranks, on the main one's CPU and nowhere else."""
+    if ranks.size == 1:
+        return {name: value.detach().contiguous() for name, value in tensors.items()}
+    result = {}
+    for name, value in tensors.items():
+        full = whole(value.detach())
+        if ranks.main:
+            result[name] = full.cpu().contiguous()
+    return result
 
 
 def resume(
-    stage: Path, *, key: str, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    stage: Path,
+    *,
+    key: str,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[StepMetrics], dict[str, float]]:
     """Load the newest valid checkpoint of the work `key`; the metrics of its steps, and the objective's memory.
 
-    Both are empty when there is none.
-
-    Checkpoints that are cut, altered or of other work are logged and removed.
+    Both are empty when there is none. Checkpoints that are cut, altered or of other work are logged and removed.
     """
+    found = ranks.by_main(lambda: _newest(stage, key))
+    if found is None:
+        return [], {}
+    folder, record = found
+    weights = load_file(folder / _WEIGHTS)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(placed_like(weights[name], parameter))
+    load_optimizer(optimizer, parameters, load_file(folder / _OPTIMIZER))
+    _restore_generators(load_file(folder / _GENERATORS))
+    log.info("training goes on after step %d", record.step)
+    return record.metrics, record.memory
+
+
+def _newest(stage: Path, key: str) -> tuple[Path, Checkpoint] | None:
     if (stage / CHECKPOINTS).is_dir():
         sweep_temporaries(stage / CHECKPOINTS)
     for folder in _newest_first(stage):
         try:
-            record = Checkpoint.read(folder, key)
+            return folder, Checkpoint.read(folder, key)
         except BrokenManifest as broken:
             log.warning("checkpoint %s is passed over: %s", folder.name, broken)
             shutil.rmtree(folder)
-            continue
-        weights = load_file(folder / _WEIGHTS)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(weights[name])
-        load_optimizer(optimizer, parameters, load_file(folder / _OPTIMIZER))
-        _restore_generators(load_file(folder / _GENERATORS))
-        log.info("training goes on after step %d", record.step)
-        return record.metrics, record.memory
-    return [], {}
+    return None
 
 
 def remove_checkpoints(stage: Path) -> None:

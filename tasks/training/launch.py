@@ -1,12 +1,13 @@
-"""Start the train stage where its settings say: in this process, or in one of its own whose memory is freed at its end.
+"""Start the train stage where its settings say: in this process, or in others whose memory is freed at their end.
 
-torch is imported only where the training happens. The child (`python -m tasks.training.launch spec.yaml`) answers with
+torch is imported only where the training happens. A child (`python -m tasks.training.launch spec.yaml`) answers with
 one JSON object a line: {"done", "total", "unit"} as it goes on, {"error": {...}} for a UserError. What it and its
 libraries print goes to train.log in the stage's folder.
 """
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tasks.training.settings import CHECKPOINTS, TrainSpec
 
 LOG_FILE = "train.log"
 _ROOT = Path(__file__).resolve().parents[2]
+_MODULE = "tasks.training.launch"
 _TAIL = 30  # lines of the log in an error
 
 
@@ -53,7 +55,7 @@ def launch(spec: TrainSpec, progress: Progress = silent) -> Manifest:
 def _run_in_process(spec: TrainSpec, progress: Progress) -> Manifest:
     spec_file, log_file = spec.folder / "spec.yaml", spec.folder / LOG_FILE
     spec.save(spec_file)
-    command = [sys.executable, "-m", "tasks.training.launch", str(spec_file)]
+    command = _command(spec, spec_file)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *_python_path()])}
     with open(log_file, "wb") as log:
         process = start_group(command, stdout=subprocess.PIPE, stderr=log, env=environment)
@@ -72,12 +74,21 @@ def _run_in_process(spec: TrainSpec, progress: Progress) -> Manifest:
     raise TrainingFailed(f"the training process ended with exit code {code}; {log_file} ends with:\n{tail}")
 
 
+def _command(spec: TrainSpec, spec_file: Path) -> list[str]:
+    settings = spec.settings.optimization
+    if settings.launcher is not None:
+        return [*shlex.split(settings.launcher), "-m", _MODULE, str(spec_file)]
+    if settings.processes > 1:
+        return [sys.executable, "-m", "tasks.training.several", str(settings.processes), _MODULE, str(spec_file)]
+    return [sys.executable, "-m", _MODULE, str(spec_file)]
+
+
 def _python_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _follow(answers: IO[bytes], progress: Progress) -> None:
-    """Pass the child's progress on until it closes its end. Raises the UserError that it reports."""
+    """Pass the children's progress on until all have closed their end. Raises the first UserError that one reports."""
     for line in answers:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:

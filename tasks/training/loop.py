@@ -1,7 +1,8 @@
 """One optimizer step over a window of prompts, and the check that the first one must pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate as running_sums
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch import Tensor
 from storage.errors import UserError
 from tasks.training.batching import Forward
 from tasks.training.examples import Example, collate
+from tasks.training.groups import PromptGroup
 from tasks.training.objectives.batch import Batch
 from tasks.training.objectives.registry import Objective
 from tasks.training.objectives.steps import Memory, StepLoss
+from tasks.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,60 +58,89 @@ def accumulate(
     *,
     accelerator: "Accelerator",
     step: Step,
+    ranks: Ranks = ALONE,
 ) -> WindowResult:
     """Add the gradient of the mean loss over the window, in the micro-batches that `forward` makes of it.
 
     Each response is forwarded once, and all its pairs take its log-probability from there. Micro-batches are whole
-    groups and every term is divided by the terms of the whole window, so the split changes nothing but rounding.
+    groups and every term is divided by the terms of the whole window, so the split changes nothing but rounding: not
+    the split over `ranks` either, each of which forwards its share. The result is that of the whole window on each.
 
     An objective of whole steps is split exactly too: its gradient is taken with respect to all log-probabilities of the
     window, which a first forward without gradient gives, and then carried into the model micro-batch by micro-batch.
     A window that fits one micro-batch needs no second forward.
     """
     groups = [example.group for example in window]
-    batches = forward.batches(groups)
+    rows = ranks.rows(forward, groups)
     pairs = sum(len(group.pairs) for group in groups)
     units = len(groups) if objective.needs.listwise else pairs
-    totals = _Totals(objective, pairs)
+    totals = _Totals(objective, pairs, accelerator.device)
+    smallest = min(range(len(groups)), key=lambda i: forward.tokens_of(groups[i]))
 
     def forwards() -> Iterator[tuple[list[int], Batch]]:
-        for indices in batches:
-            batch = collate([window[i] for i in indices], accelerator.device, step.annotators)
+        for indices in rows[ranks.rank]:
+            members = indices or [smallest]  # a rank that is through keeps step, and makes nothing of it
+            batch = collate([window[i] for i in members], accelerator.device, step.annotators)
             with accelerator.autocast():
-                logprobs, single = forward.logprobs([groups[i] for i in indices])
+                logprobs, single = forward.logprobs([groups[i] for i in members])
             yield indices, batch.at(logprobs, single)
 
     loss: StepLoss | None = None
     if objective.step_loss is None:
-        for _, batch in forwards():
+        for indices, batch in forwards():
+            if not indices:
+                accelerator.backward(0 * batch.logprobs.sum())
+                continue
             losses = objective.losses(batch)
             accelerator.backward(losses.sum() / units)
             totals.add(batch, losses.detach().sum() / units)
-    elif len(batches) == 1:
+        totals.gather(ranks)
+    elif len(rows[0]) == ranks.size == 1:
         _, whole = next(forwards())
         loss, total = _whole_loss(objective, whole, step)
         accelerator.backward(total)
         totals.add(whole, total.detach())
     else:
-        order = [i for indices in batches for i in indices]
-        with torch.no_grad():
-            known = torch.cat([batch.logprobs for _, batch in forwards()])
+        order = [i for mine in rows for indices in mine for i in indices]
+        known = _known(forwards, groups, order, ranks)
         leaf = known.requires_grad_()
         whole = collate([window[i] for i in order], accelerator.device, step.annotators).at(leaf)
         loss, total = _whole_loss(objective, whole, step)
         totals.add(whole, total.detach())
         (slope,) = torch.autograd.grad(total, leaf)
-        parts = iter(slope.split([sum(len(groups[i].responses) for i in indices) for indices in batches]))
-        for _, batch in forwards():
-            accelerator.backward((batch.logprobs * next(parts)).sum())
+        slopes = dict(zip(order, slope.split([len(groups[i].responses) for i in order]), strict=True))
+        for indices, batch in forwards():
+            weights = torch.cat([slopes[i] for i in indices]) if indices else torch.zeros_like(batch.logprobs)
+            accelerator.backward((batch.logprobs * weights).sum())
     return WindowResult(
         totals.means,
-        torch.stack(totals.ratios).max(),
+        totals.ratio,
         pairs,
         sum(group.tokens for group in groups),
         loss.details if loss else {},
         loss.memory if loss else {},
     )
+
+
+def _known(
+    forwards: Callable[[], Iterator[tuple[list[int], Batch]]],
+    groups: Sequence[PromptGroup],
+    order: Sequence[int],
+    ranks: Ranks,
+) -> Tensor:
+    """Log-probabilities of all responses, the groups in `order`, float64 [sum of K]; each rank forwards its share."""
+    ends = list(running_sums(len(groups[i].responses) for i in order))
+    places = {i: slice(end - len(groups[i].responses), end) for i, end in zip(order, ends, strict=True)}
+    known: Tensor | None = None
+    with torch.no_grad():
+        for indices, batch in forwards():
+            if known is None:
+                known = torch.zeros(ends[-1], dtype=batch.logprobs.dtype, device=batch.logprobs.device)
+            parts = batch.logprobs.split([len(groups[i].responses) for i in indices or [0]])
+            for i, part in zip(indices, parts, strict=False):
+                known[places[i]] = part
+    assert known is not None
+    return ranks.total(known)
 
 
 def _whole_loss(objective: Objective, batch: Batch, step: Step) -> tuple[StepLoss, Tensor]:
@@ -119,13 +151,14 @@ def _whole_loss(objective: Objective, batch: Batch, step: Step) -> tuple[StepLos
 
 
 class _Totals:
-    """Means over the pairs of a window, added up micro-batch by micro-batch."""
+    """Means over the pairs of a window, added up micro-batch by micro-batch; the largest |h| / sqrt(tokens)."""
 
-    def __init__(self, objective: Objective, pairs: int) -> None:
+    def __init__(self, objective: Objective, pairs: int, device: torch.device) -> None:
         self.objective = objective
         self.pairs = pairs
-        self.means: dict[str, Tensor] = {}
-        self.ratios: list[Tensor] = []
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        self.means: dict[str, Tensor] = dict.fromkeys(_MEANS, zero)
+        self.ratio = zero
 
     def add(self, batch: Batch, loss: Tensor) -> None:
         h, h_chosen, h_rejected = batch.h.detach(), batch.h_chosen.detach(), batch.h_rejected.detach()
@@ -137,10 +170,19 @@ class _Totals:
             "h_rejected": h_rejected,
             "label": batch.labels,
         }
-        self.means["loss"] = self.means.get("loss", 0) + loss
+        self.means["loss"] = self.means["loss"] + loss
         for name, values in columns.items():
-            self.means[name] = self.means.get(name, 0) + values.sum() / self.pairs
-        self.ratios.append((h.abs() / batch.lengths.sqrt()).max())
+            self.means[name] = self.means[name] + values.sum() / self.pairs
+        self.ratio = torch.maximum(self.ratio, (h.abs() / batch.lengths.sqrt()).max())
+
+    def gather(self, ranks: Ranks) -> None:
+        """Those of all ranks, each of which has added its share."""
+        means = ranks.total(torch.stack(list(self.means.values())))
+        self.means = dict(zip(self.means, means.unbind(), strict=True))
+        self.ratio = ranks.largest(self.ratio)
+
+
+_MEANS = ("loss", "margin", "accuracy", "h_chosen", "h_rejected", "label")
 
 
 #: By dtype: largest |h| / sqrt(response tokens) at the start in nats, and relative deviation of the first loss.

@@ -31,8 +31,14 @@ class StepMetrics(BaseModel):
 
 
 @contextmanager
-def metrics_file(folder: Path, done: list[StepMetrics]) -> Iterator[Callable[[StepMetrics], None]]:
-    """Write metrics.jsonl: the steps of a checkpoint, then one line a call, readable as it grows; synced at the end."""
+def metrics_file(folder: Path | None, done: list[StepMetrics]) -> Iterator[Callable[[StepMetrics], None]]:
+    """Write metrics.jsonl: the steps of a checkpoint, then one line a call, readable as it grows; synced at the end.
+
+    Without a folder (a process whose metrics another one writes) nothing is written.
+    """
+    if folder is None:
+        yield lambda metrics: None
+        return
     with open(folder / METRICS_FILE, "w", encoding="utf-8") as file:
 
         def append(metrics: StepMetrics) -> None:

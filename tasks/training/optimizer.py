@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tasks.training.settings import OptimizationSettings
+from tasks.training.sharding import placed_like
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -40,7 +41,7 @@ def learning_rate(step: int, steps: int, settings: OptimizationSettings) -> floa
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """The optimizer's state, named `<parameter>/<field>`."""
+    """The optimizer's state, named `<parameter>/<field>`; in shards where the parameters are."""
     return {
         f"{name}/{field}": value
         for name, parameter in parameters.items()
@@ -51,8 +52,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn
 def load_optimizer(
     optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor]
 ) -> None:
-    """Put the state of `optimizer_tensors` back, on each parameter's device (bit for bit)."""
+    """Put the state of `optimizer_tensors` back, where and in shards as each parameter is (bit for bit)."""
     for key, value in tensors.items():
         name, _, field = key.rpartition("/")
         parameter = parameters[name]
-        optimizer.state[parameter][field] = value.to(parameter.device, copy=True)
+        placed = placed_like(value, parameter) if value.ndim else value.to(parameter.device, copy=True)
+        optimizer.state[parameter][field] = placed

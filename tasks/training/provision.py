@@ -21,6 +21,7 @@ from tasks.training.groups import EXTRA, Preferences, PromptGroup, read_preferen
 from tasks.training.objectives.bmc import differing
 from tasks.training.objectives.needs import Needs
 from tasks.training.objectives.settings import SrDpoSettings
+from tasks.training.ranks import ALONE, Ranks
 from tasks.training.reference import PREVIOUS_FILE, REFERENCE_FILE, Logprobs, reference_logprobs
 from tasks.training.settings import TrainSpec
 from tasks.training.supervision import Labelled, supervise
@@ -39,9 +40,10 @@ class Provision:
     preferences: Preferences
     labelled: Labelled
     embedder: Path | None
+    ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, spec: TrainSpec) -> "Provision":
+    def of(cls, spec: TrainSpec, ranks: Ranks = ALONE) -> "Provision":
         """Read what needs no model. Raises UserError for everything that the objective needs and cannot have."""
         objective = spec.settings.objective
         needs = objective.needs()
@@ -63,7 +65,7 @@ class Provision:
             extended = with_extras(groups, spec.extra, name=objective.name, kind=needs.extra)
             items = [replace(item, group=group) for item, group in zip(labelled.items, extended, strict=True)]
             labelled = replace(labelled, items=items)
-        return cls(spec, preferences, labelled, found)
+        return cls(spec, preferences, labelled, found, ranks)
 
     @property
     def needs(self) -> Needs:
@@ -104,7 +106,10 @@ class Provision:
         `policy` is what training starts from, loaded already when it is the reference too.
         """
         spec, needs, groups = self.spec, self.needs, self.groups
-        reference = reference_logprobs(spec, groups, lambda: policy or load(spec.reference), autocast, progress)
+        ranks = self.ranks
+        reference = reference_logprobs(
+            spec, groups, lambda: policy or load(spec.reference), autocast, progress, ranks=ranks
+        )
         items = list(self.labelled.items)
         if needs.embedder == POLICY or needs.previous or needs.own_quality:
             policy = policy or load(spec.policy)
@@ -113,7 +118,7 @@ class Provision:
             previous = reference
         elif needs.previous:
             previous = reference_logprobs(
-                spec, groups, lambda: policy or load(spec.policy), autocast, progress, file=PREVIOUS_FILE
+                spec, groups, lambda: policy or load(spec.policy), autocast, progress, file=PREVIOUS_FILE, ranks=ranks
             )
         if needs.own_quality:
             instructed = reference_logprobs(
@@ -123,6 +128,7 @@ class Provision:
                 autocast,
                 progress,
                 file=QUALITY_FILE,
+                ranks=ranks,
             )
             items = [
                 replace(item, responses=item.responses | {"quality": given.sums - plain.sums})

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from storage.schemas import REFERENCE, read_parquet, table, write_parquet
 from storage.stage import Progress, has_part, mark_part, silent
 from tasks.training.batching import Forward, token_starts
 from tasks.training.groups import PromptGroup
+from tasks.training.ranks import ALONE, Ranks
 from tasks.training.settings import TrainSpec
 
 REFERENCE_FILE = "reference.parquet"
@@ -37,6 +37,7 @@ def reference_logprobs(
     progress: Progress = silent,
     *,
     file: str = REFERENCE_FILE,
+    ranks: Ranks = ALONE,
 ) -> list[Logprobs]:
     """Log-probabilities of each group's responses under the policy that `load` gives, nats.
 
@@ -45,10 +46,14 @@ def reference_logprobs(
     """
     path = spec.folder / file
     tokens = spec.settings.objective.needs().tokens
-    if not has_part(spec, path):
-        rows = compute(load(), groups, autocast, progress, tokens=tokens)
+
+    def publish(rows: pa.Table) -> None:
         write_parquet(path, rows)
         mark_part(spec, path)
+
+    if not ranks.by_main(lambda: has_part(spec, path)):
+        rows = compute(load(), groups, autocast, progress, tokens=tokens, ranks=ranks)
+        ranks.by_main(lambda: publish(rows))
     return look_up(read_parquet(path, _WITH_TOKENS if tokens else REFERENCE), groups, path)
 
 
@@ -59,33 +64,46 @@ def compute(
     progress: Progress = silent,
     *,
     tokens: bool = False,
+    ranks: Ranks = ALONE,
 ) -> pa.Table:
     """Table of schema REFERENCE in the order of `groups`; with `tokens`, those of single tokens beside the sums.
 
-    What no forward filled stays -inf, and is found out later.
+    Each rank forwards its share. What no forward filled becomes -inf, and is found out later.
     """
-    sums = [np.full(len(group.responses), -np.inf) for group in groups]
-    single: list[list[np.ndarray]] = [[] for _ in groups]
-    done, total = 0, sum(len(group.responses) for group in groups)
-    for batch in forward.batches(groups):
-        members = [groups[i] for i in batch]
+    sizes = [len(group.responses) for group in groups]
+    firsts = np.cumsum([0, *sizes])
+    starts = token_starts(groups)
+    smallest = min(range(len(groups)), key=lambda i: forward.tokens_of(groups[i]))
+    values = torch.zeros(len(starts) - 1, dtype=torch.float64)
+    filled = torch.zeros_like(values)
+    single = torch.zeros(starts[-1] if tokens else 0, dtype=torch.float64)
+    rows = ranks.rows(forward, groups)
+    done = 0
+    for number, row in enumerate(rows[ranks.rank]):
+        members = [groups[i] for i in row or [smallest]]
         with torch.no_grad(), autocast():
             summed, each = forward.logprobs(members)
-        flat = summed.cpu().numpy()
-        for index, part in zip(batch, np.split(flat, np.cumsum([len(sums[i]) for i in batch])[:-1]), strict=True):
-            sums[index][:] = part
-        if tokens:
-            parts = iter(each.cpu().numpy()[low:high] for low, high in pairwise(token_starts(members)))
-            for index in batch:
-                single[index] = [next(parts) for _ in groups[index].responses]
-        done += len(flat)
-        progress(done, total, "reference responses")
+        inside = token_starts(members)
+        first = 0
+        summed, each = summed.cpu(), each.cpu()
+        for index in row:
+            low, high, last = firsts[index], firsts[index + 1], first + sizes[index]
+            values[low:high] = summed[first:last]
+            filled[low:high] += 1
+            if tokens:
+                single[starts[low] : starts[high]] = each[inside[first] : inside[last]]
+            first = last
+        done += sum(sizes[i] for mine in rows for i in mine[number])
+        progress(done, len(values), "reference responses")
+    values, filled = ranks.total(torch.stack([values, filled]))
+    values[filled != 1] = -np.inf
+    sums, flat = values.tolist(), ranks.total(single).numpy()
     return table(
         (
-            {"prompt_id": group.prompt_id, "round": group.round, "response_index": index, "logprob": float(value)}
-            | ({"tokens": single[number][place]} if tokens else {})
-            for number, (group, values) in enumerate(zip(groups, sums, strict=True))
-            for place, (index, value) in enumerate(zip(group.indices, values, strict=True))
+            {"prompt_id": group.prompt_id, "round": group.round, "response_index": index, "logprob": sums[place]}
+            | ({"tokens": flat[starts[place] : starts[place + 1]]} if tokens else {})
+            for group, first in zip(groups, firsts, strict=False)
+            for place, index in enumerate(group.indices, start=first)
         ),
         _WITH_TOKENS if tokens else REFERENCE,
     )

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from storage.errors import UserError
 from tasks.training.batching import Forward, PackedForward, PlainForward
 from tasks.training.groups import PromptGroup
 from tasks.training.packing import packed_tokens
+from tasks.training.ranks import ALONE, Ranks
+from tasks.training.sharding import own
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,19 +29,26 @@ GRADIENT_NUMBERS = 1 << 28  # of the gradient that are compared, at most (1 GiB)
 ALLOWED = {"float32": (1e-4, 1e-3), "bfloat16": (0.2, 0.1)}
 
 
-def check_packed(
+def packed_forward(
     model: "PreTrainedModel",
     groups: Sequence[PromptGroup],
     autocast: Callable[[], AbstractContextManager[None]],
-) -> None:
-    """Compare both forwards on a few of `groups`. Raises UserError when they differ, or packed rows cannot be had.
+    *,
+    tokens: int,
+    place: Callable[[Forward], Forward] = lambda forward: forward,
+    ranks: Ranks = ALONE,
+) -> Forward:
+    """The packed forward of `model`, of at most `tokens` tokens, once it agrees with the plain one on some of `groups`.
 
-    On a CPU they are compared in float32; on a GPU under `autocast`, whose attention is another.
+    `place` may put the model in shards on all `ranks`, which then ask it together. On a CPU the forwards are compared
+    in float32; on a GPU under `autocast`, whose attention is another.
+    Raises UserError when they differ, or packed rows cannot be had.
     """
-    gpu = next(model.parameters()).is_cuda
-    context, allowed = (autocast, ALLOWED["bfloat16"]) if gpu else (nullcontext, ALLOWED["float32"])
     try:
-        off = _differences(model, _chosen(groups, model.config), context)
+        packed = place(PackedForward(model, tokens))
+        gpu = next(packed.model.parameters()).is_cuda
+        context, allowed = (autocast, ALLOWED["bfloat16"]) if gpu else (nullcontext, ALLOWED["float32"])
+        off = _differences(packed, _chosen(groups, model.config), context, ranks)
     except torch.OutOfMemoryError:
         raise
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
@@ -49,6 +59,7 @@ def check_packed(
             f"log-probabilities of tokens differ from plain rows' by up to {off[0]:.2e} nats (allowed {allowed[0]:g}), "
             f"the gradient by {off[1]:.2e} of its norm (allowed {allowed[1]:g})",
         )
+    return packed
 
 
 def _refusal(model: nn.Module, what: str) -> UserError:
@@ -68,28 +79,44 @@ def _chosen(groups: Sequence[PromptGroup], config: Any) -> list[PromptGroup]:
 
 
 def _differences(
-    model: "PreTrainedModel", groups: Sequence[PromptGroup], autocast: Callable[[], AbstractContextManager[None]]
+    packed: Forward,
+    groups: Sequence[PromptGroup],
+    autocast: Callable[[], AbstractContextManager[None]],
+    ranks: Ranks,
 ) -> tuple[float, float]:
     """Largest difference of single tokens' log-probabilities; norm of the gradients' difference over the gradient's."""
     parameters: list[nn.Parameter] = []
     left = GRADIENT_NUMBERS
-    for parameter in model.parameters():
-        left -= parameter.numel()
+    for parameter in packed.model.parameters():
+        left -= own(parameter).numel()
         if parameter.requires_grad and (left >= 0 or not parameters):
             parameters.append(parameter)
 
-    def answer(forward: Forward) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def answer(forward: Forward) -> tuple[Tensor, Sequence[Tensor]]:
         with autocast():
             single = forward.logprobs(groups)[1]
         weights = torch.cos(torch.arange(len(single), dtype=single.dtype, device=single.device))
-        total = (weights * single).sum()
-        return single.detach(), torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        return single.detach(), _gradient((weights * single).sum(), packed.model, parameters)
 
-    ours, our_gradients = answer(PackedForward(model, 1))
-    theirs, their_gradients = answer(PlainForward(model, 1))
+    ours, our_gradients = answer(packed)
+    theirs, their_gradients = answer(PlainForward(packed.model, 1))
     squares = [
         torch.stack([(mine - its).double().square().sum(), its.double().square().sum()])
         for mine, its in zip(our_gradients, their_gradients, strict=True)
     ]
-    difference, norm = torch.stack(squares).sum(0).sqrt().tolist()
+    difference, norm = ranks.total(torch.stack(squares).sum(0)).sqrt().tolist()
     return float((ours - theirs).abs().max()), difference / max(norm, 1e-30)
+
+
+def _gradient(total: Tensor, model: nn.Module, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor]:
+    """The gradient of `total` with respect to `parameters`; of those in shards, this rank's.
+
+    Shards are filled in a backward of all of the model, which leaves nothing behind.
+    """
+    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+        return torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+    total.backward()
+    result = [own(torch.zeros_like(each) if each.grad is None else each.grad) for each in parameters]
+    for parameter in model.parameters():
+        parameter.grad = None
+    return result

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.stage import Spec
 from tasks.training.objectives.settings import ObjectiveSettings
@@ -42,6 +42,16 @@ class OptimizationSettings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batching: Literal["packed", "plain"] = "packed"  # packed: each prompt and response once, several groups a row
     launch: Literal["inline", "process"] = "inline"  # process: its own process group, memory freed at its end
+    processes: int = Field(1, ge=1)  # that share the work, with launch=process: one a GPU of this machine
+    launcher: str | None = None  # the command that starts them instead of torchrun, for several machines
+
+    @model_validator(mode="after")
+    def _launched(self) -> "OptimizationSettings":
+        if self.launch == "inline" and (self.processes > 1 or self.launcher):
+            raise ValueError("several processes, or a launcher, need launch=process")
+        if self.processes > 1 and self.launcher:
+            raise ValueError("a launcher says itself how many processes it starts: leave processes at 1")
+        return self
 
 
 class TrainingSettings(BaseModel):
@@ -76,6 +86,8 @@ class TrainSpec(Spec):
     def keyed_settings(self) -> dict[str, Any]:
         """Settings that came after the first release are left out at their default: keys of older runs stay theirs."""
         settings = super().keyed_settings()
+        for name in ("processes", "launcher"):  # how many share the work: the same update, but for rounding
+            del settings["optimization"][name]
         objective = settings["objective"]
         for name, default in _LATER_OPTIONS.items():
             if objective["name"] == "irepo" and objective[name] == default:

@@ -9,16 +9,15 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from storage.errors import UserError
 from storage.manifest import Manifest
-from storage.stage import Outcome, Progress, run_stage, silent
-from tasks.modeling.load import check_policy_folder, load_policy, resolve_device
-from tasks.training.batching import Forward, build_forward
+from storage.stage import Outcome, Progress, finished, run_stage, silent
+from tasks.modeling.load import resolve_device
+from tasks.training.batching import Forward
 from tasks.training.checkpoints import remove_checkpoints, resume, save_checkpoint
 from tasks.training.examples import Example
 from tasks.training.groups import windows
@@ -27,30 +26,36 @@ from tasks.training.metrics import METRICS_FILE, StepMetrics, metrics_file
 from tasks.training.objectives.registry import Objective, build_objective
 from tasks.training.objectives.steps import Memory
 from tasks.training.optimizer import build_optimizer, learning_rate, trainable
-from tasks.training.policy import add_adapters, checkpoint_activations, merge, publish_adapter, publish_policy
+from tasks.training.policies import Policies
 from tasks.training.provision import Provision
-from tasks.training.self_test import check_packed
+from tasks.training.ranks import ALONE, Ranks, joined
 from tasks.training.settings import TrainSpec
+from tasks.training.sharding import whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
 
-POLICY = "policy"
-ADAPTER = "adapter"
 _SHOWN = {"loss", "margin", "accuracy", "h_chosen", "h_rejected"}  # of the first and last step, in the manifest
 
 
 def run(spec: TrainSpec, progress: Progress = silent) -> Manifest:
-    """Run, go on with, or adopt the train stage of `spec`, in this process.
+    """Run, go on with, or adopt the train stage of `spec`, in this process or, under torchrun, in all that it started.
 
     Leaves policy/ (a Hugging Face folder), reference.parquet, metrics.jsonl and, with LoRA, adapter/ in `spec.folder`.
     Raises UserError for what the user can mend: a folder that is no policy, preferences without pairs, tokens outside
     the vocabulary, a first step that does not start at the reference, a loss that is not finite.
     """
-    manifest = run_stage(spec, lambda: _train(spec, progress))
-    remove_checkpoints(spec.folder)
-    return manifest
+    with joined(resolve_device(spec.settings.optimization.device)) as ranks:
+        adopted = ranks.by_main(lambda: finished(spec))
+        if adopted is not None:
+            manifest = adopted
+        elif ranks.main:
+            manifest = run_stage(spec, lambda: _train(spec, progress, ranks))
+        else:
+            _train(spec, silent, ranks)
+        if ranks.main:
+            remove_checkpoints(spec.folder)
+        return ranks.by_main(lambda: manifest)
 
 
 @contextmanager
@@ -69,46 +74,43 @@ def _accelerator(spec: TrainSpec) -> Iterator["Accelerator"]:
         )
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if settings.dtype == "bfloat16" else "no")
-        if accelerator.num_processes > 1:
-            raise UserError(
-                f"training was launched in {accelerator.num_processes} processes, but this trainer is for one",
-                where="torchrun or accelerate launch",
-                remedy="run `python -m tasks.training spec.yaml` without a launcher",
-            )
-        yield accelerator
+        yield Accelerator(cpu=device == "cpu", mixed_precision="bf16" if settings.dtype == "bfloat16" else "no")
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _train(spec: TrainSpec, progress: Progress) -> Outcome:
+def _train(spec: TrainSpec, progress: Progress, ranks: Ranks) -> Outcome:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with _accelerator(spec) as accelerator, torch.random.fork_rng(devices):
-        return Training(spec, accelerator).run(progress)
+        return Training(spec, accelerator, ranks).run(progress)
 
 
 class Training:
     """The work of one train stage."""
 
-    def __init__(self, spec: TrainSpec, accelerator: "Accelerator") -> None:
+    def __init__(self, spec: TrainSpec, accelerator: "Accelerator", ranks: Ranks = ALONE) -> None:
         self.spec = spec
+        self.ranks = ranks
         self.settings = spec.settings.optimization
         self.accelerator = accelerator
         self.objective: Objective = build_objective(spec.settings.objective)
-        self.provision = Provision.of(spec)
-        self.tested: set[type] = set()  # kinds of models whose packed rows were found to be right
+        self.provision = Provision.of(spec, ranks)
+        self.policies = Policies(spec, self.provision.groups, accelerator, ranks)
         self.steps_per_epoch = math.ceil(len(self.provision.groups) / self.settings.prompts_per_step)
         self.steps = self.settings.epochs * self.steps_per_epoch
 
     def run(self, progress: Progress) -> Outcome:
         started = time.monotonic()
-        policy = self._load(self.spec.policy) if self.spec.starts_at_reference else None
-        data, policy = self.provision.examples(policy, self._load, self.accelerator.autocast, progress)
-        model = self._prepare((policy or self._load(self.spec.policy)).model)
+        load = self.policies.load
+        policy = load(self.spec.policy) if self.spec.starts_at_reference else None
+        data, policy = self.provision.examples(policy, load, self.accelerator.autocast, progress)
+        if self.ranks.size > 1:
+            policy = None  # a model in shards cannot be adapted any more: it makes room, and is read again
+        forward = self.policies.to_train(policy)
         prepared = time.monotonic()
-        metrics = self._optimize(build_forward(model, self.settings), data, progress)
+        metrics = self._optimize(forward, data, progress)
         trained = time.monotonic()
-        paths = self._publish(model)
+        paths = self.policies.publish(forward.model)
         summary = {
             "first": metrics[0].model_dump(include=_SHOWN),
             "last": metrics[-1].model_dump(include=_SHOWN),
@@ -122,49 +124,17 @@ class Training:
         paths += [*self.provision.files(), self.spec.folder / METRICS_FILE]
         return Outcome(paths=paths, rows=rows, summary=summary)
 
-    def _load(self, folder: Path) -> Forward:
-        """The policy in float32, on the device, checked against the preferences' tokens.
-
-        The first one of its kind must pass the self-test of packed rows.
-        """
-        trust = self.spec.settings.trust_remote_code
-        check_policy_folder(folder, trust_remote_code=trust)
-        device = str(self.accelerator.device)
-        model = load_policy(folder, dtype="float32", device=device, trust_remote_code=trust)
-        embedding: Any = model.get_input_embeddings()
-        size = embedding.weight.shape[0]
-        largest = max(
-            int(ids.max(initial=0)) for group in self.provision.groups for ids in (group.prompt_ids, *group.responses)
-        )
-        if largest >= size:
-            raise UserError(
-                f"the preferences have token id {largest}, but the policy's vocabulary has {size}",
-                where=f"{self.spec.preferences} against {folder}",
-                remedy="train the policy that sampled the responses, or one with the same tokenizer",
-            )
-        if self.settings.batching == "packed" and type(model) not in self.tested:
-            check_packed(model, self.provision.groups, self.accelerator.autocast)
-            self.tested.add(type(model))
-        return build_forward(model, self.settings)
-
-    def _prepare(self, policy: "PreTrainedModel") -> "PreTrainedModel":
-        """Freeze, adapt and set up recomputation as the settings say. The model stays in eval mode: no dropout."""
-        if self.settings.gradient_checkpointing:
-            checkpoint_activations(policy)
-        if self.settings.lora is None:
-            return policy
-        # An adapted model forwards like the model it wraps.
-        return add_adapters(policy, self.settings.lora, self.spec.seed)  # type: ignore[return-value]
-
     def _optimize(self, forward: Forward, data: list[Example], progress: Progress) -> list[StepMetrics]:
         """All optimizer steps that no checkpoint has; the metrics of every step of the run."""
         parameters = trainable(forward.model)
         optimizer = build_optimizer(parameters, self.settings)
         key = self.spec.key()
-        metrics, remembered = resume(self.spec.folder, key=key, parameters=parameters, optimizer=optimizer)
+        metrics, remembered = resume(
+            self.spec.folder, key=key, parameters=parameters, optimizer=optimizer, ranks=self.ranks
+        )
         memory: Memory = remembered
         first = len(metrics)
-        with metrics_file(self.spec.folder, metrics) as append:
+        with metrics_file(self.spec.folder if self.ranks.main else None, metrics) as append:
             for step, indices in enumerate(self._windows()):
                 if step < first:
                     continue
@@ -183,6 +153,7 @@ class Training:
                         parameters=parameters,
                         optimizer=optimizer,
                         memory=memory,
+                        ranks=self.ranks,
                     )
         return metrics
 
@@ -206,8 +177,9 @@ class Training:
             self.objective,
             accelerator=self.accelerator,
             step=context,
+            ranks=self.ranks,
         )
-        norm = self.accelerator.clip_grad_norm_(list(parameters.values()), self.settings.max_grad_norm)
+        norm = whole(self.accelerator.clip_grad_norm_(list(parameters.values()), self.settings.max_grad_norm))
         rate = learning_rate(step, self.steps, self.settings)
         metrics = self._metrics(step, result, norm, rate, window)
         if step == 0 and self.spec.starts_at_reference:
@@ -249,12 +221,3 @@ class Training:
             tokens=result.tokens,
             details=dict(result.details) or None,
         )
-
-    def _publish(self, model: "PreTrainedModel") -> list[Path]:
-        folder = self.spec.folder
-        paths = [folder / POLICY]
-        if self.settings.lora is not None:
-            publish_adapter(model, folder / ADAPTER)  # type: ignore[arg-type]
-            paths.append(folder / ADAPTER)
-        publish_policy(merge(model), self.spec.policy, folder / POLICY)
-        return paths

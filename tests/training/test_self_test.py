@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from storage.errors import UserError
 from tasks.training import attention
 from tasks.training.groups import PromptGroup
-from tasks.training.self_test import _chosen, check_packed
+from tasks.training.self_test import _chosen, packed_forward
 from tasks.training.trainer import run
 from tests.modeling.architectures import SMALL, VOCABULARY, build
 from tests.training.conftest import MakeSpec
@@ -32,7 +32,7 @@ def groups() -> list[PromptGroup]:
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2", "gpt2"])
 def test_right_rows_pass(name: str) -> None:
     model = build(name).float()
-    check_packed(model, groups(), nullcontext)
+    packed_forward(model, groups(), nullcontext, tokens=1)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -45,7 +45,7 @@ def test_a_forgotten_window_is_found_out(monkeypatch: pytest.MonkeyPatch) -> Non
     packed = attention.packed_attention
     monkeypatch.setattr(attention, "packed_attention", forgetful)
     with pytest.raises(UserError, match="differ from plain rows") as refused:
-        check_packed(build("mistral-window").float(), groups(), nullcontext)
+        packed_forward(build("mistral-window").float(), groups(), nullcontext, tokens=1)
     assert "training.batching=plain" in refused.value.remedy
 
 
@@ -58,7 +58,7 @@ def test_a_wrong_gradient_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = attention.packed_attention
     monkeypatch.setattr(attention, "packed_attention", detached)
     with pytest.raises(UserError, match="the gradient by"):
-        check_packed(build("llama").float(), groups(), nullcontext)
+        packed_forward(build("llama").float(), groups(), nullcontext, tokens=1)
 
 
 def test_a_recurrent_model_is_refused() -> None:
@@ -66,7 +66,7 @@ def test_a_recurrent_model_is_refused() -> None:
         transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=1)
     ).eval()
     with pytest.raises(UserError, match="cannot be trained on packed rows"):
-        check_packed(model, groups(), nullcontext)
+        packed_forward(model, groups(), nullcontext, tokens=1)
 
 
 def test_small_prompts_and_one_beyond_the_window() -> None:
