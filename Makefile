@@ -74,7 +74,7 @@ $(STAMP): requirements/$(KIND).txt | $(UV)
 run: setup  ## the demo: iREPO from end to end on this machine
 	@$(VENV) -m flows.iterate run=demo
 
-serve: setup  ## serve the deployments irepo/iterate and irepo/nightly
+serve: setup  ## serve the deployments irepo/iterate, irepo/nightly and irepo-compare/compare
 	@$(VENV) -m flows.serve
 
 deploy: setup  ## register the deployments of prefect.yaml with the server at PREFECT_API_URL, for a work pool

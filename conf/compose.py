@@ -72,11 +72,6 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load_config(path: Path) -> RunConfig:
-    """The configuration that `dump_config` wrote."""
-    return validate_config(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
 def group_options(group: str) -> list[str]:
     """Names of the YAML files of a config group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))

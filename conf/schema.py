@@ -199,12 +199,16 @@ class RunConfig(_Group):
             )
         return self
 
+    def _scoring(self) -> list[str]:
+        """Who on the panel gives scores."""
+        return [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+
     @model_validator(mode="after")
     def _goals_can_be_asked_for(self) -> "RunConfig":
         goals, needs = self.mixing.goals, self.objective.needs()
         if goals is None:
             return self
-        scoring = [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        scoring = self._scoring()
         if goals.annotator not in scoring:
             raise ValueError(
                 f"mixing.goals.annotator: {goals.annotator} gives no scores on this panel; "
@@ -257,7 +261,7 @@ class RunConfig(_Group):
             if unknown := [name for name in names if name.partition("/")[0] not in self.panel.annotators]:
                 panel = ", ".join(self.panel.annotators)
                 raise ValueError(f"preferences.{option}: {', '.join(unknown)} is not on the panel ({panel})")
-        scoring = [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        scoring = self._scoring()
         margins = self.preferences.keep.margin_of if self.preferences.keep else {}
         if mute := [name for name in margins if name not in scoring]:
             raise ValueError(
@@ -274,7 +278,7 @@ class RunConfig(_Group):
     @model_validator(mode="after")
     def _objective_gets_what_it_needs(self) -> "RunConfig":
         name, needs = self.objective.name, self.objective.needs()
-        scoring = [annotator for annotator, each in self.panel.annotators.items() if isinstance(each, Scorer)]
+        scoring = self._scoring()
         if needs.scores is not None:
             if missing := [annotator for annotator in needs.scores if annotator not in scoring]:
                 raise ValueError(

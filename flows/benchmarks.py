@@ -1,7 +1,8 @@
 """Specs of what an evaluation may have besides held-out prompts: lm-eval's tasks, and MT-Bench."""
 
 from conf.schema import RunConfig
-from flows.plan import Plan, what_it_reads
+from flows.digests import what_it_reads
+from flows.plan import Plan
 from storage.files import sha256_file
 from storage.manifest import folder_digest
 from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version

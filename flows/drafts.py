@@ -4,7 +4,6 @@ from pathlib import Path
 
 from flows.plan import Plan
 from storage.layout import RunLayout
-from storage.stage import Spec
 from tasks.generate import generate
 from tasks.generation.drafts import ASKED, PIECES, AskSpec, AssembleSpec, NoDrafts, Sapo, run_ask, run_assemble
 from tasks.generation.prompts import ROUND
@@ -20,17 +19,6 @@ def generated(plan: Plan, number: int, base: int, inputs: dict[str, str]) -> str
         sample(plan, number, base, {"prompts": asked, "policy": inputs["policy"]})
     )
     return run_assemble(assemble(plan, number, base, inputs | {"asked": asked, "drafts": drafts["content"]})).content
-
-
-def dry_run(plan: Plan) -> list[Spec]:
-    """As `Plan.dry_run`, with the three stages where responses are made and not sampled."""
-    specs = plan.dry_run()
-    if isinstance(plan.config.drafts, NoDrafts):
-        return specs
-    inputs = {"prompts": "?", "policy": "?"}
-    made = assemble(plan, 1, 0, inputs | {"asked": "?", "drafts": "?"})
-    place = next(i for i, spec in enumerate(specs) if spec.folder == made.folder)
-    return [*specs[:place], ask(plan, 1, 0, inputs), sample(plan, 1, 0, inputs), made, *specs[place + 1 :]]
 
 
 def ask(plan: Plan, number: int, base: int, inputs: dict[str, str]) -> AskSpec:

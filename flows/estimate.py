@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from conf.schema import RunConfig
+from flows.evaluation import labels_pairs
 from flows.plan import Plan
 from flows.preflight import prepare_run
 from storage.errors import UserError
@@ -84,7 +85,7 @@ def _projection(plan: Plan, rows: Sequence[dict[str, Any]], scale: float, second
         table.add_row(row["annotator"], *cells)
     budget = plan.config.panel.budget
     notes = [f"votes of a round take about {seconds * scale:.0f} s"]
-    if plan.labels_pairs:
+    if labels_pairs(plan):
         notes.append("once a run the panel also votes on one pair of replies or more to each held-out prompt")
     for name, allowed in (("tokens", budget.tokens), ("cost", budget.money)):
         if allowed is not None and total[name] is not None and total[name] * scale > allowed:

@@ -36,12 +36,12 @@ from conf.schema import RunConfig  # noqa: E402
 from flows.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.benchmarks import harness_spec, mt_bench_specs  # noqa: E402
 from flows.device import device_held  # noqa: E402
-from flows.drafts import dry_run  # noqa: E402
+from flows.dry_run import dry_run  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
 from flows.people import wait_for_votes  # noqa: E402
-from flows.plan import Plan, folder_digest  # noqa: E402
+from flows.plan import Plan  # noqa: E402
 from flows.preflight import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.round import Record, complete_round, initial_record, promoted  # noqa: E402
 from flows.supervision import supervise_this_run  # noqa: E402
@@ -50,7 +50,7 @@ from storage.errors import UserError  # noqa: E402
 from storage.faults import disk_faults  # noqa: E402
 from storage.files import canonical_json, publish_link, publish_text, sweep_temporaries  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
-from storage.manifest import read_manifest  # noqa: E402
+from storage.manifest import folder_digest, read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
 from tasks.evaluation.cards.hub import push  # noqa: E402
 from tasks.evaluation.tracking import track  # noqa: E402
@@ -150,7 +150,8 @@ def main(words: Sequence[str]) -> None:
     config = compose_config(words)
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
-        plan = Plan(config, Path(config.policy.path))
+        named = {name: Path(path) for name, path in config.evaluation.against.items()}
+        plan = Plan(config, Path(config.policy.path), named)
         benchmarks = [harness_spec(plan, 1, "?"), *(mt_bench_specs(plan, 1, "?") or ())]
         print_plan([*dry_run(plan), *(spec for spec in benchmarks if spec is not None)])
         if config.dry_run != "plan" and asks_models(config):

@@ -11,11 +11,11 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
-from flows.plan import Plan, folder_digest
+from flows.plan import Plan
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
-from storage.manifest import MANIFEST
+from storage.manifest import MANIFEST, folder_digest
 from tasks.evaluation.cards.hub import check_token
 from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.tracking import check_tracker

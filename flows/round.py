@@ -11,11 +11,23 @@ from conf.schema import RunConfig
 from flows.artifacts import publish_report
 from flows.benchmarks import benchmark_stages, harness_spec, mt_bench_specs
 from flows.drafts import generated
+from flows.evaluation import against_spec, evaluation_specs, labels_pairs, pairs_spec, rivals
 from flows.panel_report import complaints
-from flows.plan import Plan, folder_digest
+from flows.plan import Plan
 from flows.preflight import open_plan
 from flows.terminal import console
-from storage.manifest import BrokenManifest, read_manifest
+from flows.training import (
+    extra_spec,
+    mix_inputs,
+    mix_spec,
+    moves_reference,
+    reference_digest,
+    reference_spec,
+    train_spec,
+    update_inputs,
+    update_spec,
+)
+from storage.manifest import BrokenManifest, folder_digest, read_manifest
 from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.generation.prompts import run_select
@@ -35,8 +47,8 @@ def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
     inputs = {"prompts": prompts, "policy": initial, "initial": initial} | _against(plan, prompts)
     evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
     evaluate_initial(
-        *plan.evaluate(0, 0, inputs),
-        plan.pairs({"prompts": prompts, "initial": initial}),
+        *evaluation_specs(plan, 0, 0, inputs),
+        pairs_spec(plan, {"prompts": prompts, "initial": initial}),
         harness=harness_spec(plan, 0, initial),
         mt_bench=mt_bench_specs(plan, 0, initial),
     )
@@ -48,7 +60,7 @@ def _against(plan: Plan, prompts: str) -> dict[str, str]:
     found = {}
     for name, folder in plan.named.items():
         sample = generate.with_options(task_run_name=f"generate {name}")
-        spec = plan.against(name, {"prompts": prompts, "policy": folder_digest(folder)})
+        spec = against_spec(plan, name, {"prompts": prompts, "policy": folder_digest(folder)})
         found[f"responses:{name}"] = sample(spec)["content"]
     return found
 
@@ -77,27 +89,27 @@ def irepo_round(
     if isinstance(labelled, State):
         return waits(str(labelled.message))
     policies = {record["round"]: record["digest"] for record in before}
-    move = plan.move(number, steps, policies)
+    move = reference_spec(plan, number, steps, policies)
     if move is not None:
         run_update(move)
-    reference = plan.reference_digest(number, steps, policies)
-    mix = plan.mix(number, start, steps, {"preferences": labelled["content"]})
+    reference = reference_digest(plan, number, steps, policies)
+    mix = mix_spec(plan, number, steps, {"preferences": labelled["content"]} | mix_inputs(plan, steps))
     preferences = run_mix(mix).content if mix else labelled["content"]
     inputs = {"policy": policy, "reference": reference, "preferences": preferences}
-    extra = plan.extra(number, steps, {"prompts": selected.content, "policy": reference})
+    extra = extra_spec(plan, number, steps, {"prompts": selected.content, "policy": reference})
     if extra is not None:
         inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
-    trained = train(plan.train(number, start, steps, inputs))
-    update = plan.update(number, steps, {"trained": trained["content"]})
+    trained = train(train_spec(plan, number, steps, inputs))
+    update = update_spec(plan, number, steps, {"trained": trained["content"]} | update_inputs(plan, steps))
     ended = run_update(update).content if update else trained["content"]
     inputs = {"prompts": prompts, "policy": ended, "initial": initial}
-    inputs |= {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, start)}
+    inputs |= {f"responses:{name}": before[rival]["responses"] for name, rival in rivals(number, start)}
     inputs |= {f"responses:{name}": content for name, content in before[0]["against"].items()}
     if before[0]["pairs"] is not None:
         inputs |= {"pairs": before[0]["pairs"]}
         inputs |= {f"evaluation:{name}": before[n]["evaluation"] for name, n in (("initial", 0), ("previous", start))}
     harness, mt_bench = harness_spec(plan, number, ended), mt_bench_specs(plan, number, ended)
-    evaluate(*plan.evaluate(number, start, inputs), harness=harness, mt_bench=mt_bench)
+    evaluate(*evaluation_specs(plan, number, start, inputs), harness=harness, mt_bench=mt_bench)
     _worked.add((plan.layout.root, number))
     record = read_record(plan, number, steps)
     for complaint in complaints(record["labels"]):
@@ -148,14 +160,14 @@ def read_record(plan: Plan, number: int, steps: Sequence[int], *, check_files: b
     """
     made = "train" if plan.config.update.kind == "none" else "update"
     mixed = "label" if plan.config.mixing.nothing else "mix"
-    moved = ["reference"] if number and plan.moves_reference(number, steps) else []
+    moved = ["reference"] if number and moves_reference(plan, number, steps) else []
     order = ["generate", "label", mixed, *moved, "train", made, "evaluate"]
     stages = ["evaluate"] if number == 0 else list(dict.fromkeys(order))
     manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
     names = [
         "responses",
         "judgements",
-        *(["pairs"] if number == 0 and plan.labels_pairs else []),
+        *(["pairs"] if number == 0 and labels_pairs(plan) else []),
         *benchmark_stages(plan.config),
     ]
     parts = [read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files) for part in names]

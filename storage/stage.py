@@ -1,6 +1,7 @@
 """The contract of a stage: spec in, files and a manifest out, adopted when it is already done.
 
-Every stage is a plain function `run(spec, progress) -> Manifest` and a command, `python -m tasks.<room> spec.yaml`.
+Every stage is a plain function from a spec to a Manifest; each room has a command for its main one,
+`python -m tasks.<room> spec.yaml`.
 """
 
 import logging

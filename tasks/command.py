@@ -1,4 +1,4 @@
-"""What `python -m tasks.<room> spec.yaml` does, for every room: one stage, run by hand."""
+"""What `python -m tasks.<room> spec.yaml` does, for every room: its main stage, run by hand."""
 
 import argparse
 import sys

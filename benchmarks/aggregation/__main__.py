@@ -17,32 +17,15 @@ import warnings
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.aggregation import agreement, people, speed, tables
-from benchmarks.machine import machine, write_result
+from benchmarks.report import Report
 
 _PARTS = ("tables", "agreement", "people", "speed")
 _PROMPTS = 60_000
 _GROWTH = 1.25  # of peak memory for ten times the prompts
-
-
-class Report:
-    """Tables on the console, figures for the JSON, and what missed."""
-
-    def __init__(self) -> None:
-        self.console = Console()
-        self.result: dict[str, Any] = {}
-        self.missed: list[str] = []
-
-    def mark(self, name: str, value: str, good: bool) -> str:
-        """`value` as it is shown; remembered when it is not good."""
-        if not good:
-            self.missed.append(name)
-        return value if good else f"[red]{value}[/]"
 
 
 def _tables(report: Report, seeds: int) -> None:
@@ -165,12 +148,7 @@ def main() -> int:
         _people(report, arguments.votes)
     if "speed" in arguments.parts:
         _speed(report)
-    report.console.print(machine() | {"choix": version("choix"), "crowd-kit": version("crowd-kit")})
-    path = write_result("aggregation", report.result | {"missed": report.missed})
-    report.console.print(f"written: {path}")
-    if report.missed:
-        report.console.print(f"[red]missed: {', '.join(report.missed)}[/]")
-    return 1 if report.missed else 0
+    return report.close("aggregation", {"choix": version("choix"), "crowd-kit": version("crowd-kit")})
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ from typing import Any
 import psutil
 
 from flows.environment import prepare, quiet_console
+from flows.evaluation import evaluation_specs, pairs_spec
 from flows.plan import Plan
 from flows.temporary_server import await_server, start_temporary_server
+from flows.training import train_spec
 from storage.manifest import FileEntry, Manifest
 from storage.stage import Outcome, Spec
 
@@ -118,12 +120,12 @@ def _bare(words: list[str]) -> Callable[[], Any]:
                     run_select(plan.select(number, {}))
                     generate(plan.generate(number, start, {}), engine=engine)
                     label(plan.label(number, number - 1, max(number - 2, 0), {}))
-                    train(plan.train(number, start, range(number), {}))
+                    train(train_spec(plan, number, range(number), {}))
                 inputs = {"prompts": "", "policy": str(number), "initial": "0"}
-                responses, judge, metrics = plan.evaluate(number, start, inputs)
+                responses, judge, metrics = evaluation_specs(plan, number, start, inputs)
                 generate(responses, engine=engine)
                 run_judging(judge)
-                if number == 0 and (pairs := plan.pairs({"prompts": "", "initial": "0"})) is not None:
+                if number == 0 and (pairs := pairs_spec(plan, {"prompts": "", "initial": "0"})) is not None:
                     label(pairs)
                 evaluate(metrics)
             _mark()

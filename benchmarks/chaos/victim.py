@@ -8,18 +8,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tiny import build_policy
+
 PROJECT = Path(__file__).resolve().parents[2]
 #: In the environment of every process of an attempt, and so in /proc/<pid>/environ: who descends from it.
 MARK = "IREPO_CHAOS"
 NAME = "victim"
-_CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_TEXTS = (
-    "user assistant system what is the sum of the numbers the answer is not known to the reader",
-    "a short reply is better than a long one and a kind reply is better than a rude one",
-)
 
 
 @dataclass(frozen=True)
@@ -101,44 +95,3 @@ def write_prompts(path: Path, count: int, *, seed: int) -> None:
         json.dumps({"prompt": f"Say {seed}-{i} and {draw.randrange(1000)}", "answer": str(i)}) for i in range(count)
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def build_policy(folder: Path, *, seed: int) -> None:
-    """Save a random Llama (hidden 64, 2 layers, vocabulary 300, context 256) with tokenizer and chat template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(_TEXTS, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.chat_template = _CHATML
-    tokenizer.save_pretrained(folder)
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=0.25,
-        bos_token_id=None,
-        eos_token_id=end,
-        pad_token_id=pad,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
-    model.save_pretrained(folder)

@@ -17,9 +17,21 @@ import pyarrow.compute as pc
 
 from conf.compose import compose_config
 from flows.compare import share
-from flows.plan import Plan, folder_digest
+from flows.evaluation import evaluation_specs, rivals
+from flows.plan import Plan
 from flows.preflight import needs_warmup, prepare_run
+from flows.training import (
+    extra_spec,
+    mix_inputs,
+    mix_spec,
+    reference_digest,
+    reference_spec,
+    train_spec,
+    update_inputs,
+    update_spec,
+)
 from storage.files import canonical_json, publish_text
+from storage.manifest import folder_digest, read_manifest
 from storage.schemas import SCORES, read_parquet
 from tasks.evaluation.stage import run as evaluate
 from tasks.generation.engines import Engine
@@ -114,19 +126,19 @@ def trained(plan: Plan, number: int, before: list[dict[str, Any]], labels: dict[
     """The round's policy."""
     policies = {each: record["policy"] for each, record in enumerate(before)}
     policy, preferences, chain = before[-1]["policy"], labels["preferences"], range(number)
-    mix = plan.mix(number, number - 1, chain, {"preferences": preferences})
+    mix = mix_spec(plan, number, chain, {"preferences": preferences} | mix_inputs(plan, chain))
     if mix:
         preferences = run_mix(mix).content
-    move = plan.move(number, chain, policies)
+    move = reference_spec(plan, number, chain, policies)
     if move is not None:
         run_update(move)
-    reference = plan.reference_digest(number, chain, policies)
+    reference = reference_digest(plan, number, chain, policies)
     inputs = {"policy": policy, "reference": reference, "preferences": preferences}
-    extra = plan.extra(number, chain, {"prompts": labels["selected"], "policy": reference})
+    extra = extra_spec(plan, number, chain, {"prompts": labels["selected"], "policy": reference})
     if extra is not None:
         inputs["extra"] = generate(extra, engine=engine).content
-    done = train(plan.train(number, number - 1, chain, inputs))
-    update = plan.update(number, chain, {"trained": done.content})
+    done = train(train_spec(plan, number, chain, inputs))
+    update = update_spec(plan, number, chain, {"trained": done.content} | update_inputs(plan, chain))
     if update is not None:
         run_update(update)
 
@@ -136,12 +148,12 @@ def assessed(plan: Plan, number: int, engine: Engine, before: list[dict[str, Any
     digest = folder_digest(plan.policy(number))
     initial = before[0]["policy"] if before else digest
     inputs = {"prompts": _published(plan), "policy": digest, "initial": initial}
-    rivals = (
-        {f"responses:{name}": before[rival]["responses"] for name, rival in plan.rivals(number, number - 1)}
+    earlier = (
+        {f"responses:{name}": before[rival]["responses"] for name, rival in rivals(number, number - 1)}
         if before
         else {}
     )
-    responses, judge, metrics = plan.evaluate(number, number - 1, inputs | rivals)
+    responses, judge, metrics = evaluation_specs(plan, number, number - 1, inputs | earlier)
     drawn = generate(responses, engine=engine)
     run_judging(judge)
     said = evaluate(metrics).summary
@@ -167,6 +179,4 @@ def utilities(path: Path) -> list[float]:
 
 
 def _published(plan: Plan) -> str:
-    from storage.manifest import read_manifest
-
     return read_manifest(plan.layout.prompts).content

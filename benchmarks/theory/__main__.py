@@ -15,10 +15,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine, write_result
+from benchmarks.report import Report
 from benchmarks.theory import population, sampled
 from benchmarks.theory.sampled import BOUNDS, Setting, by_rounds
 
@@ -26,24 +25,6 @@ _GROUPS = (1, 2, 8, 32)
 _ALIKE = 0.005  # of soft-vote DPO and pooled iREPO
 _EXACT = 1e-4  # of a minimum found to one in closed form
 _PANEL = [1.0] * 6 + [0.0] * 3
-
-
-class Report:
-    """Tables on the console, figures for the JSON, and what missed."""
-
-    def __init__(self) -> None:
-        self.console = Console(width=150)
-        self.result: dict[str, Any] = {}
-        self.missed: list[str] = []
-
-    def mark(self, name: str, value: str, good: bool) -> str:
-        """`value` as it is shown; remembered when it is not good."""
-        if not good:
-            self.missed.append(name)
-        return value if good else f"[red]{value}[/]"
-
-    def say(self, name: str, value: str, good: bool) -> None:
-        self.console.print(f"{name}: {self.mark(name, value, good)}")
 
 
 def _falls(values: list[float]) -> bool:
@@ -167,7 +148,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.monotonic()
-    report = Report()
+    report = Report(width=150)
     _votes_and_rounds(report, arguments.seeds)
     _samples(report, arguments.wide)
     _labels(report, arguments.wide)
@@ -175,12 +156,7 @@ def main() -> int:
     _adversaries(report, arguments.wide)
     _population(report)
     report.result["seconds"] = round(time.monotonic() - started, 1)
-    report.console.print(machine() | {"seconds": report.result["seconds"]})
-    path = write_result("theory", report.result | {"missed": report.missed})
-    report.console.print(f"written: {path}")
-    if report.missed:
-        report.console.print(f"[red]missed: {', '.join(report.missed)}[/]")
-    return 1 if report.missed else 0
+    return report.close("theory", {"seconds": report.result["seconds"]})
 
 
 if __name__ == "__main__":

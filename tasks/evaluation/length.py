@@ -36,14 +36,6 @@ class LengthEffect:
     bins: list[tuple[float, float, int]]
 
 
-def at_equal_length(strength: float, difficulty: Sequence[float] = (0.0,)) -> float:
-    """mean over prompts of sigmoid(b + psi * gamma_x): the model's win rate at delta = 0.
-
-    difficulty: psi * gamma_x of each prompt; none in the minimal form.
-    """
-    return float(sigmoid(strength + np.asarray(difficulty, dtype=np.float64)).mean())
-
-
 def length_effect(
     worth: Sequence[float], delta: Sequence[float], prompts: Sequence[str], *, resamples: int, seed: int
 ) -> LengthEffect:

@@ -1,17 +1,12 @@
-"""Length-controlled win rates: the vector of AlpacaEval's model, a brute-force maximum, and what must hold."""
+"""Length-controlled win rates: a brute-force maximum, and what must hold."""
 
 import numpy as np
 import pytest
 
-from tasks.evaluation.length import at_equal_length, length_effect
+from tasks.evaluation.length import length_effect
 from tasks.evaluation.logistic import fit, sigmoid
 
 DRAWS = {"resamples": 300, "seed": 3}
-
-
-def test_the_model_at_equal_length() -> None:
-    assert at_equal_length(0.2, [0.5 * gamma for gamma in (-1, 0, 1)]) == pytest.approx(0.547860, abs=5e-7)
-    assert at_equal_length(0.0) == 0.5
 
 
 def test_a_fit_is_the_maximum_that_a_search_finds() -> None:

@@ -7,8 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from conf.compose import compose_config, group_options
-from flows.plan import Plan, folder_digest, what_it_reads
+from flows.digests import what_it_reads
+from flows.dry_run import dry_run
+from flows.evaluation import evaluation_specs, rivals
+from flows.plan import Plan
+from flows.training import extra_spec, reference_digest, reference_folder, reference_spec, train_spec
 from storage.errors import UserError
+from storage.manifest import folder_digest
 from tasks.labeling.settings import FunctionSettings
 
 
@@ -19,7 +24,7 @@ def plan(*words: str) -> Plan:
 @pytest.mark.parametrize("preset", group_options("run"))
 def test_every_spec_of_a_preset_is_built(preset: str) -> None:
     config = compose_config([f"run={preset}", "prompts.path=prompts.jsonl"])
-    specs = Plan(config, Path(config.policy.path)).dry_run()
+    specs = dry_run(Plan(config, Path(config.policy.path)))
     pairs = ["label"] if config.evaluation.pairs else []
     assert [spec.stage for spec in specs] == [
         "prompts", "select", "generate", "label", "train", *pairs, "generate", "judge", "evaluate",
@@ -27,14 +32,22 @@ def test_every_spec_of_a_preset_is_built(preset: str) -> None:
     assert len({spec.key() for spec in specs}) == len(specs)
 
 
+def test_a_dry_run_shows_stages_that_are_not_in_every_run() -> None:
+    words = ("mixing=replay", "+mixing.offline={path: not-there, share: 0.2, keep: {share: 0.5}}", "update=momentum")
+    mixed = plan("policy.aligned_from=before", *words)
+    folders = [spec.folder.name for spec in dry_run(Plan(mixed.config, mixed.initial, {"other": Path("other")}))]
+    assert folders[3:7] == ["label", "mix", "train", "update"]
+    assert folders[7:9] == ["pairs", "other"]
+
+
 def test_a_round_starts_from_the_policy_of_the_round_before() -> None:
     inputs = {"policy": "p", "reference": "r", "preferences": "x"}
-    first, second = plan().train(1, 0, [0], inputs), plan().train(2, 1, [0, 1], inputs)
+    first, second = train_spec(plan(), 1, [0], inputs), train_spec(plan(), 2, [0, 1], inputs)
     assert first.policy == first.reference == Path("initial")
     assert second.policy == second.reference == first.folder / "policy"
-    fixed = plan("objective.reference=initial").train(2, 1, [0, 1], inputs)
+    fixed = train_spec(plan("objective.reference=initial"), 2, [0, 1], inputs)
     assert (fixed.policy, fixed.reference) == (first.folder / "policy", Path("initial"))
-    after_roll_back = plan().train(3, 1, [0, 1], inputs)
+    after_roll_back = train_spec(plan(), 3, [0, 1], inputs)
     assert after_roll_back.policy == after_roll_back.reference == first.folder / "policy"
     assert plan().generate(3, 1, inputs).policy == first.folder / "policy"
 
@@ -45,35 +58,35 @@ def policies_until(number: int) -> dict[int, str]:
 
 def test_a_moving_reference_is_a_stage_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ema = plan("objective.reference=ema")
-    assert ema.move(1, [0], policies_until(1)) is None
-    assert ema.reference(1, [0]) == Path("initial")
-    first = ema.move(2, [0, 1], policies_until(2))
+    assert reference_spec(ema, 1, [0], policies_until(1)) is None
+    assert reference_folder(ema, 1, [0]) == Path("initial")
+    first = reference_spec(ema, 2, [0, 1], policies_until(2))
     assert first is not None
     assert (first.earlier, first.trained) == ([Path("initial")], ema.policy(1))
     assert first.inputs == {"policy": "policy-1", "reference": "policy-0"}
-    assert ema.train(2, 1, [0, 1], {}).reference == first.folder / "policy"
-    monkeypatch.setattr("flows.plan.read_manifest", lambda folder: SimpleNamespace(content=folder.parent.name))
-    second = ema.move(3, [0, 1, 2], policies_until(3))
+    assert train_spec(ema, 2, [0, 1], {}).reference == first.folder / "policy"
+    monkeypatch.setattr("flows.training.read_manifest", lambda folder: SimpleNamespace(content=folder.parent.name))
+    second = reference_spec(ema, 3, [0, 1, 2], policies_until(3))
     assert second is not None
     assert second.earlier == [first.folder / "policy"]
     assert second.inputs == {"policy": "policy-2", "reference": "round-02"}
-    rolled_back = ema.move(3, [0, 1], policies_until(3))
+    rolled_back = reference_spec(ema, 3, [0, 1], policies_until(3))
     assert rolled_back is not None
     assert (rolled_back.earlier, rolled_back.trained) == ([Path("initial")], ema.policy(1))
 
 
 def test_updates_of_tr_wait_and_hard_ones_copy() -> None:
     soft = plan("objective.reference={kind: tr, rate: 0.6, every: 2}")
-    assert soft.move(2, [0, 1], policies_until(2)) is None
-    assert soft.reference(2, [0, 1]) == Path("initial")
-    moved = soft.move(3, [0, 1, 2], policies_until(3))
+    assert reference_spec(soft, 2, [0, 1], policies_until(2)) is None
+    assert reference_folder(soft, 2, [0, 1]) == Path("initial")
+    moved = reference_spec(soft, 3, [0, 1, 2], policies_until(3))
     assert moved is not None
     assert moved.earlier == [Path("initial")]
-    assert soft.reference(4, [0, 1, 2, 3]) == moved.folder / "policy"
+    assert reference_folder(soft, 4, [0, 1, 2, 3]) == moved.folder / "policy"
     hard = plan("objective.reference={kind: tr, rate: 1.0, every: 2}")
     chains = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
-    assert [hard.move(len(chain), chain, policies_until(5)) for chain in chains] == [None] * 5
-    references = [hard.reference_digest(len(chain), chain, policies_until(5)) for chain in chains]
+    assert [reference_spec(hard, len(chain), chain, policies_until(5)) for chain in chains] == [None] * 5
+    references = [reference_digest(hard, len(chain), chain, policies_until(5)) for chain in chains]
     assert references == ["policy-0", "policy-0", "policy-2", "policy-2", "policy-4"]
 
 
@@ -91,10 +104,10 @@ def test_more_rounds_do_not_change_the_keys_of_done_ones() -> None:
 
 
 def test_policies_are_compared_with_the_initial_and_the_previous_one() -> None:
-    assert Plan.rivals(0, 0) == []
-    assert Plan.rivals(1, 0) == Plan.rivals(2, 0) == [("initial", 0)]
-    assert Plan.rivals(3, 1) == [("initial", 0), ("previous", 1)]
-    _, judge, _ = plan().evaluate(2, 1, {"prompts": "a", "policy": "b", "initial": "c"})
+    assert rivals(0, 0) == []
+    assert rivals(1, 0) == rivals(2, 0) == [("initial", 0)]
+    assert rivals(3, 1) == [("initial", 0), ("previous", 1)]
+    _, judge, _ = evaluation_specs(plan(), 2, 1, {"prompts": "a", "policy": "b", "initial": "c"})
     assert list(judge.responses) == ["policy", "initial", "previous"]
     assert judge.responses["previous"].parent.parent.name == "round-01"
 
@@ -122,30 +135,30 @@ def test_a_function_that_changed_is_asked_again(tmp_path: Path, monkeypatch: pyt
 
 def test_objectives_read_what_the_label_stage_and_one_more_generate_stage_left() -> None:
     inputs = {"policy": "p", "reference": "r", "preferences": "x"}
-    spec = plan("objective=selm").train(2, 1, [0, 1], inputs)
+    spec = train_spec(plan("objective=selm"), 2, [0, 1], inputs)
     labels = spec.preferences.parent
     assert (spec.scores, spec.votes) == ({2: labels / "scores.parquet"}, {2: labels / "votes.parquet"})
-    greedy = plan("objective=selm").extra(2, [0, 1], {"prompts": "a", "policy": "p"})
+    greedy = extra_spec(plan("objective=selm"), 2, [0, 1], {"prompts": "a", "policy": "p"})
     assert greedy is not None
     assert (greedy.folder, greedy.policy) == (spec.extra, spec.reference)
     assert (greedy.settings.sampling.temperature, greedy.settings.sampling.responses) == (0.0, 1)
-    sampled = plan("objective=xpo").extra(2, [0, 1], {"prompts": "a", "policy": "p"})
+    sampled = extra_spec(plan("objective=xpo"), 2, [0, 1], {"prompts": "a", "policy": "p"})
     assert sampled is not None
     assert (sampled.policy, sampled.settings.sampling.temperature) == (Path("initial"), 1.0)
-    assert plan().extra(2, [0, 1], {"prompts": "a", "policy": "p"}) is None
-    assert [spec.stage for spec in plan("objective=selm").dry_run()][3:6] == ["label", "generate", "train"]
+    assert extra_spec(plan(), 2, [0, 1], {"prompts": "a", "policy": "p"}) is None
+    assert [spec.stage for spec in dry_run(plan("objective=selm"))][3:6] == ["label", "generate", "train"]
 
 
 def test_an_embedder_on_this_machine_is_in_the_key(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     rpo = plan("objective=rpo", f"objective.embedder={tmp_path}")
-    assert rpo.train(1, 0, [0], {"policy": "p"}).inputs.keys() == {"policy", "embedder"}
-    assert plan("objective=rpo").train(1, 0, [0], {"policy": "p"}).inputs == {"policy": "p"}
+    assert train_spec(rpo, 1, [0], {"policy": "p"}).inputs.keys() == {"policy", "embedder"}
+    assert train_spec(plan("objective=rpo"), 1, [0], {"policy": "p"}).inputs == {"policy": "p"}
 
 
 def test_an_irepo_run_of_before_keeps_its_key() -> None:
     """Options that came later are not in the key while they do nothing."""
     inputs = {"policy": "p", "reference": "p", "preferences": "x"}
-    settings = plan().train(1, 0, [0], inputs).keyed_settings()["objective"]
+    settings = train_spec(plan(), 1, [0], inputs).keyed_settings()["objective"]
     assert settings == {"name": "irepo", "beta": 0.6, "scale": "reward", "reference": "previous"}
-    assert plan("objective.logit=false").train(1, 0, [0], inputs).keyed_settings()["objective"]["logit"] is False
+    assert train_spec(plan("objective.logit=false"), 1, [0], inputs).keyed_settings()["objective"]["logit"] is False

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.compose import compose_config, group_options
-from flows.drafts import dry_run
+from flows.dry_run import dry_run
 from flows.plan import Plan
 from storage.errors import UserError
 from storage.manifest import read_manifest
@@ -39,11 +39,12 @@ def recipe(make_policy: Callable[..., Path], tmp_path: Path) -> RunRecipe:
 
 
 @pytest.fixture
-def offline(tmp_path: Path) -> Path:
+def history(make_policy: Callable[..., Path], tmp_path: Path) -> list[str]:
+    """Words: what the policy was aligned from, and the pairs that it was aligned on."""
     path = tmp_path / "offline.jsonl"
     rows = [{"prompt": f"Tell {i}", "chosen": f"it is {i}", "rejected": "x" * (i % 5 + 1)} for i in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return [f"policy.aligned_from={make_policy(seed=0)}", f"mixing.offline.path={path}"]
 
 
 def rows(run: Path, number: int, stage: str, name: str) -> list[dict[str, Any]]:
@@ -55,13 +56,8 @@ def summary(run: Path, number: int, stage: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_dice_judges_by_the_last_step_and_replays_the_offline_set(
-    recipe: RunRecipe, offline: Path, make_policy: Callable[..., Path]
-) -> None:
-    run = recipe(
-        "recipe=dice", f"policy.aligned_from={make_policy(seed=0)}", f"mixing.offline.path={offline}",
-        "sampling.responses=4",
-    )  # fmt: skip
+def test_dice_judges_by_the_last_step_and_replays_the_offline_set(recipe: RunRecipe, history: list[str]) -> None:
+    run = recipe("recipe=dice", *history, "sampling.responses=4")
     first, second = (read_manifest(run / f"round-0{n}" / "label") for n in (1, 2))
     assert first.inputs["asked:previous"] != first.inputs["asked:policy"]
     assert second.inputs["asked:previous"] == first.inputs["asked:policy"]
@@ -75,13 +71,8 @@ def test_dice_judges_by_the_last_step_and_replays_the_offline_set(
 
 
 @pytest.mark.slow
-def test_sera_chooses_among_its_own_pairs_and_among_offline_ones(
-    recipe: RunRecipe, offline: Path, make_policy: Callable[..., Path]
-) -> None:
-    run = recipe(
-        "recipe=sera-bootstrap", f"policy.aligned_from={make_policy(seed=0)}", f"mixing.offline.path={offline}",
-        "mixing.offline.keep.share=0.4",
-    )  # fmt: skip
+def test_sera_chooses_among_its_own_pairs_and_among_offline_ones(recipe: RunRecipe, history: list[str]) -> None:
+    run = recipe("recipe=sera-bootstrap", *history, "mixing.offline.keep.share=0.4")
     drawn = []
     for number in (1, 2):
         assert summary(run, number, "label")["dropped"]["margin"] > 0

@@ -17,7 +17,7 @@ from tasks.training.groups import PromptGroup
 from tasks.training.packing import PackedRow, first_fit, packed_tokens
 from tasks.training.policy import add_adapters, checkpoint_activations
 from tasks.training.settings import LoraSettings
-from tests.training.architectures import MODELS, VOCABULARY, build
+from tests.modeling.architectures import MODELS, VOCABULARY, build
 
 #: Tokens of prompts and of their responses: of one token, longer than the windows, all in one row.
 LENGTHS = [(9, (7, 12)), (1, (1, 20, 5)), (20, (1, 2, 11, 6)), (3, (4,))]

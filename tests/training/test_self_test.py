@@ -14,7 +14,7 @@ from tasks.training import attention
 from tasks.training.groups import PromptGroup
 from tasks.training.self_test import _chosen, packed_forward
 from tasks.training.trainer import run
-from tests.training.architectures import SMALL, VOCABULARY, build
+from tests.modeling.architectures import SMALL, VOCABULARY, build
 from tests.training.conftest import MakeSpec
 
 

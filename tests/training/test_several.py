@@ -21,7 +21,7 @@ from tasks.training.packing import first_fit, packed_tokens
 from tasks.training.ranks import Ranks
 from tasks.training.settings import OptimizationSettings, TrainSpec
 from tasks.training.trainer import run
-from tests.training.architectures import MODELS
+from tests.modeling.architectures import MODELS
 from tests.training.conftest import MakeSpec
 from tests.training.preference_rows import preference_row
 

@@ -1,4 +1,4 @@
-"""Tiny random models of the architectures that packed rows are checked on, each with what is its own."""
+"""Tiny random models of the architectures that log-probabilities are checked on, each with what is its own."""
 
 from collections.abc import Callable
 from typing import Any
