@@ -8,8 +8,8 @@ hashed, synced or marked, no checkpoint is written, and there is no Prefect. Wha
 
 Both clocks run from the start of the first round to the end of the last. What is done once a run comes before (imports,
 the start of the server and the engine, checks of prompts and policy, the initial policy's evaluation) or after it (the
-end of both). Figures: `seconds` of all rounds; `rounds` and `cpu`, wall and CPU seconds of each, the latter of the
-process and all that it started.
+report's figures as files, the end of both). Figures: `seconds` of all rounds; `rounds` and `cpu`, wall and CPU seconds
+of each, the latter of the process and all that it started.
 """
 
 import json
@@ -74,17 +74,17 @@ def _durable(words: list[str]) -> Callable[[], Any]:
     start_temporary_server()
     from flows import iterate
 
-    complete_round, close_engines = iterate.complete_round, iterate.close_engines
+    complete_round, draw_figures = iterate.complete_round, iterate.draw_figures
 
     def noted(plan: Plan, number: int, prompts: str, before: list[dict[str, Any]]) -> Any:
         _mark()
         return complete_round(plan, number, prompts, before)
 
-    def ended() -> None:
+    def ended(plan: Plan) -> None:
         _mark()
-        close_engines()
+        draw_figures(plan)
 
-    iterate.complete_round, iterate.close_engines = noted, ended
+    iterate.complete_round, iterate.draw_figures = noted, ended
     await_server()
     return lambda: iterate.irepo(overrides=words)
 
