@@ -65,7 +65,14 @@ def _against(plan: Plan, prompts: str) -> dict[str, str]:
     return found
 
 
-@flow(name="irepo-round", flow_run_name="{run}: round {number}", persist_result=True, result_serializer="json")
+# Its parameters come from `irepo`, which has checked them.
+@flow(
+    name="irepo-round",
+    flow_run_name="{run}: round {number}",
+    validate_parameters=False,
+    persist_result=True,
+    result_serializer="json",
+)
 def irepo_round(
     run: str, number: int, config: RunConfig, initial_policy: str, prompts: str, before: list[Record]
 ) -> Record | State[None]:

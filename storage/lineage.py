@@ -81,6 +81,16 @@ class Stage:
             return {}
         return spec if isinstance(spec, dict) and spec.get("inputs") == self.manifest.inputs else {}
 
+    @cached_property
+    def run_folder(self) -> PurePath | None:
+        """Where the run folder was when the stage ran (it may have moved since), None when the spec does not say."""
+        folder = self.spec.get("folder")
+        name = PurePath(self.name).parts
+        if not isinstance(folder, str):
+            return None
+        parts = PurePath(os.path.normpath(folder)).parts
+        return PurePath(*parts[: -len(name)]) if parts[-len(name) :] == name else None
+
     def origin(self, name: str) -> str | None:
         """Where the spec read input `name` from, None when it does not say."""
         group, _, member = name.partition(":")
@@ -190,20 +200,13 @@ class Run:
         return Input((), value, "lost", path=path, problem=self._loss(stage, labels, value, maker))
 
     def _maker_by_path(self, reader: Stage, path: str | None) -> str | None:
-        """The stage of this run that a path of `reader`'s spec lies in, finished or not; None where it lies elsewhere.
-
-        Specs keep paths as they were when the stage ran; the run folder may have moved since.
-        """
-        folder = reader.spec.get("folder")
-        if path is None or not isinstance(folder, str):
-            return None
-        parts, name = PurePath(os.path.normpath(folder)).parts, PurePath(reader.name).parts
-        if parts[-len(name) :] != name:
+        """The stage of this run, finished or not, that a path of `reader`'s spec lies in; None where it lies elsewhere."""
+        if path is None or reader.run_folder is None:
             return None
         inside = PurePath(os.path.normpath(path))
-        if not inside.is_relative_to(PurePath(*parts[: -len(name)])):
+        if not inside.is_relative_to(reader.run_folder):
             return None
-        relative = inside.relative_to(PurePath(*parts[: -len(name)]))
+        relative = inside.relative_to(reader.run_folder)
         known = self.stages.keys() | self.unreadable.keys()
         places = [place.as_posix() for place in (relative, *relative.parents)]
         unfinished = relative.as_posix() if relative.parts and _PLACE.match(relative.parts[0]) else None

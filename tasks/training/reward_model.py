@@ -1,10 +1,14 @@
 """Reward models: a transformers sequence classifier with one label, fitted to pairs by the Bradley-Terry loss.
 
+    python -m tasks.training.reward_model <policy> runs/<name>/round-01/label/preferences.parquet <output>
+
 -log sigmoid(r(prompt, chosen) - r(prompt, rejected)), as in Ouyang et al. 2022 (arXiv 2203.02155), eq. 1. The score is
 of the whole conversation, prompt and reply, rendered once by the chat template and ending with the end-of-turn token;
 whoever scores with the folder renders it the same way (`encode_scored`).
 """
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from storage.errors import UserError
+from storage.schemas import PREFERENCES, read_parquet
 from storage.stage import Progress, silent
 from tasks.training.supervised import SupervisedSettings, encode, optimize, pad_right, save_folder, seeded
 
@@ -149,3 +154,49 @@ def fit_reward_model(
     losses = train_reward_model(model, tokenizer, pairs, settings, progress)
     save_folder(model, tokenizer, output)
     return losses
+
+
+def read_pairs(path: Path) -> list[dict[str, Any]]:
+    """Prompt (messages), chosen and rejected reply of every pair of a preferences.parquet that is no tie.
+
+    Chosen is what the target says: the first where it is above 0, else the second. Raises UserError for another file.
+    """
+    try:
+        rows = read_parquet(path, PREFERENCES, ["prompt", "chosen", "rejected", "target"]).to_pylist()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the preferences cannot be read: {error}",
+            where=str(path),
+            remedy="give the preferences.parquet of a label or mix stage",
+        ) from None
+    pairs = []
+    for row in rows:
+        better, worse = ("chosen", "rejected") if row["target"] > 0 else ("rejected", "chosen")
+        if row["target"]:
+            texts = {"chosen": row[better][-1]["content"], "rejected": row[worse][-1]["content"]}
+            pairs.append({"prompt": row["prompt"]} | texts)
+    return pairs
+
+
+def main() -> None:
+    """The command: a reward model of what a panel, or people, said. It can sit on the next panel."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("start", type=Path, help="folder of a policy, or of a reward model to go on from")
+    parser.add_argument("preferences", type=Path, help="preferences.parquet of a round")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    words = vars(parser.parse_args())
+    start, preferences, output = (words.pop(name) for name in ("start", "preferences", "output"))
+    try:
+        losses = fit_reward_model(start, read_pairs(preferences), output, RewardTrainingSettings(**words))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"{output}   {len(losses)} steps, loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+
+
+if __name__ == "__main__":
+    main()

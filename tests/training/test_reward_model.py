@@ -14,9 +14,12 @@ from tasks.training.reward_model import (
     RewardTrainingSettings,
     encode_scored,
     fit_reward_model,
+    main,
+    read_pairs,
     scores,
     train_reward_model,
 )
+from tests.training.preference_rows import preference_row, write_preferences
 
 WORDS = ["the", "sum", "of", "numbers", "is", "not", "known", "to", "a", "reader", "answer", "short", "long", "one"]
 
@@ -121,3 +124,31 @@ def test_what_cannot_be_trained_is_refused(
     tokenizer.save_pretrained(ambiguous)
     with pytest.raises(UserError, match="end would look like padding"):
         fit_reward_model(ambiguous, kind_against_rude(1, 0), tmp_path / "out", settings)
+
+
+def test_the_command_fits_what_a_panel_said(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the target says that the second reply is better, that one is chosen; ties teach nothing."""
+    rows = [
+        preference_row(str(i), [40], [[50 + i, 2], [60 + i, 2]], 0, 1, target)
+        for i, target in enumerate((1.0, -2.0, 0.0))
+    ]
+    for i, row in enumerate(rows):
+        for side in ("chosen", "rejected"):
+            row[side] = [{"role": "assistant", "content": f"{side} {i}"}]
+    path = write_preferences(tmp_path / "preferences.parquet", rows)
+    pairs = read_pairs(path)
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [
+        ("chosen 0", "rejected 0"),
+        ("rejected 1", "chosen 1"),
+    ]
+    output = tmp_path / "fitted"
+    monkeypatch.setattr("sys.argv", ["reward_model", str(tiny_policy), str(path), str(output), "--epochs", "2"])
+    main()
+    assert "2 steps" in capsys.readouterr().out
+    assert AutoModelForSequenceClassification.from_pretrained(output).config.num_labels == 1
+    monkeypatch.setattr("sys.argv", ["reward_model", str(tiny_policy), str(tmp_path / "none"), str(output)])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "preferences.parquet of a label or mix stage" in capsys.readouterr().err

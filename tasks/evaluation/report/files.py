@@ -4,7 +4,7 @@ Files are not checked against their digests here: `storage.explain` does that, a
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,9 +89,10 @@ class Round:
         rows = list(self.labels["annotators"]) if self.labels else []
         found = [Spent(self.number, row["annotator"], row["cost"], row["tokens"]) for row in rows]
         totals: dict[str, dict[str, float]] = {}
+        known = pc.field("cost").is_valid() | pc.field("tokens").is_valid()
         for name in ("votes", "scores"):
             path = self.folder / "evaluate" / "judgements" / f"{name}.parquet"
-            for row in _rows(path, ["annotator", "cost", "tokens"]):
+            for row in _rows(path, ["annotator", "cost", "tokens"], known):
                 total = totals.setdefault(row["annotator"], {})
                 for unit in ("cost", "tokens"):
                     if row[unit] is not None:
@@ -178,7 +179,7 @@ def labelled_pairs(labelled: Round) -> list[Pair]:
     rows = table.take(_spread(table.num_rows)).to_pylist()
     votes: dict[tuple[str, frozenset[int]], list[Row]] = {}
     columns = ["prompt_id", "index_a", "index_b", "annotator", "outcome"]
-    for vote in _rows(labelled.folder / "label" / "votes.parquet", columns, {row["prompt_id"] for row in rows}):
+    for vote in _rows(labelled.folder / "label" / "votes.parquet", columns, _of({row["prompt_id"] for row in rows})):
         votes.setdefault((vote["prompt_id"], frozenset((vote["index_a"], vote["index_b"]))), []).append(vote)
     pairs = []
     for row in rows:
@@ -209,7 +210,7 @@ def heldout_pairs(first: Round, last: Round) -> list[Pair]:
     shown = [both[position] for position in _spread(len(both))]
     said: dict[str, dict[str, list[str]]] = {prompt: {} for prompt in shown}
     columns = ["prompt_id", "source_b", "index_a", "index_b", "annotator", "outcome"]
-    for vote in _rows(last.folder / "evaluate" / "judgements" / "votes.parquet", columns, set(shown)):
+    for vote in _rows(last.folder / "evaluate" / "judgements" / "votes.parquet", columns, _of(shown)):
         if (vote["source_b"], vote["index_a"], vote["index_b"]) == ("initial", 0, 0):
             outcome = str(vote["outcome"])
             side = {"a": "right", "b": "left"}.get(outcome, outcome)
@@ -240,10 +241,13 @@ def _columns(path: Path, names: list[str]) -> dict[str, list[Any]] | None:
     return {name: table[name].to_pylist() for name in names}
 
 
-def _rows(path: Path, names: list[str], prompts: set[str] | None = None) -> list[Row]:
-    """Rows of a Parquet file, of some prompts or all; none where there is no such file."""
+def _rows(path: Path, names: list[str], wanted: pc.Expression | None = None) -> list[Row]:
+    """Rows of a Parquet file, those wanted or all; none where there is no such file."""
     if not path.is_file():
         return []
-    wanted = None if prompts is None else pc.field("prompt_id").isin(sorted(prompts))
     rows: list[Row] = pq.read_table(path, columns=names, filters=wanted).to_pylist()
     return rows
+
+
+def _of(prompts: Iterable[str]) -> pc.Expression:
+    return pc.field("prompt_id").isin(sorted(prompts))
