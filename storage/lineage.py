@@ -200,7 +200,7 @@ class Run:
         return Input((), value, "lost", path=path, problem=self._loss(stage, labels, value, maker))
 
     def _maker_by_path(self, reader: Stage, path: str | None) -> str | None:
-        """The stage of this run, finished or not, that a path of `reader`'s spec lies in; None where it lies elsewhere."""
+        """The stage of this run that a path of `reader`'s spec lies in, finished or not; else None."""
         if path is None or reader.run_folder is None:
             return None
         inside = PurePath(os.path.normpath(path))
