@@ -109,30 +109,34 @@ class Served:
     @contextmanager
     def free_device(self) -> Iterator[None]:
         """Let a second run have the device: what a killed run held is free only when its lease ends."""
-        limit = f"{self.api}/v2/concurrency_limits/{device_limit()}"
-        httpx.patch(limit, json={"limit": 2}, timeout=30).raise_for_status()
+        limit = f"v2/concurrency_limits/{device_limit()}"
+        self.ask("PATCH", limit, {"limit": 2})
         yield
-        httpx.patch(limit, json={"limit": 1}, timeout=30).raise_for_status()
+        self.ask("PATCH", limit, {"limit": 1})
 
     def healthy(self) -> bool:
         return healthy(self.api)
 
     def count(self, run: str) -> int:
         """How often the run was started."""
-        count: int = httpx.get(f"{self.api}/flow_runs/{run}", timeout=30).raise_for_status().json()["run_count"]
+        count: int = self.ask("GET", f"flow_runs/{run}")["run_count"]
         return count
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """What Prefect's own client does: a server whose database is busy says 503, and is asked again."""
         for wait in (0.5, 1, 2, 4, 8, 0):
-            answer = httpx.post(f"{self.api}/{path}", json=body, timeout=30)
+            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30)
             if answer.status_code != 503:
                 break
             time.sleep(wait)
-        return answer.raise_for_status().json()
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self.ask("POST", path, body)
 
     def state(self, run: str) -> dict[str, Any]:
-        state: dict[str, Any] = httpx.get(f"{self.api}/flow_runs/{run}", timeout=30).raise_for_status().json()["state"]
+        state: dict[str, Any] = self.ask("GET", f"flow_runs/{run}")["state"]
         return state
 
     def await_state(self, run: str, *names: str, seconds: float = 120) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_a_deployment_run_goes_round_and_nights_are_scheduled(served: Served) ->
 def test_bad_parameters_are_refused_when_a_run_is_created(
     served: Served, parameters: dict[str, Any], said: str
 ) -> None:
-    deployment = httpx.get(f"{served.api}/deployments/name/irepo/iterate", timeout=30).json()["id"]
+    deployment = served.ask("GET", "deployments/name/irepo/iterate")["id"]
     answer = httpx.post(
         f"{served.api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters}, timeout=30
     )
@@ -118,7 +118,7 @@ def test_a_killed_run_is_crashed_and_goes_on_where_it_was_when_retried(served: S
     assert changed == {"train"}, "the stage whose file was cut, and no other"
     for manifest in folder.rglob("manifest.json"):
         read_manifest(manifest.parent)
-    assert httpx.get(f"{served.api}/flow_runs/{run}", timeout=30).json()["run_count"] == 2
+    assert served.count(run) == 2
 
 
 @pytest.mark.slow
