@@ -37,8 +37,8 @@ class TrainingDied(TrainingFailed):
 def launch(spec: TrainSpec, progress: Progress = silent) -> Manifest:
     """Run, go on with, or adopt the train stage of `spec`.
 
-    Raises UserError as `tasks.training.trainer.run` does, wherever that ran; TrainingDied when a process of its own was
-    killed, TrainingFailed when it ended for any other reason.
+    Raises UserError as `tasks.training.trainer.run` does, wherever that ran, and for a launcher that is no command;
+    TrainingDied when a process of its own was killed, TrainingFailed when it ended for any other reason.
     """
     adopted = finished(spec)
     if adopted is not None:
@@ -77,7 +77,14 @@ def _run_in_process(spec: TrainSpec, progress: Progress) -> Manifest:
 def _command(spec: TrainSpec, spec_file: Path) -> list[str]:
     settings = spec.settings.optimization
     if settings.launcher is not None:
-        return [*shlex.split(settings.launcher), "-m", _MODULE, str(spec_file)]
+        words = shlex.split(settings.launcher)
+        if not words or shutil.which(words[0]) is None:
+            raise UserError(
+                f"there is no command {words[0]!r}" if words else "the launcher is empty",
+                where=f"training.launcher={settings.launcher!r}",
+                remedy="name a command that is on PATH, such as torchrun --nproc-per-node=8, or set training.processes",
+            )
+        return [*words, "-m", _MODULE, str(spec_file)]
     if settings.processes > 1:
         return [sys.executable, "-m", "tasks.training.several", str(settings.processes), _MODULE, str(spec_file)]
     return [sys.executable, "-m", _MODULE, str(spec_file)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from storage.errors import UserError
-from storage.manifest import Manifest
+from storage.manifest import Manifest, read_manifest
 from storage.stage import Outcome, Progress, finished, run_stage, silent
 from tasks.modeling.load import resolve_device
 from tasks.training.batching import Forward
@@ -46,16 +46,25 @@ def run(spec: TrainSpec, progress: Progress = silent) -> Manifest:
     the vocabulary, a first step that does not start at the reference, a loss that is not finite.
     """
     with joined(resolve_device(spec.settings.optimization.device)) as ranks:
-        adopted = ranks.by_main(lambda: finished(spec))
-        if adopted is not None:
-            manifest = adopted
-        elif ranks.main:
+        if ranks.size == 1:
             manifest = run_stage(spec, lambda: _train(spec, progress, ranks))
         else:
-            _train(spec, silent, ranks)
+            manifest = _run_together(spec, progress, ranks)
         if ranks.main:
             remove_checkpoints(spec.folder)
+        return manifest
+
+
+def _run_together(spec: TrainSpec, progress: Progress, ranks: Ranks) -> Manifest:
+    """As `run_stage`, on several ranks: the main one keeps the stage's books, all of them work."""
+    adopted = ranks.by_main(lambda: finished(spec))
+    if adopted is not None:
+        return adopted
+    if ranks.main:
+        manifest = run_stage(spec, lambda: _train(spec, progress, ranks))
         return ranks.by_main(lambda: manifest)
+    _train(spec, silent, ranks)
+    return ranks.by_main(lambda: read_manifest(spec.folder))
 
 
 @contextmanager

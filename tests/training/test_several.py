@@ -179,6 +179,13 @@ def test_several_processes_are_not_inline() -> None:
         OptimizationSettings(launcher="torchrun --nproc-per-node=2", processes=2, launch="process")
 
 
+@pytest.mark.parametrize("launcher", ["no-such-launcher --nodes=2", " "])
+def test_a_launcher_that_is_no_command_is_refused(make_spec: MakeSpec, launcher: str) -> None:
+    with pytest.raises(UserError, match=r"no command|is empty") as caught:
+        launch(make_spec(optimization={"launch": "process", "launcher": launcher}))
+    assert "training.launcher" in caught.value.where
+
+
 def test_tokens_are_shared_out_evenly(make_spec: MakeSpec) -> None:
     """Each group once, as many rows for every rank, and no rank with more than the largest group too much."""
     groups = read_preferences(make_spec().preferences).groups
