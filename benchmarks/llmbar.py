@@ -38,14 +38,14 @@ from yaml import YAMLError
 from benchmarks.machine import RESULTS
 from storage.errors import UserError
 from storage.prompts import read_rows
-from tasks.labeling.annotators.protocol import Annotator, Answer, Response, is_remote
-from tasks.labeling.annotators.registry import open_annotators
-from tasks.labeling.answers import as_table
-from tasks.labeling.ballot import Questions
-from tasks.labeling.budget import Purse
-from tasks.labeling.journal import Journal
-from tasks.labeling.remote import ask_all
-from tasks.labeling.settings import AnnotatorSettings, Budget
+from tasks.panel.annotators.protocol import Annotator, Answer, Response, is_remote
+from tasks.panel.annotators.registry import open_annotators
+from tasks.panel.answers import as_table
+from tasks.panel.budget import Purse
+from tasks.panel.journal import Journal
+from tasks.panel.questions import Questions
+from tasks.panel.remote import ask_all
+from tasks.panel.settings import AnnotatorSettings, Budget
 
 _PANELS = Path(__file__).resolve().parents[1] / "conf" / "panel"
 _FIELDS = ("subset", "prompt", "response_a", "response_b", "label")

@@ -7,18 +7,19 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.evaluation.harness.settings import HarnessSettings
+from tasks.evaluation.mt_bench.grading import GraderSettings
 from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
-from tasks.evaluation.tracking import TrackerKind
 from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
-from tasks.labeling.annotators.reward_model import RewardModelSettings
-from tasks.labeling.annotators.settings import POLICY_NAMES, Scorer
-from tasks.labeling.chat.settings import ChatSettings
-from tasks.labeling.grading import GraderSettings
-from tasks.labeling.mixing import MixingSettings
-from tasks.labeling.settings import AnnotatorSettings, Budget, PreferenceSettings
+from tasks.labeling.settings import PreferenceSettings
+from tasks.mixing.stage import MixingSettings
+from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
+from tasks.panel.annotators.reward_model import RewardModelSettings
+from tasks.panel.annotators.settings import POLICY_NAMES, Scorer
+from tasks.panel.chat.settings import ChatSettings
+from tasks.panel.settings import AnnotatorSettings, Budget
+from tasks.reporting.tracking import TrackerKind
 from tasks.training.objectives.settings import ObjectiveSettings
 from tasks.training.settings import OptimizationSettings
 from tasks.training.update import UpdateSettings

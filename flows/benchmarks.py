@@ -6,9 +6,9 @@ from flows.plan import Plan
 from storage.files import sha256_file
 from storage.manifest import folder_digest
 from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version
-from tasks.generation.dialogue import FILE as DIALOGUES_FILE
-from tasks.generation.dialogue import DialogueSettings, DialogueSpec
-from tasks.labeling.grading import GradeSettings, GradeSpec
+from tasks.evaluation.mt_bench.dialogue import FILE as DIALOGUES_FILE
+from tasks.evaluation.mt_bench.dialogue import DialogueSettings, DialogueSpec
+from tasks.evaluation.mt_bench.grading import GradeSettings, GradeSpec
 
 
 def benchmark_stages(config: RunConfig) -> list[str]:

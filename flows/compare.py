@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from conf.compose import compose_config, group_options
-from flows.environment import prepare, quiet_console
-from flows.temporary_server import await_server, start_temporary_server
-from flows.terminal import console, exit_on_user_error, markdown_table
+from flows.operations.environment import prepare, quiet_console
+from flows.operations.temporary_server import await_server, start_temporary_server
+from flows.show.terminal import console, exit_on_user_error, markdown_table
 
 prepare()
 if __name__ == "__main__":
@@ -39,7 +39,7 @@ from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words  # n
 from storage.errors import UserError  # noqa: E402
 from storage.files import canonical_json, publish_text, sync_folder  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
-from tasks.evaluation.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
+from tasks.reporting.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
 
 #: What a run of any method makes alike, as long as their keys agree: stages of the run folder.
 _SHARED = ("prompts", "round-00/evaluate", "round-01/prompts", "round-01/generate", "round-01/label")

@@ -7,8 +7,8 @@ python -m flows.deploy worker
 import os
 import sys
 
-from flows.environment import PROJECT, prepare
-from flows.temporary_server import API, healthy
+from flows.operations.environment import PROJECT, prepare
+from flows.operations.temporary_server import API, healthy
 
 prepare()
 
@@ -17,9 +17,9 @@ from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.settings import get_current_settings  # noqa: E402
 
-from flows.device import ensure_limit  # noqa: E402
-from flows.supervision import declare_zombies  # noqa: E402
-from flows.terminal import exit_on_user_error  # noqa: E402
+from flows.operations.device import ensure_limit  # noqa: E402
+from flows.operations.liveness import declare_zombies  # noqa: E402
+from flows.show.terminal import exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 
 POOL = "irepo"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from storage.files import digest, sha256_file
 from storage.manifest import folder_digest
-from tasks.labeling.annotators.settings import POLICY_NAMES, AnnotatorBase
+from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase
 
 
 def what_it_reads(annotator: AnnotatorBase) -> str | None:

@@ -21,8 +21,8 @@ from storage.schemas import write_parquet
 from tasks.generate import close_engines, kept_engine
 from tasks.generation.prompts import ROUND, run_select
 from tasks.generation.stage import run as run_generate
-from tasks.labeling.chat.settings import ChatSettings
 from tasks.labeling.stage import run as run_label
+from tasks.panel.chat.settings import ChatSettings
 
 PROBE = 32  # prompts
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from flows.plan import Plan
-from tasks.evaluation.settings import EvaluateSpec, MarginSettings, MetricsSettings
+from tasks.evaluation.settings import EvaluateSpec, JudgeSpec, JudgingSettings, MarginSettings, MetricsSettings
 from tasks.generation.prompts import HELDOUT
 from tasks.generation.settings import GenerateSpec
-from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSpec
+from tasks.labeling.settings import LabelSpec
 
 
 def heldout_spec(

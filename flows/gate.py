@@ -11,17 +11,17 @@ import argparse
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from flows.environment import prepare
+from flows.operations.environment import prepare
 
 prepare()
 
 from prefect import runtime, suspend_flow_run  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.input import RunInput  # noqa: E402
 
-from flows.artifacts import report  # noqa: E402
 from flows.plan import Plan  # noqa: E402
 from flows.preflight import finished_rounds  # noqa: E402
-from flows.terminal import console, exit_on_user_error  # noqa: E402
+from flows.show.artifacts import report  # noqa: E402
+from flows.show.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402

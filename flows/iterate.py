@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.compose import compose_config, dump_config
-from flows.environment import prepare, quiet_console
-from flows.temporary_server import await_server, start_temporary_server
-from flows.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
+from flows.operations.environment import prepare, quiet_console
+from flows.operations.temporary_server import await_server, start_temporary_server
+from flows.show.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
 
 prepare()
 if __name__ == "__main__":
@@ -33,30 +33,30 @@ from prefect.states import State  # noqa: E402
 from rich.markup import escape  # noqa: E402
 
 from conf.schema import RunConfig  # noqa: E402
-from flows.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.benchmarks import harness_spec, mt_bench_specs  # noqa: E402
-from flows.device import device_held  # noqa: E402
 from flows.dry_run import dry_run  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
+from flows.operations.device import device_held  # noqa: E402
+from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan  # noqa: E402
 from flows.preflight import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.round import Record, complete_round, initial_record, promoted  # noqa: E402
-from flows.supervision import supervise_this_run  # noqa: E402
+from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
+from storage.disk_errors import disk_faults  # noqa: E402
 from storage.errors import UserError  # noqa: E402
-from storage.faults import disk_faults  # noqa: E402
 from storage.files import canonical_json, publish_link, publish_text, sweep_temporaries  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import folder_digest, read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
-from tasks.evaluation.cards.hub import push  # noqa: E402
-from tasks.evaluation.tracking import track  # noqa: E402
 from tasks.generate import close_engines  # noqa: E402
 from tasks.label import WAITING  # noqa: E402
-from tasks.labeling.humans.collect import EXIT_WAITING  # noqa: E402
+from tasks.panel.humans.collect import EXIT_WAITING  # noqa: E402
+from tasks.reporting.cards.hub import push  # noqa: E402
+from tasks.reporting.tracking import track  # noqa: E402
 
 
 @flow(name="irepo", persist_result=True, result_serializer="json")

@@ -9,8 +9,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 from prefect.states import State
 
-from flows.artifacts import publish_waiting
 from flows.plan import Plan
+from flows.show.artifacts import publish_waiting
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from tasks.label import waits

@@ -14,8 +14,8 @@ from flows.digests import what_it_reads
 from storage.layout import RunLayout
 from tasks.generation.prompts import ROUND, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings
-from tasks.labeling.annotators.settings import POLICY_NAMES
 from tasks.labeling.settings import LabelSettings, LabelSpec
+from tasks.panel.annotators.settings import POLICY_NAMES
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST, folder_digest
-from tasks.evaluation.cards.hub import check_token
 from tasks.evaluation.harness.settings import check_harness
-from tasks.evaluation.tracking import check_tracker
-from tasks.generation.dialogue import read_questions
+from tasks.evaluation.mt_bench.dialogue import read_questions
+from tasks.evaluation.mt_bench.grading import check_references
 from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
-from tasks.labeling.annotators.settings import POLICY_NAMES
-from tasks.labeling.grading import check_references
 from tasks.modeling.load import check_policy_folder, load_tokenizer
+from tasks.panel.annotators.settings import POLICY_NAMES
+from tasks.reporting.cards.hub import check_token
+from tasks.reporting.tracking import check_tracker
 from tasks.training.embedding import POLICY, find_embedder
 
 

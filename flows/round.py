@@ -8,14 +8,14 @@ from prefect import flow
 from prefect.states import State
 
 from conf.schema import RunConfig
-from flows.artifacts import publish_report
 from flows.benchmarks import benchmark_stages, harness_spec, mt_bench_specs
 from flows.drafts import generated
 from flows.evaluation import against_spec, evaluation_specs, labels_pairs, pairs_spec, rivals
-from flows.panel_report import complaints
 from flows.plan import Plan
 from flows.preflight import open_plan
-from flows.terminal import console
+from flows.show.artifacts import publish_report
+from flows.show.panel_tables import complaints
+from flows.show.terminal import console
 from flows.training import (
     extra_spec,
     mix_inputs,
@@ -32,7 +32,7 @@ from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.generation.prompts import run_select
 from tasks.label import WAITING, label, waits
-from tasks.labeling.mixing import run_mix
+from tasks.mixing.stage import run_mix
 from tasks.train import train
 from tasks.training.update import run_update
 

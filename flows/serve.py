@@ -9,8 +9,8 @@ prefect deployment schedule pause irepo/nightly <id>     # ids: prefect deployme
 import os
 from typing import cast
 
-from flows.environment import PROJECT, prepare
-from flows.temporary_server import API, healthy
+from flows.operations.environment import PROJECT, prepare
+from flows.operations.temporary_server import API, healthy
 
 prepare()
 os.environ.setdefault("PREFECT_API_URL", API)
@@ -24,11 +24,11 @@ from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.flows import EntrypointType  # noqa: E402
 
 from flows.compare import compare  # noqa: E402
-from flows.device import ensure_limit  # noqa: E402
 from flows.iterate import irepo  # noqa: E402
-from flows.server import Server  # noqa: E402
-from flows.supervision import close_abandoned_rounds, declare_zombies  # noqa: E402
-from flows.terminal import exit_on_user_error  # noqa: E402
+from flows.operations.device import ensure_limit  # noqa: E402
+from flows.operations.liveness import close_abandoned_rounds, declare_zombies  # noqa: E402
+from flows.operations.server import Server  # noqa: E402
+from flows.show.terminal import exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 
 _NIGHTLY = CronSchedule(cron="0 2 * * *", timezone="UTC")

@@ -11,7 +11,7 @@ from flows.plan import Plan
 from storage.files import sha256_file
 from storage.manifest import folder_digest, read_manifest
 from tasks.generation.settings import GenerateSpec
-from tasks.labeling.mixing import PREFERENCES_FILE, MixSpec
+from tasks.mixing.stage import PREFERENCES_FILE, MixSpec
 from tasks.training.objectives.moving import whence
 from tasks.training.settings import TrainingSettings, TrainSpec
 from tasks.training.update import AsTrained, Momentum, UpdateSpec

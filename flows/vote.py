@@ -9,16 +9,16 @@ import threading
 import time
 from pathlib import Path
 
-from flows.environment import prepare, quiet_console
-from flows.terminal import console, exit_on_user_error
+from flows.operations.environment import prepare, quiet_console
+from flows.show.terminal import console, exit_on_user_error
 
 prepare()
 quiet_console()
 
 from flows.people import resume_waiting  # noqa: E402  (Prefect reads its settings as it is imported)
 from storage.layout import RunLayout  # noqa: E402
-from tasks.labeling.humans.desk import Desk  # noqa: E402
-from tasks.labeling.humans.server import PORT, VoteServer  # noqa: E402
+from tasks.panel.humans.server import PORT, VoteServer  # noqa: E402
+from tasks.panel.humans.vote_queue import Desk  # noqa: E402
 
 _LOOK = 2.0  # seconds between looks at what has arrived
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.environment import prepare, quiet_console
-from flows.temporary_server import await_server, start_temporary_server
+from flows.operations.environment import prepare, quiet_console
+from flows.operations.temporary_server import await_server, start_temporary_server
 
 prepare()
 if __name__ == "__main__":
@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator  # 
 
 from conf.schema import PolicySettings  # noqa: E402
 from flows.preflight import find_policy  # noqa: E402
-from flows.terminal import console, exit_on_user_error  # noqa: E402
+from flows.show.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.prompts import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402

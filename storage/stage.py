@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
+from storage.disk_errors import disk_faults
 from storage.errors import UserError
-from storage.faults import disk_faults
 from storage.files import digest, parse_yaml, publish_text, sweep_temporaries, yaml_text
 from storage.manifest import (
     MANIFEST,

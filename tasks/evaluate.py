@@ -8,17 +8,17 @@ from prefect.cache_policies import NO_CACHE
 from tasks.evaluation.harness.process import HarnessDied
 from tasks.evaluation.harness.settings import HarnessSpec
 from tasks.evaluation.harness.stage import run as run_harness
-from tasks.evaluation.settings import EvaluateSpec
+from tasks.evaluation.judging import run_judging
+from tasks.evaluation.mt_bench.dialogue import DialogueSpec
+from tasks.evaluation.mt_bench.dialogue import run as run_dialogue
+from tasks.evaluation.mt_bench.grading import GradeSpec, run_grading
+from tasks.evaluation.settings import EvaluateSpec, JudgeSpec
 from tasks.evaluation.stage import run as run_metrics
 from tasks.generate import kept_engine, pause_engines
-from tasks.generation.dialogue import DialogueSpec
-from tasks.generation.dialogue import run as run_dialogue
 from tasks.generation.engines import EngineDied
 from tasks.generation.settings import GenerateSpec
 from tasks.generation.stage import run as run_generation
-from tasks.labeling.grading import GradeSpec, run_grading
-from tasks.labeling.judging import run_judging
-from tasks.labeling.settings import JudgeSpec, LabelSpec
+from tasks.labeling.settings import LabelSpec
 from tasks.labeling.stage import run as run_label
 from tasks.progress import progress_bar
 from tasks.report import stage_result

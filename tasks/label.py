@@ -6,9 +6,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, State
 
-from tasks.labeling.humans.collect import WaitingForVotes
 from tasks.labeling.settings import LabelSpec
 from tasks.labeling.stage import run
+from tasks.panel.humans.collect import WaitingForVotes
 from tasks.progress import progress_bar
 from tasks.report import stage_result
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.aggregation.libraries import crowdkit
-from tasks.labeling.aggregation import Floats, Votes, bradley_terry, empirical_logit, sigmoid
+from storage.arrays import Floats
+from tasks.labeling.aggregation import Votes, bradley_terry, empirical_logit, sigmoid
 
 FILES = ("tulu1_human.parquet", "rankgen_ab.parquet")
 _VARIANCES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

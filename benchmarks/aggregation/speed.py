@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.aggregation.libraries import win_list
+from storage.arrays import Floats
 from storage.schemas import VOTES
-from tasks.labeling.aggregation import Floats, Votes, read_votes, sigmoid
+from tasks.labeling.aggregation import Votes, read_votes, sigmoid
 from tasks.labeling.aggregation.estimate import estimate, learn
 from tasks.labeling.settings import PreferenceSettings
 

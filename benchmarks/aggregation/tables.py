@@ -5,7 +5,8 @@ import numpy as np
 from benchmarks.tabular.regression import regress
 from benchmarks.tabular.targets import Spread, pooled_targets, single_targets, spread
 from benchmarks.tabular.world import cast_votes, compared_pairs, count_votes, make_world, sample_groups, softmax
-from tasks.labeling.aggregation import Floats, Votes
+from storage.arrays import Floats
+from tasks.labeling.aggregation import Votes
 from tasks.labeling.aggregation.votes import concatenate
 from tasks.labeling.settings import PreferenceSettings
 

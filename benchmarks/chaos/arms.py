@@ -24,10 +24,10 @@ from typing import Any
 
 import psutil
 
-from flows.environment import prepare, quiet_console
 from flows.evaluation import evaluation_specs, pairs_spec
+from flows.operations.environment import prepare, quiet_console
+from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.plan import Plan
-from flows.temporary_server import await_server, start_temporary_server
 from flows.training import train_spec
 from storage.manifest import FileEntry, Manifest
 from storage.stage import Outcome, Spec
@@ -62,10 +62,10 @@ def _import_rooms() -> None:
     import accelerate  # noqa: F401
 
     import tasks.evaluation.divergence
+    import tasks.evaluation.judging
     import tasks.evaluation.stage
     import tasks.generation.stage
     import tasks.generation.verify
-    import tasks.labeling.judging
     import tasks.labeling.stage
     import tasks.training.trainer  # noqa: F401
 
@@ -93,11 +93,11 @@ def _bare(words: list[str]) -> Callable[[], Any]:
     _strip()
     from conf.compose import compose_config
     from flows.preflight import find_policy
+    from tasks.evaluation.judging import run_judging
     from tasks.evaluation.stage import run as evaluate
     from tasks.generation.prompts import fits_context, run_prompts, run_select
     from tasks.generation.registry import open_engine
     from tasks.generation.stage import run as generate
-    from tasks.labeling.judging import run_judging
     from tasks.labeling.stage import run as label
     from tasks.modeling.load import load_tokenizer
     from tasks.training.trainer import run as train
@@ -137,12 +137,12 @@ def _bare(words: list[str]) -> Callable[[], Any]:
 
 def _strip() -> None:
     """Take durability off the stages: they are called as before, and keep what they publish in memory and in files."""
+    import tasks.evaluation.judging
     import tasks.evaluation.stage
     import tasks.generation.prompts
     import tasks.generation.stage
-    import tasks.labeling.candidates
-    import tasks.labeling.judging
     import tasks.labeling.stage
+    import tasks.panel.responses
     import tasks.training.reference
     import tasks.training.trainer
 

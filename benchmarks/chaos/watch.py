@@ -15,7 +15,7 @@ START, BETWEEN = "start-up", "between stages"
 _ROLES = {
     "tasks.generation.vllm_worker": "engine",
     "tasks.training.launch": "training",
-    "flows.temporary_server": "temporary server",
+    "flows.operations.temporary_server": "temporary server",
     "prefect.server": "temporary server",
     "flows.iterate": "flow",
 }

@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from flows.environment import prepare, quiet_console
+from flows.operations.environment import prepare, quiet_console
 
 prepare()
 quiet_console()

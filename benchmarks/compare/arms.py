@@ -33,13 +33,13 @@ from flows.training import (
 from storage.files import canonical_json, publish_text
 from storage.manifest import folder_digest, read_manifest
 from storage.schemas import SCORES, read_parquet
+from tasks.evaluation.judging import run_judging
 from tasks.evaluation.stage import run as evaluate
 from tasks.generation.engines import Engine
 from tasks.generation.prompts import run_select
 from tasks.generation.stage import run as generate
-from tasks.labeling.judging import run_judging
-from tasks.labeling.mixing import run_mix
 from tasks.labeling.stage import run as label
+from tasks.mixing.stage import run_mix
 from tasks.training.trainer import run as train
 from tasks.training.update import run_update
 

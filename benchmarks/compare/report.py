@@ -12,8 +12,8 @@ from rich.table import Table
 from benchmarks.compare.arms import Arm
 from benchmarks.compare.curves import Gap, Points, gap, gap_at_the_end, pooled
 from benchmarks.machine import RESULTS, machine, write_result
-from tasks.evaluation.comparison import write_figure
-from tasks.evaluation.report.drawing import Figure, Plot, listed, span
+from tasks.reporting.comparison import write_figure
+from tasks.reporting.report.drawing import Figure, Plot, listed, span
 
 Curves = dict[str, dict[int, Points]]
 

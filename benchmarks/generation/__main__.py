@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flows.environment import prepare
+from flows.operations.environment import prepare
 
 prepare()
 

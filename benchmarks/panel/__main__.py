@@ -41,7 +41,7 @@ from benchmarks.panel.checks import (
 )
 from benchmarks.panel.endpoint import LATENCY
 from benchmarks.panel.world import JUDGES, World
-from flows.temporary_server import free_port
+from flows.operations.temporary_server import free_port
 from storage.manifest import read_manifest
 
 console = Console()

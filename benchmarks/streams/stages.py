@@ -105,7 +105,7 @@ def rival(folder: Path, count: int, policy: Path) -> Body:
 def _panel() -> Any:
     from pydantic import TypeAdapter
 
-    from tasks.labeling.settings import AnnotatorSettings
+    from tasks.panel.settings import AnnotatorSettings
 
     panel = {
         "concision": {"kind": "rule", "shorter": True, "tie_margin": 3},
@@ -127,7 +127,7 @@ def label(folder: Path, count: int, policy: Path) -> Body:
 
 
 def mix(folder: Path, count: int, policy: Path) -> Body:
-    from tasks.labeling.mixing import MixingSettings, MixSpec, run_mix
+    from tasks.mixing.stage import MixingSettings, MixSpec, run_mix
 
     own = folder / "label" / "preferences.parquet"
     spec = MixSpec(
@@ -145,8 +145,8 @@ def train_data(folder: Path, count: int, policy: Path) -> Body:
 
 
 def judge(folder: Path, count: int, policy: Path) -> Body:
-    from tasks.labeling.judging import run_judging
-    from tasks.labeling.settings import JudgeSpec, JudgingSettings
+    from tasks.evaluation.judging import run_judging
+    from tasks.evaluation.settings import JudgeSpec, JudgingSettings
 
     spec = JudgeSpec(
         folder=folder / "judge", round=1, seed=0, inputs={}, settings=JudgingSettings(judges=_panel(), rates={}),

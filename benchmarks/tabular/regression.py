@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks.labeling.aggregation import Floats
+from storage.arrays import Floats
 
 RIDGE = 1e-3  # towards the policy of the round before: it decides what no pair decides
 

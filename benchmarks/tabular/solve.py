@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.labeling.aggregation import Bools, Floats, Ints
+from storage.arrays import Bools, Floats, Ints
 from tasks.training.objectives.batch import Batch
 from tasks.training.objectives.registry import build_objective
 from tasks.training.objectives.settings import ObjectiveSettings

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.tabular.world import World
-from tasks.labeling.aggregation import Floats, Votes, empirical_logit
+from storage.arrays import Floats
+from tasks.labeling.aggregation import Votes, empirical_logit
 from tasks.labeling.aggregation.estimate import estimate, learn
 from tasks.labeling.settings import PreferenceSettings
 

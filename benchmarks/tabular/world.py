@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.labeling.aggregation import Floats, Ints, Votes, sigmoid
+from storage.arrays import Floats, Ints
+from tasks.labeling.aggregation import Votes, sigmoid
 
 
 @dataclass(frozen=True)

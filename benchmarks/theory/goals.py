@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.tabular.world import softmax
-from tasks.labeling.aggregation import Floats
+from storage.arrays import Floats
 
 
 def against(preference: Floats, policy: Floats) -> Floats:

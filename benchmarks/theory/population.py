@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.tabular.solve import Labelled, Policies, descend, from_tables, hard, minimise
 from benchmarks.tabular.world import World, make_world, softmax
 from benchmarks.theory import goals
-from tasks.labeling.aggregation import Floats, sigmoid
+from storage.arrays import Floats
+from tasks.labeling.aggregation import sigmoid
 from tasks.training.objectives import settings as s
 
 NEAR = 0.005  # of a method to its own goal, where that is exact

@@ -13,7 +13,8 @@ from benchmarks.tabular.regression import regress
 from benchmarks.tabular.solve import Anchor, Policies, from_tables, hard, merged, minimise
 from benchmarks.tabular.targets import Spread, pooled_targets, single_targets, spread
 from benchmarks.tabular.world import World, cast_votes, compared_pairs, count_votes, make_world, sample_groups, softmax
-from tasks.labeling.aggregation import Floats, Votes
+from storage.arrays import Floats
+from tasks.labeling.aggregation import Votes
 from tasks.labeling.aggregation.votes import concatenate
 from tasks.labeling.settings import PreferenceSettings
 from tasks.training.objectives.settings import DpoSettings, IpoSettings, IrepoSettings

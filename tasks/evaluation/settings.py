@@ -1,11 +1,39 @@
-"""Settings and spec of the evaluate stage."""
+"""Settings and specs of the judge and evaluate stages."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.stage import Spec
+from tasks.panel.settings import AnnotatorSettings, without_operations
+
+
+class JudgingSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    judges: dict[str, AnnotatorSettings]  # decide win rates
+    rates: dict[str, AnnotatorSettings] = {}  # score single responses; their mean is a rate
+
+
+class JudgeSpec(Spec):
+    """Have annotators compare several policies' responses to the same prompts (evaluation): no preferences are made.
+
+    Response j of each other source is compared with response j of the first source. `rates` only score.
+    """
+
+    stage: ClassVar[str] = "judge"
+    version: ClassVar[int] = 2
+
+    settings: JudgingSettings
+    responses: dict[
+        str, Path
+    ]  # source name -> folder of a finished generate stage; the first is compared with the rest
+    prompts: Path
+    answers: Path | None = None  # as LabelSpec.answers
+
+    def keyed_settings(self) -> dict[str, Any]:
+        return without_operations(super().keyed_settings())
 
 
 class MarginSettings(BaseModel):

@@ -25,7 +25,7 @@ from tasks.evaluation.divergence import NONE, Divergence, divergence, policy_log
 from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.length import LengthEffect
-from tasks.evaluation.mt_bench import MtBench, mt_bench
+from tasks.evaluation.mt_bench.figures import MtBench, mt_bench
 from tasks.evaluation.pairs import HeldoutPairs, pair_figures, read_logprobs, read_pairs, write_logprobs
 from tasks.evaluation.replies import reply_figures
 from tasks.evaluation.settings import EvaluateSpec

@@ -6,9 +6,9 @@ Exits with code 3 while people on the panel have not said enough: give the same 
 import sys
 
 from tasks.command import main
-from tasks.labeling.humans.collect import EXIT_WAITING, WaitingForVotes
 from tasks.labeling.settings import LabelSpec
 from tasks.labeling.stage import run
+from tasks.panel.humans.collect import EXIT_WAITING, WaitingForVotes
 
 if __name__ == "__main__":
     try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.labeling.aggregation import Bools, Floats, Ints
-from tasks.labeling.candidates import Candidates
+from storage.arrays import Bools, Floats, Ints
+from tasks.panel.responses import Candidates
 
 ALL = slice(None)
 

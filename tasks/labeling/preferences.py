@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.arrays import Bools, Floats, Ints
 from storage.errors import UserError
 from storage.schemas import MESSAGES, PREFERENCES, SCORES
-from tasks.labeling.aggregation import Bools, Floats, Ints, Votes, empirical_logit, read_votes, sigmoid
-from tasks.labeling.aggregation.census import Blocks
+from tasks.labeling.aggregation import Votes, empirical_logit, read_votes, sigmoid
 from tasks.labeling.aggregation.ensembles import Ensemble, Rule, combine, read_scores, standardise
 from tasks.labeling.aggregation.estimate import Estimate, Learnt, estimate, heard, learn
+from tasks.labeling.aggregation.vote_counts import Blocks
 from tasks.labeling.aggregation.votes import places
-from tasks.labeling.candidates import Candidates
 from tasks.labeling.pairing import Pairs, best_worst, candidate_pairs, tournament, usable_responses
 from tasks.labeling.settings import PreferenceSettings
+from tasks.panel.responses import Candidates
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
 _BLOCK = 512  # prompts fitted together: what is held at once does not grow with the number of prompts

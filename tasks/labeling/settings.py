@@ -1,4 +1,4 @@
-"""Settings and spec of the label stage: an annotator is a file in annotators/, a name here and a line of YAML."""
+"""Settings and spec of the label stage."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -6,37 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.stage import Spec
-from tasks.labeling.annotators.function import FunctionSettings
-from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
-from tasks.labeling.annotators.judge import JudgeSettings
-from tasks.labeling.annotators.order import OrderSettings
-from tasks.labeling.annotators.ranking_judge import RankingJudgeSettings
-from tasks.labeling.annotators.reward_model import RewardModelSettings
-from tasks.labeling.annotators.rubric import RubricSettings
-from tasks.labeling.annotators.rule import RuleSettings
-from tasks.labeling.annotators.self_reference import SelfReferenceSettings
-from tasks.labeling.annotators.simulated import SimulatedSettings
-from tasks.labeling.annotators.text_metric import TextMetricSettings
-from tasks.labeling.annotators.verifier import VerifierSettings
-from tasks.labeling.chat.settings import OPERATIONS
-from tasks.labeling.humans.settings import HumanSettings
-
-AnnotatorSettings = Annotated[
-    VerifierSettings
-    | RuleSettings
-    | FunctionSettings
-    | TextMetricSettings
-    | RewardModelSettings
-    | ImplicitRewardSettings
-    | JudgeSettings
-    | RankingJudgeSettings
-    | RubricSettings
-    | SelfReferenceSettings
-    | SimulatedSettings
-    | OrderSettings
-    | HumanSettings,
-    Field(discriminator="kind"),
-]
+from tasks.panel.settings import AnnotatorSettings, Budget, without_operations
 
 
 class SelectionSettings(BaseModel):
@@ -95,16 +65,6 @@ class PreferenceSettings(BaseModel):
         return self
 
 
-class Budget(BaseModel):
-    """What the panel may spend on one round's votes; None = no limit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tokens: int | None = Field(None, ge=1)
-    money: float | None = Field(None, gt=0)  # in the currency of the annotators' prices
-    seconds: float | None = Field(None, gt=0)  # of each attempt
-
-
 class LabelSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -127,46 +87,3 @@ class LabelSpec(Spec):
 
     def keyed_settings(self) -> dict[str, Any]:
         return without_operations(super().keyed_settings())
-
-
-class JudgeSpec(Spec):
-    """Have annotators compare several policies' responses to the same prompts (evaluation): no preferences are made.
-
-    Response j of each other source is compared with response j of the first source. `rates` only score.
-    """
-
-    stage: ClassVar[str] = "judge"
-    version: ClassVar[int] = 2
-
-    settings: "JudgingSettings"
-    responses: dict[
-        str, Path
-    ]  # source name -> folder of a finished generate stage; the first is compared with the rest
-    prompts: Path
-    answers: Path | None = None  # as LabelSpec.answers
-
-    def keyed_settings(self) -> dict[str, Any]:
-        return without_operations(super().keyed_settings())
-
-
-def without_operations(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without what changes how fast, where and at what price annotators are asked, but not what they say."""
-    return {
-        group: {
-            name: {key: value for key, value in annotator.items() if key not in OPERATIONS}
-            for name, annotator in annotators.items()
-        }
-        if group in ("annotators", "judges", "rates")
-        else annotators
-        for group, annotators in settings.items()
-    }
-
-
-class JudgingSettings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    judges: dict[str, AnnotatorSettings]  # decide win rates
-    rates: dict[str, AnnotatorSettings] = {}  # score single responses; their mean is a rate
-
-
-JudgeSpec.model_rebuild()

@@ -3,7 +3,6 @@
 Command: python -m tasks.labeling <folder>/spec.yaml
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,28 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.arrays import Ints
 from storage.errors import UserError
-from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, VOTES, parquet_writer, write_parquet
-from storage.stage import Outcome, Progress, Spec, run_stage, silent
-from tasks.labeling.aggregation import Ints
-from tasks.labeling.annotators.implicit_reward import ImplicitRewardSettings
-from tasks.labeling.annotators.protocol import Response
-from tasks.labeling.annotators.registry import open_annotators
-from tasks.labeling.ballot import Ballot, Questions
-from tasks.labeling.candidates import Candidates, for_annotators, read_candidates
-from tasks.labeling.humans.batch import batch_folder, export
-from tasks.labeling.humans.collect import collect
-from tasks.labeling.humans.settings import HumanSettings
-from tasks.labeling.length import without_length
-from tasks.labeling.observe import observe
+from storage.stage import Outcome, Progress, run_stage, silent
+from tasks.labeling.annotator_stats import observe
+from tasks.labeling.length_penalty import without_length
+from tasks.labeling.margin_filter import keep_largest
 from tasks.labeling.pairing import candidate_pairs
-from tasks.labeling.panel import Keeping, vote
-from tasks.labeling.parts import Parts, remove_parts
 from tasks.labeling.preferences import make_preferences
-from tasks.labeling.selection import keep_largest
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
+from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
+from tasks.panel.annotators.protocol import Response
+from tasks.panel.annotators.registry import open_annotators
+from tasks.panel.humans.batch import batch_folder, export
+from tasks.panel.humans.collect import collect
+from tasks.panel.humans.settings import HumanSettings
+from tasks.panel.parts import Parts, remove_parts
+from tasks.panel.questions import Ballot, Questions, votes_by_outcome
+from tasks.panel.responses import Candidates, for_annotators, read_candidates
+from tasks.panel.voting import Keeping, drawing_seed, vote
 
 SOURCE = "policy"
 _BLOCK = 4096  # prompts whose pairs are listed at once
@@ -154,19 +152,6 @@ def of_people(settings: PreferenceSettings, votes: pa.Table) -> PreferenceSettin
             "weights": {person: value for name, value in settings.weights.items() for person in persons(name)},
         }
     )
-
-
-def drawing_seed(spec: Spec) -> int:
-    """The seed of annotators that draw: differs between stages and rounds that share a seed."""
-    return int(digest([spec.stage, spec.round, spec.seed])[:16], 16)
-
-
-def votes_by_outcome(votes: pa.Table) -> dict[str, dict[str, int]]:
-    """{annotator: {outcome: count}}, in the panel's order."""
-    counts: dict[str, Counter[str]] = {}
-    for row in votes.group_by(["annotator", "outcome"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
-        counts.setdefault(row["annotator"], Counter())[row["outcome"]] = row["count_all"]
-    return {annotator: dict(sorted(count.items())) for annotator, count in counts.items()}
 
 
 def _remedy(dropped: dict[str, int], votes: pa.Table, votes_path: str) -> str:

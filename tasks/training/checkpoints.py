@@ -18,9 +18,9 @@ from torch import nn
 
 from storage.files import digest, publish_folder, publish_text, sweep_temporaries
 from storage.manifest import BrokenManifest, FileEntry
+from tasks.training.distributed import ALONE, Ranks
 from tasks.training.metrics import StepMetrics
 from tasks.training.optimizer import load_optimizer, optimizer_tensors
-from tasks.training.ranks import ALONE, Ranks
 from tasks.training.settings import CHECKPOINTS
 from tasks.training.sharding import placed_like, whole
 

@@ -86,7 +86,7 @@ def _command(spec: TrainSpec, spec_file: Path) -> list[str]:
             )
         return [*words, "-m", _MODULE, str(spec_file)]
     if settings.processes > 1:
-        return [sys.executable, "-m", "tasks.training.several", str(settings.processes), _MODULE, str(spec_file)]
+        return [sys.executable, "-m", "tasks.training.torchrun", str(settings.processes), _MODULE, str(spec_file)]
     return [sys.executable, "-m", _MODULE, str(spec_file)]
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tasks.training.batching import Forward
+from tasks.training.distributed import ALONE, Ranks
 from tasks.training.examples import Example, collate
 from tasks.training.groups import PromptGroup
 from tasks.training.objectives.batch import Batch
 from tasks.training.objectives.registry import Objective
 from tasks.training.objectives.steps import Memory, StepLoss
-from tasks.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,8 +13,8 @@ from storage.errors import UserError
 from storage.schemas import REFERENCE, read_parquet, table, write_parquet
 from storage.stage import Progress, has_part, mark_part, silent
 from tasks.training.batching import Forward, token_starts
+from tasks.training.distributed import ALONE, Ranks
 from tasks.training.groups import PromptGroup
-from tasks.training.ranks import ALONE, Ranks
 from tasks.training.settings import TrainSpec
 
 REFERENCE_FILE = "reference.parquet"

@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 
 from storage.errors import UserError
 from tasks.training.batching import Forward, PackedForward, PlainForward
+from tasks.training.distributed import ALONE, Ranks
 from tasks.training.groups import PromptGroup
 from tasks.training.packing import packed_tokens
-from tasks.training.ranks import ALONE, Ranks
 from tasks.training.sharding import own
 
 if TYPE_CHECKING:

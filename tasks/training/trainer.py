@@ -19,18 +19,18 @@ from storage.stage import Outcome, Progress, finished, run_stage, silent
 from tasks.modeling.load import resolve_device
 from tasks.training.batching import Forward
 from tasks.training.checkpoints import remove_checkpoints, resume, save_checkpoint
+from tasks.training.distributed import ALONE, Ranks, joined
 from tasks.training.examples import Example
 from tasks.training.groups import windows
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
 from tasks.training.metrics import METRICS_FILE, StepMetrics, metrics_file
+from tasks.training.model_loading import Policies
 from tasks.training.objectives.registry import Objective, build_objective
 from tasks.training.objectives.steps import Memory
 from tasks.training.optimizer import build_optimizer, learning_rate, trainable
-from tasks.training.policies import Policies
-from tasks.training.provision import Provision
-from tasks.training.ranks import ALONE, Ranks, joined
 from tasks.training.settings import TrainSpec
 from tasks.training.sharding import whole
+from tasks.training.training_data import Provision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

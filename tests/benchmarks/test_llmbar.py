@@ -13,7 +13,7 @@ import pytest
 from benchmarks.llmbar import figures, read_annotators, read_pairs
 from conf.compose import PROJECT
 from storage.errors import UserError
-from tests.labeling.chat_server import ChatServer, fenced
+from tests.panel.chat_server import ChatServer, fenced
 
 VOTES = [
     {"outcome": "a", "ab": "a", "ba": "a", "label": "a", "probability": 0.9},

@@ -10,9 +10,10 @@ import pytest
 from storage.schemas import PREFERENCES, RESPONSES, SCORES, VOTES, table, write_parquet
 from storage.schemas import PROMPTS as PROMPTS_SCHEMA
 from storage.stage import Outcome, run_stage
-from tasks.evaluation.settings import EvaluateSpec, MetricsSettings
+from tasks.evaluation.settings import EvaluateSpec, JudgeSpec, JudgingSettings, MetricsSettings
 from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
-from tasks.labeling.settings import JudgeSpec, JudgingSettings, LabelSettings, LabelSpec
+from tasks.labeling.settings import LabelSettings, LabelSpec
+from tests.panel.conftest import importable_voters, world  # noqa: F401  (fixtures)
 
 Rows = Sequence[dict[str, Any]]
 PROMPTS = 45

@@ -10,9 +10,9 @@ from flows.benchmarks import harness_spec
 from flows.plan import Plan
 from storage.errors import UserError
 from tasks.evaluation.harness.settings import HarnessSettings, check_harness
-from tasks.evaluation.report.files import read_run
-from tasks.evaluation.report.harness import table
-from tests.evaluation.made_up_run import MadeUpRun
+from tasks.reporting.report.files import read_run
+from tasks.reporting.report.harness import table
+from tests.reporting.made_up_run import MadeUpRun
 
 
 def benchmarks(arc: float, perplexity: float, average: float | None) -> dict[str, Any]:

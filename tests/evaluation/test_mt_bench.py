@@ -11,16 +11,16 @@ from transformers import AutoTokenizer
 from conf.compose import compose_config
 from storage.errors import UserError
 from storage.schemas import DIALOGUES, GRADES, read_parquet, table, write_parquet
-from tasks.evaluation.mt_bench import mt_bench
-from tasks.evaluation.report.files import read_run
-from tasks.evaluation.report.mt_bench import table as html_table
-from tasks.generation.dialogue import FILE, DialogueSettings, DialogueSpec, read_questions
-from tasks.generation.dialogue import run as run_dialogue
+from tasks.evaluation.mt_bench.dialogue import FILE, DialogueSettings, DialogueSpec, read_questions
+from tasks.evaluation.mt_bench.dialogue import run as run_dialogue
+from tasks.evaluation.mt_bench.figures import mt_bench
+from tasks.evaluation.mt_bench.grading import GraderSettings, GradeSettings, GradeSpec, read_grade, run_grading
 from tasks.generation.engines import Request, Sample
 from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.labeling.grading import GraderSettings, GradeSettings, GradeSpec, read_grade, run_grading
-from tests.evaluation.made_up_run import MadeUpRun
-from tests.labeling.chat_server import ChatServer
+from tasks.reporting.report.files import read_run
+from tasks.reporting.report.mt_bench import table as html_table
+from tests.panel.chat_server import ChatServer
+from tests.reporting.made_up_run import MadeUpRun
 
 QUESTIONS = [
     {"question_id": 1, "category": "writing", "turns": ["Write.", "Again."]},

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from conf.compose import PROJECT
-from flows.device import device_limit
-from flows.temporary_server import free_port, healthy
+from flows.operations.device import device_limit
+from flows.operations.temporary_server import free_port, healthy
 
 PREFECT = Path(sys.executable).with_name("prefect")
 MARK = "IREPO_TEST_MARK"

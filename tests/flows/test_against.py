@@ -11,7 +11,7 @@ from storage.lineage import find, trace
 from storage.manifest import folder_digest, read_manifest
 from tests.conftest import MakePolicy
 from tests.flows.test_iterate import command, words
-from tests.labeling.chat_server import ChatServer
+from tests.panel.chat_server import ChatServer
 
 
 @pytest.mark.slow

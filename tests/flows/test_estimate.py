@@ -8,7 +8,7 @@ import pytest
 
 from flows.iterate import main
 from storage.errors import UserError
-from tests.labeling.chat_server import ChatServer
+from tests.panel.chat_server import ChatServer
 
 
 @pytest.fixture

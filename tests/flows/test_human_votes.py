@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.compose import PROJECT
-from tasks.labeling.humans.batch import read_batch
+from tasks.panel.humans.batch import read_batch
 from tests.flows.served import Served
 
 PEOPLE = "+panel.annotators.people={kind: human, sample: 4}"
@@ -82,7 +82,7 @@ def test_a_run_that_nobody_can_resume_ends_and_goes_on_with_its_command(served: 
     folder = served.runs / "by-hand" / "round-01" / "label" / "humans-people"
     said = stopped.stdout.replace("\n", " ")
     assert "waiting for people: 0 of 4 comparisons have their votes" in said
-    assert f"python -m tasks.labeling.humans {folder}" in said
+    assert f"python -m tasks.panel.humans {folder}" in said
     assert "Traceback" not in stopped.stderr
     lines = [json.dumps({"id": name, "person": "ann", "outcome": "tie"}) for name in read_batch(folder).questions]
     (folder / "votes.jsonl").write_text("\n".join(lines))  # by hand, in an editor

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flows.panel_report import complaints, panel_tables
+from flows.show.panel_tables import complaints, panel_tables
 
 
 def row(name: str, **given: Any) -> dict[str, Any]:

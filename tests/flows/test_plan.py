@@ -14,7 +14,7 @@ from flows.plan import Plan
 from flows.training import extra_spec, reference_digest, reference_folder, reference_spec, train_spec
 from storage.errors import UserError
 from storage.manifest import folder_digest
-from tasks.labeling.settings import FunctionSettings
+from tasks.panel.annotators.function import FunctionSettings
 
 
 def plan(*words: str) -> Plan:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from conf.compose import compose_config
-from flows.artifacts import draw_figures, publish_rounds
 from flows.gate import ends, settle
 from flows.plan import Plan
+from flows.show.artifacts import draw_figures, publish_rounds
 from tasks.evaluation.gate import Decision, Reason
-from tasks.evaluation.report.write import write_report
-from tests.evaluation.made_up_run import HOSTILE, MadeUpRun, interval
+from tasks.reporting.report.write import write_report
 from tests.flows.browser import CHROMIUM, Page, browser
+from tests.reporting.made_up_run import HOSTILE, MadeUpRun, interval
 
 CHOSEN = Reason(rule="near", holds=False, says="KL 9; at most 3", broken="roll back")
 FIGURES = (
@@ -117,8 +117,8 @@ def test_a_report_that_cannot_be_written_is_a_line_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     links: list[str] = []
-    monkeypatch.setattr("flows.artifacts.create_table_artifact", lambda *_: None)
-    monkeypatch.setattr("flows.artifacts.create_link_artifact", lambda link, *_: links.append(link))
+    monkeypatch.setattr("flows.show.artifacts.create_table_artifact", lambda *_: None)
+    monkeypatch.setattr("flows.show.artifacts.create_link_artifact", lambda link, *_: links.append(link))
     run = MadeUpRun(tmp_path / "made")
     rounds = [record(0, 0, run.evaluate(0)) | {"decision": "promote"}]
     publish_rounds(plan_of(run), rounds)

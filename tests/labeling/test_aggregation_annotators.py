@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks.tabular.world import World, cast_votes, make_world
-from tasks.labeling.aggregation import Floats, Votes, bradley_terry, sigmoid
-from tasks.labeling.aggregation.census import sample, take_census
+from storage.arrays import Floats
+from tasks.labeling.aggregation import Votes, bradley_terry, sigmoid
+from tasks.labeling.aggregation.crowd_bt import noisy_bradley_terry
 from tasks.labeling.aggregation.groups import annotator_groups, worst_off
-from tasks.labeling.aggregation.noisy import noisy_bradley_terry
 from tasks.labeling.aggregation.reliability import Reliability, estimate_reliability, snap
+from tasks.labeling.aggregation.vote_counts import sample, take_census
 from tasks.labeling.aggregation.votes import concatenate
 
 SLOTS = 5

@@ -11,10 +11,10 @@ import pytest
 from storage.errors import UserError
 from storage.schemas import AGREEMENT, ANNOTATORS, PREFERENCES, SCORES, VOTES
 from tasks.labeling.aggregation import bradley_terry, empirical_logit
-from tasks.labeling.candidates import read_candidates
 from tasks.labeling.preferences import make_preferences
 from tasks.labeling.settings import PreferenceSettings
 from tasks.labeling.stage import run
+from tasks.panel.responses import read_candidates
 
 SCHEMAS = {
     "scores": SCORES,

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.labeling.length import GRID, level_penalty
+from tasks.labeling.length_penalty import GRID, level_penalty
 from tasks.labeling.stage import run
 
 

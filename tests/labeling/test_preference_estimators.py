@@ -7,10 +7,10 @@ import pytest
 from storage.errors import UserError
 from storage.schemas import SCORES, VOTES, table
 from tasks.labeling import preferences as module
-from tasks.labeling.candidates import Candidates, read_candidates
 from tasks.labeling.preferences import Preferences, make_preferences
 from tasks.labeling.settings import PreferenceSettings
-from tests.labeling.conftest import World
+from tasks.panel.responses import Candidates, read_candidates
+from tests.panel.conftest import World
 
 PROMPTS_, SLOTS = 60, 4
 ESTIMATORS = ("empirical_logit", "plackett_luce", "davidson", "dawid_skene", "general", "maxmin")

@@ -15,9 +15,9 @@ from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 from tasks.training.batching import PackedForward
 from tasks.training.objectives.settings import PAPERS_EMBEDDER
-from tasks.training.provision import Provision
 from tasks.training.settings import TrainSpec
 from tasks.training.trainer import run
+from tasks.training.training_data import Provision
 from tests.conftest import MakePolicy
 from tests.training.conftest import MakeSpec
 from tests.training.preference_rows import preference_rows

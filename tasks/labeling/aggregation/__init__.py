@@ -3,16 +3,13 @@
 P prompts, K responses (slots) of each, A annotators. Which estimator when: docs/aggregation.md.
 """
 
-from tasks.labeling.aggregation.arrays import Bools, Floats, Gaps, Ints, PairLogits, logit, sigmoid
+from tasks.labeling.aggregation.arrays import Gaps, PairLogits, logit, sigmoid
 from tasks.labeling.aggregation.bradley_terry import Strengths, bradley_terry
 from tasks.labeling.aggregation.counts import empirical_logit, pair_logits, rankings_to_wins
 from tasks.labeling.aggregation.votes import Votes, read_votes
 
 __all__ = [
-    "Bools",
-    "Floats",
     "Gaps",
-    "Ints",
     "PairLogits",
     "Strengths",
     "Votes",

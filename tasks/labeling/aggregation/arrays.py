@@ -1,14 +1,11 @@
-"""Array types, the logistic function, and the answer that every estimator gives for a pair."""
+"""The logistic function, and the answer that every estimator gives for a pair."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.integer]
+from storage.arrays import Floats, Ints
 
 
 class Gaps(Protocol):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.labeling.aggregation.arrays import Bools, Floats, Ints, sigmoid
+from storage.arrays import Bools, Floats, Ints
+from tasks.labeling.aggregation.arrays import sigmoid
 from tasks.labeling.aggregation.newton import maximise
 
 _TOLERANCE = 1e-18  # rise of the log-posterior, for each win, that the last Newton step still promised

@@ -6,7 +6,8 @@ Sources: Haldane 1956, Anscombe 1956 (the empirical logit).
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.labeling.aggregation.arrays import Floats, PairLogits
+from storage.arrays import Floats
+from tasks.labeling.aggregation.arrays import PairLogits
 
 
 def empirical_logit(k: ArrayLike, h: ArrayLike, a: float = 0.5) -> tuple[Floats, Floats]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.labeling.aggregation.arrays import Floats, Ints, logit
+from storage.arrays import Floats, Ints
+from tasks.labeling.aggregation.arrays import logit
 from tasks.labeling.aggregation.bradley_terry import Strengths, check_connected, strengths_of
 from tasks.labeling.aggregation.newton import maximise
 

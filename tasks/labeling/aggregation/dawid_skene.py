@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.labeling.aggregation.arrays import Floats, Ints, PairLogits, logit, sigmoid
+from storage.arrays import Floats, Ints
+from tasks.labeling.aggregation.arrays import PairLogits, logit, sigmoid
 from tasks.labeling.aggregation.votes import Votes
 
 _ACCURACY = 0.7  # at the start

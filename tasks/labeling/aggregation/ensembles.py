@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.labeling.aggregation.arrays import Floats, Ints
+from storage.arrays import Floats, Ints
 
 Rule = Literal["mean", "worst", "uncertainty"]
 

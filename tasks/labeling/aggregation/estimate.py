@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from tasks.labeling.aggregation.arrays import Bools, Floats, Gaps, PairLogits
+from storage.arrays import Bools, Floats
+from tasks.labeling.aggregation.arrays import Gaps, PairLogits
 from tasks.labeling.aggregation.bradley_terry import bradley_terry
-from tasks.labeling.aggregation.census import Blocks, indices, sample, take_census
 from tasks.labeling.aggregation.counts import pair_logits
+from tasks.labeling.aggregation.crowd_bt import noisy_bradley_terry
 from tasks.labeling.aggregation.davidson import davidson
 from tasks.labeling.aggregation.dawid_skene import dawid_skene, judged
 from tasks.labeling.aggregation.general import average_rows, general_preferences
 from tasks.labeling.aggregation.groups import annotator_groups, worst_off
-from tasks.labeling.aggregation.noisy import noisy_bradley_terry
 from tasks.labeling.aggregation.plackett_luce import plackett_luce, votes_to_rankings
 from tasks.labeling.aggregation.reliability import Reliability, estimate_reliability
+from tasks.labeling.aggregation.vote_counts import Blocks, indices, sample, take_census
 from tasks.labeling.aggregation.votes import Votes
 from tasks.labeling.settings import PreferenceSettings
 

@@ -7,7 +7,8 @@ a prompt's pairs are fitted directly: strengths explain what is transitive, and 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.labeling.aggregation.arrays import Floats, PairLogits, sigmoid
+from storage.arrays import Floats
+from tasks.labeling.aggregation.arrays import PairLogits, sigmoid
 from tasks.labeling.aggregation.newton import maximise
 
 _TOLERANCE = 1e-18

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.labeling.aggregation.arrays import Bools, Floats, Ints, sigmoid
+from storage.arrays import Bools, Floats, Ints
+from tasks.labeling.aggregation.arrays import sigmoid
 from tasks.labeling.aggregation.bradley_terry import Strengths, bradley_terry
 from tasks.labeling.aggregation.votes import Votes
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tasks.labeling.aggregation.arrays import Floats
+from storage.arrays import Floats
 
 _ITERATIONS = 200
 _HALVINGS = 40

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.labeling.aggregation.arrays import Bools, Floats, Ints
+from storage.arrays import Bools, Floats, Ints
 from tasks.labeling.aggregation.bradley_terry import (
     Strengths,
     check_connected,

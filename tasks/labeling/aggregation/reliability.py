@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.labeling.aggregation.arrays import Floats, Ints, sigmoid
+from storage.arrays import Floats, Ints
+from tasks.labeling.aggregation.arrays import sigmoid
 from tasks.labeling.aggregation.bradley_terry import win_derivatives, win_posterior
-from tasks.labeling.aggregation.census import Blocks, indices, sample, take_census
 from tasks.labeling.aggregation.newton import maximise
+from tasks.labeling.aggregation.vote_counts import Blocks, indices, sample, take_census
 from tasks.labeling.aggregation.votes import Votes
 
 _START = 0.9

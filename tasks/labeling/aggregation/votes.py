@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.labeling.aggregation.arrays import Bools, Floats, Ints
+from storage.arrays import Bools, Floats, Ints
 
 _OUTCOMES = pa.array(["a", "b", "tie"])
 _SHARES = np.array([1.0, 0.0, 0.5])

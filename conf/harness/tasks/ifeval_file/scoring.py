@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.labeling.annotators.checks import CHECKS, holds
+from tasks.panel.annotators.checks import CHECKS, holds
 
 
 def known(docs: Any) -> Any:

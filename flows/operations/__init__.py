@@ -1,0 +1,1 @@
+"""What keeps runs going: environment, servers, liveness, the device limit."""

@@ -1,0 +1,69 @@
+"""Prefect's server with its UI, for as long as `make serve` lives: started, watched, and started again."""
+
+import subprocess
+import sys
+import threading
+import time
+
+from flows.operations.temporary_server import API, HOST, PORT, healthy, listens
+from flows.show.terminal import console
+from storage.errors import UserError
+from tasks.processes import end_group, start_group
+
+#: A server that does not answer for so long is started again: with SQLite it can hang (PrefectHQ/prefect#23055).
+_UNHEALTHY_SECONDS = 60
+
+
+class Server:
+    """Prefect's server with its UI, in a session of its own: it outlives this process when that is killed, so that runs
+    can still be watched and declared Crashed; the next `make serve` finds it. Otherwise it ends with `stop`.
+
+    Also one that was found, not started: then `stop` leaves it alone.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start it, unless it is there, and wait until it answers; start it again whenever it dies or hangs."""
+        if not healthy(API):
+            self._launch()
+        threading.Thread(target=self._watch, name="watch-server", daemon=True).start()
+
+    def _launch(self) -> None:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(PORT)]
+        self._process = start_group(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not healthy(API):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                end_group(self._process)
+                raise UserError(
+                    "Prefect's server did not start",
+                    where=f"{HOST}:{PORT}",
+                    remedy="is the port taken? choose another: IREPO_PORT=4300 make serve",
+                )
+            time.sleep(0.3)
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._stopped.wait(2):
+            process = self._process
+            if process is None or process.poll() is None:
+                if healthy(API):
+                    last = time.monotonic()
+                if listens(PORT) and time.monotonic() - last < _UNHEALTHY_SECONDS:
+                    continue
+            if process is not None:
+                end_group(process)
+            console.print("Prefect's server is gone; starting it again. Runs wait for it.")
+            try:
+                self._launch()
+            except UserError as error:
+                console.print(str(error), markup=False)
+            last = time.monotonic()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._process is not None:
+            end_group(self._process, grace=30)

@@ -1,0 +1,133 @@
+"""Prefect's server on loopback as a process of ours: for as long as one run lives, or for `make serve`.
+
+Prefect starts a temporary server for a run without one too, but that outlives a run that is killed.
+"""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from storage.errors import UserError
+from tasks.processes import die_with_parent, end_group, start_group
+
+HOST = "127.0.0.1"
+#: Where `make serve` has its server.
+PORT = int(os.environ.get("IREPO_PORT", "4200"))
+API = f"http://{HOST}:{PORT}/api"
+#: Set for a run whose server lives only as long as the run.
+TEMPORARY = "IREPO_TEMPORARY_SERVER"
+_START_SECONDS = 120
+_ROOT = Path(__file__).resolve().parents[2]
+
+_server: subprocess.Popen[bytes] | None = None
+_stopping = threading.Event()
+
+
+def healthy(api: str) -> bool:
+    """Whether a Prefect server answers at `api` (http://.../api) within two seconds."""
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def listens(port: int) -> bool:
+    """Whether any process accepts connections at `port` of loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def start_temporary_server() -> None:
+    """Start a server for this process's runs, unless Prefect's settings name one. Does not wait: see `await_server`.
+
+    It keeps its history where Prefect's settings say (PREFECT_HOME), has no UI and no scheduler, and ends with this
+    process, however that ends.
+    """
+    global _server
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is not None:
+        return
+    port = free_port()
+    _server = _launch(port)
+    # Registered before Prefect is imported, so called after what Prefect sends at its end.
+    atexit.register(_stop)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    os.environ[TEMPORARY] = "1"
+    refresh_global_settings_context()
+
+
+def _launch(port: int) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    command = [sys.executable, "-m", "flows.operations.temporary_server", str(port)]
+    return start_group(command, stdout=subprocess.DEVNULL, env=environment, cwd=_ROOT)
+
+
+def await_server() -> None:
+    """Wait until the temporary server answers, if there is one; from then on it is started again when it dies.
+
+    Raises UserError when it does not start.
+    """
+    if _server is None:
+        return
+    deadline = time.monotonic() + _START_SECONDS
+    while not healthy(os.environ["PREFECT_API_URL"]):
+        if _server.poll() is not None or time.monotonic() > deadline:
+            how = f"ended with code {_server.poll()}" if _server.poll() is not None else "does not answer"
+            raise UserError(
+                f"Prefect's temporary server {how}",
+                where=os.environ["PREFECT_API_URL"],
+                remedy="look at what it printed above; is PREFECT_HOME writable? Or start one: make serve",
+            )
+        time.sleep(0.05)
+    threading.Thread(target=_watch, args=(_server,), name="watch-server", daemon=True).start()
+
+
+def _watch(server: subprocess.Popen[bytes]) -> None:
+    """A run whose server is gone waits for it (Prefect's client tries for a minute): give it one at the same port."""
+    global _server
+    port = int(os.environ["PREFECT_API_URL"].removesuffix("/api").rpartition(":")[2])
+    while not _stopping.wait(0.5):
+        if server.poll() is not None:
+            _server = server = _launch(port)
+
+
+def _stop() -> None:
+    _stopping.set()
+    if _server is not None:
+        end_group(_server)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _serve(port: int) -> None:
+    die_with_parent()
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on"
+    )
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,142 @@
+"""What the Prefect UI shows of a run beside its states: a table of rounds, reports, the run folder."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from flows.plan import Plan
+from flows.show.panel_tables import panel_tables
+from flows.show.terminal import cells, markdown_table
+from tasks.evaluation.stage import SAMPLES
+from tasks.reporting.cards.write import write_cards
+from tasks.reporting.report.write import write_report
+
+log = logging.getLogger("irepo")
+
+_SAMPLES = 8  # pairs in a report
+_LONG = 600  # characters of a sample
+
+
+def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
+    """The table of all rounds so far: a version of the artifact `<run>-rounds`; and the run's report, as a page.
+
+    The report's figures are in the page; as files they are left to `draw_figures`.
+    """
+    columns = cells(rounds)
+    table = [
+        {"round": _heading(record), "decision": record["decision"] or "waits"}
+        | {name: "–" if column[i] == "-" else column[i] for name, column in columns}  # a "-" is drawn as a list's dot
+        for i, record in enumerate(rounds)
+    ]
+    _publish(lambda: create_table_artifact(table, f"{slug(plan)}-rounds", f"{plan.config.name}: rounds so far"))
+    _publish_page(plan)
+
+
+def _publish_page(plan: Plan) -> None:
+    """Write cards and report.html, and link to it: the artifact `<run>-report`. Failure stops nothing."""
+    page = _write_page(plan, figures=False)
+    if page is None:
+        return
+    try:
+        write_cards(plan.layout.root)
+    except Exception as error:
+        log.warning("cards were not written: %s", error)
+    address = page.resolve().as_uri()
+    _publish(lambda: create_link_artifact(address, page.name, f"{slug(plan)}-report", "The report of the run."))
+
+
+def draw_figures(plan: Plan) -> None:
+    """The report's figures as files, SVG and PNG: once, when the run ends, since they take as long as votes do."""
+    _write_page(plan, figures=True)
+
+
+def _write_page(plan: Plan, *, figures: bool) -> Path | None:
+    try:
+        return write_report(plan.layout.root, figures=figures)
+    except Exception as error:
+        log.warning("the report was not written: %s", error)
+        return None
+
+
+def publish_folder_link(plan: Plan) -> None:
+    """A link to the run folder on the machine that the run works on."""
+    folder = plan.layout.root.resolve()
+    _publish(lambda: create_link_artifact(folder.as_uri(), str(folder), f"{slug(plan)}-folder", "The run folder."))
+
+
+def publish_report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
+    """The report on the last of `rounds`: the artifact `<run>-round-<number>`."""
+    key = f"{slug(plan)}-round-{rounds[-1]['round']}"
+    text = report(plan, rounds)
+    _publish(lambda: create_markdown_artifact(text, key, f"{plan.config.name}: round {rounds[-1]['round']}"))
+
+
+def publish_waiting(plan: Plan, number: int, message: str) -> None:
+    """What people have to do before round `number` goes on: the artifact `<run>-votes`."""
+    text = (
+        f"# {plan.config.name}: round {number} waits for people\n\n```\n{message}\n```\n\n"
+        f"`python -m flows.vote {plan.layout.root}` serves the page and resumes this run when there are enough votes; "
+        "or press *Resume* then."
+    )
+    _publish(lambda: create_markdown_artifact(text, f"{slug(plan)}-votes", f"round {number} waits for people"))
+
+
+def report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> str:
+    """Markdown: figures of the initial policy, of where the round started, and of its end; votes; sample pairs."""
+    record = rounds[-1]
+    shown = [rounds[0], *(r for r in rounds if r["round"] == record["base"] and r["round"]), record]
+    lines = [f"# {plan.config.name}: round {record['round']}", ""]
+    lines += markdown_table(["", *(_heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
+    labels = record["labels"]
+    lines += ["", "## Votes", ""]
+    lines += [f"{labels['pairs']} preference pairs of {labels['comparisons']} comparisons; left out: "]
+    lines[-1] += ", ".join(f"{count} {reason}" for reason, count in labels["dropped"].items() if count) or "none"
+    lines += ["", *panel_tables(labels)]
+    lines += ["", "## Held-out samples, not picked", ""]
+    lines += _samples(plan, record)
+    lines += ["", f"policy: `{record['policy']}`"]
+    return "\n".join(lines) + "\n"
+
+
+def slug(plan: Plan) -> str:
+    """The run's name as artifact keys allow it: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", plan.config.name.lower()).strip("-")
+
+
+def _heading(record: dict[str, Any]) -> str:
+    return f"round {record['round']}" if record["round"] else "initial"
+
+
+def _samples(plan: Plan, record: dict[str, Any]) -> list[str]:
+    sides = [record["base"], record["round"]]
+    before, after = (_read(plan.layout.stage(number, "evaluate") / SAMPLES) for number in sides)
+    pairs = list(zip(before, after, strict=True))
+    rows = [
+        [_quoted(text) for text in (old["prompt"][-_LONG:], old["reply"][:_LONG], new["reply"][:_LONG])]
+        for old, new in pairs[:: max(1, -(-len(pairs) // _SAMPLES))]
+    ]
+    return markdown_table(["prompt", "before the round", "after the round"], rows)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    samples: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return samples
+
+
+def _quoted(text: str) -> str:
+    """One cell of a Markdown table: what a model wrote is shown, never interpreted."""
+    plain = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
+    return plain.replace("\n", "<br>") or "*(nothing)*"
+
+
+def _publish(create: Callable[[], object]) -> None:
+    """An artifact is for the eyes: a server that does not take it stops nothing, and the log says so."""
+    try:
+        create()
+    except Exception as error:
+        log.warning("an artifact was not published: %s", error)

@@ -1,0 +1,201 @@
+"""How the annotators of a label stage did: outcomes, agreement, bias, consistency, cost. Numpy over whole columns."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.arrays import Bools, Ints
+from storage.schemas import AGREEMENT, ANNOTATORS
+from tasks.labeling.aggregation.votes import places
+from tasks.panel.annotators.protocol import UNANSWERED
+from tasks.panel.responses import Candidates
+
+_OUTCOMES = ("a", "b", "tie", "abstain", "error")
+_SILENT = -2  # neither a (1), b (-1) nor tie (0)
+_SIDES = np.array([1, -1, 0, _SILENT, _SILENT], dtype=np.int8)  # of _OUTCOMES
+_PAID = ["annotator", "faults", "seconds", "tokens", "cost"]
+_VOTES = ["prompt_id", "index_a", "index_b", "kind", "outcome", "ab", "ba", *_PAID]
+
+
+@dataclass(frozen=True)
+class Observations:
+    """`annotators` of storage.schemas.ANNOTATORS in the panel's order, `agreement` of AGREEMENT."""
+
+    annotators: pa.Table
+    agreement: pa.Table
+
+
+def observe(
+    candidates: Candidates, votes: pa.Table, scores: pa.Table, preferences: pa.Table, gold: Sequence[str] = ()
+) -> Observations:
+    """Observe the `votes` of one stage (storage.schemas.VOTES) beside what they amounted to.
+
+    `gold`: annotators whose a and b votes are the truth that accuracy is measured by; where they contradict each other
+    there is none.
+    """
+    panel = _Panel(candidates, votes, scores)
+    names = panel.names
+    chosen = panel.sides(preferences)
+    truth = panel.truth(gold)
+    rows = [panel.row(number, chosen, truth) for number in range(len(names))]
+    pairs = [panel.agreement(one, other) for one, other in combinations(range(len(names)), 2)]
+    return Observations(
+        pa.Table.from_pylist(rows, schema=ANNOTATORS),
+        pa.Table.from_pylist([row for row in pairs if row is not None], schema=AGREEMENT),
+    )
+
+
+class _Panel:
+    """Votes as a matrix: `said[c, n]` is what annotator c said of comparison n."""
+
+    def __init__(self, candidates: Candidates, votes: pa.Table, scores: pa.Table) -> None:
+        self._candidates = candidates
+        self._votes, self._scores = votes.select(_VOTES), scores.select(_PAID)
+        self.names: list[str] = pc.unique(votes["annotator"]).to_pylist()
+        self._slots = candidates.rows.shape[1]
+        at = [self._place(*_slots(self._of(name))) for name in self.names]
+        self._comparisons: Ints = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *at]))
+        self.said = np.full((len(self.names), len(self._comparisons)), _SILENT, dtype=np.int8)
+        for number, name in enumerate(self.names):
+            mine = self._of(name)
+            _, a, b = _slots(mine)
+            side = _SIDES[places(mine["outcome"], pa.array(_OUTCOMES), np.int8)]
+            side = np.where((a > b) & (np.abs(side) == 1), -side, side)
+            self.said[number, np.searchsorted(self._comparisons, at[number])] = side
+
+    def _of(self, name: str) -> pa.Table:
+        """The votes of one annotator."""
+        return self._votes.filter(pc.equal(self._votes["annotator"], name))
+
+    def _place(self, prompts: pa.ChunkedArray, a: Ints, b: Ints) -> Ints:
+        """One number a comparison, whichever of the two comes first."""
+        prompt = places(prompts, self._candidates.prompt_ids, np.int64)
+        return (prompt * self._slots + np.minimum(a, b)) * self._slots + np.maximum(a, b)
+
+    def sides(self, preferences: pa.Table) -> Ints:
+        """[n]: 1 where the lower index of the comparison was chosen, -1 where the higher one, 0 where neither."""
+        decided = preferences.filter(pc.greater(preferences["target"], 0))
+        chosen = decided["chosen_index"].to_numpy().astype(np.int64)
+        rejected = decided["rejected_index"].to_numpy().astype(np.int64)
+        sides = np.zeros(len(self._comparisons), dtype=np.int8)
+        place = self._place(decided["prompt_id"], chosen, rejected)
+        at = np.searchsorted(self._comparisons, place)
+        sides[at] = np.where(chosen < rejected, 1, -1)
+        return sides
+
+    def truth(self, gold: Sequence[str]) -> Ints | None:
+        """[n]: the side that those of `gold` who decided agree on, 0 where there is none; None without gold."""
+        judges = [self.said[self.names.index(name)] for name in gold if name in self.names]
+        if not judges:
+            return None
+        sides = np.array(judges)
+        first, second = (sides == 1).any(axis=0), (sides == -1).any(axis=0)
+        return first.astype(np.int8) - second.astype(np.int8)
+
+    @cached_property
+    def _net(self) -> Ints:
+        """[n]: a votes minus b votes of all annotators."""
+        net: Ints = np.where(self.said == _SILENT, 0, self.said).sum(axis=0, dtype=np.int64)
+        return net
+
+    @cached_property
+    def _longer(self) -> Ints:
+        """[n]: 1 where the lower index is the longer response, -1 where the higher one is, 0 where they are as long."""
+        prompt, pair = np.divmod(self._comparisons, self._slots**2)
+        first, second = np.divmod(pair, self._slots)
+        length = self._candidates.characters
+        rows = self._candidates.rows
+        longer: Ints = np.sign(length[rows[prompt, first]] - length[rows[prompt, second]])
+        return longer
+
+    def row(self, number: int, chosen: Ints, truth: Ints | None) -> dict[str, Any]:
+        said = self.said[number]
+        name = self.names[number]
+        mine = self._of(name)
+        scored = self._scores.filter(pc.equal(self._scores["annotator"], name))
+        paid = scored if len(scored) else mine
+        decided = np.abs(said) == 1
+        others = np.sign(self._net - np.where(said == _SILENT, 0, said))
+        on_gold = decided & (np.abs(truth) == 1) if truth is not None else np.zeros_like(decided)
+        triples, intransitive = self._triples(said)
+        outcomes = _counted(mine["outcome"])
+        faults = Counter[str]()
+        for text, times in _counted(paid["faults"]).items():
+            for fault in text.split(", ") if text else ():
+                faults[fault] += times
+        return {
+            "annotator": name,
+            "kind": mine["kind"][0].as_py(),
+            **{outcome: outcomes.get(outcome, 0) for outcome in _OUTCOMES},
+            "unanswered": faults.pop(UNANSWERED, 0),
+            "faults": json.dumps(dict(sorted(faults.items()))),
+            "agrees_with_panel": _share(said[decided & (chosen != 0)] == chosen[decided & (chosen != 0)]),
+            "agrees_with_others": _share(said[decided & (others != 0)] == others[decided & (others != 0)]),
+            "gold_votes": int(on_gold.sum()),
+            "gold_accuracy": None if truth is None else _share(said[on_gold] == truth[on_gold]),
+            **_orders(mine),
+            "longer_share": _share(said[decided & (self._longer != 0)] == self._longer[decided & (self._longer != 0)]),
+            "triples": triples,
+            "intransitive": intransitive,
+            **{spent: pc.sum(paid[spent], min_count=1).as_py() for spent in ("seconds", "tokens", "cost")},
+        }
+
+    def _triples(self, said: Ints) -> tuple[int, int]:
+        """Triples of responses with three a or b votes, and how many of them go round in a circle."""
+        shape = (len(self._candidates.rows), self._slots, self._slots)
+        sign = np.zeros(np.prod(shape), dtype=np.int8)
+        sign[self._comparisons] = np.where(said == _SILENT, 0, said)
+        sign = sign.reshape(shape)
+        i, j, k = np.array(list(combinations(range(self._slots), 3)), dtype=np.int64).reshape(-1, 3).T
+        around = sign[:, i, j], sign[:, j, k], -sign[:, i, k]
+        full = (around[0] != 0) & (around[1] != 0) & (around[2] != 0)
+        return int(full.sum()), int((full & (around[0] == around[1]) & (around[1] == around[2])).sum())
+
+    def agreement(self, one: int, other: int) -> dict[str, Any] | None:
+        first, second = self.said[one], self.said[other]
+        both = (first != _SILENT) & (second != _SILENT)
+        if not both.any():
+            return None
+        x, y = first[both], second[both]
+        same = float((x == y).mean())
+        chance = float(sum((x == side).mean() * (y == side).mean() for side in (-1, 0, 1)))
+        kappa = (same - chance) / (1 - chance) if chance < 1 else None
+        return {
+            "annotator": self.names[one],
+            "other": self.names[other],
+            "both": int(both.sum()),
+            "same": same,
+            "kappa": kappa,
+        }
+
+
+def _orders(votes: pa.Table) -> dict[str, float | None]:
+    """Position bias and consistency, from the verdicts of comparisons that were shown in both orders."""
+    ab, ba = (places(votes[order], pa.array(["a", "b", "tie"]), np.int8) for order in ("ab", "ba"))
+    first = np.concatenate([ab == 0, ba == 1])
+    second = np.concatenate([ab == 1, ba == 0])
+    readable: Bools = (ab >= 0) & (ba >= 0)
+    return {"first_share": _share(first[first | second]), "order_consistency": _share((ab == ba)[readable])}
+
+
+def _slots(votes: pa.Table) -> tuple[pa.ChunkedArray, Ints, Ints]:
+    """Prompt, and the slots of a and b, of each vote."""
+    a, b = (votes[name].to_numpy().astype(np.int64) for name in ("index_a", "index_b"))
+    return votes["prompt_id"], a, b
+
+
+def _counted(column: pa.ChunkedArray) -> dict[str | None, int]:
+    """How often each value occurs."""
+    return {each["values"]: each["counts"] for each in pc.value_counts(column).to_pylist()}
+
+
+def _share(flags: np.ndarray) -> float | None:
+    return float(flags.mean()) if len(flags) else None

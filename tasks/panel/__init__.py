@@ -1,0 +1,1 @@
+"""A panel of annotators votes on responses: questions, annotators, journals, people."""

@@ -1,0 +1,149 @@
+"""Annotator of kind `reward_model`: a transformers sequence classifier with one label scores whole conversations."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2.exceptions import TemplateError
+from pydantic import Field
+
+from storage.errors import UserError
+from tasks.panel.annotators.protocol import Response, Score
+from tasks.panel.annotators.settings import Scorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class RewardModelSettings(Scorer):
+    """A transformers sequence-classification folder or id with one label."""
+
+    kind: Literal["reward_model"]
+    path: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
+    device: str = "auto"
+
+    def reads(self) -> list[str]:
+        return [self.path]
+
+
+class RewardModel:
+    """Scores the prompt's messages plus the reply as the assistant's turn, rendered by the model's own chat template
+    (or "prompt\\n\\nreply" when its tokenizer has none). Nothing is cut: a conversation too long for it is an error.
+
+    Deterministic: equal batches give equal scores. Raises UserError for a folder that is no such model.
+    """
+
+    kind: Literal["scores"] = "scores"
+    lane: Literal["model"] = "model"
+
+    def __init__(self, name: str, settings: RewardModelSettings) -> None:
+        self.name = name
+        self.tie_margin = settings.tie_margin
+        self._batch_tokens = settings.batch_tokens
+        self._model, self._tokenizer = _load(name, settings)
+        self._config: Any = self._model.config.get_text_config()
+        self._longest = getattr(self._config, "max_position_embeddings", None)
+
+    def vote(self, batch: Sequence[Response]) -> list[Score]:
+        scores: list[Score | None] = [None] * len(batch)
+        rows: dict[int, list[int]] = {}
+        for i, response in enumerate(batch):
+            try:
+                rows[i] = self._encode(response)
+            except TemplateError as error:
+                scores[i] = Score("error", raw=f"the chat template refuses this conversation: {error}")
+                continue
+            if self._longest is not None and len(rows[i]) > self._longest:
+                scores[i] = Score("error", raw=f"{len(rows.pop(i))} tokens, the reward model reads {self._longest}")
+        for indices in _batches({i: len(ids) for i, ids in rows.items()}, self._batch_tokens):
+            for i, value in zip(indices, self._forward([rows[i] for i in indices]), strict=True):
+                finite = math.isfinite(value)
+                scores[i] = Score("score", value) if finite else Score("error", raw=f"the model's score is {value}")
+        return [score for score in scores if score is not None]
+
+    def _encode(self, response: Response) -> list[int]:
+        if self._tokenizer.chat_template is None:
+            text = "\n\n".join([*(message["content"] for message in response.messages), response.text])
+            plain: list[int] = self._tokenizer(text)["input_ids"]
+            return plain
+        messages = [*response.messages, {"role": "assistant", "content": response.text}]
+        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _forward(self, rows: Sequence[list[int]]) -> list[float]:
+        import torch
+
+        width = max(len(row) for row in rows)
+        with_pad = self._config.pad_token_id
+        pad = with_pad if with_pad is not None else _unused_id(rows)
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        try:
+            self._config.pad_token_id = pad
+            device = self._model.device
+            with torch.inference_mode():
+                logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        finally:
+            self._config.pad_token_id = with_pad
+        scores: list[float] = logits[:, 0].double().cpu().tolist()
+        return scores
+
+
+def _unused_id(rows: Sequence[list[int]]) -> int:
+    """The smallest token id that none of `rows` has.
+
+    Causal classifiers read the score at the last token that is not the pad token: for a model that names none, a pad
+    id that no row contains makes every row's own last token that one, whatever the batch.
+    """
+    used = set().union(*rows)
+    return next(i for i in range(len(used) + 1) if i not in used)
+
+
+def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
+    """Indices, longest first, in batches of at most `tokens` padded tokens (at least one row each)."""
+    batches: list[list[int]] = []
+    for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    from tasks.modeling.load import resolve_device
+
+    where = f"annotators.{name}.path"
+    try:
+        config = AutoConfig.from_pretrained(settings.path)
+        if config.num_labels != 1:
+            raise UserError(
+                f"{settings.path} has {config.num_labels} labels; a reward model has one",
+                where=where,
+                remedy="give a sequence-classification folder saved with num_labels=1",
+            )
+        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+            settings.path, dtype=getattr(torch, settings.dtype), use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(settings.path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no reward model can be loaded from {settings.path}: {error}",
+            where=where,
+            remedy="give a folder (or id) of a transformers sequence classifier with safetensors weights and tokenizer",
+        ) from None
+    if report["missing_keys"]:
+        # transformers only warns, and draws the score head at random.
+        raise UserError(
+            f"{settings.path} lacks weights of a reward model: {sorted(report['missing_keys'])}",
+            where=where,
+            remedy="give a fitted reward model, not a language model",
+        )
+    model: PreTrainedModel = loaded.to(resolve_device(settings.device)).eval()
+    return model, tokenizer

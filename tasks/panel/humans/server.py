@@ -1,0 +1,148 @@
+"""The page where people vote: a server for this machine alone, on 127.0.0.1, from the standard library.
+
+It writes files on behalf of whoever reaches it, so it answers only to its own name (a page elsewhere that points its
+host name here is refused) and takes votes only from its own page.
+"""
+
+import json
+import logging
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from pydantic import ValidationError
+
+from storage.errors import UserError
+from tasks.panel.humans.vote_queue import Cast, Desk
+from tasks.panel.humans.votes import clean_person
+
+log = logging.getLogger("irepo")
+
+PORT = 8642
+_HERE = Path(__file__).parent
+_PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+_NAMES = ("127.0.0.1", "localhost")
+_LARGEST = 1 << 16  # bytes of a request's body
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class VoteServer(ThreadingHTTPServer):
+    """Serves the batches below `root`. Each request has a thread: nobody waits for anybody."""
+
+    daemon_threads = True
+
+    def __init__(self, root: Path, port: int = PORT) -> None:
+        """Raises UserError when there is no such folder, or the port is taken."""
+        if not root.is_dir():
+            raise UserError("there is no such folder", where=str(root), remedy="name a run folder, e.g. runs/mine")
+        self.desk = Desk(root)
+        self.desk.standings()  # a broken batch is said now, not to whoever comes to vote
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise UserError(
+                f"the page cannot be served: {error.strerror}",
+                where=f"127.0.0.1:{port}",
+                remedy="it may be served already: open that address; else choose another port: --port <number>",
+            ) from None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Refused(Exception):
+    def __init__(self, status: HTTPStatus, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: VoteServer
+    protocol_version = "HTTP/1.1"
+    server_version = "irepo"
+    sys_version = ""
+    timeout = 60  # seconds that an idle connection is kept
+
+    def do_GET(self) -> None:
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def _get(self) -> None:
+        url = urlsplit(self.path)
+        if url.path in _PAGE:
+            name, kind = _PAGE[url.path]
+            self._send(HTTPStatus.OK, (_HERE / name).read_bytes(), f"{kind}; charset=utf-8")
+        elif url.path == "/api/work":
+            words = parse_qs(url.query)
+            person = clean_person(words.get("person", [""])[0])
+            self._say(HTTPStatus.OK, self.server.desk.work(person, words.get("batch", [None])[0]) | {"person": person})
+        else:
+            raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
+
+    def _post(self) -> None:
+        if urlsplit(self.path).path != "/api/votes":
+            raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
+        if self.headers.get("Origin") != f"http://{self.headers['Host']}":
+            raise _Refused(HTTPStatus.FORBIDDEN, "votes are taken from this server's own page only")
+        if self.headers.get_content_type() != "application/json":
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a vote is application/json")
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > _LARGEST:
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a vote has at most {_LARGEST} bytes")
+        self._say(HTTPStatus.OK, self.server.desk.cast(Cast.model_validate_json(self.rfile.read(int(length)))))
+
+    def _answer(self, respond: Any) -> None:
+        try:
+            host = self.headers.get("Host", "")
+            if host.rpartition(":")[0] not in _NAMES and host not in _NAMES:
+                raise _Refused(HTTPStatus.FORBIDDEN, "this server answers to 127.0.0.1 and localhost only")
+            respond()
+        except _Refused as refused:
+            self._fail(refused.status, str(refused))
+        except ValidationError as error:
+            self._fail(HTTPStatus.BAD_REQUEST, f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}")
+        except ValueError as error:
+            self._fail(HTTPStatus.BAD_REQUEST, str(error))
+        except UserError as error:
+            self._fail(HTTPStatus.GONE, error.what)
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+        except OSError as error:  # a full disk: the page keeps the vote and tries again
+            log.warning("%s: %s", self.server.desk.root, error)
+            self._fail(HTTPStatus.SERVICE_UNAVAILABLE, f"the vote cannot be written: {error.strerror}")
+
+    def _fail(self, status: HTTPStatus, why: str) -> None:
+        self.close_connection = True  # what is left of the request is not read
+        self._say(status, {"error": why})
+
+    def _say(self, status: HTTPStatus, value: dict[str, Any]) -> None:
+        self._send(status, json.dumps(value, ensure_ascii=False).encode(), "application/json; charset=utf-8")
+
+    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Requests are not written to the terminal."""

@@ -1,0 +1,1 @@
+"""What a run shows people: the report, model and data set cards, trackers, comparisons of methods."""

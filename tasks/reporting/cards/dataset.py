@@ -1,0 +1,44 @@
+"""The card of a round's preference set: README.md beside preferences.parquet."""
+
+from typing import Any
+
+import yaml
+
+from tasks.reporting.cards.model import annotators
+from tasks.reporting.cards.text import cell, licence, named, versions
+from tasks.reporting.report.files import Round, RunFiles
+
+_COLUMNS = (
+    "`prompt`, `chosen`, `rejected` are messages, as TRL reads them. `p_hat` is the empirical preference P(chosen > "
+    "rejected), `target` its logit with standard error `target_se`; votes are counted in `votes_*`. Token ids are "
+    "those that the policy sampled. Rows with `target` 0 are ties: which reply is called chosen says nothing there."
+)
+
+
+def dataset_card(files: RunFiles, of: Round) -> str:
+    """YAML metadata and Markdown. `of` is a round that is labelled."""
+    config = files.run.config
+    labels = of.labels or {}
+    metadata: dict[str, Any] = licence(config) | {
+        "tags": ["irepo", "preference", "trl"],
+        "task_categories": ["reinforcement-learning", "text-generation"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "preferences.parquet"}]}],
+    }
+    settings = of.stages["label"].settings.get("preferences") or {}
+    dropped = ", ".join(f"{count} {reason}" for reason, count in labels.get("dropped", {}).items() if count) or "none"
+    said = [
+        f"# Preferences of {files.name}, round {of.number}",
+        f"{labels.get('pairs')} pairs of replies that the policy of round {of.base} gave to prompts of "
+        f"`{named((config.get('prompts') or {}).get('path'))}`, of {labels.get('comparisons')} comparisons (left out: "
+        f"{dropped}). Replies are a model's, and may be wrong or worse.",
+        "## Columns",
+        _COLUMNS,
+        "## Annotators",
+        *annotators(of),
+        "## From votes to targets",
+        "\n".join(f"- {name}: {cell(each)}" for name, each in settings.items()) or "not recorded",
+        "## Provenance",
+        f"Content (sha256): `{of.stages['label'].content}`.",
+        *versions(of),
+    ]
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(said) + "\n"

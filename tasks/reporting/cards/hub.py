@@ -1,0 +1,96 @@
+"""A finished policy and its preference sets to the Hugging Face hub, when somebody asks for it."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.errors import UserError
+from storage.manifest import CARD
+from tasks.reporting.cards.write import policy_folder, write_cards
+from tasks.reporting.report.files import Round, read_run
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def check_token(where: str) -> None:
+    """Raise UserError when there is no token to push with."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise UserError(
+            "nothing can be pushed to the hub without a token",
+            where=where,
+            remedy="export HF_TOKEN=... with a token that may write, or leave the option out",
+        )
+
+
+def push(
+    root: Path, *, policy: str | None = None, preferences: str | None = None, api: "HfApi | None" = None
+) -> list[str]:
+    """Upload the last promoted policy of the run in `root` to the repository `policy`, and the preference sets of all
+    rounds to the dataset repository `preferences`; both are made, private, where they do not exist. Returns addresses.
+
+    The token is huggingface_hub's own: HF_TOKEN, or that of a login. Raises UserError, for whatever reason it fails.
+    """
+    from huggingface_hub import HfApi
+
+    hub = api or HfApi()
+    write_cards(root)
+    rounds = read_run(root).rounds
+    made = []
+    try:
+        if policy is not None:
+            made.append(_push(hub, policy, "model", _last_promoted(rounds, root)))
+        if preferences is not None:
+            with tempfile.TemporaryDirectory() as temporary:
+                made.append(_push(hub, preferences, "dataset", _gathered(rounds, Path(temporary), root)))
+    except UserError:
+        raise
+    except Exception as error:  # of the hub's client, its transport, the disk: none of them may lose the run
+        remedy = f"the run is whole; push again with: python -m tasks.reporting.cards {root}"
+        remedy += "".join(
+            f" --{kind} {name}" for kind, name in (("policy", policy), ("preferences", preferences)) if name
+        )
+        raise UserError(
+            f"the hub did not take it: {(str(error) or type(error).__name__).splitlines()[0]}",
+            where=policy or str(preferences),
+            remedy=remedy,
+        ) from None
+    return made
+
+
+def _push(hub: "HfApi", repository: str, kind: str, folder: Path) -> str:
+    url = hub.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
+    # Digests and specs name paths of this machine; who has the run folder has them.
+    private = ["manifest.json", "spec.yaml", ".*"]
+    hub.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder, ignore_patterns=private,
+                      commit_message="Upload by irepo")  # fmt: skip
+    return str(url)
+
+
+def _last_promoted(rounds: Sequence[Round], root: Path) -> Path:
+    for of in reversed(rounds):
+        folder = policy_folder(of)
+        promoted = of.decision is not None and of.decision.action != "roll back"
+        if promoted and folder is not None and folder.is_dir():
+            return folder
+    raise UserError("no round of this run was promoted", where=str(root), remedy="push when one is")
+
+
+def _gathered(rounds: Sequence[Round], folder: Path, root: Path) -> Path:
+    """All rounds' preference sets as one dataset, a split a round, with the last round's card."""
+    labelled = [of for of in rounds if (of.folder / "label" / "preferences.parquet").is_file() and "label" in of.stages]
+    if not labelled:
+        raise UserError("no round of this run is labelled", where=str(root), remedy="push when one is")
+    splits = []
+    for of in labelled:
+        name = f"round-{of.number:02d}.parquet"
+        shutil.copyfile(of.folder / "label" / "preferences.parquet", folder / name)
+        splits.append(f"  - split: round_{of.number:02d}\n    path: {name}")
+    card = (labelled[-1].folder / "label" / CARD).read_text(encoding="utf-8")
+    own = "  - split: train\n    path: preferences.parquet"
+    (folder / CARD).write_text(card.replace(own, "\n".join(splits), 1), encoding="utf-8")
+    return folder

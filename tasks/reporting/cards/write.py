@@ -1,0 +1,37 @@
+"""Cards of every finished round: README.md in the policy's folder and beside the preference set.
+
+Cards are written when the figures are there, after the stages they describe: they are in no manifest and no key, so
+that they may be written anew, and a resumed run finds nothing changed.
+"""
+
+from pathlib import Path
+
+from storage.files import publish_text
+from storage.manifest import CARD
+from tasks.reporting.cards.dataset import dataset_card
+from tasks.reporting.cards.model import model_card
+from tasks.reporting.report.files import Round, read_run
+
+
+def policy_folder(of: Round) -> Path | None:
+    """The policy that a round ended with; None where it has not trained one."""
+    made = next((stage for stage in ("update", "train") if stage in of.stages), None)
+    return of.folder / made / "policy" if made else None
+
+
+def write_cards(root: Path) -> list[Path]:
+    """Write the cards of the run in `root`; returns their paths. Equal files give equal bytes.
+
+    Raises UserError when `root` is no run folder.
+    """
+    files, written = read_run(root), []
+    for of in files.rounds:
+        folder = policy_folder(of)
+        if folder is not None and folder.is_dir() and of.figures:
+            written.append((folder / CARD, model_card(files, of)))
+        if "label" in of.stages:
+            written.append((of.folder / "label" / CARD, dataset_card(files, of)))
+    for path, said in written:
+        if not path.is_file() or path.read_text(encoding="utf-8") != said:
+            publish_text(path, said)
+    return [path for path, _ in written]

@@ -1,0 +1,121 @@
+"""Several methods side by side: figures by round over seeds, with intervals, and win rate or utility over KL, drawn."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from storage.files import publish_text
+from tasks.reporting.report.drawing import Figure, Plot, listed, span
+from tasks.reporting.report.page import FIGURE_STYLE
+
+Record = Mapping[str, Any]
+#: Names of figures; SCORE is a judge's own: where the judge is the ground truth, its utility.
+WIN, SCORE, KL = "win vs initial", "mean score", "KL (nats)"
+#: Two-sided 95 % quantiles of Student's t, for 1, 2, ... degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+_NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean over seeds. half: of its 95 % interval, by Student's t between seeds.
+
+    Of a single seed, the interval is that over held-out prompts, and None where a figure has none (seconds, cost).
+    """
+
+    mean: float
+    half: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.half is None else f"{self.mean:.3f} ±{self.half:.3f}"
+
+
+def over_seeds(values: Sequence[Value]) -> Value:
+    """The mean of one value a seed; one value alone stays as it is. Raises ValueError for none."""
+    n = len(values)
+    if not n:
+        raise ValueError("no seed has a value")
+    if n == 1:
+        return values[0]
+    t, means = _T[n - 2] if n - 2 < len(_T) else _NORMAL, [value.mean for value in values]
+    return Value(mean(means), t * stdev(means) / math.sqrt(n))
+
+
+def figures(record: Record) -> dict[str, Value]:
+    """The comparable figures of one round's record (rounds.json), with their intervals over prompts."""
+    said = record["figures"]
+    wins, se = said["win_rate"].get("initial", {}), said["kl"]["se"]
+    found = {f"{WIN} ({judge})": _interval(value) for judge, value in wins.items()}
+    found |= {f"{SCORE} ({name})" if name in wins else name: _interval(value) for name, value in said["rates"].items()}
+    found |= {KL: Value(said["kl"]["mean"], None if se is None else _NORMAL * se)}
+    found |= {"tokens a reply": Value(said["tokens"], None), "finished": Value(said["finish_rate"], None)}
+    found["seconds"] = Value(sum(record["seconds"].values()), None)
+    if record["labels"]:
+        costs = [row["cost"] for row in record["labels"]["annotators"] if row["cost"] is not None]
+        if costs:
+            found["cost of votes"] = Value(sum(costs), None)
+    return found
+
+
+def _interval(value: Mapping[str, float]) -> Value:
+    return Value(value["mean"], (value["high"] - value["low"]) / 2)
+
+
+def by_round(runs: Sequence[Sequence[Record]]) -> list[dict[str, Value]]:
+    """For each round from 1 on, figures over the runs (one a seed) of one method; rounds that all of them have."""
+    rounds = min(len(run) for run in runs)
+    result = []
+    for number in range(1, rounds):
+        each = [figures(run[number]) for run in runs]
+        shared = [name for name in each[0] if all(name in other for other in each)]
+        result.append({name: over_seeds([one[name] for one in each]) for name in shared})
+    return result
+
+
+def worth(names: Sequence[str]) -> list[str]:
+    """Of the names of figures, those that say how good a policy is: win rates, and the scores of judges that score."""
+    return [name for name in names if name.startswith((WIN, SCORE))]
+
+
+def over_kl(methods: Mapping[str, Sequence[Mapping[str, Value]]], figure: str) -> Figure:
+    """A figure of `worth` over KL, a line a method, a point a round, with whiskers of 95 %.
+
+    Lines of win rates begin at the initial policy: 1/2 at KL 0.
+    """
+    points = {name: [(each[KL], each[figure]) for each in rounds if figure in each] for name, rounds in methods.items()}
+    starts = [(0.0, 0.5)] if figure.startswith(WIN) else []
+    every = [pair for line in points.values() for pair in line]
+    x = span((end for kl, _ in every for end in _ends(kl)), 0.0)
+    y = span((end for _, value in every for end in _ends(value)), *(start for _, start in starts))
+    title = f"Over KL: {figure}"
+    plot = Plot(title, "by round; 95 % intervals", x, y, names=points,
+                x_title="KL to the initial policy, nats a reply", height=300)  # fmt: skip
+    for _, start in starts:
+        plot.reference(start)
+    told, ends = [], []
+    for series, (name, line) in enumerate(points.items()):
+        plot.line([*starts, *((kl.mean, value.mean) for kl, value in line)], series, thin=True)
+        for number, (kl, value) in enumerate(line, start=1):
+            plot.whisker(kl.mean, *_ends(value), series)
+            plot.lying_whisker(*_ends(kl), value.mean, series)
+            tip = f"{name}, round {number}: {value} at KL {kl}"
+            plot.dot(kl.mean, value.mean, series, tip)
+            told.append(tip)
+        if line:
+            ends.append((name, line[-1][1].mean, series))
+    plot.names(ends)
+    caption = "Each point is a round of a method, the mean over its seeds. Higher at the same KL is better."
+    return plot.figure("methods", f"{title}. {listed(told)}.", caption)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Publish the figure as an SVG file that stands alone."""
+    publish_text(path, figure.svg(FIGURE_STYLE) + "\n")
+
+
+def _ends(value: Value) -> tuple[float, float]:
+    half = value.half or 0.0
+    return value.mean - half, value.mean + half

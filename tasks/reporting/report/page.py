@@ -1,0 +1,230 @@
+"""The page: sections of tiles, tables, charts and texts. Whatever a model, a person or a file wrote is escaped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.reporting.report import by_round, cost, harness, mt_bench, panel, work
+from tasks.reporting.report.drawing import Figure, text
+from tasks.reporting.report.files import Pair, Round, RunFiles, heldout_pairs, labelled_pairs
+from tasks.reporting.report.provenance import provenance
+from tasks.reporting.report.tables import Cell, sheet
+
+_HERE = Path(__file__).parent
+FIGURE_STYLE = (_HERE / "figure.css").read_text(encoding="utf-8")
+_PAGE_STYLE = (_HERE / "page.css").read_text(encoding="utf-8")
+_OTHERS = ("tie", "abstain", "error")  # what an annotator says that chooses neither side
+_LONG = 1500  # characters of a text that are shown
+_HEAD = (
+    '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    # Nothing is fetched, whatever a text says; the empty icon keeps browsers from asking for one.
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+    '<link rel="icon" href="data:,">'
+)
+
+Section = tuple[str, str, str]  # id, heading, HTML; none is shown that is empty
+
+
+def page(files: RunFiles) -> tuple[str, list[Figure]]:
+    """The whole HTML file, and its figures in the order in which they stand there."""
+    rounds = files.rounds
+    labelled = [each for each in rounds if each.labels]
+    groups = {
+        "rounds": by_round.charts(files),
+        "categories": cost.category_charts(files),
+        "rates": by_round.rate_charts(files),
+        "cost": cost.charts(files),
+        "replies": cost.reply_charts(files),
+        "panel": panel.charts(labelled),
+        "training": work.training_charts(rounds),
+        "work": work.time_chart(rounds) + work.money_chart(rounds),
+    }
+    sizes = {"rounds": "large", "cost": "large", "rates": "small", "replies": "small"}
+    drawn = {name: _figures(figures, sizes.get(name, "")) for name, figures in groups.items()}
+    hollow = any(by_round.rolled_back(each) for each in files.evaluated)
+    marked = _note("Hollow markers are rounds that were rolled back.") if hollow else ""
+    rates = _note(by_round.RATES) + drawn["rates"] if drawn["rates"] else ""
+    like = _note(cost.REPLIES) + drawn["replies"] if drawn["replies"] else ""
+    sections: list[Section] = [
+        ("rounds", "Rounds at a glance", _glance(files) + marked + drawn["rounds"] if files.evaluated else ""),
+        ("categories", "By category", drawn["categories"] + cost.category_table(files)),
+        ("rates", "Rates on held-out prompts", rates),
+        ("harness", "Benchmarks", harness.table(files.evaluated)),
+        ("mt-bench", "MT-Bench", mt_bench.table(files.evaluated)),
+        (
+            "cost",
+            "What the gain costs",
+            drawn["cost"] + cost.length_table(files) + cost.calibration_table(files) + like,
+        ),
+        ("gate", "Decisions", _decisions(rounds)),
+        ("panel", "The panel", drawn["panel"]),
+        ("training", "Training", drawn["training"]),
+        ("work", "Time and money", drawn["work"] + _spent(rounds)),
+        ("replies", "Held-out replies, not picked", _heldout(files.evaluated)),
+        ("pairs", "Labelled pairs, not picked", _labelled(labelled)),
+        ("provenance", "Provenance", provenance(files.run)),
+    ]
+    shown = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{name}">{text(heading)}</a>' for name, heading, _ in shown)
+    body = "".join(f'<section id="{n}"><h2>{text(heading)}</h2>{inner}</section>' for n, heading, inner in shown)
+    nothing = "" if files.evaluated else "<p>No round has been evaluated yet.</p>"
+    html = (
+        f'<!doctype html><html lang="en"><head>{_HEAD}<title>{text(files.name)}: report of the run</title>'
+        f"<style>{FIGURE_STYLE}{_PAGE_STYLE}</style></head><body><main>"
+        f'<h1>{text(files.name)}</h1><p class="quiet">{text(_subtitle(files))}</p>'
+        f"<nav>{links}</nav>{_tiles(files)}{nothing}{body}</main></body></html>\n"
+    )
+    return html, [figure for figures in groups.values() for figure in figures]
+
+
+def _subtitle(files: RunFiles) -> str:
+    config = files.run.config
+    objective, prompts = config.get("objective") or {}, config.get("prompts") or {}
+    parts = [
+        f"objective {objective['name']}" if "name" in objective else "",
+        f"initial policy {(config.get('policy') or {}).get('path')}" if config.get("policy") else "",
+        f"prompts {prompts['path']}" if "path" in prompts else "",
+        f"seed {config['seed']}" if "seed" in config else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _figures(figures: Sequence[Figure], size: str) -> str:
+    drawn = ""
+    for figure in figures:
+        caption = f"<figcaption>{text(figure.caption)}</figcaption>" if figure.caption else ""
+        drawn += f'<figure id="figure-{figure.name}">{figure.svg()}{caption}</figure>'
+    return f'<div class="figures {size}">{drawn}</div>' if drawn else ""
+
+
+def _note(said: str) -> str:
+    return f'<p class="quiet">{text(said)}</p>'
+
+
+def _tiles(files: RunFiles) -> str:
+    """What a reader wants to know first, of the last round that stands."""
+    standing = [each for each in files.evaluated if each.number and not by_round.rolled_back(each)]
+    tiles = []
+    trained = [each for each in files.evaluated if each.number]
+    if trained:
+        kept = f"{len(standing)} stand" if len(standing) < len(trained) else "none rolled back"
+        tiles.append(("rounds", str(len(trained)), kept))
+    if standing:
+        last = standing[-1]
+        rates = last.win_rates("initial")
+        for judge in [judge for judge in files.judges if judge in rates][:2]:
+            rate = rates[judge]
+            tiles.append(
+                (f"win rate, {judge}", f"{rate['mean']:.2f}",
+                 f"{rate['low']:.2f} to {rate['high']:.2f}, against the initial policy")
+            )  # fmt: skip
+        kl, initial = last.figures["kl"], files.evaluated[0]
+        tiles.append(("KL to the initial policy", f"{kl['mean']:.2f}", f"nats a reply, round {last.number}"))
+        if initial.number == 0 and initial.figures:
+            before = f"{initial.figures['tokens']:.1f} at the start"
+            tiles.append(("tokens a reply", f"{last.figures['tokens']:.1f}", before))
+    seconds = sum(sum(each.seconds.values()) for each in files.rounds)
+    if seconds:
+        costs = [spent.cost for each in files.rounds for spent in each.spent if spent.cost is not None]
+        tiles.append(("time", work.duration(seconds), f"money {sum(costs):.2f}" if costs else "of all stages"))
+    inner = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>"
+        for name, value, note in tiles
+    )
+    return f'<dl class="tiles">{inner}</dl>' if tiles else ""
+
+
+def _glance(files: RunFiles) -> str:
+    """A row a round."""
+    sources = [(s, j) for s in ("initial", "previous") for j in files.judges
+               if any(j in each.win_rates(s) for each in files.evaluated)]  # fmt: skip
+    headings: list[Cell] = ["round", "from", "decision"]
+    headings += [(f"win vs {source}", judge) for source, judge in sources]
+    headings += ["KL, nats", "tokens", "finished", "unique", "time"]
+    rows: list[list[Cell]] = []
+    for each in files.evaluated:
+        figures = each.figures
+        found = [each.win_rates(source).get(judge) for source, judge in sources]
+        rates: list[Cell] = [(f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in found]
+        error = figures["kl"]["se"]
+        name, base = (str(each.number), str(each.base)) if each.number else ("initial", "–")
+        kl = (f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else "")
+        shares = [f"{figures[share]:.3f}" for share in ("finish_rate", "unique_rate")]
+        took = work.duration(sum(each.seconds.values()))
+        rows.append([name, base, _said(each), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])
+    note = (
+        "95 % intervals. From: the round whose policy this one started from (0 is the initial policy). Finished: share "
+        "of replies that ended by themselves. Unique: distinct replies among all."
+    )
+    return sheet(headings, rows) + _note(note)
+
+
+def _said(each: Round) -> str:
+    if not each.number:
+        return "–"
+    return "waits" if each.decision is None else each.decision.action + (", run ends" if each.decision.last else "")
+
+
+def _decisions(rounds: Sequence[Round]) -> str:
+    """A row a decided round, with every rule's finding; nothing where there never was a gate."""
+    decided = [(each, each.decision) for each in rounds if each.decision]
+    if all(decision.by == "none" for _, decision in decided):
+        return ""
+    who = {"none": "no gate", "policy": "rules", "human": "a person"}
+    rows: list[list[Cell]] = []
+    for each, decision in decided:
+        found = [(r.holds, f"{r.rule} {'holds' if r.holds else 'is broken'}: {r.says}") for r in decision.reasons]
+        rows.append(
+            [str(each.number), _said(each), who.get(decision.by, decision.by), ("" if found else decision.note, found)]
+        )
+    return sheet(["round", "decision", "by", "why"], rows, words=True)
+
+
+def _spent(rounds: Sequence[Round]) -> str:
+    rows: list[list[Cell]] = [
+        [str(spent.round), spent.name, "–" if spent.tokens is None else f"{spent.tokens:,}",
+         "–" if spent.cost is None else f"{spent.cost:.4f}"]
+        for each in rounds for spent in each.spent
+    ]  # fmt: skip
+    return sheet(["round", "annotator", "tokens", "cost"], rows) if rows else ""
+
+
+def _heldout(rounds: Sequence[Round]) -> str:
+    standing = [each for each in rounds if each.number and not by_round.rolled_back(each)]
+    if not standing or rounds[0].number:
+        return ""
+    number = standing[-1].number
+    note = f"Left the initial policy, right the policy of round {number}; the first reply to every k-th prompt."
+    return _pairs(heldout_pairs(rounds[0], standing[-1]), note)
+
+
+def _labelled(labelled: Sequence[Round]) -> str:
+    if not labelled:
+        return ""
+    note = f"Every k-th pair of round {labelled[-1].number}'s preference set; left the reply that the panel prefers."
+    return _pairs(labelled_pairs(labelled[-1]), note)
+
+
+def _pairs(pairs: Sequence[Pair], note: str) -> str:
+    drawn = "".join(_pair(pair) for pair in pairs)
+    return _note(note) + drawn if drawn else ""
+
+
+def _pair(pair: Pair) -> str:
+    sides = ""
+    for side, note, name in zip(pair.sides, pair.notes, ("left", "right"), strict=True):
+        votes = f"<br><b>chosen by {text(', '.join(pair.votes[name]))}</b>" if name in pair.votes else ""
+        sides += f'<div class="side"><div class="said" dir="auto">{_clipped(side)}</div>'
+        sides += f'<p class="quiet">{text(note)}{votes}</p></div>'
+    others = "; ".join(f"{name}: {', '.join(pair.votes[name])}" for name in _OTHERS if name in pair.votes)
+    drawn = f'<p class="votes">{text(others)}</p>' if others else ""
+    prompt = f'<p class="prompt said" dir="auto">{_clipped(pair.prompt)}</p>'
+    return f'<article class="pair">{prompt}<div class="sides">{sides}</div>{drawn}</article>'
+
+
+def _clipped(said: str) -> str:
+    if not said:
+        return '<span class="quiet">(nothing)</span>'
+    if len(said) <= _LONG:
+        return text(said)
+    return f'{text(said[:_LONG])}… <span class="quiet">({len(said):,} characters)</span>'

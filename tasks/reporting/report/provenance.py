@@ -1,0 +1,40 @@
+"""Which stage read what, and by which code: the run's lineage as a table. Files are not hashed here."""
+
+from storage.lineage import Input, Run
+from tasks.reporting.report.drawing import text
+from tasks.reporting.report.tables import Cell, sheet
+from tasks.reporting.report.work import duration
+
+_SHORT = 12  # hex digits of a digest that are shown
+
+
+def provenance(run: Run) -> str:
+    if not run.stages:
+        return ""
+    rows: list[list[Cell]] = []
+    for name, stage in run.stages.items():
+        manifest = stage.manifest
+        read = [(found.kind != "lost", _input(found)) for found in run.inputs(name)]
+        rows.append(
+            [name, manifest.content[:_SHORT], manifest.started, duration(manifest.seconds), str(manifest.seed),
+             ("", read)]
+        )  # fmt: skip
+    versions = sorted({_versions(stage.manifest.versions) for stage in run.stages.values()})
+    made = "".join(f"<p>Made with {text(each)}.</p>" for each in versions)
+    unreadable = "".join(f'<p class="broken">{text(why)}</p>' for why in run.unreadable.values())
+    note = (
+        "Digests are of what a stage produced: equal digests, equal files. They were not checked for this report: "
+        "python -m storage.explain does, and shows settings; config.yaml in the run folder is the whole configuration."
+    )
+    headings = ["stage", "content", "started (UTC)", "took", "seed", "read"]
+    return f'{unreadable}{made}{sheet(headings, rows, words=True)}<p class="quiet">{note}</p>'
+
+
+def _input(found: Input) -> str:
+    source = {"stage": found.stage, "lost": found.problem}.get(found.kind)
+    source = source or f"{found.digest[:_SHORT]}{f' of {found.path}' if found.path else ''}"
+    return f"{', '.join(found.names)}: {source}"
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,32 @@
+"""Tables that a phone scrolls sideways, their first column standing."""
+
+from collections.abc import Sequence
+
+from tasks.reporting.report.drawing import text
+
+#: A text; a text and a smaller one below it; or a text and a list of items (fine or not, text).
+Cell = str | tuple[str, str] | tuple[str, list[tuple[bool, str]]]
+
+
+def sheet(headings: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, words: bool = False) -> str:
+    """words: cells are read, not compared: they stand left, and the last one may be long."""
+    head = "".join(f'<th scope="col">{_cell(heading)}</th>' for heading in headings)
+    body = ""
+    for row in rows:
+        cells = [_cell(cell) for cell in row]
+        last = ' class="wide"' if words else ""
+        inner = "".join(f"<td>{cell}</td>" for cell in cells[1:-1]) + f"<td{last}>{cells[-1]}</td>"
+        body += f'<tr><th scope="row">{cells[0]}</th>{inner}</tr>'
+    kind = ' class="words"' if words else ""
+    table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="sheet" tabindex="0">{table}</div>'
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return text(cell)
+    first, second = cell
+    if isinstance(second, str):
+        return f"{text(first)}<small>{text(second)}</small>" if second else text(first)
+    items = "".join(f"<li>{text(s)}</li>" if fine else f'<li class="broken">{text(s)}</li>' for fine, s in second)
+    return text(first) + (f"<ul>{items}</ul>" if items else "")

@@ -1,0 +1,150 @@
+"""Charts of the work: training curves, time by stage, money by annotator."""
+
+from collections.abc import Sequence
+
+from tasks.reporting.report.drawing import (
+    WIDTH,
+    Figure,
+    Plot,
+    Scale,
+    header,
+    label,
+    listed,
+    rectangle,
+    short,
+    span,
+    thinned,
+)  # fmt: skip
+from tasks.reporting.report.files import STAGES, Round
+
+_POINTS = 240  # of one curve; more steps are drawn as means of neighbours
+_NAMES = 106.0
+_LINE = 24.0
+_LAST = 12  # rounds of the chart of time
+
+#: name, title, unit, {line: field}, caption
+_CURVES = (
+    ("loss", "Loss", "mean over a step's pairs", {"loss": "loss"}, "What the optimizer minimises, before its step."),
+    ("margin", "Margin and its target", "nats; means over a step's pairs", {"margin": "margin", "label": "label"},
+     "Margin: the implicit reward difference β·[log π/π_ref(chosen) − log π/π_ref(rejected)]. Label: what it is drawn "
+     "to."),
+    ("ratios", "Log-ratios to the reference", "nats a reply", {"chosen": "h_chosen", "rejected": "h_rejected"},
+     "log π/π_ref of chosen and rejected replies. Both can fall while the margin grows."),
+    ("accuracy", "Pairs on the right side", "share of a step's pairs", {"accuracy": "accuracy"},
+     "Share of pairs whose margin agrees with the label in sign."),
+)  # fmt: skip
+
+
+def training_charts(rounds: Sequence[Round]) -> list[Figure]:
+    """Curves over all optimizer steps of the run, rounds one after the other."""
+    trained = [(each.number, each.training) for each in rounds if each.training]
+    found = []
+    for name, title, unit, lines, caption in _CURVES if trained else ():
+        courses: dict[str, list[list[tuple[float, float]]]] = {line: [] for line in lines}
+        starts, done = [], 0
+        for number, steps in trained:
+            starts.append((number, done))
+            for line, field in lines.items():
+                courses[line].append(_thin([(done + row["step"], row[field]) for row in steps if field in row]))
+            done += len(steps)
+        values = [y for parts in courses.values() for part in parts for _, y in part]
+        if not values:
+            continue
+        bounds = (0.0, 1.0) if name == "accuracy" else span(values, *([0.0] if name == "loss" else []))
+        plot = Plot(title, unit, (0.0, float(done)), bounds, names=lines if len(lines) > 1 else (),
+                    x_title="optimizer steps of all rounds", height=206)  # fmt: skip
+        shown = thinned(len(starts))
+        for i, (number, start) in enumerate(starts):
+            if shown(i) or len(starts) < 20:
+                plot.upright(start, f"round {number}" if len(starts) < 4 else str(number) if shown(i) else "")
+        if name == "accuracy":
+            plot.reference(0.5, "")
+        for series, parts in enumerate(courses.values()):
+            for part in parts:
+                plot.line(part, series, thin=True)
+        if len(lines) > 1:
+            plot.names([(line, parts[-1][-1][1], i) for i, (line, parts) in enumerate(courses.items()) if parts[-1]])
+        told = listed(
+            f"{line}, round {number}: {part[0][1]:.3g} to {part[-1][1]:.3g}"
+            for line, parts in courses.items()
+            for (number, _), part in zip(starts, parts, strict=True)
+            if part
+        )
+        thin = " Neighbouring steps are drawn as their mean." if any(len(s) > _POINTS for _, s in trained) else ""
+        found.append(plot.figure(f"training-{name}", f"{title}. {told}.", caption + thin))
+    return found
+
+
+def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    size = -(-len(points) // _POINTS) or 1
+    blocks = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(sum(x for x, _ in block) / len(block), sum(y for _, y in block) / len(block)) for block in blocks]
+
+
+def time_chart(rounds: Sequence[Round]) -> list[Figure]:
+    """Seconds by stage, a bar a round."""
+    timed = [each for each in rounds if each.seconds][-_LAST:]
+    if not timed:
+        return []
+    longest = max(sum(each.seconds.values()) for each in timed)
+    scale = Scale(0.0, longest or 1.0, 56.0, WIDTH - 78.0)
+    title = "Time by stage"
+    parts, x = [header(title, "a bar a round, in all on the right")], 0.0
+    for i, stage in enumerate(STAGES):
+        parts += [rectangle(x, 41, 10, 10, f"bar c{i}"), label(x + 14, 50, stage, "row")]
+        x += 26 + 6.4 * len(stage)
+    told = []
+    for line, each in enumerate(timed):
+        y, done = 62.0 + line * _LINE, 0.0
+        parts.append(label(48, y + 14, f"round {each.number}" if each.number else "initial", "row", "end"))
+        for i, stage in enumerate(STAGES):
+            seconds = each.seconds.get(stage, 0.0)
+            if seconds:
+                tip = f"round {each.number}, {stage}: {duration(seconds)}"
+                left, right = scale.at(done), scale.at(done + seconds)
+                parts.append(rectangle(left + 0.5, y + 3, max(right - left - 1, 0.5), _LINE - 8, f"bar c{i}", tip))
+                told.append(tip)
+                done += seconds
+        parts.append(label(scale.at(done) + 6, y + 14, duration(done), "row"))
+    few = f" The last {_LAST} rounds." if len(rounds) > _LAST else ""
+    caption = (
+        "Seconds that each stage's manifest says its work took, the work of the attempt that finished it; evaluation "
+        f"with its responses and judgements.{few}"
+    )
+    return [Figure("time", title, f"{title}. {listed(told)}.", 66 + len(timed) * _LINE, "".join(parts), caption)]
+
+
+def money_chart(rounds: Sequence[Round]) -> list[Figure]:
+    """Cost by annotator and judge over all rounds; nothing where nobody has a price."""
+    totals: dict[str, float] = {}
+    for spent in (spent for each in rounds for spent in each.spent):
+        if spent.cost is not None:
+            totals[spent.name] = totals.get(spent.name, 0.0) + spent.cost
+    if not any(totals.values()):
+        return []
+    scale = Scale(0.0, max(totals.values()), _NAMES, WIDTH - 78.0)
+    title = "Money by annotator"
+    whole = sum(totals.values())
+    parts = [header(title, f"all rounds, in the currency of the prices; {whole:.2f} in all")]
+    for line, (name, cost) in enumerate(totals.items()):
+        y = 44.0 + line * _LINE
+        parts.append(label(_NAMES - 8, y + 14, short(name, 15), "row", "end"))
+        parts.append(rectangle(_NAMES, y + 3, scale.at(cost) - _NAMES, _LINE - 8, "bar c0", f"{name}: {cost:.4f}"))
+        parts.append(label(scale.at(cost) + 6, y + 14, f"{cost:.2f}" if cost >= 0.1 else f"{cost:.4f}", "row"))
+    told = listed(f"{name} {cost:.4f}" for name, cost in totals.items())
+    caption = (
+        "Cost of every answer of panel and judges, by the prices in their settings, as votes and scores record it."
+    )
+    return [Figure("money", title, f"{title}: {told}.", 50 + len(totals) * _LINE, "".join(parts), caption)]
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 4 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,163 @@
+"""The chat endpoint: what is asked again, what is an answer, how hard it asks, and where the key never is."""
+
+import json
+import logging
+
+import pytest
+
+from storage.errors import UserError
+from tasks.labeling.settings import LabelSettings
+from tasks.labeling.stage import run
+from tasks.panel.annotators.protocol import Fault
+from tasks.panel.annotators.registry import open_annotators
+from tests.panel.chat_server import ChatServer, ask, comparison, opened, prefer, response
+
+
+def vote(server: ChatServer, **settings):
+    return ask(opened(server, kind="judge", **settings), comparison("long text", "short"))[0]
+
+
+def test_transient_faults_are_retried(server):
+    faults = iter([(500, "busy"), (429, "slow down"), (503, "soon")])
+    right = prefer(len)
+    server.script = lambda instruction: next(faults, None) or right(instruction)
+    assert vote(server).outcome == "a"
+    assert len(server.requests) == 5
+
+
+def test_lasting_faults_are_faults(server):
+    server.script = lambda instruction: (500, "down for good")
+    with pytest.raises(Fault, match="HTTP 500: down for good"):
+        vote(server, retries=2)
+    assert len(server.requests) == 6
+    server.requests.clear()
+    server.script = lambda instruction: (400, "no such model")
+    with pytest.raises(Fault, match="no such model"):
+        vote(server)
+    assert len(server.requests) == 2  # the request is wrong: asking again would not help
+
+
+def test_no_server_is_a_fault(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    gone = ChatServer()
+    gone.close()
+    with pytest.raises(Fault, match="ConnectError"):
+        vote(gone, retries=0)
+
+
+@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {}}]}'])
+def test_other_answers_are_errors_and_kept(server, body):
+    server.script = lambda instruction: (200, body)
+    said = vote(server)
+    assert said.outcome == "error"
+    assert body in json.loads(said.raw)["ab"]
+
+
+def test_price(server):
+    said = vote(server, price={"prompt": 1e6, "completion": 1e5})
+    assert (said.tokens, said.cost) == (20, pytest.approx(2 * (7 + 0.3)))
+    assert vote(server).cost is None
+
+
+def test_concurrency_is_bounded(server):
+    server.script, server.delay = prefer(len), 0.02
+    judge = opened(server, kind="judge", concurrency=3)
+    assert {said.outcome for said in ask(judge, *(comparison("xx", "x", prompt=f"{i}") for i in range(20)))} == {"a"}
+    assert len(server.requests) == 40
+    assert server.most_active == 3
+
+
+KEY = 'sk-"secret"/key'
+ANNOTATORS = {
+    "judge": {"kind": "judge"},
+    "soft": {"kind": "judge", "template": "short", "soft": True},
+    "ranking": {"kind": "ranking_judge"},
+    "rubric": {"kind": "rubric"},
+    "self": {"kind": "self_reference"},
+}
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        lambda instruction: (401, f"wrong key {KEY}"),
+        lambda instruction: (500, "x" * 1990 + KEY),  # at the place where the kept text ends
+        lambda instruction: (200, json.dumps({"error": f"wrong key {KEY}"})),
+        lambda instruction: f"Your key is {KEY}.\n[[A]]",
+        lambda instruction: KEY,
+    ],
+)
+def test_a_server_that_echoes_the_key_gets_it_nowhere(server, world, monkeypatch, caplog, echo):
+    """Not in votes, scores, kept answers, manifest, spec, logs or errors; and keys are read when they are needed."""
+    monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+    server.script = echo
+    chat = {"model": "m", "base_url": server.url, "api_key_env": "TEST_JUDGE_KEY", "retries": 0}
+    annotators = {name: each | chat | {"pause": 0} for name, each in ANNOTATORS.items()}
+    spec = world.spec({"p": ["aaa", "bb"]}, annotators | {"rule": {"kind": "rule", "shorter": True}})
+    run(spec)
+    assert set(server.keys) == {f"Bearer {KEY}"}
+    forms = [KEY, json.dumps(KEY)[1:-1], "secret", "sk-"]
+    read = [path.read_bytes() for path in spec.folder.rglob("*") if path.is_file()]
+    for form in forms:
+        assert not any(form.encode() in content for content in read)
+        assert form not in caplog.text
+    for annotator in open_annotators(spec.settings.annotators, 1):
+        assert KEY not in repr(vars(annotator))
+        assert KEY not in getattr(annotator, "identity", "")
+
+
+def test_keys_do_not_travel_in_addresses():
+    with pytest.raises(ValueError, match="use api_key_env"):
+        LabelSettings.model_validate(
+            {"annotators": {"it": {"kind": "judge", "model": "m", "base_url": "http://user:word@host/v1"}}}
+        )
+
+
+def test_a_key_that_is_not_set_is_the_users_error(server):
+    for settings in ANNOTATORS.values():
+        with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
+            opened(server, api_key_env="NO_SUCH_KEY", **settings)
+
+
+def test_what_the_backend_does_not_heed_is_refused():
+    for settings, named in (
+        ({"backend": "vllm", "base_url": "http://elsewhere/v1"}, "base_url"),
+        ({"engine": {"enforce_eager": True}}, "engine"),
+    ):
+        with pytest.raises(ValueError, match=f"does not heed {named}"):
+            LabelSettings.model_validate({"annotators": {"it": {"kind": "judge", "model": "m"} | settings}})
+
+
+def test_identity_is_what_decides_an_answer(server, tmp_path):
+    """Address, key and limits may change between attempts; model, sampling, template and system message may not."""
+    template = tmp_path / "judge.txt"
+    template.write_text("Q {prompt} 1 {response_a} 2 {response_b}")
+    same = [
+        {},
+        {"concurrency": 3},
+        {"retries": 0},
+        {"base_url": "http://elsewhere/v1"},
+        {"price": {"prompt": 1, "completion": 1}},
+    ]
+    other = [
+        {"model": "n"},
+        {"temperature": 1},
+        {"max_tokens": 9},
+        {"system": "Be strict."},
+        {"extra_body": {"seed": 1}},
+    ]
+    own = [{"template": "mt-bench"}, {"template": str(template)}, {"soft": True}, {"verdict": "letter"}]
+    assert len({opened(server, kind="judge", **each).identity for each in same}) == 1
+    assert len({opened(server, kind="judge", **each).identity for each in [{}, *other, *own]}) == 10
+    before = opened(server, kind="judge", template=str(template)).identity
+    template.write_text("Q {prompt} 2 {response_a} 1 {response_b}")
+    assert opened(server, kind="judge", template=str(template)).identity != before
+    for kind in ("ranking_judge", "rubric", "self_reference"):
+        assert len({opened(server, kind=kind, **each).identity for each in [{}, *other]}) == 6
+
+
+def test_the_system_message_is_sent(server):
+    server.script = lambda instruction: "[[5]]"
+    ask(opened(server, kind="rubric", system="Be strict."), response("x"))
+    assert server.requests[0]["messages"][0] == {"role": "system", "content": "Be strict."}
