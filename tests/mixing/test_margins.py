@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.labeling.test_mixing import preferences
+from tests.mixing.test_mixing import preferences
 
 from storage.schemas import PREFERENCES, read_parquet
 from tasks.mixing.margins import MarginSettings, ensembled, keep_by_margin, largest

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.labeling.test_mixing import preferences
+from tests.mixing.test_mixing import preferences
 
 from conf.compose import compose_config
 from storage.errors import UserError
