@@ -146,6 +146,10 @@ class RunConfig(_Group):
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 
+    def with_rounds(self, rounds: int) -> "RunConfig":
+        """The same run with another number of rounds."""
+        return RunConfig.model_validate(self.model_dump() | {"rounds": rounds})
+
     @model_validator(mode="after")
     def _panel_and_judges(self) -> "RunConfig":
         people = [

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from conf.compose import compose_config, group_options
+from conf.schema import RunConfig
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.show.terminal import console, exit_on_user_error, markdown_table
@@ -36,13 +37,12 @@ from rich.table import Table  # noqa: E402
 
 from flows.iterate import irepo  # noqa: E402
 from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
+from flows.round import list_stages  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.files import canonical_json, publish_text, sync_folder  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
+from tasks.evaluation.record import RoundRecord  # noqa: E402
 from tasks.reporting.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
-
-#: What a run of any method makes alike, as long as their keys agree: stages of the run folder.
-_SHARED = ("prompts", "round-00/evaluate", "round-01/prompts", "round-01/generate", "round-01/label")
 
 _ABREAST = 4  # methods in one table on the terminal
 _INTERVALS = "mean over seeds with 95 % intervals; of one seed, over prompts"
@@ -71,27 +71,30 @@ def compare(
     """
     words = as_words(overrides, run=preset, rounds=rounds)
     folder = RunLayout.of(compose_config([*words, *_objective(methods[0])]).runs, name).root
-    runs: dict[str, list[list[dict[str, Any]]]] = {slug(method): [] for method in methods}
+    runs: dict[str, list[list[RoundRecord]]] = {slug(method): [] for method in methods}
     if len(runs) < len(methods):
         raise UserError("two methods are the same", where="methods", remedy="name each once")
     for seed in seeds:
-        for method in methods:
-            label = f"{slug(method)}-{seed}"
-            mine = [*words, *_objective(method), f"seed={seed}", f"runs={folder}", f"name={label}"]
-            compose_config(mine)  # a mistake in the last method is told before the first one runs
-        for method in methods:
-            label = f"{slug(method)}-{seed}"
-            share(folder / f"{slug(methods[0])}-{seed}", folder / label)
-            mine = [*words, *_objective(method), f"seed={seed}", f"runs={folder}", f"name={label}"]
-            records = irepo.with_options(flow_run_name=label)(overrides=mine)
+        # Compose all first: a mistake in the last method is reported before the first one runs.
+        run_words = {method: [*words, *_run_words(method, seed, folder)] for method in methods}
+        configs = {method: compose_config(run_words[method]) for method in methods}
+        first = configs[methods[0]]
+        for method, config in configs.items():
+            share(folder / first.name, folder / config.name, shared_stages(first, config))
+            records = irepo.with_options(flow_run_name=config.name)(overrides=run_words[method])
             if isinstance(records, State):
                 raise UserError(
-                    f"{label} waits for people: {records.message}",
-                    where=str(folder / label),
+                    f"{config.name} waits for people: {records.message}",
+                    where=str(folder / config.name),
                     remedy="have them vote, then give the same command again",
                 )
             runs[slug(method)].append(records)
-    return publish(folder, {method: by_round(made) for method, made in runs.items()})
+    return publish(folder, {method: by_round(records) for method, records in runs.items()})
+
+
+def _run_words(method: str, seed: int, folder: Path) -> list[str]:
+    """Words of the configuration for the run of a method and seed, below `folder`."""
+    return [*_objective(method), f"seed={seed}", f"runs={folder}", f"name={slug(method)}-{seed}"]
 
 
 def slug(method: str) -> str:
@@ -111,14 +114,28 @@ def _objective(method: str) -> list[str]:
     return [f"objective={objective}", *more]
 
 
-def share(source: Path, target: Path) -> None:
-    """Give `target` the stages that `source` has and it lacks, as hard links; each is adopted only if its key agrees.
+def shared_stages(one: RunConfig, other: RunConfig) -> list[str]:
+    """Folders of the stages that both runs make alike, as far as their configurations say: up to the first difference.
+
+    Whether a stage really is the same is for its key to say, when it is adopted.
+    """
+    folders: list[str] = []
+    root = RunLayout.of(one.runs, one.name).root
+    for stage, counterpart in zip(list_stages(one), list_stages(other), strict=False):
+        if stage.key() != counterpart.key():
+            break
+        folders.append("/".join(stage.folder.relative_to(root).parts[:2]))
+    return list(dict.fromkeys(folders))
+
+
+def share(source: Path, target: Path, folders: Sequence[str]) -> None:
+    """Give `target` those of `folders` that `source` has and it lacks, as hard links.
 
     Published files are never written in place, so that the two runs stay apart.
     """
-    for stage in _SHARED if source != target else ():
-        made, wanted = source / stage, target / stage
-        if (made / "manifest.json").is_file() and not wanted.exists():
+    for name in folders if source != target else ():
+        made, wanted = source / name, target / name
+        if made.is_dir() and not wanted.exists():
             wanted.parent.mkdir(parents=True, exist_ok=True)
             temporary = wanted.with_name(f".{wanted.name}.{os.getpid()}.tmp")
             shutil.copytree(made, temporary, copy_function=os.link)

@@ -5,23 +5,23 @@ What the probe's annotators said is kept with the run: round 1 does not ask for 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from conf.schema import RunConfig
+from flows.checks import prepare_run
 from flows.evaluation import labels_pairs
 from flows.plan import Plan
-from flows.preflight import prepare_run
+from flows.specs import generate_spec, label_spec, select_spec
+from flows.stages import BareStages
+from storage.artifact import Artifact
 from storage.errors import UserError
-from storage.manifest import read_manifest
 from storage.schemas import write_parquet
-from tasks.generate import close_engines, kept_engine
-from tasks.generation.prompts import ROUND, run_select
-from tasks.generation.stage import run as run_generate
-from tasks.labeling.stage import run as run_label
+from tasks.engines import close_engines
+from tasks.generation.prompts import ROUND
+from tasks.labeling.summary import AnnotatorStats, LabelSummary
 from tasks.panel.chat.settings import ChatSettings
 
 PROBE = 32  # prompts
@@ -41,30 +41,28 @@ def estimate(config: RunConfig) -> Table:
             remedy="start the run once (it makes the policy first), or see the plan alone: dry_run=plan",
         )
     plan = prepare_run(config)
-    prompts = read_manifest(plan.layout.prompts).content
-    selected = run_select(plan.select(1, {"prompts": prompts}))
-    chosen = pq.read_table(plan.layout.stage(1, "prompts") / ROUND)
+    stages = BareStages()
+    selected = stages(select_spec(plan, 1, stages.prompts(plan)))
+    chosen = pq.read_table(selected.path / ROUND)
     folder = plan.layout.root / "probe"
     write_parquet(folder / ROUND, chosen[:PROBE])
-    probe = {"folder": folder / "generate", "prompts": folder / ROUND}
-    inputs = {"prompts": selected.content, "policy": "probe"}
-    generate = plan.generate(1, 0, inputs).model_copy(update=probe)
+    prompts = Artifact.of(folder / ROUND)
+    panel = {name: each for name, each in config.panel.annotators.items() if each.kind != "human"}
+    policies = {"policy": plan.initial, "previous": plan.before_initial, "initial": plan.initial}
+    sample = generate_spec(plan, 1, folder / "generate", policy=plan.initial, prompts=prompts, sampling=config.sampling)
     try:
-        engine = kept_engine(config.engine, trust_remote_code=config.policy.trust_remote_code)
-        generated = run_generate(generate, engine=engine)
+        responses = stages(sample)
     finally:
         close_engines()
-    inputs = {"prompts": selected.content, "responses": generated.content}
-    paths: dict[str, Any] = {"folder": folder / "label", "responses": folder / "generate", "prompts": folder / ROUND}
-    spec = plan.label(1, 0, 0, inputs)
-    panel = {name: each for name, each in spec.settings.annotators.items() if each.kind != "human"}
-    paths["settings"] = spec.settings.model_copy(update={"annotators": panel})
-    labelled = run_label(spec.model_copy(update=paths))
-    return _projection(plan, labelled.summary["annotators"], len(chosen) / min(PROBE, len(chosen)), labelled.seconds)
+    labels = stages(
+        label_spec(plan, 1, folder / "label", responses=responses, prompts=prompts, policies=policies, annotators=panel)
+    ).manifest()
+    summary = LabelSummary.model_validate(labels.summary)
+    return _projection(plan, summary.annotators, len(chosen) / min(PROBE, len(chosen)), labels.seconds)
 
 
-def _projection(plan: Plan, rows: Sequence[dict[str, Any]], scale: float, seconds: float) -> Table:
-    """`scale`: how many times the probe's prompts a round has."""
+def _projection(plan: Plan, annotators: Sequence[AnnotatorStats], scale: float, seconds: float) -> Table:
+    """scale: how many times the probe's prompts a round has. seconds: that the probe's votes took."""
     rounds = plan.config.rounds
     table = Table(
         title=f"what the panel will take, from {PROBE} prompts of round 1 (evaluation not included)",
@@ -74,32 +72,27 @@ def _projection(plan: Plan, rows: Sequence[dict[str, Any]], scale: float, second
     )
     for heading in ("", "probe: tokens", "cost", "a round: tokens", "cost", f"{rounds} rounds: tokens", "cost"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    asked = [row for row in rows if row["seconds"] is not None]
-    total: dict[str, Any] = {"annotator": "in all"} | {name: _sum(asked, name) for name in ("tokens", "cost")}
-    for row in [*asked, total]:
-        cells = [
-            _amount(None if row[name] is None else row[name] * times, name)
-            for times in (1.0, scale, scale * rounds)
-            for name in ("tokens", "cost")
-        ]
-        table.add_row(row["annotator"], *cells)
+    paid = [annotator for annotator in annotators if annotator.seconds is not None]
+    tokens, cost = _sum([each.tokens for each in paid]), _sum([each.cost for each in paid])
+    rows = [(each.annotator, each.tokens, each.cost) for each in paid]
+    for name, row_tokens, row_cost in [*rows, ("in all", tokens, cost)]:
+        cells = []
+        for times in (1.0, scale, scale * rounds):
+            cells.append("-" if row_tokens is None else f"{row_tokens * times:,.0f}")
+            cells.append("-" if row_cost is None else f"{row_cost * times:,.4f}")
+        table.add_row(name, *cells)
     budget = plan.config.panel.budget
     notes = [f"votes of a round take about {seconds * scale:.0f} s"]
     if labels_pairs(plan):
         notes.append("once a run the panel also votes on one pair of replies or more to each held-out prompt")
-    for name, allowed in (("tokens", budget.tokens), ("cost", budget.money)):
-        if allowed is not None and total[name] is not None and total[name] * scale > allowed:
-            key = "money" if name == "cost" else name
+    for key, allowed, spent in (("tokens", budget.tokens, tokens), ("money", budget.money, cost)):
+        if allowed is not None and spent is not None and spent * scale > allowed:
             notes.append(f"panel.budget.{key}={allowed:g} does not last for a round")
     table.caption = "; ".join(notes)
     table.caption_justify = "left"
     return table
 
 
-def _sum(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    known = [row[name] for row in rows if row[name] is not None]
+def _sum(amounts: Sequence[float | None]) -> float | None:
+    known = [amount for amount in amounts if amount is not None]
     return sum(known) if known else None
-
-
-def _amount(value: float | None, name: str) -> str:
-    return "-" if value is None else f"{value:,.0f}" if name == "tokens" else f"{value:,.4f}"

@@ -1,132 +1,194 @@
-"""Specs of evaluations: held-out responses of a policy and its rivals, the panel's pairs, judgements, metrics."""
+"""The evaluation of a policy on held-out prompts: responses, judges' votes, benchmarks, figures."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.chain import policy_of
+from flows.digests import files_of
 from flows.plan import Plan
+from flows.specs import generate_spec, label_spec
+from flows.stages import Stages
+from storage.artifact import Artifact
+from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version
+from tasks.evaluation.mt_bench.dialogue import FILE as DIALOGUES
+from tasks.evaluation.mt_bench.dialogue import DialogueSettings, DialogueSpec
+from tasks.evaluation.mt_bench.grading import GraderSettings, GradeSettings, GradeSpec
 from tasks.evaluation.settings import EvaluateSpec, JudgeSpec, JudgingSettings, MarginSettings, MetricsSettings
 from tasks.generation.prompts import HELDOUT
 from tasks.generation.settings import GenerateSpec
 from tasks.labeling.settings import LabelSpec
 
+RESPONSES, PAIRS = "evaluate/responses", "evaluate/pairs"
 
-def heldout_spec(
-    plan: Plan, inputs: dict[str, str], *, policy: Path, folder: Path, round_number: int = 0
-) -> GenerateSpec:
-    """Responses of `policy` to held-out prompts."""
-    return GenerateSpec(
-        folder=folder,
-        round=round_number,
-        seed=plan.config.seed + 1,  # held-out samples share no randomness with training ones
-        inputs={"prompts": inputs["prompts"], "policy": inputs["policy"]},
-        settings=plan.generation(plan.config.evaluation.responses),
-        policy=policy,
-        prompts=plan.layout.prompts / HELDOUT,
+
+def evaluate_named(stages: Stages, plan: Plan) -> None:
+    """Held-out responses of the policies in evaluation.against, once a run."""
+    prompts = stages.prompts(plan) / HELDOUT
+    for name, policy in plan.named.items():
+        stages(heldout_spec(plan, 0, plan.folder(0, f"against/{name}"), policy=policy, prompts=prompts))
+
+
+def evaluate_policy(stages: Stages, plan: Plan, number: int, chain: Sequence[int], policy: Artifact) -> Artifact:
+    """Evaluate the policy that a round ended with (0: the initial one) beside the initial policy, the one that the
+    round started from, and the policies in evaluation.against."""
+    prompts = stages.prompts(plan) / HELDOUT
+    responses = stages(heldout_spec(plan, number, plan.folder(number, RESPONSES), policy=policy, prompts=prompts))
+    mt_bench = _mt_bench(stages, plan, number, policy)
+    rivals = {name: stages.made(plan, rival, RESPONSES) for name, rival in rivals_of(number, chain).items()}
+    rivals |= {name: stages.made(plan, 0, f"against/{name}") for name in plan.config.evaluation.against}
+    judgements = stages(judge_spec(plan, number, prompts=prompts, responses={"policy": responses} | rivals))
+    harness = _harness(stages, plan, number, policy)
+    pairs, evaluations = None, dict[str, Artifact]()
+    if labels_pairs(plan) and number == 0:
+        pairs = stages(pairs_spec(plan, prompts=prompts, responses=responses))
+    elif labels_pairs(plan):
+        pairs = stages.made(plan, 0, PAIRS)
+        earlier = {"initial": 0, "previous": chain[-1]}
+        evaluations = {name: stages.made(plan, rival, "evaluate") for name, rival in earlier.items()}
+    return stages(
+        EvaluateSpec(
+            folder=plan.folder(number, "evaluate"),
+            round=number,
+            seed=plan.config.seed,
+            settings=MetricsSettings(
+                bootstrap=plan.config.evaluation.bootstrap,
+                divergence_tokens=plan.config.evaluation.batch_tokens,
+                truth=plan.config.evaluation.truth,
+                margin=_margin(plan) if evaluations else None,
+                dtype=plan.config.training.dtype,
+                device=plan.config.training.device,
+                trust_remote_code=plan.config.policy.trust_remote_code,
+            ),
+            responses=responses,
+            judgements=judgements,
+            policy=policy,
+            initial=policy_of(stages, plan, 0),
+            prompts=prompts,
+            rivals=rivals,
+            pairs=pairs,
+            evaluations=evaluations,
+            harness=harness,
+            mt_bench=mt_bench,
+        )
     )
 
 
-def against_spec(plan: Plan, name: str, inputs: dict[str, str]) -> GenerateSpec:
-    """Responses of a policy named in evaluation.against, once a run."""
-    return heldout_spec(plan, inputs, policy=plan.named[name], folder=plan.layout.stage(0, "against") / name)
+def rivals_of(number: int, chain: Sequence[int]) -> dict[str, int]:
+    """The policies of the run that a round's policy is compared with, by the round that made them.
+
+    `previous` is the policy that the round started from, unless that is the initial one.
+    """
+    if number == 0:
+        return {}
+    return {"initial": 0} if chain[-1] == 0 else {"initial": 0, "previous": chain[-1]}
+
+
+def heldout_spec(plan: Plan, number: int, folder: Path, *, policy: Artifact, prompts: Artifact) -> GenerateSpec:
+    """Responses to held-out prompts. They share no randomness with those that are trained on."""
+    sampling = plan.config.sampling.drawing(plan.config.evaluation.responses)
+    return generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, seed=1)
+
+
+def judge_spec(plan: Plan, number: int, *, prompts: Artifact, responses: Mapping[str, Artifact]) -> JudgeSpec:
+    evaluation = plan.config.evaluation
+    return JudgeSpec(
+        folder=plan.folder(number, "evaluate/judgements"),
+        round=number,
+        seed=plan.config.seed,
+        settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
+        responses=dict(responses),
+        prompts=prompts,
+        judge_files=dict(plan.judge_files),
+        rate_files=dict(plan.rate_files),
+        answers=plan.layout.answers,
+    )
 
 
 def labels_pairs(plan: Plan) -> bool:
-    """Whether the panel, people apart, labels held-out pairs.
+    """Whether the panel, without people, labels the initial policy's held-out responses.
 
-    Not with a reference that moves: evaluations have log-probabilities under policies that rounds ended with.
+    Not with a reference that moves: evaluations hold log-probabilities under policies that rounds ended with.
     """
     annotators = plan.config.panel.annotators.values()
     fixed = isinstance(plan.config.objective.reference, str)
-    return fixed and plan.config.evaluation.pairs and any(each.kind != "human" for each in annotators)
+    return fixed and plan.config.evaluation.pairs and any(annotator.kind != "human" for annotator in annotators)
 
 
-def pairs_spec(plan: Plan, inputs: dict[str, str]) -> LabelSpec | None:
-    """The panel's votes on the initial policy's held-out responses, once a run; None where they are not wanted.
-
-    People are not asked. inputs: digests of prompts, responses and the initial policy.
-    """
-    if not labels_pairs(plan):
-        return None
+def pairs_spec(plan: Plan, *, prompts: Artifact, responses: Artifact) -> LabelSpec:
+    """The panel's votes on the initial policy's held-out responses, once a run. People are not asked."""
     panel = {name: each for name, each in plan.config.panel.annotators.items() if each.kind != "human"}
-    asked = {f"asked:{name}": inputs["initial"] for name in plan.policies_asked}
-    models = {f"annotator:{name}": plan.model_inputs.get(f"annotator:{name}") for name in panel}
-    given = {name: value for name, value in inputs.items() if name != "initial"} | asked
-    spec = plan.label(0, 0, 0, given)
-    return spec.model_copy(
-        update={
-            "folder": plan.layout.stage(0, "evaluate") / "pairs",
-            "inputs": given | {name: value for name, value in models.items() if value is not None},
-            "settings": spec.settings.model_copy(update={"annotators": panel}),
-            "responses": plan.layout.stage(0, "evaluate") / "responses",
-            "prompts": plan.layout.prompts / HELDOUT,
-        }
+    policies = {"policy": plan.initial, "previous": plan.before_initial, "initial": plan.initial}
+    return label_spec(
+        plan, 0, plan.folder(0, PAIRS), responses=responses, prompts=prompts, policies=policies, annotators=panel
     )
-
-
-def evaluation_specs(
-    plan: Plan, round_number: int, base: int, inputs: dict[str, str]
-) -> tuple[GenerateSpec, JudgeSpec, EvaluateSpec]:
-    """Specs of the evaluation of the policy of a round on held-out prompts, beside initial policy and base.
-
-    inputs: digests of prompts, policy, initial, of rivals' responses (responses:NAME) and, after round 0 of a run
-    with held-out pairs, of these (pairs) and of the evaluations whose log-probabilities are read again
-    (evaluation:initial, evaluation:previous).
-    """
-    folder = plan.layout.stage(round_number, "evaluate")
-    evaluation = plan.config.evaluation
-    models = {name: value for name, value in plan.model_inputs.items() if not name.startswith("annotator:")}
-    policy = plan.policy(round_number)
-    responses = heldout_spec(plan, inputs, policy=policy, folder=folder / "responses", round_number=round_number)
-    compared = rivals(round_number, base)
-    others = {name: plan.layout.stage(number, "evaluate") / "responses" for name, number in compared}
-    others |= {name: plan.layout.stage(0, "against") / name for name in evaluation.against}
-    earlier = {"initial": 0, "previous": base} if round_number and labels_pairs(plan) else {}
-    judged = {name: value for name, value in inputs.items() if not name.startswith(("pairs", "evaluation:"))}
-    judge = JudgeSpec(
-        folder=folder / "judgements",
-        round=round_number,
-        seed=plan.config.seed,
-        inputs=judged | models,
-        settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
-        responses={"policy": responses.folder} | others,
-        prompts=responses.prompts,
-        answers=plan.layout.answers,
-    )
-    metrics = EvaluateSpec(
-        folder=folder,
-        round=round_number,
-        seed=plan.config.seed,
-        inputs=inputs,
-        settings=MetricsSettings(
-            bootstrap=evaluation.bootstrap,
-            divergence_tokens=evaluation.batch_tokens,
-            truth=evaluation.truth,
-            margin=_margin(plan) if earlier else None,
-            dtype=plan.config.training.dtype,
-            device=plan.config.training.device,
-            trust_remote_code=plan.config.policy.trust_remote_code,
-        ),
-        responses=responses.folder,
-        judgements=judge.folder,
-        policy=policy,
-        initial=plan.initial,
-        prompts=responses.prompts,
-        rivals=others,
-        pairs=plan.layout.stage(0, "evaluate") / "pairs" if labels_pairs(plan) else None,
-        evaluations={name: plan.layout.stage(number, "evaluate") for name, number in earlier.items()},
-        harness=folder / "harness" if plan.config.harness.tasks else None,
-        mt_bench=folder / "grades" if plan.config.mt_bench.questions else None,
-    )
-    return responses, judge, metrics
 
 
 def _margin(plan: Plan) -> MarginSettings:
     objective = plan.config.objective
-    assert isinstance(objective.reference, str)  # labels_pairs
+    assert isinstance(objective.reference, str)  # see labels_pairs
     return MarginSettings(scale=objective.margin_scale, reference=objective.reference)
 
 
-def rivals(round_number: int, base: int) -> list[tuple[str, int]]:
-    """Whom a round's policy is compared with, and that policy's round. `previous`: what the round started from."""
-    if round_number == 0:
-        return []
-    return [("initial", 0)] if base == 0 else [("initial", 0), ("previous", base)]
+def _mt_bench(stages: Stages, plan: Plan, number: int, policy: Artifact) -> Artifact | None:
+    """MT-Bench's answers by the policy, and their grades; None where it is not wanted."""
+    settings = plan.config.mt_bench
+    if settings.questions is None or settings.judge is None:
+        return None
+    dialogues = stages(
+        DialogueSpec(
+            folder=plan.folder(number, "evaluate/dialogues"),
+            round=number,
+            seed=plan.config.seed + 1,
+            settings=DialogueSettings(
+                max_tokens=settings.max_tokens,
+                engine=plan.config.engine,
+                trust_remote_code=plan.config.policy.trust_remote_code,
+            ),
+            policy=policy,
+            questions=stages.outside(settings.questions),
+            references=stages.outside(settings.references) if settings.references else None,
+        )
+    )
+    return stages(_grade_spec(plan, number, settings.judge, dialogues))
+
+
+def _grade_spec(plan: Plan, number: int, judge: GraderSettings, dialogues: Artifact) -> GradeSpec:
+    return GradeSpec(
+        folder=plan.folder(number, "evaluate/grades"),
+        round=number,
+        seed=plan.config.seed,
+        settings=GradeSettings(judge=judge),
+        dialogues=dialogues / DIALOGUES,
+        judge_files=files_of(judge),
+        answers=plan.layout.answers,
+    )
+
+
+def _harness(stages: Stages, plan: Plan, number: int, policy: Artifact) -> Artifact | None:
+    """lm-eval's tasks on the policy of a round; None where none is wanted."""
+    harness, engine = plan.config.harness, plan.config.engine
+    if not harness.tasks:
+        return None
+    spec = HarnessSpec(
+        folder=plan.folder(number, "evaluate/harness"),
+        round=number,
+        seed=0,  # lm-eval has its own
+        settings=HarnessRunSettings(
+            harness=harness,
+            model=ModelSettings(
+                dtype=engine.dtype,
+                device=plan.config.training.device,
+                max_model_len=engine.max_model_len,
+                enforce_eager=engine.enforce_eager,
+                tensor_parallel=engine.tensor_parallel,
+                gpu_memory_utilization=engine.gpu_memory_utilization,
+                kv_cache_gib=engine.kv_cache_gib,
+                trust_remote_code=plan.config.policy.trust_remote_code,
+            ),
+        ),
+        policy=policy,
+        lm_eval=harness_version() or "not installed",
+        include=[stages.outside(folder) for folder in harness.include],
+        data={task: stages.outside(path) for task, path in harness.data.items()},
+    )
+    return stages(spec)

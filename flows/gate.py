@@ -9,7 +9,7 @@ POST /flow_runs/<id>/resume {"run_input": {"action": "promote", "note": "looks g
 
 import argparse
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from flows.operations.environment import prepare
 
@@ -18,15 +18,18 @@ prepare()
 from prefect import runtime, suspend_flow_run  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.input import RunInput  # noqa: E402
 
+from flows.checks import finished_rounds  # noqa: E402
 from flows.plan import Plan  # noqa: E402
-from flows.preflight import finished_rounds  # noqa: E402
 from flows.show.artifacts import report  # noqa: E402
 from flows.show.terminal import console, exit_on_user_error  # noqa: E402
+from storage.artifact import Artifact  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
-from storage.manifest import read_manifest  # noqa: E402
+from storage.manifest import MANIFEST, read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
 from tasks.evaluation.gate import Action, Decision, GateSpec, publish_decision, read_decision  # noqa: E402
+from tasks.evaluation.metrics import Metrics  # noqa: E402
+from tasks.evaluation.record import RoundRecord  # noqa: E402
 from tasks.evaluation.rules import Standing  # noqa: E402
 from tasks.evaluation.rules import decide as decide_by_rules  # noqa: E402
 
@@ -38,32 +41,33 @@ class GateForm(RunInput):
     note: str = ""
 
 
-def settle(plan: Plan, record: dict[str, Any]) -> Action | None:
+def settle(plan: Plan, record: RoundRecord) -> Action | None:
     """What was decided on the round of `record`, now or earlier; None when a person has to be asked."""
-    spec = gate_spec(plan.layout, record["round"])
+    spec = gate_spec(plan.layout, record.round)
     if read_decision(spec) is None and plan.config.gate.kind == "none":
         publish_decision(spec, Decision(action="promote", by="none"))
     if read_decision(spec) is None and plan.config.gate.kind == "policy":
         decided = _by_rules(plan, record)
         publish_decision(spec, decided)
-        _tell(record["round"], decided)
+        _tell(record.round, decided)
     decision = read_decision(spec)
     return decision.action if decision else None
 
 
-def ends(plan: Plan, record: dict[str, Any]) -> bool:
+def ends(plan: Plan, record: RoundRecord) -> bool:
     """Whether the decision on the round of `record` is that no round follows."""
-    decision = read_decision(gate_spec(plan.layout, record["round"]))
+    decision = read_decision(gate_spec(plan.layout, record.round))
     return decision is not None and (decision.action == "stop" or decision.last)
 
 
-def _by_rules(plan: Plan, record: dict[str, Any]) -> Decision:
+def _by_rules(plan: Plan, record: RoundRecord) -> Decision:
     gate, layout = plan.config.gate, plan.layout
     initial, previous = (
-        read_manifest(layout.stage(number, "evaluate"), check_files=False).summary for number in (0, record["base"])
+        Metrics.model_validate(read_manifest(layout.stage(number, "evaluate"), check_files=False).summary)
+        for number in (0, record.base)
     )
-    standing = Standing(record["figures"], initial, previous, first=record["base"] == 0)
-    fruitless = record["round"] - record["base"] - 1  # every round since the one that this one started from
+    standing = Standing(record.figures, initial, previous, first=record.base == 0)
+    fruitless = record.round - record.base - 1  # every round since the one that this one started from
     return decide_by_rules(gate.rules, standing, judges=gate.judges, patience=gate.patience, fruitless=fruitless)
 
 
@@ -75,11 +79,11 @@ def _tell(number: int, decision: Decision) -> None:
             console.print(f"  {reason.rule}: {reason.says}", soft_wrap=True, markup=False)
 
 
-def ask(plan: Plan, rounds: list[dict[str, Any]]) -> Action | None:
+def ask(plan: Plan, rounds: list[RoundRecord]) -> Action | None:
     """Suspend a served run until it is resumed with a decision on its last round; None where nobody can resume it."""
     if runtime.deployment.id is None:
         return None
-    number = rounds[-1]["round"]
+    number = rounds[-1].round
     question = f"{report(plan, rounds)}\n\n**Promote this policy, roll back to the one before, or promote and stop?**"
     form = suspend_flow_run(
         wait_for_input=GateForm.with_initial_data(description=question), key=f"gate-{number}", timeout=None
@@ -89,11 +93,19 @@ def ask(plan: Plan, rounds: list[dict[str, Any]]) -> Action | None:
 
 
 def gate_spec(layout: RunLayout, number: int) -> GateSpec:
-    """Where the decision on a finished round is kept, and on which policy and evaluation it is one."""
-    policy, evaluation = (
-        read_manifest(layout.stage(number, stage), check_files=False) for stage in ("train", "evaluate")
+    """Where the decision on a finished round is kept, and on which policy and evaluation it is one.
+
+    The policy is the one that the round ended with: of the update stage where there is one.
+    """
+    update = layout.stage(number, "update")
+    policy = update if (update / MANIFEST).is_file() else layout.stage(number, "train")
+    return GateSpec(
+        folder=layout.stage(number, "gate"),
+        round=number,
+        seed=0,
+        policy=Artifact.of_stage(policy) / "policy",
+        evaluation=Artifact.of_stage(layout.stage(number, "evaluate")),
     )
-    return GateSpec.of(layout.stage(number, "gate"), number, policy=policy.content, evaluation=evaluation.content)
 
 
 def decide(run: Path, action: Action, note: str) -> int:

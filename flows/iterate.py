@@ -33,8 +33,8 @@ from prefect.states import State  # noqa: E402
 from rich.markup import escape  # noqa: E402
 
 from conf.schema import RunConfig  # noqa: E402
-from flows.benchmarks import harness_spec, mt_bench_specs  # noqa: E402
-from flows.dry_run import dry_run  # noqa: E402
+from flows.chain import promoted  # noqa: E402
+from flows.checks import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.operations.device import device_held  # noqa: E402
@@ -42,17 +42,16 @@ from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan  # noqa: E402
-from flows.preflight import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
-from flows.round import Record, complete_round, initial_record, promoted  # noqa: E402
+from flows.round import complete_round, initial_record, list_stages  # noqa: E402
 from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.disk_errors import disk_faults  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.files import canonical_json, publish_link, publish_text, sweep_temporaries  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
-from storage.manifest import folder_digest, read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
-from tasks.generate import close_engines  # noqa: E402
+from tasks.engines import close_engines  # noqa: E402
+from tasks.evaluation.record import RoundRecord  # noqa: E402
 from tasks.label import WAITING  # noqa: E402
 from tasks.panel.humans.collect import EXIT_WAITING  # noqa: E402
 from tasks.reporting.cards.hub import push  # noqa: E402
@@ -68,7 +67,7 @@ def irepo(
     gate: Gate | None = None,
     more_rounds: Rounds | None = None,
     overrides: list[Override] = [],  # noqa: B006  (Prefect shows the default in the form)
-) -> list[Record] | State[None]:
+) -> list[RoundRecord] | State[None]:
     """Align a policy in rounds; returns one record a round. What is done already is kept.
 
     A run that waits for people on its panel is suspended; one that nobody can resume ends in the state `Waiting`.
@@ -88,7 +87,7 @@ def irepo(
     layout = RunLayout.of(config.runs, config.name)
     with owned(layout.root), disk_faults(layout.root), device_held():
         if more_rounds is not None:
-            config = config.model_copy(update={"rounds": rounds_wanted(layout, more_rounds)})
+            config = config.with_rounds(rounds_wanted(layout, more_rounds))
         if needs_warmup(config.policy):
             warm_up(["demo=true", f"seed={config.seed}"])
         try:
@@ -97,27 +96,26 @@ def irepo(
             close_engines()
 
 
-def _rounds(plan: Plan) -> list[Record] | State[None]:
+def _rounds(plan: Plan) -> list[RoundRecord] | State[None]:
     layout = plan.layout
     sweep_temporaries(layout.root)
     publish_text(layout.config, dump_config(plan.config))
     publish_folder_link(plan)
-    prompts = read_manifest(layout.prompts).content
-    rounds = [initial_record(plan, prompts, folder_digest(plan.initial))]
+    rounds = [initial_record(plan)]
     # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         for number in range(1, plan.config.rounds + 1):
-            record = complete_round(plan, number, prompts, rounds)
+            record = complete_round(plan, number, rounds)
             if isinstance(record, State):
                 return wait_for_votes(plan, number, str(record.message))
             rounds.append(record)
             console.print(round_table(rounds))
-            record["decision"] = settle(plan, record)
+            rounds[-1] = record.decided(settle(plan, record))
             _publish(plan, rounds)
-            if record["decision"] is None:
-                record["decision"] = ask(plan, rounds)
+            if rounds[-1].decision is None:
+                rounds[-1] = record.decided(ask(plan, rounds))
                 _publish(plan, rounds)
-            if record["decision"] is None or ends(plan, record):
+            if rounds[-1].decision is None or ends(plan, record):
                 break
     draw_figures(plan)
     _push(plan)
@@ -135,14 +133,16 @@ def _push(plan: Plan) -> None:
             console.print(f"[yellow]not pushed: {error}[/]", soft_wrap=True)
 
 
-def _publish(plan: Plan, rounds: list[Record]) -> None:
+def _publish(plan: Plan, rounds: list[RoundRecord]) -> None:
     """Rounds so far, where people and programs look for them; the link `policy` leads to the last promoted one."""
-    publish_text(plan.layout.root / "rounds.json", canonical_json(rounds) + "\n")
+    publish_text(
+        plan.layout.root / "rounds.json", canonical_json([record.model_dump(mode="json") for record in rounds]) + "\n"
+    )
     publish_rounds(plan, rounds)
     track(plan.config.tracker, plan.layout, rounds, plan.config.model_dump(mode="json"))
-    best = promoted([record for record in rounds if record["decision"]])
-    if best["round"]:
-        publish_link(plan.layout.root / "policy", plan.policy(best["round"]))
+    best = promoted([record for record in rounds if record.decision])
+    if best.round:
+        publish_link(plan.layout.root / "policy", Path(best.policy))
 
 
 def main(words: Sequence[str]) -> None:
@@ -150,10 +150,7 @@ def main(words: Sequence[str]) -> None:
     config = compose_config(words)
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
-        named = {name: Path(path) for name, path in config.evaluation.against.items()}
-        plan = Plan(config, Path(config.policy.path), named)
-        benchmarks = [harness_spec(plan, 1, "?"), *(mt_bench_specs(plan, 1, "?") or ())]
-        print_plan([*dry_run(plan), *(spec for spec in benchmarks if spec is not None)])
+        print_plan(list_stages(config))
         if config.dry_run != "plan" and asks_models(config):
             with owned(folder):
                 console.print(estimate(config))
@@ -177,16 +174,16 @@ def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
     if isinstance(rounds, State):
         console.print(f"{rounds.message}\nthen, to go on: [bold]{command}[/]", soft_wrap=True)
         sys.exit(EXIT_WAITING)
-    layout, last = RunLayout.of(config.runs, config.name), rounds[-1]["round"]
+    layout, last = RunLayout.of(config.runs, config.name), rounds[-1].round
     console.print(samples_table(layout.stage(0, "evaluate"), layout.stage(last, "evaluate")))
-    if rounds[-1]["decision"] is None:
+    if rounds[-1].decision is None:
         console.print(
             f"round {last} waits for a decision: [bold]python -m flows.gate {folder} promote[/] (or 'roll back', stop),"
             f" then [bold]{command}[/]",
             soft_wrap=True,
         )
         return
-    console.print(f"done: {folder}   last promoted policy: {promoted(rounds)['policy']}", soft_wrap=True)
+    console.print(f"done: {folder}   last promoted policy: {promoted(rounds).policy}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,68 +1,167 @@
-"""Flow `irepo-round`: generate, label, train, evaluate; and the record of a round, read from its manifests."""
+"""A round of the method, from top to bottom; and the Prefect flow `irepo-round` that runs it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
-from prefect.states import State
+from prefect.states import State as State
 
 from conf.schema import RunConfig
-from flows.benchmarks import benchmark_stages, harness_spec, mt_bench_specs
-from flows.drafts import generated
-from flows.evaluation import against_spec, evaluation_specs, labels_pairs, pairs_spec, rivals
+from flows.chain import (
+    chain_of,
+    moves_reference,
+    policy_of,
+    previous_policy,
+    reference_of,
+    replayed,
+    trained_in,
+)
+from flows.evaluation import evaluate_named, evaluate_policy
 from flows.plan import Plan
-from flows.preflight import open_plan
+from flows.record import round_record
 from flows.show.artifacts import publish_report
 from flows.show.panel_tables import complaints
 from flows.show.terminal import console
-from flows.training import (
-    extra_spec,
-    mix_inputs,
+from flows.specs import (
+    ask_spec,
+    assemble_spec,
+    drafts_spec,
+    generate_spec,
+    label_spec,
     mix_spec,
-    moves_reference,
-    reference_digest,
+    prompts_spec,
     reference_spec,
+    select_spec,
     train_spec,
-    update_inputs,
     update_spec,
 )
-from storage.manifest import BrokenManifest, folder_digest, read_manifest
-from tasks.evaluate import evaluate
-from tasks.generate import generate
-from tasks.generation.prompts import run_select
-from tasks.label import WAITING, label, waits
-from tasks.mixing.stage import run_mix
-from tasks.train import train
-from tasks.training.update import run_update
+from flows.stages import FinishedStages, ListedStages, PrefectStages, Stages, StageWaits
+from storage.artifact import Artifact
+from storage.manifest import BrokenManifest
+from storage.stage import Spec
+from tasks.evaluation.record import RoundRecord
+from tasks.generation.drafts import NoDrafts
+from tasks.generation.prompts import ROUND
+from tasks.label import WAITING, waits
+from tasks.training.update import AsTrained, Momentum
 
-Record = dict[str, Any]
 
-#: Rounds (run folder, number) that this process worked on: what it has just published need not be read again.
+def play_start(stages: Stages, plan: Plan) -> None:
+    """Round 0: evaluate the initial policy. Later rounds are compared with its held-out responses."""
+    evaluate_named(stages, plan)
+    evaluate_policy(stages, plan, 0, [0], plan.initial)
+
+
+def play_round(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) -> None:
+    """One round: responses, votes, preferences, a new policy, and whether it is better.
+
+    chain: the rounds whose policies led to the one that this round starts from, 0 first.
+    """
+    policy = policy_of(stages, plan, chain[-1])
+    prompts = stages(select_spec(plan, number, stages.prompts(plan))) / ROUND
+    responses = _responses(stages, plan, number, policy=policy, prompts=prompts)
+    policies = {"policy": policy, "previous": previous_policy(stages, plan, chain), "initial": plan.initial}
+    labels = stages(
+        label_spec(plan, number, plan.folder(number, "label"), responses=responses, prompts=prompts, policies=policies)
+    )
+    reference = _reference(stages, plan, number, chain)
+    labels_by_round = {n: stages.made(plan, n, "label") for n in replayed(plan, chain)} | {number: labels}
+    preferences = labels
+    if not plan.config.mixing.nothing:
+        preferences = _mixed(stages, plan, number, labels_by_round, policy=policy, previous=policies["previous"])
+    extra = _extra_responses(stages, plan, number, policy=reference, prompts=prompts)
+    trained = stages(
+        train_spec(
+            plan,
+            number,
+            policy=policy,
+            reference=reference,
+            preferences=preferences,
+            labels=labels_by_round,
+            extra=extra,
+        )
+    )
+    final = _updated(stages, plan, number, chain, trained / "policy")
+    evaluate_policy(stages, plan, number, chain, final)
+
+
+def _responses(stages: Stages, plan: Plan, number: int, *, policy: Artifact, prompts: Artifact) -> Artifact:
+    """Responses to the round's prompts: sampled, or made in pairs where `drafts` says how."""
+    drafts, sampling = plan.config.drafts, plan.config.sampling
+    if isinstance(drafts, NoDrafts):
+        folder = plan.folder(number, "generate")
+        return stages(generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling))
+    asked = stages(ask_spec(plan, number, drafts, policy=policy, prompts=prompts))
+    sampled = stages(drafts_spec(plan, number, drafts, policy=policy, asked=asked))
+    return stages(assemble_spec(plan, number, drafts, policy=policy, prompts=prompts, asked=asked, sampled=sampled))
+
+
+def _mixed(
+    stages: Stages, plan: Plan, number: int, labels: Mapping[int, Artifact], *, policy: Artifact, previous: Artifact
+) -> Artifact:
+    """The round's own pairs, with those of earlier rounds and of an offline set."""
+    offline = plan.config.mixing.offline
+    file = stages.outside(offline.path) if offline else None
+    return stages(mix_spec(plan, number, labels=labels, policy=policy, previous=previous, offline=file))
+
+
+def _reference(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) -> Artifact:
+    """The policy that log-ratios are taken against: one that a round ended with, or a running average."""
+    settings = plan.config.objective.reference
+    if isinstance(settings, str) or not moves_reference(plan, number, chain):
+        return reference_of(stages, plan, number, chain)
+    base, before = chain[-1], chain[:-1]
+    policy, old = policy_of(stages, plan, base), reference_of(stages, plan, base, before)
+    return stages(reference_spec(plan, number, settings, policy=policy, before=old)) / "policy"
+
+
+def _extra_responses(
+    stages: Stages, plan: Plan, number: int, *, policy: Artifact, prompts: Artifact
+) -> Artifact | None:
+    """One more response to each prompt, by the reference, for objectives that move away from it."""
+    kind = plan.config.objective.needs().extra
+    if kind is None:
+        return None
+    sampling = plan.config.sampling.drawing(1, temperature=0.0 if kind == "greedy" else None)
+    return stages(
+        generate_spec(
+            plan, number, plan.folder(number, "extra"), policy=policy, prompts=prompts, sampling=sampling, seed=2
+        )
+    )
+
+
+def _updated(stages: Stages, plan: Plan, number: int, chain: Sequence[int], trained: Artifact) -> Artifact:
+    """The policy that the round ends with: as trained, or averaged with what earlier rounds trained."""
+    settings = plan.config.update
+    if isinstance(settings, AsTrained):
+        return trained
+    numbers = chain[-1:] if isinstance(settings, Momentum) else [n for n in chain if n][-(settings.last - 1) :]
+    earlier = [trained_in(stages, plan, n) for n in numbers]
+    return stages(update_spec(plan, number, settings, trained=trained, earlier=earlier)) / "policy"
+
+
+def list_stages(config: RunConfig) -> list[Spec]:
+    """The stages of the run up to its first round, in order; nothing is read or run."""
+    stages = ListedStages()
+    named = {name: stages.outside(Path(path)) for name, path in config.evaluation.against.items()}
+    plan = Plan(config, stages.outside(Path(config.policy.path)), named)
+    prompts = config.prompts
+    heldout = stages.outside(Path(prompts.heldout)) if isinstance(prompts.heldout, str) else None
+    stages(prompts_spec(plan, stages.outside(Path(prompts.path)), heldout, context=config.engine.max_model_len or 0))
+    play_start(stages, plan)
+    play_round(stages, plan, 1, [0])
+    return stages.specs
+
+
+#: Rounds (run folder, number) that this process worked on: files that it has just published are not checked again.
 _worked: set[tuple[Path, int]] = set()
 
 
-def initial_record(plan: Plan, prompts: str, initial: str) -> Record:
-    """Evaluate the initial policy, once a run: later rounds are compared with its held-out responses."""
-    inputs = {"prompts": prompts, "policy": initial, "initial": initial} | _against(plan, prompts)
-    evaluate_initial = evaluate.with_options(task_run_name="evaluate initial policy")
-    evaluate_initial(
-        *evaluation_specs(plan, 0, 0, inputs),
-        pairs_spec(plan, {"prompts": prompts, "initial": initial}),
-        harness=harness_spec(plan, 0, initial),
-        mt_bench=mt_bench_specs(plan, 0, initial),
-    )
-    return read_record(plan, 0, [0]) | {"digest": initial}
-
-
-def _against(plan: Plan, prompts: str) -> dict[str, str]:
-    """Digests of the held-out responses of the policies in evaluation.against, which are sampled once a run."""
-    found = {}
-    for name, folder in plan.named.items():
-        sample = generate.with_options(task_run_name=f"generate {name}")
-        spec = against_spec(plan, name, {"prompts": prompts, "policy": folder_digest(folder)})
-        found[f"responses:{name}"] = sample(spec)["content"]
-    return found
+def initial_record(plan: Plan) -> RoundRecord:
+    """Run or adopt round 0."""
+    stages = PrefectStages()
+    play_start(stages, plan)
+    return round_record(plan, 0, [0], stages.manifests)
 
 
 # Its parameters come from `irepo`, which has checked them.
@@ -74,123 +173,49 @@ def _against(plan: Plan, prompts: str) -> dict[str, str]:
     result_serializer="json",
 )
 def irepo_round(
-    run: str, number: int, config: RunConfig, initial_policy: str, prompts: str, before: list[Record]
-) -> Record | State[None]:
-    """One round: responses, votes, a new policy, and whether it is better. `before` holds the earlier records.
+    run: str, number: int, config: RunConfig, initial: Artifact, before: list[RoundRecord]
+) -> State[None] | None:
+    """Round `number` of the run `run`. before: the records of the rounds before it.
 
     Ends in a state `Waiting` while people on the panel have not voted.
     """
-    plan = open_plan(config.model_copy(update={"policy": config.policy.model_copy(update={"path": initial_policy})}))
-    base, initial = promoted(before), before[0]["digest"]
-    policy = base["digest"]
+    plan, chain, stages = Plan(config, initial), chain_of(before), PrefectStages()
     console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
-    start, steps = base["round"], chain(before)
-    selected = run_select(plan.select(number, {"prompts": prompts}))
-    responses = generated(plan, number, start, {"prompts": selected.content, "policy": policy})
-    asked = {"policy": policy, "previous": before[base["base"]]["digest"], "initial": initial}
-    if start == 0 and config.policy.aligned_from:
-        asked["previous"] = folder_digest(plan.before_initial)
-    inputs = {"prompts": selected.content, "responses": responses}
-    inputs |= {f"asked:{name}": asked[name] for name in plan.policies_asked}
-    labelled = label(plan.label(number, start, base["base"], inputs))
-    if isinstance(labelled, State):
-        return waits(str(labelled.message))
-    policies = {record["round"]: record["digest"] for record in before}
-    move = reference_spec(plan, number, steps, policies)
-    if move is not None:
-        run_update(move)
-    reference = reference_digest(plan, number, steps, policies)
-    mix = mix_spec(plan, number, steps, {"preferences": labelled["content"]} | mix_inputs(plan, steps))
-    preferences = run_mix(mix).content if mix else labelled["content"]
-    inputs = {"policy": policy, "reference": reference, "preferences": preferences}
-    extra = extra_spec(plan, number, steps, {"prompts": selected.content, "policy": reference})
-    if extra is not None:
-        inputs["extra"] = generate.with_options(task_run_name="generate extra")(extra)["content"]
-    trained = train(train_spec(plan, number, steps, inputs))
-    update = update_spec(plan, number, steps, {"trained": trained["content"]} | update_inputs(plan, steps))
-    ended = run_update(update).content if update else trained["content"]
-    inputs = {"prompts": prompts, "policy": ended, "initial": initial}
-    inputs |= {f"responses:{name}": before[rival]["responses"] for name, rival in rivals(number, start)}
-    inputs |= {f"responses:{name}": content for name, content in before[0]["against"].items()}
-    if before[0]["pairs"] is not None:
-        inputs |= {"pairs": before[0]["pairs"]}
-        inputs |= {f"evaluation:{name}": before[n]["evaluation"] for name, n in (("initial", 0), ("previous", start))}
-    harness, mt_bench = harness_spec(plan, number, ended), mt_bench_specs(plan, number, ended)
-    evaluate(*evaluation_specs(plan, number, start, inputs), harness=harness, mt_bench=mt_bench)
+    try:
+        play_round(stages, plan, number, chain)
+    except StageWaits as waiting:
+        return waits(str(waiting))
     _worked.add((plan.layout.root, number))
-    record = read_record(plan, number, steps)
-    for complaint in complaints(record["labels"]):
-        console.print(f"[yellow]{complaint} {plan.layout.stage(number, 'label') / 'votes.parquet'}[/]", soft_wrap=True)
+    record = round_record(plan, number, chain, stages.manifests)
+    for complaint in complaints(record.labels):
+        console.print(f"[yellow]{complaint} {plan.folder(number, 'label') / 'votes.parquet'}[/]", soft_wrap=True)
     publish_report(plan, [*before, record])
-    return record
+    return None
 
 
-def complete_round(plan: Plan, number: int, prompts: str, before: list[Record]) -> Record | State[None]:
+def complete_round(plan: Plan, number: int, before: list[RoundRecord]) -> RoundRecord | State[None]:
     """The record of round `number`, run as a subflow; its state `Waiting` while people have not voted.
 
-    When a run is retried or resumed, Prefect hands back subflows that had completed without looking at their files.
-    They are looked at here: where files were lost or altered since, the stages concerned are run again.
+    When a run is retried or resumed, Prefect returns the results of subflows that had completed without looking at
+    their files. They are checked here: where files were lost or altered since, the stages concerned run again.
     """
     config = plan.config
-    arguments = (config.name, number, config, str(plan.initial), prompts, before)
-    state = irepo_round(*arguments, return_state=True)
+    state = irepo_round(config.name, number, config, plan.initial, before, return_state=True)
     if state.name == WAITING:
         return waits(str(state.message))
     if not state.is_completed():
         state.result()  # raises what the round raised
     try:
-        return read_record(plan, number, chain(before), check_files=(plan.layout.root, number) not in _worked)
+        return finished_record(plan, number, before, check_files=(plan.layout.root, number) not in _worked)
     except BrokenManifest as broken:
-        console.print(f"round {number} is looked at again: {broken}")
+        console.print(f"round {number} runs again where needed: {broken}")
         # Not as a subflow: Prefect would take it for the next one of the earlier attempt.
-        return irepo_round.fn(*arguments)
+        waiting = irepo_round.fn(config.name, number, config, plan.initial, before)
+        return waiting if waiting is not None else finished_record(plan, number, before, check_files=False)
 
 
-def promoted(rounds: Sequence[Record]) -> Record:
-    """The record of the policy that the next round starts from: the last one that was not rolled back."""
-    return next(record for record in reversed(rounds) if record["decision"] != "roll back")
-
-
-def chain(rounds: Sequence[Record]) -> list[int]:
-    """The rounds whose policies led to the one that the next round starts from, 0 first."""
-    number, found = promoted(rounds)["round"], []
-    while number:
-        found.append(number)
-        number = rounds[number]["base"]
-    return [0, *reversed(found)]
-
-
-def read_record(plan: Plan, number: int, steps: Sequence[int], *, check_files: bool = False) -> Record:
-    """What later rounds and tables need of a finished round, from its manifests. `steps`: its `chain`.
-
-    Raises BrokenManifest, naming the file, when one is missing, cut or altered; with `check_files`, when any file is.
-    """
-    made = "train" if plan.config.update.kind == "none" else "update"
-    mixed = "label" if plan.config.mixing.nothing else "mix"
-    moved = ["reference"] if number and moves_reference(plan, number, steps) else []
-    order = ["generate", "label", mixed, *moved, "train", made, "evaluate"]
-    stages = ["evaluate"] if number == 0 else list(dict.fromkeys(order))
-    manifests = {stage: read_manifest(plan.layout.stage(number, stage), check_files=check_files) for stage in stages}
-    names = [
-        "responses",
-        "judgements",
-        *(["pairs"] if number == 0 and labels_pairs(plan) else []),
-        *benchmark_stages(plan.config),
-    ]
-    parts = [read_manifest(plan.layout.stage(number, "evaluate") / part, check_files=check_files) for part in names]
-    seconds = {stage: manifest.seconds for stage, manifest in manifests.items()}
-    seconds["evaluate"] = round(seconds["evaluate"] + sum(part.seconds for part in parts), 3)
-    return {
-        "round": number,
-        "base": steps[-1],
-        "policy": str(plan.policy(number)),
-        "digest": manifests[made].content if number else None,
-        "responses": parts[0].content,
-        "evaluation": manifests["evaluate"].content,
-        "pairs": parts[2].content if len(parts) > 2 else None,
-        "against": {name: read_manifest(plan.layout.stage(0, "against") / name).content for name in plan.named},
-        "figures": manifests["evaluate"].summary,
-        "labels": manifests["label"].summary if number else None,
-        "seconds": seconds,
-        "decision": None if number else "promote",
-    }
+def finished_record(plan: Plan, number: int, before: Sequence[RoundRecord], *, check_files: bool) -> RoundRecord:
+    """The record of a finished round. Raises BrokenManifest as `FinishedStages`."""
+    stages, chain = FinishedStages(check_files=check_files), chain_of(before)
+    play_round(stages, plan, number, chain)
+    return round_record(plan, number, chain, stages.manifests)

@@ -27,7 +27,7 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator  # noqa: E402
 
 from conf.schema import PolicySettings  # noqa: E402
-from flows.preflight import find_policy  # noqa: E402
+from flows.checks import find_policy  # noqa: E402
 from flows.show.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.prompts import read_rows  # noqa: E402

@@ -21,7 +21,7 @@ from storage.files import canonical_json, digest, publish_text, sha256_file
 
 MANIFEST = "manifest.json"
 CARD = "README.md"  # of a policy, for people and the hub
-_CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class BrokenManifest(Exception):
@@ -53,7 +53,11 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a finished stage left behind. `inputs` maps each input's name to the digest of what was read."""
+    """What a finished stage left behind.
+
+    inputs: the digest of what was read, by name. made_by: of inputs that a stage of the run made, that stage's folder
+    below the run folder, such as round-01/generate.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,6 +65,7 @@ class Manifest(BaseModel):
     round: int
     key: str
     inputs: dict[str, str]
+    made_by: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, Any]
     files: list[FileEntry]
     rows: dict[str, int] = Field(default_factory=dict)
@@ -79,7 +84,7 @@ class Manifest(BaseModel):
 
     def sealed(self) -> Self:
         """A copy that carries the digest of its own fields."""
-        return self.model_copy(update={"digest": self._own_digest()})
+        return type(self)(**self.model_dump(exclude={"digest"}), digest=self._own_digest())
 
     def _own_digest(self) -> str:
         return digest(self.model_dump(mode="json", exclude={"digest"}))
@@ -141,7 +146,7 @@ def code_version() -> str:
 
     "unknown" without a checkout, without git, or when git does not answer within five seconds. Asked once a process.
     """
-    if not (_CHECKOUT / ".git").exists():  # git itself would go up to a repository that merely contains this folder
+    if not (CHECKOUT / ".git").exists():  # git itself would go up to a repository that merely contains this folder
         return "unknown"
     command = ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--exclude=*", "--dirty=+changes"]
     # A git hook's GIT_DIR names another repository; without optional locks a git at work elsewhere is not disturbed.
@@ -150,7 +155,7 @@ def code_version() -> str:
     try:
         answer = subprocess.run(
             [*command, "--abbrev=12"],
-            cwd=_CHECKOUT,
+            cwd=CHECKOUT,
             env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -1,22 +1,27 @@
 """The contract of a stage: spec in, files and a manifest out, adopted when it is already done.
 
-Every stage is a plain function from a spec to a Manifest; each room has a command for its main one,
-`python -m tasks.<room> spec.yaml`.
+Every stage is a plain function from a spec to a Manifest. `python -m tasks.run <stage folder>` runs any of them again.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic_core import to_jsonable_python
 
+from storage.artifact import artifacts
 from storage.disk_errors import disk_faults
 from storage.errors import UserError
 from storage.files import digest, parse_yaml, publish_text, sweep_temporaries, yaml_text
 from storage.manifest import (
+    CHECKOUT,
     MANIFEST,
     BrokenManifest,
     FileEntry,
@@ -29,6 +34,9 @@ from storage.manifest import (
 
 log = logging.getLogger("irepo")
 
+_CLASS = "spec"  # the line of spec.yaml that names the class
+_PACKAGES = ("tasks", "tests")  # where stages are defined
+
 
 class Progress(Protocol):
     """Called as work proceeds: `done` of `total` units, and what the unit is."""
@@ -40,44 +48,113 @@ def silent(done: int, total: int, unit: str) -> None:
     """A Progress that shows nothing."""
 
 
-class Spec(BaseModel):
-    """Everything a stage needs. Sub-classes add the paths they read and narrow `settings`.
+@dataclass(frozen=True)
+class Unkeyed:
+    """Marks a field of a spec, as in Annotated[Path, Unkeyed("a cache")], that is not part of the stage's key."""
 
-    Paths say where to read and write and are not part of the key: a run folder may move. What was read is in
-    `inputs`, by digest.
+    why: str
+
+
+@dataclass(frozen=True)
+class KeyedBy:
+    """Marks a path in a stage's settings whose content is the artifact in the spec's field of this name."""
+
+    field: str
+
+
+#: Which of the four Prefect tasks runs a stage; None: the stage is quick and runs in the flow itself.
+TaskName = Literal["generate", "label", "train", "evaluate"]
+
+
+class Spec(BaseModel):
+    """Everything a stage needs. Subclasses add what they read, as Artifact fields, and narrow `settings`.
+
+    `inputs` follows from the fields: what a stage reads is what its key holds. A path that is not part of the key says
+    so in its type (`Unkeyed`); any other field is part of the key by its value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: ClassVar[str]
     version: ClassVar[int]
+    #: The function that does the work, as package.module:name. It takes the spec and a Progress, and if `samples`
+    #: also an engine, and returns the Manifest.
+    runs: ClassVar[str]
+    task: ClassVar[TaskName | None] = None
+    samples: ClassVar[bool] = False
 
-    folder: Path
+    folder: Annotated[Path, Unkeyed("where the stage writes; a run folder may move")]
     round: int = Field(ge=0)
     seed: int
-    inputs: dict[str, str]
     settings: SerializeAsAny[BaseModel]
 
-    def key(self) -> str:
-        """sha256 over the stage, its contract's version, settings, round, seed and the digests of its inputs."""
-        return digest(
-            {
-                "stage": self.stage,
-                "version": self.version,
-                "settings": self.keyed_settings(),
-                "round": self.round,
-                "seed": self.seed,
-                "inputs": self.inputs,
-            }
-        )
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digest of every artifact that the stage reads, by field name; `field:key` inside a mapping or list."""
+        read: dict[str, str] = {}
+        for name in type(self).model_fields:
+            read |= {key: made.digest for key, made in artifacts(name, getattr(self, name)).items()}
+        return read
 
-    def keyed_settings(self) -> dict[str, Any]:
-        """The settings that decide the stage's outcome. Sub-classes leave out those that decide how fast it comes."""
-        return self.settings.model_dump(mode="json")
+    @property
+    def made_by(self) -> dict[str, str]:
+        """The stage that made each input, by the names of `inputs`; without inputs from outside the run."""
+        makers: dict[str, str] = {}
+        for name in type(self).model_fields:
+            makers |= {key: made.maker for key, made in artifacts(name, getattr(self, name)).items() if made.maker}
+        return makers
+
+    def key(self) -> str:
+        """sha256 over the stage, its contract's version, settings, round, seed, the digests of its inputs and its
+        other fields, without what is operational or `Unkeyed`."""
+        content = {
+            "stage": self.stage,
+            "version": self.version,
+            "settings": keyed(self.settings),
+            "round": self.round,
+            "seed": self.seed,
+            "inputs": self.inputs,
+        }
+        if values := self._values():
+            content["values"] = values
+        return digest(content)
+
+    def _values(self) -> dict[str, Any]:
+        """Fields of subclasses that are neither artifacts nor `Unkeyed`, as JSON."""
+        names = []
+        for name, field in type(self).model_fields.items():
+            unkeyed = any(isinstance(mark, Unkeyed) for mark in field.metadata)
+            value = getattr(self, name)
+            empty = value is None or value == {} or value == []
+            if name not in Spec.model_fields and not unkeyed and not empty and not artifacts(name, value):
+                names.append(name)
+        return self.model_dump(mode="json", include=set(names)) if names else {}
 
     def save(self, path: Path) -> None:
+        """Write the spec as YAML, with the name of its class, for `load_spec`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml_text(self.model_dump(mode="json")), encoding="utf-8")
+        kind = type(self)
+        content = {_CLASS: f"{kind.__module__}:{kind.__qualname__}"} | self.model_dump(mode="json")
+        path.write_text(yaml_text(content), encoding="utf-8")
+
+
+def keyed(value: object) -> Any:
+    """Settings as JSON, without fields that are `KeyedBy` an artifact or that their model lists in `operational`.
+
+    Operational settings change how fast, where or at what price a stage runs, but not what it makes.
+    """
+    if isinstance(value, BaseModel):
+        left_out: frozenset[str] = getattr(value, "operational", frozenset())
+        return {
+            name: keyed(getattr(value, name))
+            for name, field in type(value).model_fields.items()
+            if name not in left_out and not any(isinstance(mark, KeyedBy | Unkeyed) for mark in field.metadata)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): keyed(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [keyed(inner) for inner in value]
+    return to_jsonable_python(value)
 
 
 S = TypeVar("S", bound=Spec)
@@ -131,6 +208,7 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
         round=spec.round,
         key=spec.key(),
         inputs=spec.inputs,
+        made_by=spec.made_by,
         settings=spec.settings.model_dump(mode="json"),
         files=describe_files(spec.folder, outcome.paths),
         rows=outcome.rows,
@@ -174,12 +252,50 @@ def has_part(spec: Spec, path: Path) -> bool:
 
 
 def load_spec(path: Path, kind: type[S]) -> S:
-    """Read a spec written by `Spec.save`. Raises UserError when the file does not fit."""
+    """Read a spec written by `Spec.save`. Raises UserError when the file does not fit `kind`."""
+    spec = load_any_spec(path)
+    if not isinstance(spec, kind):
+        raise _not_a_spec(path, f"it is the spec of a {spec.stage} stage, not of a {kind.stage} stage")
+    return spec
+
+
+def load_any_spec(path: Path) -> Spec:
+    """Read the spec of any stage of this project. Raises UserError when the file is no spec.
+
+    The file names the spec's class. Only classes of this project are accepted: a file must not choose code to import.
+    """
     try:
-        return kind.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"this is not the spec of a {kind.stage} stage: {error}",
-            where=str(path),
-            remedy="give the spec.yaml that the stage left in its folder, or one written like it",
-        ) from None
+        raise _not_a_spec(path, str(error)) from None
+    if not isinstance(content, dict) or not isinstance(content.get(_CLASS), str):
+        raise _not_a_spec(path, f"it has no line `{_CLASS}: tasks.<room>.<module>:<class>`")
+    kind = _spec_class(content.pop(_CLASS))
+    if kind is None:
+        raise _not_a_spec(path, f"its line `{_CLASS}` names no stage of this project")
+    try:
+        return kind.model_validate(content)
+    except ValueError as error:
+        raise _not_a_spec(path, str(error)) from None
+
+
+def _spec_class(name: str) -> type[Spec] | None:
+    module, _, attribute = name.partition(":")
+    if module.split(".")[0] not in _PACKAGES:
+        return None
+    try:
+        origin = find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    if origin is None or origin.origin is None or not Path(origin.origin).is_relative_to(CHECKOUT):
+        return None
+    kind = getattr(import_module(module), attribute, None)
+    return kind if isinstance(kind, type) and issubclass(kind, Spec) else None
+
+
+def _not_a_spec(path: Path, why: str) -> UserError:
+    return UserError(
+        f"this is not the spec of a stage: {why}",
+        where=str(path),
+        remedy="give the spec.yaml that the stage left in its folder, or one written like it",
+    )

@@ -4,30 +4,29 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Cancelled, State
+from prefect.states import Cancelled
+from prefect.states import State as State
 
-from tasks.labeling.settings import LabelSpec
-from tasks.labeling.stage import run
+from storage.stage import Spec
+from tasks.engines import pause_engines
 from tasks.panel.humans.collect import WaitingForVotes
-from tasks.progress import progress_bar
-from tasks.report import stage_result
+from tasks.report import run_with_progress
 
 
-@task(name="label", task_run_name="label", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
-def label(spec: LabelSpec) -> dict[str, Any] | State[None]:
-    """Run or adopt the label stage of `spec`; a state `Waiting` while people on the panel have not said enough."""
+@task(name="label", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+def label(spec: Spec) -> dict[str, Any] | State[None]:
+    """Run or adopt a stage of labels. Ends in a state `Waiting` until people on the panel have voted enough."""
+    pause_engines()
     try:
-        with progress_bar("label", spec.round) as progress:
-            manifest = run(spec, progress)
+        return run_with_progress(spec)
     except WaitingForVotes as waiting:
         return waits(str(waiting))
-    return stage_result(manifest, spec.folder)
 
 
-#: The state of what cannot go on before people have voted: not a failure, and not done.
+#: The state of a run that cannot go on before people have voted. It has neither failed nor finished.
 WAITING = "Waiting"
 
 
 def waits(message: str) -> State[None]:
-    """The final state of a task or flow run that people keep waiting; it is run again when they have voted."""
+    """The final state of a task or flow run that waits for people. It is run again when they have voted."""
     return Cancelled(name=WAITING, message=message)

@@ -1,19 +1,23 @@
-"""What a Prefect task returns and logs of a finished stage: small, JSON, enough to watch a round by."""
+"""What the four Prefect tasks do alike: show progress, run the stage, log and return a small result."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect.logging import get_run_logger
 
-from storage.manifest import Manifest
+from storage.artifact import stage_name
+from storage.stage import Spec
+from tasks.progress import progress_bar
+from tasks.run import run_stage_of
 
 
-def stage_result(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """The stage's flow state: where its files are, the digest that downstream stages build on, its figures."""
+def run_with_progress(spec: Spec, engine: object = None) -> dict[str, Any]:
+    """Run or adopt the stage of `spec`; returns its flow state: where its files are, its digest and its figures."""
+    with progress_bar(stage_title(spec), spec.round) as progress:
+        manifest = run_stage_of(spec, progress, engine)
     result = {
         "stage": manifest.stage,
         "round": manifest.round,
-        "folder": str(folder),
+        "folder": str(spec.folder),
         "key": manifest.key,
         "content": manifest.content,
         "seconds": manifest.seconds,
@@ -21,6 +25,16 @@ def stage_result(manifest: Manifest, folder: Path) -> dict[str, Any]:
         "summary": manifest.summary,
     }
     get_run_logger().info(
-        "%s of round %d: %s in %.1f s, %s", manifest.stage, manifest.round, manifest.rows, manifest.seconds, folder
+        "%s of round %d: %s in %.1f s, %s",
+        stage_title(spec),
+        manifest.round,
+        manifest.rows,
+        manifest.seconds,
+        spec.folder,
     )
     return result
+
+
+def stage_title(spec: Spec) -> str:
+    """The stage's folder below its round, such as evaluate/responses: the name that people see."""
+    return stage_name(spec.folder).partition("/")[2] or stage_name(spec.folder)

@@ -5,13 +5,13 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.plan import Plan
 from flows.show.panel_tables import panel_tables
 from flows.show.terminal import cells, markdown_table
+from tasks.evaluation.record import RoundRecord
 from tasks.evaluation.stage import SAMPLES
 from tasks.reporting.cards.write import write_cards
 from tasks.reporting.report.write import write_report
@@ -22,14 +22,14 @@ _SAMPLES = 8  # pairs in a report
 _LONG = 600  # characters of a sample
 
 
-def publish_rounds(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
+def publish_rounds(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
     """The table of all rounds so far: a version of the artifact `<run>-rounds`; and the run's report, as a page.
 
     The report's figures are in the page; as files they are left to `draw_figures`.
     """
     columns = cells(rounds)
     table = [
-        {"round": _heading(record), "decision": record["decision"] or "waits"}
+        {"round": _heading(record), "decision": record.decision or "waits"}
         | {name: "–" if column[i] == "-" else column[i] for name, column in columns}  # a "-" is drawn as a list's dot
         for i, record in enumerate(rounds)
     ]
@@ -69,11 +69,11 @@ def publish_folder_link(plan: Plan) -> None:
     _publish(lambda: create_link_artifact(folder.as_uri(), str(folder), f"{slug(plan)}-folder", "The run folder."))
 
 
-def publish_report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> None:
+def publish_report(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
     """The report on the last of `rounds`: the artifact `<run>-round-<number>`."""
-    key = f"{slug(plan)}-round-{rounds[-1]['round']}"
+    key = f"{slug(plan)}-round-{rounds[-1].round}"
     text = report(plan, rounds)
-    _publish(lambda: create_markdown_artifact(text, key, f"{plan.config.name}: round {rounds[-1]['round']}"))
+    _publish(lambda: create_markdown_artifact(text, key, f"{plan.config.name}: round {rounds[-1].round}"))
 
 
 def publish_waiting(plan: Plan, number: int, message: str) -> None:
@@ -86,20 +86,21 @@ def publish_waiting(plan: Plan, number: int, message: str) -> None:
     _publish(lambda: create_markdown_artifact(text, f"{slug(plan)}-votes", f"round {number} waits for people"))
 
 
-def report(plan: Plan, rounds: Sequence[dict[str, Any]]) -> str:
+def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
     """Markdown: figures of the initial policy, of where the round started, and of its end; votes; sample pairs."""
     record = rounds[-1]
-    shown = [rounds[0], *(r for r in rounds if r["round"] == record["base"] and r["round"]), record]
-    lines = [f"# {plan.config.name}: round {record['round']}", ""]
+    shown = [rounds[0], *(r for r in rounds if r.round == record.base and r.round), record]
+    lines = [f"# {plan.config.name}: round {record.round}", ""]
     lines += markdown_table(["", *(_heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
-    labels = record["labels"]
-    lines += ["", "## Votes", ""]
-    lines += [f"{labels['pairs']} preference pairs of {labels['comparisons']} comparisons; left out: "]
-    lines[-1] += ", ".join(f"{count} {reason}" for reason, count in labels["dropped"].items() if count) or "none"
-    lines += ["", *panel_tables(labels)]
+    labels = record.labels
+    if labels is not None:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in labels.dropped.items() if count) or "none"
+        lines += ["", "## Votes", ""]
+        lines += [f"{labels.pairs} preference pairs of {labels.comparisons} comparisons; left out: {dropped}"]
+        lines += ["", *panel_tables(labels)]
     lines += ["", "## Held-out samples, not picked", ""]
     lines += _samples(plan, record)
-    lines += ["", f"policy: `{record['policy']}`"]
+    lines += ["", f"policy: `{record.policy}`"]
     return "\n".join(lines) + "\n"
 
 
@@ -108,12 +109,12 @@ def slug(plan: Plan) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plan.config.name.lower()).strip("-")
 
 
-def _heading(record: dict[str, Any]) -> str:
-    return f"round {record['round']}" if record["round"] else "initial"
+def _heading(record: RoundRecord) -> str:
+    return f"round {record.round}" if record.round else "initial"
 
 
-def _samples(plan: Plan, record: dict[str, Any]) -> list[str]:
-    sides = [record["base"], record["round"]]
+def _samples(plan: Plan, record: RoundRecord) -> list[str]:
+    sides = [record.base, record.round]
     before, after = (_read(plan.layout.stage(number, "evaluate") / SAMPLES) for number in sides)
     pairs = list(zip(before, after, strict=True))
     rows = [

@@ -1,10 +1,10 @@
 """Markdown of a round's panel: what each annotator said, how far it can be trusted, what it cost, who agrees."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from flows.show.terminal import markdown_table
+from tasks.labeling.summary import Agreement, AnnotatorStats, LabelSummary, Learnt
 
 _OUTCOMES = ("a", "b", "tie", "abstain", "error")
 _SHARES = {
@@ -18,84 +18,82 @@ _SHARES = {
 
 _MANY = 0.1  # share of errors that is worth a line on the terminal
 
-Row = Mapping[str, Any]
 
-
-def panel_tables(labels: Mapping[str, Any]) -> list[str]:
+def panel_tables(labels: LabelSummary) -> list[str]:
     """Lines of Markdown from the summary of a label stage."""
-    rows: Sequence[Row] = labels["annotators"]
+    rows = labels.annotators
     lines = markdown_table(
-        ["annotator", *_OUTCOMES], [[row["annotator"], *(str(row[each]) for each in _OUTCOMES)] for row in rows]
+        ["annotator", *_OUTCOMES], [[row.annotator, *(str(count) for count in row.outcomes.values())] for row in rows]
     )
     lines += ["", *_trust(rows)]
-    lines += _learnt(labels["learnt"])
-    if any(row["seconds"] is not None for row in rows):
+    lines += _learnt(labels.learnt)
+    if any(row.seconds is not None for row in rows):
         lines += ["", *_spent(rows)]
     if len(rows) > 1:
-        lines += ["", "Same vote, of comparisons that both voted on:", "", *_matrix(rows, labels["agreement"])]
+        lines += ["", "Same vote, of comparisons that both voted on:", "", *_matrix(rows, labels.agreement)]
     return lines
 
 
-def _trust(rows: Sequence[Row]) -> list[str]:
-    shown = {title: name for title, name in _SHARES.items() if any(row[name] is not None for row in rows)}
+def _trust(rows: Sequence[AnnotatorStats]) -> list[str]:
+    shown = {title: name for title, name in _SHARES.items() if any(getattr(row, name) is not None for row in rows)}
     cells = [
         [
-            row["annotator"],
-            *(_share(row[name]) for name in shown.values()),
-            f"{row['intransitive']} of {row['triples']}",
+            row.annotator,
+            *(_share(getattr(row, name)) for name in shown.values()),
+            f"{row.intransitive} of {row.triples}",
         ]
         for row in rows
     ]
     return markdown_table(["annotator", *shown, "circles of three"], cells)
 
 
-def _learnt(learnt: Mapping[str, Any]) -> list[str]:
+def _learnt(learnt: Learnt) -> list[str]:
     """What the estimation learnt about annotators, and about whom it could not."""
     lines: list[str] = []
-    if "annotators" in learnt:
+    if learnt.annotators:
         cells = [
-            [name, "not known" if row["eta"] is None else f"{row['eta']:.2f}", f"{row['used']:.2f}", str(row["shared"])]
-            for name, row in learnt["annotators"].items()
+            [name, "not known" if row.eta is None else f"{row.eta:.2f}", f"{row.used:.2f}", str(row.shared)]
+            for name, row in learnt.annotators.items()
         ]
         lines += ["", *markdown_table(["annotator", "honest votes (estimate)", "counted as", "shared votes"], cells)]
-    if unknown := learnt.get("not_identified"):
+    if unknown := learnt.not_identified:
         lines += ["", "Of these the votes do not say how honest they are; they count in full:", ""]
         lines += [f"- {name}: {why}" for name, why in unknown.items()]
-    if "groups" in learnt:
-        cells = [[name, *(f"{share:.2f}" for share in shares)] for name, shares in learnt["groups"].items()]
+    if learnt.groups:
+        cells = [[name, *(f"{share:.2f}" for share in shares)] for name, shares in learnt.groups.items()]
         lines += ["", *markdown_table(["annotator", *(f"group {u + 1}" for u in range(len(cells[0]) - 1))], cells)]
-    if penalties := learnt.get("length_penalties"):
+    if penalties := learnt.length_penalties:
         lines += ["", *(f"- {name}: {alpha:g} less for each character" for name, alpha in penalties.items())]
-    if notes := learnt.get("notes"):
+    if notes := learnt.notes:
         lines += ["", *(f"- {note}: {count}" for note, count in notes.items())]
     return lines
 
 
-def complaints(labels: Mapping[str, Any]) -> list[str]:
+def complaints(labels: LabelSummary | None) -> list[str]:
     """A line for each annotator that a person should look at: one that fails often."""
     lines = []
-    for row in labels["annotators"]:
-        asked = sum(row[outcome] for outcome in _OUTCOMES)
-        if row["error"] > _MANY * asked:
-            unanswered = f", {row['unanswered']} questions unanswered" if row["unanswered"] else ""
-            lines.append(f"{row['annotator']}: {row['error']} of {asked} votes are errors{unanswered}; see `raw` in")
+    for row in labels.annotators if labels else []:
+        votes = sum(row.outcomes.values())
+        if row.error > _MANY * votes:
+            unanswered = f", {row.unanswered} questions unanswered" if row.unanswered else ""
+            lines.append(f"{row.annotator}: {row.error} of {votes} votes are errors{unanswered}; see `raw` in")
     return lines
 
 
-def _spent(rows: Sequence[Row]) -> list[str]:
+def _spent(rows: Sequence[AnnotatorStats]) -> list[str]:
     cells = []
     for row in rows:
-        if row["seconds"] is not None:
-            faults = ", ".join(f"{count} {fault}" for fault, count in json.loads(row["faults"]).items()) or "none"
-            tokens = "-" if row["tokens"] is None else f"{row['tokens']:,}"
-            cost = "-" if row["cost"] is None else f"{row['cost']:.4f}"
-            cells.append([row["annotator"], f"{row['seconds']:.1f}", tokens, cost, faults, str(row["unanswered"])])
+        if row.seconds is not None:
+            faults = ", ".join(f"{count} {fault}" for fault, count in json.loads(row.faults).items()) or "none"
+            tokens = "-" if row.tokens is None else f"{row.tokens:,}"
+            cost = "-" if row.cost is None else f"{row.cost:.4f}"
+            cells.append([row.annotator, f"{row.seconds:.1f}", tokens, cost, faults, str(row.unanswered)])
     return markdown_table(["annotator", "seconds", "tokens", "cost", "faults of transport", "unanswered"], cells)
 
 
-def _matrix(rows: Sequence[Row], agreement: Sequence[Row]) -> list[str]:
-    names = [row["annotator"] for row in rows]
-    same = {frozenset((row["annotator"], row["other"])): row["same"] for row in agreement}
+def _matrix(rows: Sequence[AnnotatorStats], agreement: Sequence[Agreement]) -> list[str]:
+    names = [row.annotator for row in rows]
+    same = {frozenset((row.annotator, row.other)): row.same for row in agreement}
     cells = [
         [one, *("" if one == other else _share(same.get(frozenset((one, other)))) for other in names)] for one in names
     ]

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.box import SIMPLE_HEAD
@@ -12,8 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from storage.artifact import stage_name
 from storage.errors import UserError
 from storage.stage import Spec
+from tasks.evaluation.intervals import Interval
+from tasks.evaluation.record import RoundRecord
 
 console = Console(highlight=False)
 
@@ -34,25 +36,23 @@ def _escaped(text: str) -> str:
 def print_plan(specs: Sequence[Spec]) -> None:
     """Every stage of a round: its folder, what it reads and its settings."""
     for spec in specs:
-        console.rule(f"{spec.stage}", align="left")
-        values = spec.model_dump(mode="json", exclude={"inputs"})
+        console.rule(stage_name(spec.folder), align="left")
+        values = spec.model_dump(mode="json")
         console.print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), markup=False, end="")
     console.rule("dry run: no stage was run", align="left")
 
-
-STAGES = ("generate", "label", "mix", "reference", "train", "update", "evaluate")
 
 #: Columns of the table: the initial policy and so many of the latest rounds; rounds.json has them all.
 _SHOWN = 4
 
 
-def round_table(rounds: Sequence[dict[str, Any]]) -> Table:
-    """Figures by row, rounds by column. Each round is a record of flows.iterate; +- is half a 95 % interval."""
+def round_table(rounds: Sequence[RoundRecord]) -> Table:
+    """Figures by row, rounds by column. +- is half a 95 % interval."""
     shown = [rounds[0], *rounds[1:][-_SHOWN:]]
     table = Table(title="rounds so far (95 % intervals)", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
     table.add_column("", no_wrap=True)
     for record in shown:
-        table.add_column(f"round {record['round']}" if record["round"] else "initial", justify="right", no_wrap=True)
+        table.add_column(f"round {record.round}" if record.round else "initial", justify="right", no_wrap=True)
     for name, row in cells(shown):
         table.add_row(name, *row)
     return table
@@ -73,30 +73,30 @@ def samples_table(first: Path, last: Path, count: int = 5) -> Table:
     return table
 
 
-def cells(rounds: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def cells(rounds: Sequence[RoundRecord]) -> list[tuple[str, list[str]]]:
     """What the table says: a row's name, and its cell for each of `rounds`."""
-    summaries = [record["figures"] for record in rounds]
+    figures = [record.figures for record in rounds]
     rows: list[tuple[str, list[str]]] = []
-    latest = summaries[-1]
-    for source, judges in latest["win_rate"].items():
+    latest = figures[-1]
+    for source, judges in latest.win_rate.items():
         for judge in judges:
-            rates = [_interval(summary["win_rate"].get(source, {}).get(judge)) for summary in summaries]
+            rates = [_interval(each.win_rate.get(source, {}).get(judge)) for each in figures]
             rows.append((f"win vs {source} ({judge})", rates))
-    rows.append(("KL to initial (nats)", [f"{s['kl']['mean']:.2f}" for s in summaries]))
-    rows.append(("tokens a reply", [f"{s['tokens']:.1f}" for s in summaries]))
-    rows.append(("words a reply", [f"{s['words']:.1f}" for s in summaries]))
-    rows.append(("finished by itself", [f"{s['finish_rate']:.3f}" for s in summaries]))
-    judges = {judge for source in latest["win_rate"].values() for judge in source}
-    for name in sorted(latest["rates"], key=lambda name: (name in judges, name)):
-        label = f"mean score by {name}" if name in judges else name
-        rows.append((label, [f"{s['rates'][name]['mean']:.3f}" if name in s["rates"] else "-" for s in summaries]))
-    for stage in [each for each in STAGES if any(each in record["seconds"] for record in rounds)]:
-        rows.append((f"seconds: {stage}", [_seconds(record["seconds"].get(stage)) for record in rounds]))
+    rows.append(("KL to initial (nats)", [f"{each.kl.mean:.2f}" for each in figures]))
+    rows.append(("tokens a reply", [f"{each.tokens:.1f}" for each in figures]))
+    rows.append(("words a reply", [f"{each.words:.1f}" for each in figures]))
+    rows.append(("finished by itself", [f"{each.finish_rate:.3f}" for each in figures]))
+    deciding = {judge for judges in latest.win_rate.values() for judge in judges}
+    for name in sorted(latest.rates, key=lambda name: (name in deciding, name)):
+        label = f"mean score by {name}" if name in deciding else name
+        rows.append((label, [f"{each.rates[name].mean:.3f}" if name in each.rates else "-" for each in figures]))
+    for stage in dict.fromkeys(stage for record in reversed(rounds) for stage in record.seconds):
+        rows.append((f"seconds: {stage}", [_seconds(record.seconds.get(stage)) for record in rounds]))
     return rows
 
 
-def _interval(value: dict[str, float] | None) -> str:
-    return f"{value['mean']:.2f} ±{(value['high'] - value['low']) / 2:.2f}" if value else "-"
+def _interval(rate: Interval | None) -> str:
+    return f"{rate.mean:.2f} ±{(rate.high - rate.low) / 2:.2f}" if rate else "-"
 
 
 def _seconds(value: float | None) -> str:

@@ -5,11 +5,11 @@ stop: promote, and go no further round.
 Rules may also roll back and go no further: a policy that breaks one is never promoted (`Decision.last`).
 """
 
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from storage.artifact import Artifact
 from storage.files import canonical_json, publish_text
 from storage.manifest import Manifest
 from storage.stage import Outcome, Spec, finished, run_stage
@@ -50,16 +50,14 @@ class _NoSettings(BaseModel):
 
 
 class GateSpec(Spec):
-    """A decision on the policy and the evaluation whose digests are in `inputs`."""
+    """A decision on a policy and its evaluation. It is published by `publish_decision`, not run."""
 
     stage: ClassVar[str] = "gate"
     version: ClassVar[int] = 1
 
     settings: _NoSettings = _NoSettings()
-
-    @classmethod
-    def of(cls, folder: Path, round_number: int, *, policy: str, evaluation: str) -> "GateSpec":
-        return cls(folder=folder, round=round_number, seed=0, inputs={"policy": policy, "evaluation": evaluation})
+    policy: Artifact  # the policy that the round ends with
+    evaluation: Artifact
 
 
 def read_decision(spec: GateSpec) -> Decision | None:

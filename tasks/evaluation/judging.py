@@ -46,7 +46,7 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
                 remedy="put it under judges; rates take the kinds verifier, rule, function and reward_model",
             )
     judges = open_annotators(settings.judges, seed)
-    sources = [read_candidates(name, folder, spec.prompts) for name, folder in spec.responses.items()]
+    sources = [read_candidates(name, source.path, spec.prompts.path) for name, source in spec.responses.items()]
     responses = for_annotators(sources)
     comparisons = _across(sources)
     ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table())]

@@ -7,15 +7,16 @@ counts. A figure that was not measured, because every judge abstained, breaks it
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.evaluation.gate import Breach, Decision, Reason
+from tasks.evaluation.harness.stage import Score
+from tasks.evaluation.intervals import Interval
+from tasks.evaluation.metrics import Metrics
 
 Rival = Literal["initial", "previous"]
-Figures = Mapping[str, Any]  # the summary of an evaluate stage, see tasks.evaluation.stage.Metrics
-
 _NORMAL = 1.96  # half of a 95 % interval, in standard errors
 
 
@@ -23,19 +24,18 @@ _NORMAL = 1.96  # half of a 95 % interval, in standard errors
 class Standing:
     """Figures of a round's policy and of both rivals; `first`: the round started from the initial policy."""
 
-    figures: Figures
-    initial: Figures
-    previous: Figures
+    figures: Metrics
+    initial: Metrics
+    previous: Metrics
     first: bool
 
-    def of(self, rival: Rival) -> Figures:
+    def of(self, rival: Rival) -> Metrics:
         return self.initial if rival == "initial" else self.previous
 
-    def win_rate(self, rival: Rival, judge: str) -> Mapping[str, float] | None:
+    def win_rate(self, rival: Rival, judge: str) -> Interval | None:
         """The interval of how often the policy beat the rival; None when no comparison counted."""
         source = "initial" if self.first else rival  # a round from the initial policy is compared with it once
-        found: Mapping[str, float] | None = self.figures["win_rate"].get(source, {}).get(judge)
-        return found
+        return self.figures.win_rate.get(source, {}).get(judge)
 
 
 class _Rule(BaseModel):
@@ -57,7 +57,7 @@ class WinRateRule(_Rule):
         holds, said = True, []
         for judge in judges if self.judge is None else (self.judge,):
             rate = standing.win_rate(self.against, judge)
-            holds = holds and rate is not None and rate["low"] >= self.least
+            holds = holds and rate is not None and rate.low >= self.least
             said.append(f"{_interval(rate)} by {judge}")
         return holds, f"win rate against {self.against} {', '.join(said)}; its lower end at least {self.least:g}"
 
@@ -69,7 +69,7 @@ class DivergenceRule(_Rule):
     most: float = Field(ge=0)
 
     def check(self, standing: Standing, judges: tuple[str, ...]) -> tuple[bool, str]:
-        mean, error = standing.figures["kl"]["mean"], standing.figures["kl"]["se"] or 0.0  # None with one prompt
+        mean, error = standing.figures.kl.mean, standing.figures.kl.se or 0.0  # None with one prompt
         high = mean + _NORMAL * error
         said = f"KL to the initial policy {mean:.3g} ±{_NORMAL * error:.2g} nats a reply"
         return high <= self.most, f"{said}; its upper end at most {self.most:g}"
@@ -83,7 +83,7 @@ class LengthRule(_Rule):
     growth: float = Field(gt=0)
 
     def check(self, standing: Standing, judges: tuple[str, ...]) -> tuple[bool, str]:
-        now, then = standing.figures["tokens"], standing.of(self.against)["tokens"]
+        now, then = standing.figures.tokens, standing.of(self.against).tokens
         said = f"{now:.1f} tokens a reply against {then:.1f} of {self.against}; at most {self.growth:g} times as many"
         return now <= self.growth * then, said
 
@@ -95,7 +95,7 @@ class FinishRule(_Rule):
     least: float = Field(ge=0, le=1)
 
     def check(self, standing: Standing, judges: tuple[str, ...]) -> tuple[bool, str]:
-        rate = standing.figures["finish_rate"]
+        rate = standing.figures.finish_rate
         return rate >= self.least, f"{rate:.1%} of replies end by themselves; at least {self.least:.1%}"
 
 
@@ -115,16 +115,16 @@ class RateRule(_Rule):
         return self
 
     def check(self, standing: Standing, judges: tuple[str, ...]) -> tuple[bool, str]:
-        now = standing.figures["rates"].get(self.rate)
-        then = standing.of(self.against)["rates"].get(self.rate)
+        now = standing.figures.rates.get(self.rate)
+        then = standing.of(self.against).rates.get(self.rate)
         bounds = {"drop": self.drop, "rise": self.rise}
         most = " and ".join(f"a {name} of {bound:g}" for name, bound in bounds.items() if bound is not None)
         if now is None or then is None:
             return False, f"{self.rate} was not measured of both policies; at most {most}"
-        holds = (self.drop is None or now["mean"] >= then["mean"] - self.drop) and (
-            self.rise is None or now["mean"] <= then["mean"] + self.rise
+        holds = (self.drop is None or now.mean >= then.mean - self.drop) and (
+            self.rise is None or now.mean <= then.mean + self.rise
         )
-        return holds, f"{self.rate} {now['mean']:.3f} against {then['mean']:.3f} of {self.against}; at most {most}"
+        return holds, f"{self.rate} {now.mean:.3f} against {then.mean:.3f} of {self.against}; at most {most}"
 
 
 class HarnessRule(_Rule):
@@ -149,10 +149,10 @@ class HarnessRule(_Rule):
                     holds = False
                     said.append(f"{task} {metric} was not measured of both policies")
                     continue
-                lost = theirs["value"] - mine["value"]
-                if not (lost if mine["higher_is_better"] else -lost) <= self.drop:
+                lost = theirs.value - mine.value
+                if not (lost if mine.higher_is_better else -lost) <= self.drop:
                     holds = False
-                    said.append(f"{task} {metric} {mine['value']:.4g} against {theirs['value']:.4g} of {self.against}")
+                    said.append(f"{task} {metric} {mine.value:.4g} against {theirs.value:.4g} of {self.against}")
         fine = f"{len(wanted)} compared with {self.against}" if holds else "nothing was measured"
         return holds, f"benchmarks: {', '.join(said) or fine}; at most {self.drop:g} worse"
 
@@ -207,9 +207,9 @@ def decide(
     return Decision(action="roll back", by="policy", note=note, last=last, reasons=tuple(reasons))
 
 
-def _harness_scores(figures: Figures) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    return (figures.get("harness") or {}).get("scores", {})
+def _harness_scores(figures: Metrics) -> Mapping[str, Mapping[str, Score]]:
+    return figures.harness.scores if figures.harness else {}
 
 
-def _interval(rate: Mapping[str, float] | None) -> str:
-    return f"{rate['mean']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" if rate else "not measured"
+def _interval(rate: Interval | None) -> str:
+    return f"{rate.mean:.3f} [{rate.low:.3f}, {rate.high:.3f}]" if rate else "not measured"

@@ -1,12 +1,13 @@
 """Settings and specs of the judge and evaluate stages."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from storage.stage import Spec
-from tasks.panel.settings import AnnotatorSettings, without_operations
+from storage.artifact import Artifact
+from storage.stage import Spec, TaskName, Unkeyed
+from tasks.panel.settings import AnnotatorSettings
 
 
 class JudgingSettings(BaseModel):
@@ -25,15 +26,16 @@ class JudgeSpec(Spec):
     stage: ClassVar[str] = "judge"
     version: ClassVar[int] = 2
 
-    settings: JudgingSettings
-    responses: dict[
-        str, Path
-    ]  # source name -> folder of a finished generate stage; the first is compared with the rest
-    prompts: Path
-    answers: Path | None = None  # as LabelSpec.answers
+    runs: ClassVar[str] = "tasks.evaluation.judging:run_judging"
+    task: ClassVar[TaskName] = "evaluate"
 
-    def keyed_settings(self) -> dict[str, Any]:
-        return without_operations(super().keyed_settings())
+    settings: JudgingSettings
+    # Source name -> folder of a finished generate stage. The first source is compared with every other one.
+    responses: dict[str, Artifact]
+    prompts: Artifact
+    judge_files: dict[str, Artifact] = Field({})  # as LabelSpec.annotator_files
+    rate_files: dict[str, Artifact] = Field({})
+    answers: Annotated[Path | None, Unkeyed("a cache: nobody is asked the same question twice")] = None
 
 
 class MarginSettings(BaseModel):
@@ -63,14 +65,17 @@ class EvaluateSpec(Spec):
     stage: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 2
 
+    runs: ClassVar[str] = "tasks.evaluation.stage:run"
+    task: ClassVar[TaskName] = "evaluate"
+
     settings: MetricsSettings
-    responses: Path  # folder of the generate stage of the policy under evaluation, on held-out prompts
-    judgements: Path  # folder of the judge stage (votes.parquet, scores.parquet)
-    policy: Path  # pi_t+1
-    initial: Path  # pi_0
-    prompts: Path | None = None  # held-out prompts, for their categories; None: figures are not split
-    rivals: dict[str, Path] = Field({})  # source -> folder of the responses that the policy's were compared with
-    pairs: Path | None = None  # folder of the label stage on the initial policy's held-out responses
-    evaluations: dict[str, Path] = Field({})  # initial, previous -> evaluate folders with their log-probabilities
-    harness: Path | None = None  # folder of the harness stage of this policy; None = no benchmark was asked
-    mt_bench: Path | None = None  # folder of the grade stage of this policy; None = nobody graded
+    responses: Artifact  # folder of the generate stage of the policy under evaluation, on held-out prompts
+    judgements: Artifact  # folder of the judge stage (votes.parquet, scores.parquet)
+    policy: Artifact  # pi_t+1
+    initial: Artifact  # pi_0
+    prompts: Artifact | None = None  # held-out prompts, for their categories; None: figures are not split
+    rivals: dict[str, Artifact] = Field({})  # source -> folder of the responses that the policy's are compared with
+    pairs: Artifact | None = None  # folder of the label stage on the initial policy's held-out responses
+    evaluations: dict[str, Artifact] = Field({})  # initial, previous -> evaluate folders with their log-probabilities
+    harness: Artifact | None = None  # folder of the harness stage of this policy; None: no benchmark is wanted
+    mt_bench: Artifact | None = None  # folder of the grade stage of this policy; None: no MT-Bench is wanted

@@ -8,32 +8,29 @@ has held-out pairs, their replies' log-probabilities under the policy.
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel
 
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
-from storage.manifest import Manifest, read_manifest
+from storage.manifest import Manifest
 from storage.schemas import PROMPTS, RESPONSES, SCORES, VOTES, read_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
-from tasks.evaluation.calibration import Calibration, Displacement
 from tasks.evaluation.divergence import NONE, Divergence, divergence, policy_logprobs
 from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Interval
-from tasks.evaluation.length import LengthEffect
+from tasks.evaluation.metrics import Excluded, Metrics
 from tasks.evaluation.mt_bench.figures import MtBench, mt_bench
 from tasks.evaluation.pairs import HeldoutPairs, pair_figures, read_logprobs, read_pairs, write_logprobs
 from tasks.evaluation.replies import reply_figures
 from tasks.evaluation.settings import EvaluateSpec
 from tasks.evaluation.wins import (
     POLICY,
-    Category,
     Drawing,
-    Gap,
     Lengths,
     by_category,
     gaps,
@@ -51,45 +48,6 @@ METRICS, SAMPLES = "metrics.json", "samples.json"
 RESPONSE_COLUMNS = ["prompt_id", "response_index", "prompt_ids", "response_ids", "text", "finish_reason"]
 
 
-class Excluded(BaseModel):
-    """What took no part in a mean, by reason (abstain, error)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    votes: dict[str, dict[str, dict[str, int]]]  # [source][judge][reason]
-    scores: dict[str, dict[str, int]]  # [annotator][reason]
-
-
-class Metrics(BaseModel):
-    """The figures of one evaluation. A judge or annotator none of whose outcomes counts is in `excluded` only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    win_rate: dict[str, dict[str, Interval]]  # [source][judge]: how often the policy's reply beats the source's
-    rates: dict[str, Interval]  # [annotator]: mean score of the policy's replies
-    kl: Divergence  # from the initial policy, nats
-    tokens: float  # mean reply length, the end token included
-    words: float  # mean reply length, split at white space
-    finish_rate: float  # share of replies that ended by themselves
-    unique_rate: float  # distinct reply texts / replies, over all prompts: falls when the policy collapses
-    replies: dict[str, Interval]  # length, diversity and finish rate, with intervals: see tasks.evaluation.replies
-    length: dict[str, dict[str, LengthEffect]]  # [source][judge]: how much of a win rate is length
-    gap: dict[str, dict[str, Gap]]  # [source][judge]: judges beside the one that is the truth
-    categories: dict[str, Category]  # {} unless prompts have at least two categories
-    calibration: Calibration | None  # of the implicit reward, on held-out pairs
-    displacement: Displacement | None  # of log-probabilities, on held-out pairs
-    excluded: Excluded
-    harness: HarnessScores | None = None  # of lm-eval's tasks; left out where none was asked
-    mt_bench: MtBench | None = None  # left out where nobody graded
-
-    @model_serializer(mode="wrap")
-    def _asked_only(self, said: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Evaluations without benchmarks have the bytes that they had before there were any."""
-        figures: dict[str, Any] = said(self)
-        unasked = [name for name in ("harness", "mt_bench") if figures[name] is None]
-        return {name: value for name, value in figures.items() if name not in unasked}
-
-
 class Sample(BaseModel):
     """One reply, and the prompt as the policy saw it, chat template included, special tokens left out."""
 
@@ -102,7 +60,7 @@ def run(spec: EvaluateSpec, progress: Progress = silent) -> Manifest:
     """Evaluate one round.
 
     Raises BrokenManifest when an input folder is unfinished or altered, UserError when there is nothing to evaluate or
-    `inputs` does not name both policies, ValueError when a file does not hold what the stage before it promises.
+    an input was made again, ValueError when a file does not hold what the stage before it promises.
     """
     return run_stage(spec, lambda: _evaluate(spec, progress))
 
@@ -150,25 +108,13 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
     return Outcome(paths=paths, rows=rows, summary=summary)
 
 
-def _read_input(folder: Path, promised: str | None) -> Manifest:
-    """The manifest of an input stage. Raises UserError when it is whole, but not what `inputs` was keyed by."""
-    manifest = read_manifest(folder)
-    if promised is not None and manifest.content != promised:
-        raise UserError(
-            "this is not what the evaluation was asked to read: its content has another digest than `inputs` says",
-            where=str(folder),
-            remedy="start the run again: it brings the spec and its inputs together",
-        )
-    return manifest
-
-
 def _responses(spec: EvaluateSpec) -> tuple[Manifest, pa.Table]:
-    manifest = _read_input(spec.responses, spec.inputs.get("responses"))
-    files = _parquet(spec.responses, manifest)
+    manifest = spec.responses.manifest()
+    files = _parquet(spec.responses.path, manifest)
     if not files or not (responses := read_parquet(files, RESPONSES, RESPONSE_COLUMNS)).num_rows:
         raise UserError(
             "there are no responses to evaluate",
-            where=str(spec.responses),
+            where=str(spec.responses.path),
             remedy="give prompts.heldout at least one prompt",
         )
     return manifest, responses
@@ -177,14 +123,14 @@ def _responses(spec: EvaluateSpec) -> tuple[Manifest, pa.Table]:
 def _harness(spec: EvaluateSpec) -> HarnessScores | None:
     if spec.harness is None:
         return None
-    return HarnessScores.model_validate(_read_input(spec.harness, spec.inputs.get("harness")).summary)
+    return HarnessScores.model_validate(spec.harness.manifest().summary)
 
 
 def _mt_bench(spec: EvaluateSpec) -> MtBench | None:
     if spec.mt_bench is None:
         return None
-    graded = _read_input(spec.mt_bench, spec.inputs.get("mt_bench"))
-    return mt_bench(spec.mt_bench, graded, resamples=spec.settings.bootstrap, seed=spec.seed)
+    graded = spec.mt_bench.manifest()
+    return mt_bench(spec.mt_bench.path, graded, resamples=spec.settings.bootstrap, seed=spec.seed)
 
 
 def _parquet(folder: Path, manifest: Manifest) -> list[Path]:
@@ -193,11 +139,13 @@ def _parquet(folder: Path, manifest: Manifest) -> list[Path]:
 
 def _judgements(spec: EvaluateSpec) -> tuple[pa.Table, pa.Table]:
     """Votes and scores; empty when the stage did not write them (round 0 compares with nobody)."""
-    judged = _read_input(spec.judgements, spec.inputs.get("judgements"))
+    judged = spec.judgements.manifest()
     names = ["prompt_id", "source_a", "index_a", "source_b", "index_b", "annotator", "outcome"]
     votes = _judged(spec, judged, "votes.parquet", VOTES, names)
     if strangers := set(votes["source_a"].to_pylist()) - {POLICY}:
-        raise ValueError(f"{spec.judgements / 'votes.parquet'}: source_a is {sorted(strangers)}, expected {POLICY!r}")
+        raise ValueError(
+            f"{spec.judgements.path / 'votes.parquet'}: source_a is {sorted(strangers)}, expected {POLICY!r}"
+        )
     names = ["prompt_id", "source", "annotator", "outcome", "score"]
     return votes, _judged(spec, judged, "scores.parquet", SCORES, names)
 
@@ -205,7 +153,7 @@ def _judgements(spec: EvaluateSpec) -> tuple[pa.Table, pa.Table]:
 def _judged(spec: EvaluateSpec, judged: Manifest, name: str, schema: pa.Schema, columns: list[str]) -> pa.Table:
     if name not in {entry.path for entry in judged.files}:
         return pa.schema([schema.field(column) for column in columns]).empty_table()
-    return read_parquet(spec.judgements / name, schema, columns)
+    return read_parquet(spec.judgements.path / name, schema, columns)
 
 
 def _reply_figures(responses: pa.Table, draw: Drawing) -> dict[str, Interval]:
@@ -222,9 +170,9 @@ def _reply_figures(responses: pa.Table, draw: Drawing) -> dict[str, Interval]:
 def _lengths(spec: EvaluateSpec, responses: pa.Table) -> Lengths:
     """Characters of every reply, the policy's and its rivals'."""
     tables = {POLICY: responses}
-    for name, folder in spec.rivals.items():
-        manifest = _read_input(folder, spec.inputs.get(f"responses:{name}"))
-        tables[name] = read_parquet(_parquet(folder, manifest), RESPONSES, ["prompt_id", "response_index", "text"])
+    for name, rival in spec.rivals.items():
+        files = _parquet(rival.path, rival.manifest())
+        tables[name] = read_parquet(files, RESPONSES, ["prompt_id", "response_index", "text"])
     return {
         (source, prompt, index): len(text)
         for source, table in tables.items()
@@ -238,7 +186,7 @@ def _categories(spec: EvaluateSpec, responses: pa.Table) -> dict[str, str | None
     """Of each prompt that was answered."""
     if spec.prompts is None:
         return {}
-    prompts = read_parquet(spec.prompts, PROMPTS, ["prompt_id", "category"])
+    prompts = read_parquet(spec.prompts.path, PROMPTS, ["prompt_id", "category"])
     answered = set(responses["prompt_id"].to_pylist())
     rows = zip(prompts["prompt_id"].to_pylist(), prompts["category"].to_pylist(), strict=True)
     return {prompt: category for prompt, category in rows if prompt in answered}
@@ -247,16 +195,16 @@ def _categories(spec: EvaluateSpec, responses: pa.Table) -> dict[str, str | None
 def _pairs(spec: EvaluateSpec) -> HeldoutPairs | None:
     if spec.pairs is None:
         return None
-    _read_input(spec.pairs, spec.inputs.get("pairs"))
-    return read_pairs(spec.pairs)
+    spec.pairs.manifest()
+    return read_pairs(spec.pairs.path)
 
 
 def _logprobs_before(spec: EvaluateSpec, pairs: HeldoutPairs | None) -> dict[str, np.ndarray]:
     if pairs is None:
         return {}
     return {
-        name: read_logprobs(_read_input(folder, spec.inputs.get(f"evaluation:{name}")), folder, pairs)
-        for name, folder in spec.evaluations.items()
+        name: read_logprobs(evaluation.manifest(), evaluation.path, pairs)
+        for name, evaluation in spec.evaluations.items()
     }
 
 
@@ -267,14 +215,7 @@ class _Logprobs(NamedTuple):
 
 def _logprobs(spec: EvaluateSpec, responses: pa.Table, pairs: HeldoutPairs | None, progress: Progress) -> _Logprobs:
     """Own replies under both policies, and those of the pairs under the policy; each policy is loaded once."""
-    try:
-        same = spec.inputs["policy"] == spec.inputs["initial"]
-    except KeyError as missing:
-        raise UserError(
-            f"the digest of {missing} is not among the inputs",
-            where=str(spec.folder / "spec.yaml"),
-            remedy="give `inputs` the digests of both policies: policy and initial",
-        ) from None
+    same = spec.policy.digest == spec.initial.digest
     prompts, replies = _token_ids(responses["prompt_ids"]), _token_ids(responses["response_ids"])
     own = [TokenSequence(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
     others = list(pairs.replies.values()) if pairs else []
@@ -283,12 +224,15 @@ def _logprobs(spec: EvaluateSpec, responses: pa.Table, pairs: HeldoutPairs | Non
         return _Logprobs(NONE, np.zeros(0))
     total = len(asked) if same else len(asked) + len(own)
     now = policy_logprobs(
-        asked, policy=spec.policy, settings=spec.settings, progress=lambda done, _, unit: progress(done, total, unit)
+        asked,
+        policy=spec.policy.path,
+        settings=spec.settings,
+        progress=lambda done, _, unit: progress(done, total, unit),
     )
     if same:
         return _Logprobs(NONE, now)
     start = policy_logprobs(
-        own, policy=spec.initial, settings=spec.settings,
+        own, policy=spec.initial.path, settings=spec.settings,
         progress=lambda done, _, unit: progress(len(asked) + done, total, unit),
     )  # fmt: skip
     ratios = now[: len(own)] - start
@@ -307,7 +251,7 @@ def _warn_of_tempered_replies(generated: Manifest) -> None:
 
 def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
     """The first reply to every k-th prompt, k such that there are at most SAMPLE_LIMIT. Nobody picks."""
-    tokenizer = load_tokenizer(spec.policy, trust_remote_code=spec.settings.trust_remote_code)
+    tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.settings.trust_remote_code)
     first: dict[str, tuple[int, int]] = {}  # prompt: the lowest index of a reply, and its row
     names, indices = (responses[name].to_pylist() for name in ("prompt_id", "response_index"))
     for row, (prompt_id, index) in enumerate(zip(names, indices, strict=True)):

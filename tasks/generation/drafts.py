@@ -12,17 +12,17 @@ sampled them as such, so their log-probabilities are NaN.
 """
 
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
-from storage.stage import Outcome, Spec, run_stage
+from storage.stage import Outcome, Progress, Spec, run_stage, silent
 from tasks.modeling.load import encode_chat, load_tokenizer
 
 if TYPE_CHECKING:
@@ -81,9 +81,11 @@ class AskSpec(Spec):
     stage: ClassVar[str] = "ask"
     version: ClassVar[int] = 1
 
+    runs: ClassVar[str] = "tasks.generation.drafts:run_ask"
+
     settings: Ladder | Sapo = Field(discriminator="kind")
-    prompts: Path  # Parquet of storage.schemas.PROMPTS: those of the round
-    policy: Path  # whose tokenizer it is
+    prompts: Artifact  # Parquet of storage.schemas.PROMPTS: those of the round
+    policy: Artifact  # whose tokenizer it is
 
 
 class AssembleSpec(Spec):
@@ -92,20 +94,22 @@ class AssembleSpec(Spec):
     stage: ClassVar[str] = "assemble"
     version: ClassVar[int] = 1
 
+    runs: ClassVar[str] = "tasks.generation.drafts:run_assemble"
+
     settings: Ladder | Sapo = Field(discriminator="kind")
-    prompts: Path
-    asked: Path  # folder of the ask stage
-    drafts: Path  # folder of the generate stage that sampled what was asked
-    policy: Path
+    prompts: Artifact
+    asked: Artifact  # folder of the ask stage
+    drafts: Artifact  # folder of the generate stage that sampled what was asked
+    policy: Artifact
 
 
-def run_ask(spec: AskSpec) -> Manifest:
+def run_ask(spec: AskSpec, progress: Progress = silent) -> Manifest:
     """Raises UserError (file, line) for a prompt without a reference, where there must be one."""
 
     def body() -> Outcome:
-        tokenizer = load_tokenizer(spec.policy)
+        tokenizer = load_tokenizer(spec.policy.path)
         asked, pieces = [], []
-        for row in read_parquet(spec.prompts, PROMPTS).to_pylist():
+        for row in read_parquet(spec.prompts.path, PROMPTS).to_pylist():
             if isinstance(spec.settings, Ladder):
                 for quality in spec.settings.qualities(spec.round):
                     asked.append(_instructed(row, spec.settings, quality))
@@ -153,18 +157,18 @@ def _reference(row: Row, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
-def run_assemble(spec: AssembleSpec) -> Manifest:
+def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
     """Two responses to each prompt of the round, the better one first."""
 
     def body() -> Outcome:
-        tokenizer = load_tokenizer(spec.policy)
+        tokenizer = load_tokenizer(spec.policy.path)
         sampled = {
             row["prompt_id"]: row
-            for row in read_parquet(sorted(spec.drafts.glob("responses-*.parquet")), RESPONSES).to_pylist()
+            for row in read_parquet(sorted(spec.drafts.path.glob("responses-*.parquet")), RESPONSES).to_pylist()
         }
-        pieces = {row["prompt_id"]: row for row in read_parquet(spec.asked / PIECES, PREFIXES).to_pylist()}
+        pieces = {row["prompt_id"]: row for row in read_parquet(spec.asked.path / PIECES, PREFIXES).to_pylist()}
         rows: list[Row] = []
-        for prompt in read_parquet(spec.prompts, PROMPTS).to_pylist():
+        for prompt in read_parquet(spec.prompts.path, PROMPTS).to_pylist():
             name, prompt_ids = prompt["prompt_id"], encode_chat(tokenizer, prompt["messages"])
             if isinstance(spec.settings, Ladder):
                 said = [sampled[f"{name}@{quality}"] for quality in spec.settings.qualities(spec.round)]

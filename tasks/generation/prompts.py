@@ -1,7 +1,7 @@
 """A run's prompts: read once, checked against the policy's context, kept apart from held-out ones; a round's share."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import sha256_file
 from storage.manifest import Manifest
 from storage.prompts import each_prompt, is_heldout, read_rows
 from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
-from storage.stage import Outcome, Spec, run_stage
-from tasks.modeling.load import encode_chat
+from storage.stage import Outcome, Progress, Spec, run_stage, silent
+from tasks.modeling.load import encode_chat, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +56,15 @@ class PromptsSpec(Spec):
     stage: ClassVar[str] = "prompts"
     version: ClassVar[int] = 1
 
+    runs: ClassVar[str] = "tasks.generation.prompts:run_prompts"
+
     settings: PromptSettings
+    prompts: Artifact  # the file; of a hub data set its id and split
+    heldout: Artifact | None = None  # the file of held-out prompts, where there is one
+    policy: Artifact  # its tokenizer and chat template say how long a prompt is
+    context: int  # tokens that prompt and response have together
+    max_tokens: int  # of a response
+    trust_remote_code: bool = False
 
 
 class SelectSettings(BaseModel):
@@ -69,26 +78,27 @@ class SelectSpec(Spec):
 
     stage: ClassVar[str] = "select"
     version: ClassVar[int] = 1
+    runs: ClassVar[str] = "tasks.generation.prompts:run_select"
 
     settings: SelectSettings
-    prompts: Path
+    prompts: Artifact
 
 
-def prompt_inputs(settings: PromptSettings) -> dict[str, str]:
-    """Digests of the prompt files (of a hub data set: its id and split). Raises UserError when a file is missing."""
+def prompt_artifacts(settings: PromptSettings) -> tuple[Artifact, Artifact | None]:
+    """The prompt file (of a hub data set: its id and split), and the held-out file.
+
+    Raises UserError for a file that is missing.
+    """
+    heldout = _file(Path(settings.heldout)) if isinstance(settings.heldout, str) else None
     if settings.split is not None:
-        inputs = {"prompts": f"{settings.path}:{settings.split}"}
-    else:
-        inputs = {"prompts": _file_digest(Path(settings.path))}
-    if isinstance(settings.heldout, str):
-        inputs["heldout"] = _file_digest(Path(settings.heldout))
-    return inputs
+        return Artifact(path=Path(settings.path), digest=f"{settings.path}:{settings.split}"), heldout
+    return _file(Path(settings.path)), heldout
 
 
-def _file_digest(path: Path) -> str:
+def _file(path: Path) -> Artifact:
     if not path.is_file():
         raise UserError("the prompt file does not exist", where=str(path), remedy="give prompts=<file>")
-    return sha256_file(path)
+    return Artifact(path=path, digest=sha256_file(path))
 
 
 def read_apart(settings: PromptSettings) -> Iterator[tuple[bool, Row]]:
@@ -186,17 +196,25 @@ def too_long(source: str, length: int, *, context: int, max_tokens: int) -> User
     )
 
 
-def run_prompts(spec: PromptsSpec, fits: Callable[[list[Row]], list[bool]]) -> Manifest:
-    """Publish train.parquet and heldout.parquet. `fits` says for each row whether it fits the policy's context."""
+def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
+    """Publish train.parquet and heldout.parquet, without prompts that do not fit the policy's context if those are
+    dropped. Raises UserError as `read_apart` and `fits_context`, and when no prompt fits."""
 
     def body() -> Outcome:
         paths = {False: spec.folder / TRAIN, True: spec.folder / HELDOUT}
+        tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
         source = read_apart(spec.settings)
         read = {False: 0, True: 0}
         with parquet_writer(paths[False], PROMPTS) as training, parquet_writer(paths[True], PROMPTS) as heldout:
             kept = {False: training, True: heldout}
             while block := list(islice(source, _BLOCK)):
-                fitting = fits([row for _, row in block])
+                fitting = fits_context(
+                    [row for _, row in block],
+                    tokenizer,
+                    context=spec.context,
+                    max_tokens=spec.max_tokens,
+                    drop=spec.settings.too_long == "drop",
+                )
                 for part, file in kept.items():
                     mine = [each for each in zip(block, fitting, strict=True) if each[0][0] is part]
                     read[part] += len(mine)
@@ -218,14 +236,14 @@ def run_prompts(spec: PromptsSpec, fits: Callable[[list[Row]], list[bool]]) -> M
     return run_stage(spec, body)
 
 
-def run_select(spec: SelectSpec) -> Manifest:
+def run_select(spec: SelectSpec, progress: Progress = silent) -> Manifest:
     """Publish the round's prompts: consecutive stretches of one seeded permutation, so that rounds differ.
 
     A round that asks for as many as there are gets all; rounds wrap around when the prompts are used up.
     """
 
     def body() -> Outcome:
-        source = spec.prompts / TRAIN
+        source = spec.prompts.path / TRAIN
         total = pq.read_metadata(source).num_rows
         count = min(spec.settings.per_round or total, total)
         start = (spec.round - 1) * count

@@ -1,11 +1,11 @@
 """Settings and spec of the generate stage."""
 
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from storage.stage import Spec
+from storage.artifact import Artifact
+from storage.stage import Spec, TaskName
 
 
 class SamplingSettings(BaseModel):
@@ -20,11 +20,36 @@ class SamplingSettings(BaseModel):
     max_tokens: int = Field(512, ge=1)  # response tokens, the end token included
     stop: list[str] = []
 
+    def drawing(
+        self, responses: int, *, temperature: float | None = None, max_tokens: int | None = None
+    ) -> "SamplingSettings":
+        """The same settings with another number of responses and, where given, temperature or length."""
+        return SamplingSettings(
+            responses=responses,
+            temperature=self.temperature if temperature is None else temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            stop=self.stop,
+        )
+
 
 class EngineSettings(BaseModel):
     """What draws them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: Not part of the key of a generate stage: they change how responses are drawn and checked, not which ones.
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {
+            "verify_sequences",
+            "verify_tolerance",
+            "start_timeout",
+            "between_stages",
+            "gpu_memory_utilization",
+            "kv_cache_gib",
+        }
+    )
 
     kind: Literal["vllm", "transformers"] = "vllm"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -62,15 +87,11 @@ class GenerateSpec(Spec):
 
     stage: ClassVar[str] = "generate"
     version: ClassVar[int] = 1
+    runs: ClassVar[str] = "tasks.generation.stage:run"
+    task: ClassVar[TaskName] = "generate"
+    samples: ClassVar[bool] = True
 
     settings: GenerationSettings
-    policy: Path  # a Hugging Face folder with tokenizer and chat template
-    prompts: Path  # Parquet of storage.schemas.PROMPTS
-    prefixes: Path | None = None  # Parquet of storage.schemas.PREFIXES: how the response to each prompt begins
-
-    def keyed_settings(self) -> dict[str, Any]:
-        """`replicas` came later: with one, keys are what they were. More of them sample in other batches."""
-        settings = super().keyed_settings()
-        if settings["engine"]["replicas"] == 1:
-            del settings["engine"]["replicas"]
-        return settings
+    policy: Artifact  # a Hugging Face folder with tokenizer and chat template
+    prompts: Artifact  # Parquet of storage.schemas.PROMPTS
+    prefixes: Artifact | None = None  # Parquet of storage.schemas.PREFIXES: how the response to each prompt begins

@@ -45,9 +45,9 @@ def encode_prompts(
     max_tokens = spec.settings.sampling.max_tokens
     begun: dict[str, list[int]] = {}
     if spec.prefixes is not None:
-        rows = read_parquet(spec.prefixes, PREFIXES)
+        rows = read_parquet(spec.prefixes.path, PREFIXES)
         begun = dict(zip(rows["prompt_id"].to_pylist(), rows["prefix_ids"].to_pylist(), strict=True))
-    for group in read_row_groups(spec.prompts, PROMPTS, ["prompt_id", "messages", "source"]):
+    for group in read_row_groups(spec.prompts.path, PROMPTS, ["prompt_id", "messages", "source"]):
         encoded = check_prompts(group, tokenizer, max_model_len, max_tokens)
         if spec.prefixes is not None:
             encoded = _continued(group, encoded, begun, max_model_len, max_tokens)
@@ -111,10 +111,12 @@ class _Sampling:
         self.progress = progress
         settings = spec.settings
         _check_sampling(settings.sampling)
-        check_policy_folder(spec.policy, trust_remote_code=settings.trust_remote_code)
-        count = pq.read_metadata(spec.prompts).num_rows
+        check_policy_folder(spec.policy.path, trust_remote_code=settings.trust_remote_code)
+        count = pq.read_metadata(spec.prompts.path).num_rows
         if not count:
-            raise UserError("there are no prompts", where=str(spec.prompts), remedy="give a file with at least one")
+            raise UserError(
+                "there are no prompts", where=str(spec.prompts.path), remedy="give a file with at least one"
+            )
         size = settings.engine.shard_prompts
         starts = range(0, count, size)
         self.shards = {
@@ -135,7 +137,7 @@ class _Sampling:
                 settings.engine, trust_remote_code=settings.trust_remote_code, log=self.spec.folder / "engine.log"
             )
             try:
-                used.prepare(self.spec.policy)
+                used.prepare(self.spec.policy.path)
                 self._sample_all(used, missing)
             finally:
                 if engine is None:
@@ -148,14 +150,14 @@ class _Sampling:
         """Publish the `missing` shards. Prompts are encoded, and torch is imported, while the engine starts."""
         settings = self.spec.settings
         trust = settings.trust_remote_code
-        self.tokenizer = load_tokenizer(self.spec.policy, trust_remote_code=trust)
-        context = settings.engine.max_model_len or context_length(self.spec.policy, trust_remote_code=trust)
+        self.tokenizer = load_tokenizer(self.spec.policy.path, trust_remote_code=trust)
+        context = settings.engine.max_model_len or context_length(self.spec.policy.path, trust_remote_code=trust)
         encoded = list(encode_prompts(self.spec, self.tokenizer, context))
         if settings.engine.verify_sequences:
             import tasks.generation.verify  # noqa: F401
         done = self.count - sum(len(encoded[self.shards[path]]) for path in missing)
         self.progress(done, self.count, "prompts")
-        engine.load(self.spec.policy)
+        engine.load(self.spec.policy.path)
         for path in missing:
             prompts = encoded[self.shards[path]]
             self._sample(engine, path, prompts)
@@ -216,10 +218,10 @@ class _Sampling:
             rows = data.take(spread(data.num_rows, settings.engine.verify_sequences)).to_pylist()
             scored = [Scored(TokenSequence(row["prompt_ids"], row["response_ids"]), row["logprobs"]) for row in rows]
             self.gap = measure_gap(
-                self.spec.policy, scored, dtype=settings.engine.dtype, trust_remote_code=settings.trust_remote_code
+                self.spec.policy.path, scored, dtype=settings.engine.dtype, trust_remote_code=settings.trust_remote_code
             )
             refuse_mismatch(
-                self.gap, self.spec.policy, dtype=settings.engine.dtype, tolerance=settings.engine.verify_tolerance
+                self.gap, self.spec.policy.path, dtype=settings.engine.dtype, tolerance=settings.engine.verify_tolerance
             )
 
     def _outcome(self) -> Outcome:

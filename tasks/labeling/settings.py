@@ -1,12 +1,13 @@
 """Settings and spec of the label stage."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from storage.stage import Spec
-from tasks.panel.settings import AnnotatorSettings, Budget, without_operations
+from storage.artifact import Artifact
+from storage.stage import Spec, TaskName, Unkeyed
+from tasks.panel.settings import AnnotatorSettings, Budget
 
 
 class SelectionSettings(BaseModel):
@@ -78,12 +79,14 @@ class LabelSpec(Spec):
     stage: ClassVar[str] = "label"
     version: ClassVar[int] = 2
 
-    settings: LabelSettings
-    responses: Path  # folder of a finished generate stage
-    prompts: Path  # Parquet of storage.schemas.PROMPTS
-    answers: Path | None = None  # where answers of remote annotators are kept, for every stage; None = in `folder`
-    budget: Budget = Budget()
-    policies: dict[str, Path] = Field({})  # what policy, previous and initial stand for in annotators' settings
+    runs: ClassVar[str] = "tasks.labeling.stage:run"
+    task: ClassVar[TaskName] = "label"
 
-    def keyed_settings(self) -> dict[str, Any]:
-        return without_operations(super().keyed_settings())
+    settings: LabelSettings
+    responses: Artifact  # folder of a finished generate stage
+    prompts: Artifact  # Parquet of storage.schemas.PROMPTS
+    policies: dict[str, Artifact] = Field({})  # what policy, previous and initial mean in annotators' settings
+    annotator_files: dict[str, Artifact] = Field({})  # local models, functions and templates, by annotator
+    #: Answers of remote annotators, kept for every stage; None: in `folder`.
+    answers: Annotated[Path | None, Unkeyed("a cache: nobody is asked the same question twice")] = None
+    budget: Annotated[Budget, Unkeyed("bounds what a pass spends; a pass that reaches it publishes nothing")] = Budget()

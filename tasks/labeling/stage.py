@@ -49,7 +49,7 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     settings = spec.settings
-    candidates = read_candidates(SOURCE, spec.responses, spec.prompts)
+    candidates = read_candidates(SOURCE, spec.responses.path, spec.prompts.path)
     comparisons = _comparisons(candidates, drop_truncated=settings.preferences.drop_truncated)
     ballot = _ballot(spec, for_annotators([candidates]), comparisons, progress)
     ballot, penalties = without_length(ballot, candidates, comparisons, _levelled(spec))
@@ -68,7 +68,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     if not len(labels):
         raise UserError(
             f"no preference pair is left; pairs dropped by reason: {preferences.dropped}; votes: {outcomes}",
-            where=str(spec.responses),
+            where=str(spec.responses.path),
             remedy=_remedy(preferences.dropped, ballot.votes, str(paths["votes"])),
         )
     with parquet_writer(paths["preferences"], PREFERENCES) as file:
@@ -116,7 +116,8 @@ def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, p
     others = {name: settings for name, settings in panel.items() if name not in people}
     ballot = Ballot(SCORES.empty_table(), VOTES.empty_table())
     if others or not people:
-        annotators = open_annotators(others, drawing_seed(spec), spec.policies)
+        policies = {name: policy.path for name, policy in spec.policies.items()}
+        annotators = open_annotators(others, drawing_seed(spec), policies)
         keeping = Keeping(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
         ballot = vote(annotators, responses, comparisons, keeping, progress, spec.budget)
     said = [

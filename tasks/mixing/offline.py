@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.errors import UserError
 from storage.prompts import prompt_id, read_rows
 from storage.schemas import PREFERENCES
+from storage.stage import KeyedBy
 from tasks.mixing.margins import MarginSettings
 from tasks.modeling.load import encode_chat
 
@@ -25,7 +26,7 @@ class OfflineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: Path
+    path: Annotated[Path, KeyedBy("offline")]
     share: float = Field(gt=0, lt=1)  # of a round's training pairs
     keep: MarginSettings | None = None  # SeRA: only the pairs with the largest implicit-reward margins; None = all
     p_hat: float | None = Field(None, gt=0.5, lt=1)  # of rows without a column p_hat: P(chosen > rejected)

@@ -9,7 +9,7 @@ the regression then sees pairs from several policies). Shares are DICE's (arXiv 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, parquet_writer, read_parquet, read_row_groups
-from storage.stage import Outcome, Spec, run_stage
+from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.mixing.margins import keep_by_margin
 from tasks.mixing.offline import OfflineSettings, read_offline
 from tasks.mixing.reward_conditioning import GoalSettings, relabel
@@ -59,24 +60,20 @@ class MixSpec(Spec):
     stage: ClassVar[str] = "mix"
     version: ClassVar[int] = 1
 
+    runs: ClassVar[str] = "tasks.mixing.stage:run_mix"
+    task: ClassVar[TaskName] = "label"
+
     settings: MixingSettings
-    own: Path  # preferences.parquet of this round
-    earlier: list[Path]  # of earlier rounds, oldest first
-    policy: Path  # whose tokenizer the offline set is for, and whose implicit rewards choose among it
-    previous: Path | None = None  # the policy before, and what rewards are taken over, where the offline set is chosen
-    reference: Path | None = None  # from by margins
-    scores: dict[int, Path] = Field({})  # round -> scores.parquet of its label stage, for goals
-
-    def keyed_settings(self) -> dict[str, Any]:
-        """What came after the first release is left out while it does nothing: keys of older runs stay theirs."""
-        settings = super().keyed_settings()
-        for group, option in ((settings, "goals"), (settings["offline"] or {}, "keep")):
-            if option in group and group[option] is None:
-                del group[option]
-        return settings
+    own: Artifact  # preferences.parquet of this round
+    earlier: list[Artifact]  # of earlier rounds, oldest first
+    policy: Artifact | None = None  # its tokenizer encodes the offline set, its implicit rewards choose among it
+    previous: Artifact | None = None  # the policy before it: its implicit rewards choose too
+    reference: Artifact | None = None  # the reference of these implicit rewards
+    offline: Artifact | None = None  # settings.offline.path
+    scores: dict[int, Artifact] = Field({})  # round -> scores.parquet of its label stage, for goals
 
 
-def run_mix(spec: MixSpec) -> Manifest:
+def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
     """Whole prompts are drawn, by a hash of seed, round and prompt, until the share is reached.
 
     Raises UserError for an offline set that cannot be read, or has fewer pairs than its share.
@@ -86,8 +83,8 @@ def run_mix(spec: MixSpec) -> Manifest:
         parts: Iterable[pa.Table] = _parts(spec)
         left_out = {}
         if spec.settings.goals is not None:
-            scores = {number: read_parquet(path, SCORES) for number, path in spec.scores.items()}
-            tokenizer = load_tokenizer(spec.policy)
+            scores = {number: read_parquet(file.path, SCORES) for number, file in spec.scores.items()}
+            tokenizer = load_tokenizer(_policy(spec))
             mixed, unscored = relabel(pa.concat_tables(parts), scores, spec.settings.goals, tokenizer)
             parts, left_out = [mixed], {"left_out": unscored}
         path = spec.folder / PREFERENCES_FILE
@@ -106,23 +103,25 @@ def run_mix(spec: MixSpec) -> Manifest:
 def _parts(spec: MixSpec) -> Iterator[pa.Table]:
     """The pairs of the mixture, a row group at a time: the round's own, earlier rounds', the offline set's."""
     replay, offline = spec.settings.replay, spec.settings.offline
-    own = pq.read_metadata(spec.own).num_rows
-    before = sum(pq.read_metadata(path).num_rows for path in spec.earlier)
+    own = pq.read_metadata(spec.own.path).num_rows
+    earlier = [file.path for file in spec.earlier]
+    before = sum(pq.read_metadata(path).num_rows for path in earlier)
     share = replay if isinstance(replay, float) and before else 0.0
     rest = 1 - share - (offline.share if offline else 0.0)
-    yield from read_row_groups(spec.own, PREFERENCES)
+    yield from read_row_groups(spec.own.path, PREFERENCES)
     if replay == "all":
-        yield from read_row_groups(spec.earlier, PREFERENCES)
+        yield from read_row_groups(earlier, PREFERENCES)
     elif share:
-        drawn = _draw(read_row_groups(spec.earlier, PREFERENCES, _NAME), own * share / rest, spec)
-        for rows in read_row_groups(spec.earlier, PREFERENCES):
+        drawn = _draw(read_row_groups(earlier, PREFERENCES, _NAME), own * share / rest, spec)
+        for rows in read_row_groups(earlier, PREFERENCES):
             yield _of(rows, drawn)
     if offline is not None:
         wanted = own * offline.share / rest
-        given = read_offline(offline, load_tokenizer(spec.policy))
+        given = read_offline(offline, load_tokenizer(_policy(spec)))
         if offline.keep is not None:
-            previous, over = spec.previous or spec.policy, spec.reference or spec.policy
-            given = keep_by_margin(given, (spec.policy, previous), over, offline.keep)
+            policy = _policy(spec)
+            previous, reference = (file.path if file else policy for file in (spec.previous, spec.reference))
+            given = keep_by_margin(given, (policy, previous), reference, offline.keep)
         if len(given) < wanted:
             raise UserError(
                 f"the offline set has {len(given)} pairs, and its share of this round is {wanted:.0f}",
@@ -130,6 +129,16 @@ def _parts(spec: MixSpec) -> Iterator[pa.Table]:
                 remedy="lower mixing.offline.share, or give a larger set",
             )
         yield _of(given, _draw([given], wanted, spec))
+
+
+def _policy(spec: MixSpec) -> Path:
+    if spec.policy is None:
+        raise UserError(
+            "the mix needs the policy, for its tokenizer",
+            where=str(spec.folder / "spec.yaml"),
+            remedy="add `policy`: the folder of the policy that the round starts from",
+        )
+    return spec.policy.path
 
 
 def _names(rows: pa.Table) -> list[str]:

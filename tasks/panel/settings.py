@@ -1,6 +1,6 @@
 """Settings of a panel: its annotators by kind, and what they may spend."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,6 @@ from tasks.panel.annotators.self_reference import SelfReferenceSettings
 from tasks.panel.annotators.simulated import SimulatedSettings
 from tasks.panel.annotators.text_metric import TextMetricSettings
 from tasks.panel.annotators.verifier import VerifierSettings
-from tasks.panel.chat.settings import OPERATIONS
 from tasks.panel.humans.settings import HumanSettings
 
 AnnotatorSettings = Annotated[
@@ -45,16 +44,3 @@ class Budget(BaseModel):
     tokens: int | None = Field(None, ge=1)
     money: float | None = Field(None, gt=0)  # in the currency of the annotators' prices
     seconds: float | None = Field(None, gt=0)  # of each attempt
-
-
-def without_operations(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without what changes how fast, where and at what price annotators are asked, but not what they say."""
-    return {
-        group: {
-            name: {key: value for key, value in annotator.items() if key not in OPERATIONS}
-            for name, annotator in annotators.items()
-        }
-        if group in ("annotators", "judges", "rates")
-        else annotators
-        for group, annotators in settings.items()
-    }

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from storage.files import publish_text
+from tasks.evaluation.intervals import Interval
+from tasks.evaluation.record import RoundRecord
 from tasks.reporting.report.drawing import Figure, Plot, listed, span
 from tasks.reporting.report.page import FIGURE_STYLE
 
-Record = Mapping[str, Any]
 #: Names of figures; SCORE is a judge's own: where the judge is the ground truth, its utility.
 WIN, SCORE, KL = "win vs initial", "mean score", "KL (nats)"
 #: Two-sided 95 % quantiles of Student's t, for 1, 2, ... degrees of freedom.
@@ -44,27 +44,27 @@ def over_seeds(values: Sequence[Value]) -> Value:
     return Value(mean(means), t * stdev(means) / math.sqrt(n))
 
 
-def figures(record: Record) -> dict[str, Value]:
+def figures(record: RoundRecord) -> dict[str, Value]:
     """The comparable figures of one round's record (rounds.json), with their intervals over prompts."""
-    said = record["figures"]
-    wins, se = said["win_rate"].get("initial", {}), said["kl"]["se"]
-    found = {f"{WIN} ({judge})": _interval(value) for judge, value in wins.items()}
-    found |= {f"{SCORE} ({name})" if name in wins else name: _interval(value) for name, value in said["rates"].items()}
-    found |= {KL: Value(said["kl"]["mean"], None if se is None else _NORMAL * se)}
-    found |= {"tokens a reply": Value(said["tokens"], None), "finished": Value(said["finish_rate"], None)}
-    found["seconds"] = Value(sum(record["seconds"].values()), None)
-    if record["labels"]:
-        costs = [row["cost"] for row in record["labels"]["annotators"] if row["cost"] is not None]
+    metrics = record.figures
+    wins, se = metrics.win_rate.get("initial", {}), metrics.kl.se
+    values = {f"{WIN} ({judge})": _value(rate) for judge, rate in wins.items()}
+    values |= {f"{SCORE} ({name})" if name in wins else name: _value(rate) for name, rate in metrics.rates.items()}
+    values |= {KL: Value(metrics.kl.mean, None if se is None else _NORMAL * se)}
+    values |= {"tokens a reply": Value(metrics.tokens, None), "finished": Value(metrics.finish_rate, None)}
+    values["seconds"] = Value(sum(record.seconds.values()), None)
+    if record.labels:
+        costs = [annotator.cost for annotator in record.labels.annotators if annotator.cost is not None]
         if costs:
-            found["cost of votes"] = Value(sum(costs), None)
-    return found
+            values["cost of votes"] = Value(sum(costs), None)
+    return values
 
 
-def _interval(value: Mapping[str, float]) -> Value:
-    return Value(value["mean"], (value["high"] - value["low"]) / 2)
+def _value(rate: Interval) -> Value:
+    return Value(rate.mean, (rate.high - rate.low) / 2)
 
 
-def by_round(runs: Sequence[Sequence[Record]]) -> list[dict[str, Value]]:
+def by_round(runs: Sequence[Sequence[RoundRecord]]) -> list[dict[str, Value]]:
     """For each round from 1 on, figures over the runs (one a seed) of one method; rounds that all of them have."""
     rounds = min(len(run) for run in runs)
     result = []

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from storage.errors import UserError
 from storage.files import canonical_json, digest, publish_text
 from storage.layout import RunLayout
+from tasks.evaluation.record import RoundRecord
 
 log = logging.getLogger("irepo")
 
@@ -51,7 +52,7 @@ def check_tracker(kind: TrackerKind) -> None:
         )
 
 
-def track(kind: TrackerKind, layout: RunLayout, records: Sequence[Mapping[str, Any]], config: Any) -> None:
+def track(kind: TrackerKind, layout: RunLayout, records: Sequence[RoundRecord], config: Any) -> None:
     """Tell the tracker of every round of `records` that it has not been told of. Never raises."""
     if kind == "none" or kind in _gone:
         return
@@ -66,35 +67,34 @@ def track(kind: TrackerKind, layout: RunLayout, records: Sequence[Mapping[str, A
 _gone: set[str] = set()
 
 
-def _tell(kind: str, layout: RunLayout, records: Sequence[Mapping[str, Any]], config: Any) -> None:
+def _tell(kind: str, layout: RunLayout, records: Sequence[RoundRecord], config: Any) -> None:
     state = layout.root / FOLDER / f"{kind}.json"
     known = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {"run": None, "rounds": {}}
-    marks = {str(record["round"]): digest([record["figures"], record["seconds"]]) for record in records}
-    news = [record for record in records if known["rounds"].get(str(record["round"])) != marks[str(record["round"])]]
+    marks = {str(record.round): digest([record.figures.model_dump(mode="json"), record.seconds]) for record in records}
+    news = [record for record in records if known["rounds"].get(str(record.round)) != marks[str(record.round)]]
     if not news:
         return
     with _opened(kind, layout, known, config) as tracker:
         for record in news:
-            tracker.log("round", [(record["round"], round_values(record))])
-            tracker.log("step", training_points(layout, record["round"]))
-            known["rounds"][str(record["round"])] = marks[str(record["round"])]
+            tracker.log("round", [(record.round, round_values(record))])
+            tracker.log("step", training_points(layout, record.round))
+            known["rounds"][str(record.round)] = marks[str(record.round)]
     publish_text(state, canonical_json(known) + "\n")
 
 
-def round_values(record: Mapping[str, Any]) -> dict[str, float]:
+def round_values(record: RoundRecord) -> dict[str, float]:
     """The figures of a round's record by name, means without their intervals."""
-    figures = record["figures"]
-    values = {name: figures[name] for name in ("tokens", "finish_rate", "unique_rate")}
-    values["kl"] = figures["kl"]["mean"]
-    for source, judges in figures["win_rate"].items():
-        values |= {f"win_rate/{source}/{judge}": rate["mean"] for judge, rate in judges.items()}
-    values |= {f"rates/{name}": rate["mean"] for name, rate in figures["rates"].items()}
-    values |= {f"seconds/{stage}": seconds for stage, seconds in record["seconds"].items()}
-    for task, scores in (figures.get("harness") or {}).get("scores", {}).items():
-        values |= {f"harness/{task}/{metric.replace(',', '-')}": score["value"] for metric, score in scores.items()}
-    graded = figures.get("mt_bench") or {}
-    if graded.get("overall"):
-        values["mt_bench"] = graded["overall"]["mean"]
+    figures = record.figures
+    values = {"tokens": figures.tokens, "finish_rate": figures.finish_rate, "unique_rate": figures.unique_rate}
+    values["kl"] = figures.kl.mean
+    for source, judges in figures.win_rate.items():
+        values |= {f"win_rate/{source}/{judge}": rate.mean for judge, rate in judges.items()}
+    values |= {f"rates/{name}": rate.mean for name, rate in figures.rates.items()}
+    values |= {f"seconds/{stage}": seconds for stage, seconds in record.seconds.items()}
+    for task, scores in (figures.harness.scores if figures.harness else {}).items():
+        values |= {f"harness/{task}/{metric.replace(',', '-')}": score.value for metric, score in scores.items()}
+    if figures.mt_bench and figures.mt_bench.overall:
+        values["mt_bench"] = figures.mt_bench.overall.mean
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 

@@ -59,12 +59,12 @@ class Policies:
     def to_train(self, policy: Forward | None) -> Forward:
         """What is trained: the model of `policy`, where it was asked already and is not in shards; else read now."""
         if self.ranks.size == 1:
-            policy = policy or self.load(self.spec.policy)
+            policy = policy or self.load(self.spec.policy.path)
             return build_forward(self._prepare(policy.model), self.settings)
         if not self.tested and self.settings.batching == "packed":
-            self.load(self.spec.policy)
+            self.load(self.spec.policy.path)
         gc.collect()  # models hold reference cycles
-        return self._placed(build_forward(self._prepare(self._open(self.spec.policy)), self.settings))
+        return self._placed(build_forward(self._prepare(self._open(self.spec.policy.path)), self.settings))
 
     def publish(self, model: "PreTrainedModel") -> list[Path]:
         """Write what was trained; gathered from all ranks, where there are several, into a policy like it."""
@@ -73,7 +73,7 @@ class Policies:
         weights = gathered(trainable(model), self.ranks)
 
         def write() -> list[Path]:
-            like = self._prepare(self._open(self.spec.policy))
+            like = self._prepare(self._open(self.spec.policy.path))
             with torch.no_grad():
                 for name, parameter in trainable(like).items():
                     parameter.copy_(weights[name])
@@ -96,7 +96,7 @@ class Policies:
         if largest >= size:
             raise UserError(
                 f"the preferences have token id {largest}, but the policy's vocabulary has {size}",
-                where=f"{self.spec.preferences} against {folder}",
+                where=f"{self.spec.preferences.path} against {folder}",
                 remedy="train the policy that sampled the responses, or one with the same tokenizer",
             )
         return model
@@ -119,5 +119,5 @@ class Policies:
         if self.settings.lora is not None:
             publish_adapter(model, folder / ADAPTER)  # type: ignore[arg-type]
             paths.append(folder / ADAPTER)
-        publish_policy(merge(model), self.spec.policy, folder / POLICY)
+        publish_policy(merge(model), self.spec.policy.path, folder / POLICY)
         return paths

@@ -1,11 +1,11 @@
 """Settings and spec of the train stage."""
 
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from storage.stage import Spec
+from storage.artifact import Artifact
+from storage.stage import Spec, TaskName
 from tasks.training.objectives.settings import ObjectiveSettings
 
 #: Folder of checkpoints inside the folder of an unfinished train stage.
@@ -25,6 +25,11 @@ class OptimizationSettings(BaseModel):
     """How it is minimised. The unit of data is a prompt with its responses and labelled pairs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: Not part of the key of a train stage: the update is the same, except for rounding.
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint_steps", "gradient_checkpointing", "launch", "processes", "launcher"}
+    )
 
     learning_rate: float = Field(5e-7, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -68,34 +73,21 @@ class TrainSpec(Spec):
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 1
 
+    runs: ClassVar[str] = "tasks.training.launch:launch"
+    task: ClassVar[TaskName] = "train"
+
     settings: TrainingSettings
-    policy: Path  # pi_t, where training starts
-    reference: Path  # pi_0 or pi_t, as objective.reference says
-    preferences: Path  # preferences.parquet of this round
-    scores: dict[int, Path] = Field({})  # round -> scores.parquet and votes.parquet of its label stage,
-    votes: dict[int, Path] = Field({})  # for objectives that learn from them
-    extra: Path | None = None  # folder of a generate stage: its first response to each prompt, for selm and xpo
+    policy: Artifact  # pi_t, where training starts
+    reference: Artifact  # pi_0 or pi_t, as objective.reference says
+    preferences: Artifact  # preferences.parquet of this round
+    scores: dict[int, Artifact] = Field({})  # round -> scores.parquet and votes.parquet of its label stage,
+    votes: dict[int, Artifact] = Field({})  # for objectives that learn from them
+    extra: Artifact | None = None  # folder of a generate stage: its first response to each prompt, for selm and xpo
+    embedder: Artifact | None = None  # the local sentence encoder that the objective names
     mixture: float | None = None  # share of the reference in the policy that responses were sampled from, for ipo-md
 
     @property
     def starts_at_reference(self) -> bool:
-        """Whether policy and reference are the same folder, by path or by digest."""
-        same_digest = "policy" in self.inputs and self.inputs["policy"] == self.inputs.get("reference")
-        return same_digest or self.policy.resolve() == self.reference.resolve()
-
-    def keyed_settings(self) -> dict[str, Any]:
-        """Settings that came after the first release are left out at their default: keys of older runs stay theirs."""
-        settings = super().keyed_settings()
-        for name in ("processes", "launcher"):  # how many share the work: the same update, but for rounding
-            del settings["optimization"][name]
-        objective = settings["objective"]
-        for name, default in _LATER_OPTIONS.items():
-            if objective["name"] == "irepo" and objective[name] == default:
-                del objective[name]
-        if settings["optimization"]["batching"] == "packed":
-            del settings["optimization"]["batching"]  # the same update as before, but for rounding
-        return settings
-
-
-#: Options of iREPO that came later, with what it did before.
-_LATER_OPTIONS = {"logit": True, "nll": 0.0}
+        """Whether policy and reference are the same: the same content, or the same folder."""
+        same_folder = self.policy.path.resolve() == self.reference.path.resolve()
+        return same_folder or self.policy.digest == self.reference.digest

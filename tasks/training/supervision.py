@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.schemas import SCORES, VOTES, read_parquet
 from tasks.training.groups import PromptGroup
@@ -94,7 +94,7 @@ def supervise(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labelled:
     if not whole:
         raise UserError(
             f"of no pair is known what objective {name} needs",
-            where=str(spec.preferences),
+            where=str(spec.preferences.path),
             remedy="see the column outcome of scores.parquet and votes.parquet of the label stage",
         )
     return Labelled(whole, unknown, cast.annotators if cast is not None and needs.votes else ())
@@ -123,10 +123,10 @@ def _softmax(values: np.ndarray) -> np.ndarray:
 
 
 def _read(
-    paths: Mapping[int, Path], rounds: Sequence[int], schema: pa.Schema, name: str, what: str
+    files: Mapping[int, Artifact], rounds: Sequence[int], schema: pa.Schema, name: str, what: str
 ) -> dict[int, pa.Table]:
     """The file of each of `rounds`. Raises UserError for one that is not given, or cannot be read."""
-    if missing := [number for number in rounds if number not in paths]:
+    if missing := [number for number in rounds if number not in files]:
         raise UserError(
             f"objective {name} needs the {what} of the label stage of round {', '.join(map(str, missing))}",
             where=f"spec of the train stage: {what}",
@@ -134,11 +134,11 @@ def _read(
             "choose an objective that learns from targets (irepo, dpo, ipo)",
         )
     try:
-        return {number: read_parquet(paths[number], schema) for number in rounds}
+        return {number: read_parquet(files[number].path, schema) for number in rounds}
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(
             f"objective {name} needs the {what} of the label stage, which cannot be read: {error}",
-            where=", ".join(str(paths[number]) for number in rounds),
+            where=", ".join(str(files[number].path) for number in rounds),
             remedy="run the label stage of the round again",
         ) from None
 

@@ -111,7 +111,7 @@ class Training:
     def run(self, progress: Progress) -> Outcome:
         started = time.monotonic()
         load = self.policies.load
-        policy = load(self.spec.policy) if self.spec.starts_at_reference else None
+        policy = load(self.spec.policy.path) if self.spec.starts_at_reference else None
         data, policy = self.provision.examples(policy, load, self.accelerator.autocast, progress)
         if self.ranks.size > 1:
             policy = None  # a model in shards cannot be adapted any more: it makes room, and is read again
@@ -218,7 +218,7 @@ class Training:
                 f"the loss is {means['loss']} and the gradient norm {grad_norm} at step {step + 1} of {self.steps}",
                 where="prompts " + ", ".join(item.group.prompt_id for item in window),
                 remedy="lower the learning rate or train in float32; if it is the first step, look at these prompts in "
-                f"{self.spec.preferences}",
+                f"{self.spec.preferences.path}",
             )
         return StepMetrics(
             step=step + 1,

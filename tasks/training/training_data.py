@@ -58,11 +58,13 @@ class Provision:
         embedder = needs.embedder if needs.embedder != POLICY else None
         found = find_embedder(embedder) if embedder else None
         messages = needs.embedder is not None or needs.own_quality
-        preferences = read_preferences(spec.preferences, ties=needs.ties, messages=messages)
+        preferences = read_preferences(spec.preferences.path, ties=needs.ties, messages=messages)
         labelled = supervise(spec, preferences.groups)
         if needs.extra:
             groups = [item.group for item in labelled.items]
-            extended = with_extras(groups, spec.extra, name=objective.name, kind=needs.extra)
+            extended = with_extras(
+                groups, spec.extra.path if spec.extra else None, name=objective.name, kind=needs.extra
+            )
             items = [replace(item, group=group) for item, group in zip(labelled.items, extended, strict=True)]
             labelled = replace(labelled, items=items)
         return cls(spec, preferences, labelled, found, ranks)
@@ -108,23 +110,29 @@ class Provision:
         spec, needs, groups = self.spec, self.needs, self.groups
         ranks = self.ranks
         reference = reference_logprobs(
-            spec, groups, lambda: policy or load(spec.reference), autocast, progress, ranks=ranks
+            spec, groups, lambda: policy or load(spec.reference.path), autocast, progress, ranks=ranks
         )
         items = list(self.labelled.items)
         if needs.embedder == POLICY or needs.previous or needs.own_quality:
-            policy = policy or load(spec.policy)
+            policy = policy or load(spec.policy.path)
         previous: Sequence[Logprobs | None] = [None] * len(groups)
         if needs.previous and spec.starts_at_reference:
             previous = reference
         elif needs.previous:
             previous = reference_logprobs(
-                spec, groups, lambda: policy or load(spec.policy), autocast, progress, file=PREVIOUS_FILE, ranks=ranks
+                spec,
+                groups,
+                lambda: policy or load(spec.policy.path),
+                autocast,
+                progress,
+                file=PREVIOUS_FILE,
+                ranks=ranks,
             )
         if needs.own_quality:
             instructed = reference_logprobs(
                 spec,
                 self._instructed(),
-                lambda: policy or load(spec.policy),
+                lambda: policy or load(spec.policy.path),
                 autocast,
                 progress,
                 file=QUALITY_FILE,
@@ -151,7 +159,7 @@ class Provision:
         """The groups with the objective's instruction before the first message of their prompts."""
         objective = self.spec.settings.objective
         assert isinstance(objective, SrDpoSettings)
-        tokenizer = load_tokenizer(self.spec.policy, trust_remote_code=self.spec.settings.trust_remote_code)
+        tokenizer = load_tokenizer(self.spec.policy.path, trust_remote_code=self.spec.settings.trust_remote_code)
         result = []
         for group in self.groups:
             first, *rest = group.messages
@@ -167,7 +175,7 @@ class Provision:
         if self.embedder is not None:
             return embed(self.embedder, texts, str(policy.model.device) if policy else "cpu")
         assert policy is not None
-        tokenizer = load_tokenizer(self.spec.policy, trust_remote_code=self.spec.settings.trust_remote_code)
+        tokenizer = load_tokenizer(self.spec.policy.path, trust_remote_code=self.spec.settings.trust_remote_code)
         return embed_by_policy(policy.model, tokenizer, texts)
 
     @staticmethod

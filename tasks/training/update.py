@@ -10,13 +10,13 @@ The same stage moves the reference between rounds, from the one before and the p
 Weights are those of whole policies: adapters were merged when they were published.
 """
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from storage.artifact import Artifact
 from storage.manifest import Manifest
-from storage.stage import Outcome, Spec, run_stage
+from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.training.objectives.moving import Ema, TrustRegion
 
 
@@ -48,10 +48,14 @@ class UpdateSpec(Spec):
     stage: ClassVar[str] = "update"
     version: ClassVar[int] = 1
 
+    runs: ClassVar[str] = "tasks.training.update:run_update"
+    task: ClassVar[TaskName] = "train"
+
     settings: Momentum | Merge | Ema | TrustRegion = Field(discriminator="kind")
-    trained: Path  # this round's train/policy; of a reference: the policy that the round starts from
-    earlier: list[Path]  # momentum: what the round before trained; merge: what earlier rounds trained, oldest first;
-    # of a reference: the one before
+    trained: Artifact  # this round's train/policy; of a reference: the policy that the round starts from
+    # Momentum: what the round before trained; merge: what earlier rounds trained, oldest first; of a reference: the one
+    # before.
+    earlier: list[Artifact]
 
 
 def weights(settings: Momentum | Merge | Ema | TrustRegion, earlier: int) -> list[float]:
@@ -64,16 +68,16 @@ def weights(settings: Momentum | Merge | Ema | TrustRegion, earlier: int) -> lis
     return [step / sum(steps) for step in steps]
 
 
-def run_update(spec: UpdateSpec) -> Manifest:
+def run_update(spec: UpdateSpec, progress: Progress = silent) -> Manifest:
     """Publish the sum. Raises UserError for policies of different architectures."""
 
     def body() -> Outcome:
         from tasks.modeling.merge import publish_sum
 
-        folders = [*spec.earlier, spec.trained]
+        folders = [policy.path for policy in (*spec.earlier, spec.trained)]
         shares = weights(spec.settings, len(spec.earlier))
         out = spec.folder / "policy"
-        publish_sum(list(zip(folders, shares, strict=True)), spec.trained, out)
+        publish_sum(list(zip(folders, shares, strict=True)), spec.trained.path, out)
         return Outcome(paths=[out], summary={"weights": [round(share, 9) for share in shares]})
 
     return run_stage(spec, body)

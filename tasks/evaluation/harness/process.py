@@ -77,7 +77,7 @@ def _environment(spec: HarnessSpec) -> Mapping[str, str]:
 def _order(spec: HarnessSpec, tasks: Sequence[HarnessTask], work: Path) -> dict[str, Any]:
     harness = spec.settings.harness
     return {
-        "policy": spec.inputs["policy"],
+        "policy": spec.policy.digest,
         "backend": harness.backend,
         "model_args": _model_args(spec),
         "device": spec.settings.model.device,
@@ -94,7 +94,7 @@ def _order(spec: HarnessSpec, tasks: Sequence[HarnessTask], work: Path) -> dict[
 def _model_args(spec: HarnessSpec) -> dict[str, Any]:
     """lm-eval's model_args: `--model_args` of its command line."""
     model = spec.settings.model
-    policy = str(spec.policy.resolve())
+    policy = str(spec.policy.path.resolve())
     shared: dict[str, Any] = {"pretrained": policy, "dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
     if spec.settings.harness.backend == "transformers":
         return shared | ({"max_length": model.max_model_len} if model.max_model_len else {})
@@ -102,7 +102,7 @@ def _model_args(spec: HarnessSpec) -> dict[str, Any]:
     on_cpu = not has_gpu()
     if on_cpu:
         check_memory(
-            spec.policy,
+            spec.policy.path,
             model.dtype,
             kv_cache_gib=model.kv_cache_gib,
             tensor_parallel=model.tensor_parallel,

@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from storage.artifact import Artifact
 from storage.errors import UserError
-from storage.stage import Spec
+from storage.stage import KeyedBy, Spec, TaskName
 
 
 class HarnessTask(BaseModel):
@@ -30,8 +31,9 @@ class HarnessSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tasks: list[Annotated[HarnessTask, BeforeValidator(_named)]] = []
-    include: list[Path] = []  # folders with further tasks' YAML files
-    data: dict[str, Path] = {}  # task -> the file its split `test` is read from, instead of what its YAML file says
+    include: Annotated[list[Path], KeyedBy("include")] = []  # folders with further tasks' YAML files
+    #: Task -> the file that its split `test` is read from, instead of what its YAML file says.
+    data: Annotated[dict[str, Path], KeyedBy("data")] = {}
     backend: Literal["vllm", "transformers"] = "vllm"
     batch_size: int = Field(8, ge=1)  # transformers; vLLM makes its own batches
     chat_template: bool = False  # wrap questions in the policy's chat template
@@ -51,6 +53,8 @@ class ModelSettings(BaseModel):
     """How lm-eval holds the policy: the words of the run's engine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operational: ClassVar[frozenset[str]] = frozenset({"gpu_memory_utilization", "kv_cache_gib"})
 
     dtype: Literal["float32", "bfloat16", "float16"]
     device: Literal["auto", "cpu", "cuda"] = "auto"  # transformers
@@ -75,17 +79,14 @@ class HarnessSpec(Spec):
     stage: ClassVar[str] = "harness"
     version: ClassVar[int] = 1
 
-    settings: HarnessRunSettings
-    policy: Path
+    runs: ClassVar[str] = "tasks.evaluation.harness.stage:run"
+    task: ClassVar[TaskName] = "evaluate"
 
-    def keyed_settings(self) -> dict[str, Any]:
-        """Without where files lie (their contents are inputs) and how much memory is given."""
-        settings = super().keyed_settings()
-        for name in ("gpu_memory_utilization", "kv_cache_gib"):
-            del settings["model"][name]
-        for name in ("include", "data"):
-            del settings["harness"][name]
-        return settings
+    settings: HarnessRunSettings
+    policy: Artifact
+    lm_eval: str  # its version
+    include: list[Artifact] = Field([])  # settings.harness.include
+    data: dict[str, Artifact] = Field({})  # settings.harness.data
 
 
 def harness_version() -> str | None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.prompts import read_rows
 from storage.schemas import DIALOGUES, table, write_parquet
-from storage.stage import Outcome, Progress, Spec, run_stage, silent
+from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.generation.engines import Engine, Request
+from tasks.generation.registry import open_engine
 from tasks.generation.settings import EngineSettings, SamplingSettings
 from tasks.generation.stage import context_length, request_seed
 from tasks.modeling.load import encode_chat, load_tokenizer
@@ -45,31 +47,51 @@ class DialogueSpec(Spec):
     stage: ClassVar[str] = "dialogue"
     version: ClassVar[int] = 1
 
+    runs: ClassVar[str] = "tasks.evaluation.mt_bench.dialogue:run"
+    task: ClassVar[TaskName] = "generate"
+    samples: ClassVar[bool] = True
+
     settings: DialogueSettings
-    policy: Path
-    questions: Path  # JSONL: question_id, category, turns [2], and reference [2] where there is one
-    references: Path | None = None  # JSONL: question_id, choices[0].turns; instead of the questions' own
+    policy: Artifact
+    questions: Artifact  # JSONL: question_id, category, turns [2], and reference [2] where there is one
+    references: Artifact | None = None  # JSONL: question_id, choices[0].turns; instead of the questions' own
 
 
-def run(spec: DialogueSpec, engine: Engine, progress: Progress = silent) -> Manifest:
-    """Raises UserError for questions that are none, or do not fit the policy's context, and what the engine raises."""
-    return run_stage(spec, lambda: _Dialogues(spec, engine, progress).run())
+def run(spec: DialogueSpec, progress: Progress = silent, engine: Engine | None = None) -> Manifest:
+    """Answer every question. A given engine is used and left open; without one, one is opened and closed.
+
+    Raises UserError for malformed questions and for those that do not fit the policy's context, and what the engine
+    raises.
+    """
+
+    def body() -> Outcome:
+        settings = spec.settings
+        used = engine or open_engine(
+            settings.engine, trust_remote_code=settings.trust_remote_code, log=spec.folder / "engine.log"
+        )
+        try:
+            return _Dialogues(spec, used, progress).run()
+        finally:
+            if engine is None:
+                used.close()
+
+    return run_stage(spec, body)
 
 
 class _Dialogues:
     def __init__(self, spec: DialogueSpec, engine: Engine, progress: Progress) -> None:
         self.spec, self.engine, self.progress = spec, engine, progress
         settings = spec.settings
-        self.questions = read_questions(spec.questions, spec.references)
+        self.questions = read_questions(spec.questions.path, spec.references.path if spec.references else None)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(
-            spec.policy, trust_remote_code=settings.trust_remote_code
+            spec.policy.path, trust_remote_code=settings.trust_remote_code
         )
         self.context = settings.engine.max_model_len or context_length(
-            spec.policy, trust_remote_code=settings.trust_remote_code
+            spec.policy.path, trust_remote_code=settings.trust_remote_code
         )
 
     def run(self) -> Outcome:
-        self.engine.load(self.spec.policy)
+        self.engine.load(self.spec.policy.path)
         rows = [question | {"replies": [], "finish_reasons": []} for question in self.questions]
         for turn in range(_TURNS):
             for temperature in sorted({_temperature(row) for row in rows}):
@@ -89,7 +111,7 @@ class _Dialogues:
             if room < 1 and turn == 0:
                 raise UserError(
                     f"question {row['question_id']} has {len(ids)} tokens, the policy's context {self.context}",
-                    where=str(self.spec.questions),
+                    where=str(self.spec.questions.path),
                     remedy="raise engine.max_model_len if the policy reaches further, or leave the question out",
                 )
             seed = request_seed(self.spec.seed, self.spec.round, f"{row['question_id']}/{turn}")

@@ -10,20 +10,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
 from storage.prompts import read_rows
 from storage.schemas import DIALOGUES, GRADES, read_parquet, table, write_parquet
-from storage.stage import Outcome, Progress, Spec, run_stage, silent
+from storage.stage import KeyedBy, Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.chat.registry import chat_limits, open_chat
-from tasks.panel.chat.settings import OPERATIONS, ChatSettings
+from tasks.panel.chat.settings import ChatSettings
 from tasks.panel.parts import Parts, remove_parts
 from tasks.panel.voting import Keeping, vote
 
@@ -65,7 +66,8 @@ class GraderSettings(ChatSettings):
     """The judge of MT-Bench: greedy, and with room to explain itself."""
 
     max_tokens: int = Field(2048, ge=1)
-    prompts: Path | None = None  # FastChat's judge_prompts.jsonl, for its very words; None = the project's own
+    #: FastChat's judge_prompts.jsonl, for its very words; None = the project's own.
+    prompts: Annotated[Path | None, KeyedBy("judge_files")] = None
 
     def reads(self) -> list[str]:
         return [*super().reads(), *([] if self.prompts is None else [str(self.prompts)])]
@@ -83,14 +85,14 @@ class GradeSpec(Spec):
     stage: ClassVar[str] = "grade"
     version: ClassVar[int] = 1
 
-    settings: GradeSettings
-    dialogues: Path  # its dialogues.parquet
-    answers: Path | None = None  # where the judge's answers are kept, for every stage; None = in `folder`
+    runs: ClassVar[str] = "tasks.evaluation.mt_bench.grading:run_grading"
+    task: ClassVar[TaskName] = "evaluate"
 
-    def keyed_settings(self) -> dict[str, Any]:
-        judge = super().keyed_settings()["judge"]
-        left = {name: value for name, value in judge.items() if name not in OPERATIONS | {"prompts"}}
-        return {"judge": left}
+    settings: GradeSettings
+    dialogues: Artifact  # its dialogues.parquet
+    judge_files: Artifact | None = None  # the judge's local model and templates
+    #: The judge's answers, kept for every stage; None: in `folder`.
+    answers: Annotated[Path | None, Unkeyed("a cache: nobody is asked the same question twice")] = None
 
 
 class Grader:
@@ -175,7 +177,7 @@ def run_grading(spec: GradeSpec, progress: Progress = silent) -> Manifest:
 
 
 def _grade(spec: GradeSpec, progress: Progress) -> Outcome:
-    dialogues = read_parquet(spec.dialogues, DIALOGUES).to_pylist()
+    dialogues = read_parquet(spec.dialogues.path, DIALOGUES).to_pylist()
     check_references(dialogues)
     responses = [_response(row, turn) for row in dialogues for turn in range(_TURNS)]
     keeping = Keeping(Parts(spec, "grades"), spec.answers or spec.folder / "answers")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,6 +45,8 @@ class ChatEngineSettings(BaseModel):
 
 class ChatSettings(AnnotatorBase):
     """What every annotator that asks a chat model has."""
+
+    operational: ClassVar[frozenset[str]] = OPERATIONS
 
     backend: Literal["endpoint", "vllm"] = "endpoint"  # an OpenAI-compatible server, or vLLM on this machine
     model: str  # endpoint: the name it serves; vllm: a folder; or policy, previous, initial (of the run)

@@ -12,17 +12,19 @@ from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
 from flows.plan import Plan
+from flows.specs import prompts_spec
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
-from storage.manifest import MANIFEST, folder_digest
+from storage.manifest import MANIFEST
 from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.dialogue import read_questions
 from tasks.evaluation.mt_bench.grading import check_references
-from tasks.generation.prompts import fits_context, prompt_inputs, run_prompts
+from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
-from tasks.modeling.load import check_policy_folder, load_tokenizer
+from tasks.modeling.load import check_policy_folder
 from tasks.panel.annotators.settings import POLICY_NAMES
 from tasks.reporting.cards.hub import check_token
 from tasks.reporting.tracking import check_tracker
@@ -121,7 +123,7 @@ def prepare_run(config: RunConfig) -> Plan:
     embedder = config.objective.needs().embedder
     if embedder not in (None, POLICY):
         find_embedder(embedder)
-    inputs = prompt_inputs(config.prompts)
+    prompts = prompt_artifacts(config.prompts)
     offline = config.mixing.offline
     if offline is not None and not offline.path.is_file():
         raise UserError(
@@ -131,24 +133,11 @@ def prepare_run(config: RunConfig) -> Plan:
         )
     plan = open_plan(config)
     if config.policy.aligned_from:
-        check_policy_folder(plan.before_initial)
-    tokenizer = load_tokenizer(plan.initial, trust_remote_code=config.policy.trust_remote_code)
+        check_policy_folder(plan.before_initial.path)
     for policy in (plan.initial, *plan.named.values()):
-        open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(policy)
-    context = config.engine.max_model_len or context_length(plan.initial)
-    spec = plan.prompts(
-        inputs | {"policy": folder_digest(plan.initial), "context": f"{context}:{config.sampling.max_tokens}"}
-    )
-    run_prompts(
-        spec,
-        lambda rows: fits_context(
-            rows,
-            tokenizer,
-            context=context,
-            max_tokens=config.sampling.max_tokens,
-            drop=config.prompts.too_long == "drop",
-        ),
-    )
+        open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(policy.path)
+    context = config.engine.max_model_len or context_length(plan.initial.path)
+    run_prompts(prompts_spec(plan, *prompts, context=context))
     return plan
 
 
@@ -156,10 +145,10 @@ def open_plan(config: RunConfig) -> Plan:
     """The plan of a run; policies that are hub ids are downloaded. Raises UserError for one that there is not."""
     trusted = config.policy.trust_remote_code
     named = {
-        name: find_policy(PolicySettings(path=path, trust_remote_code=trusted))
+        name: Artifact.of(find_policy(PolicySettings(path=path, trust_remote_code=trusted)))
         for name, path in config.evaluation.against.items()
     }
-    return Plan(config, find_policy(config.policy), named)
+    return Plan(config, Artifact.of(find_policy(config.policy)), named)
 
 
 def finished_rounds(layout: RunLayout) -> int:

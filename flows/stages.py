@@ -1,0 +1,116 @@
+"""Ways to go through the stages of a round: run them as Prefect tasks, run them bare, check them, or list them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect.states import State as State
+
+from flows.plan import Plan
+from storage.artifact import UNKNOWN, Artifact
+from storage.manifest import BrokenManifest, Manifest, read_manifest
+from storage.stage import Spec
+from tasks.engines import engine_for
+from tasks.evaluate import evaluate
+from tasks.generate import generate
+from tasks.label import label
+from tasks.report import stage_title
+from tasks.run import run_stage_of
+from tasks.train import train
+
+TASKS: dict[str, Callable[..., Any]] = {"generate": generate, "label": label, "train": train, "evaluate": evaluate}
+
+
+class StageWaits(Exception):
+    """A stage waits for people; the message says where and how they vote."""
+
+
+class Stages(ABC):
+    """`stages(spec)` does one stage and returns what it made. `manifests`: of all done so far, by folder name below
+    the round, in order."""
+
+    def __init__(self) -> None:
+        self.manifests: dict[str, Manifest] = {}
+
+    def __call__(self, spec: Spec) -> Artifact:
+        manifest = self._do(spec)
+        self.manifests[stage_title(spec)] = manifest
+        return Artifact.of_stage(spec.folder, manifest)
+
+    @abstractmethod
+    def _do(self, spec: Spec) -> Manifest: ...
+
+    def made(self, plan: Plan, round_number: int, stage: str) -> Artifact:
+        """What an earlier round made in its stage. Raises BrokenManifest when its manifest is missing or damaged."""
+        return Artifact.of_stage(plan.folder(round_number, stage))
+
+    def prompts(self, plan: Plan) -> Artifact:
+        """The run's prompts: train.parquet and heldout.parquet."""
+        return Artifact.of_stage(plan.layout.prompts)
+
+    def outside(self, path: Path) -> Artifact:
+        """A file or folder of the user's. Raises UserError when it is missing."""
+        return Artifact.of(path)
+
+
+class PrefectStages(Stages):
+    """Each stage runs as one of the four Prefect tasks; quick ones run in the flow itself."""
+
+    def _do(self, spec: Spec) -> Manifest:
+        """Raises StageWaits while people on the panel have not voted enough."""
+        if spec.task is None:
+            return run_stage_of(spec)
+        result = TASKS[spec.task].with_options(task_run_name=stage_title(spec))(spec)  # type: ignore[attr-defined]
+        if isinstance(result, State):
+            raise StageWaits(str(result.message))
+        return read_manifest(spec.folder, check_files=False)
+
+
+class BareStages(Stages):
+    """Each stage runs in this process, without Prefect."""
+
+    def _do(self, spec: Spec) -> Manifest:
+        return run_stage_of(spec, engine=engine_for(spec))
+
+
+class FinishedStages(Stages):
+    """Nothing runs: each stage must be finished, with the key of its spec.
+
+    Raises BrokenManifest, naming the file, for one that is missing, damaged, or made from other inputs; with
+    `check_files` also when a file that a manifest names is missing or altered.
+    """
+
+    def __init__(self, *, check_files: bool) -> None:
+        super().__init__()
+        self._check_files = check_files
+
+    def _do(self, spec: Spec) -> Manifest:
+        manifest = read_manifest(spec.folder, check_files=self._check_files)
+        if manifest.key != spec.key():
+            raise BrokenManifest(f"{spec.folder} was made with other settings or inputs")
+        return manifest
+
+
+class ListedStages(Stages):
+    """Nothing runs or is read: `specs` collects the stages in order. What they read has an unknown digest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.specs: list[Spec] = []
+
+    def __call__(self, spec: Spec) -> Artifact:
+        self.specs.append(spec)
+        return Artifact.planned(spec.folder)
+
+    def _do(self, spec: Spec) -> Manifest:
+        raise AssertionError("stages are only listed")
+
+    def made(self, plan: Plan, round_number: int, stage: str) -> Artifact:
+        return Artifact.planned(plan.folder(round_number, stage))
+
+    def prompts(self, plan: Plan) -> Artifact:
+        return Artifact.planned(plan.layout.prompts)
+
+    def outside(self, path: Path) -> Artifact:
+        return Artifact(path=path, digest=UNKNOWN)

@@ -1,0 +1,39 @@
+"""The engines of this process. They outlive stages: starting one costs more than a small round."""
+
+from storage.stage import Spec
+from tasks.generation.engines import Engine
+from tasks.generation.registry import open_engine
+from tasks.generation.settings import EngineSettings
+
+_engines: dict[str, Engine] = {}  # by their settings
+
+
+def kept_engine(settings: EngineSettings, *, trust_remote_code: bool) -> Engine:
+    """The engine of these settings, opened at the first request. It starts when a policy is loaded."""
+    key = f"{settings.model_dump_json()}{trust_remote_code}"
+    if key not in _engines:
+        _engines[key] = open_engine(settings, trust_remote_code=trust_remote_code)
+    return _engines[key]
+
+
+def engine_for(spec: Spec) -> Engine | None:
+    """The engine of a stage that samples. For another stage, engines free the device as their settings say: None."""
+    if not spec.samples:
+        pause_engines()
+        return None
+    engine: EngineSettings = spec.settings.engine  # type: ignore[attr-defined]
+    trust_remote_code: bool = spec.settings.trust_remote_code  # type: ignore[attr-defined]
+    return kept_engine(engine, trust_remote_code=trust_remote_code)
+
+
+def pause_engines() -> None:
+    """Let engines free the device, as their settings say, while another stage needs it."""
+    for engine in _engines.values():
+        engine.pause()
+
+
+def close_engines() -> None:
+    """End every engine and its process group."""
+    while _engines:
+        _, engine = _engines.popitem()
+        engine.close()
