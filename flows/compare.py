@@ -41,6 +41,7 @@ from flows.round import list_stages  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.files import canonical_json, publish_text, sync_folder  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
+from storage.manifest import MANIFEST  # noqa: E402
 from tasks.evaluation.record import RoundRecord  # noqa: E402
 from tasks.reporting.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
 
@@ -119,13 +120,14 @@ def shared_stages(one: RunConfig, other: RunConfig) -> list[str]:
 
     Whether a stage really is the same is for its key to say, when it is adopted.
     """
-    folders: list[str] = []
+    folders: list[Path] = []
     root = RunLayout.of(one.runs, one.name).root
     for stage, counterpart in zip(list_stages(one), list_stages(other), strict=False):
         if stage.key() != counterpart.key():
             break
-        folders.append("/".join(stage.folder.relative_to(root).parts[:2]))
-    return list(dict.fromkeys(folders))
+        folders.append(stage.folder.relative_to(root))
+    outer = [folder for folder in folders if not any(other in folder.parents for other in folders)]
+    return [folder.as_posix() for folder in outer]
 
 
 def share(source: Path, target: Path, folders: Sequence[str]) -> None:
@@ -135,7 +137,7 @@ def share(source: Path, target: Path, folders: Sequence[str]) -> None:
     """
     for name in folders if source != target else ():
         made, wanted = source / name, target / name
-        if made.is_dir() and not wanted.exists():
+        if (made / MANIFEST).is_file() and not wanted.exists():
             wanted.parent.mkdir(parents=True, exist_ok=True)
             temporary = wanted.with_name(f".{wanted.name}.{os.getpid()}.tmp")
             shutil.copytree(made, temporary, copy_function=os.link)

@@ -37,7 +37,7 @@ def evaluate_policy(stages: Stages, plan: Plan, number: int, chain: Sequence[int
     rivals = {name: stages.made(plan, rival, RESPONSES) for name, rival in rivals_of(number, chain).items()}
     rivals |= {name: stages.made(plan, 0, f"against/{name}") for name in plan.config.evaluation.against}
     judgements = stages(judge_spec(plan, number, prompts=prompts, responses={"policy": responses} | rivals))
-    harness = _harness(stages, plan, number, policy)
+    harness = stages(harness_spec(stages, plan, number, policy)) if plan.config.harness.tasks else None
     pairs, evaluations = None, dict[str, Artifact]()
     if labels_pairs(plan) and number == 0:
         pairs = stages(pairs_spec(plan, prompts=prompts, responses=responses))
@@ -164,12 +164,10 @@ def _grade_spec(plan: Plan, number: int, judge: GraderSettings, dialogues: Artif
     )
 
 
-def _harness(stages: Stages, plan: Plan, number: int, policy: Artifact) -> Artifact | None:
-    """lm-eval's tasks on the policy of a round; None where none is wanted."""
+def harness_spec(stages: Stages, plan: Plan, number: int, policy: Artifact) -> HarnessSpec:
+    """lm-eval's tasks on the policy of a round."""
     harness, engine = plan.config.harness, plan.config.engine
-    if not harness.tasks:
-        return None
-    spec = HarnessSpec(
+    return HarnessSpec(
         folder=plan.folder(number, "evaluate/harness"),
         round=number,
         seed=0,  # lm-eval has its own
@@ -191,4 +189,3 @@ def _harness(stages: Stages, plan: Plan, number: int, policy: Artifact) -> Artif
         include=[stages.outside(folder) for folder in harness.include],
         data={task: stages.outside(path) for task, path in harness.data.items()},
     )
-    return stages(spec)

@@ -49,7 +49,6 @@ class Work:
             folder=folder,
             round=1,
             seed=0,
-            inputs={},
             settings=GenerationSettings(sampling=self.sampling, engine=self.engine),
             policy=self.policy,
             prompts=self.prompts,

@@ -63,7 +63,7 @@ class Bench:
             self.world.spec(name, judges, local=local)
         environment = os.environ | {"NO_PROXY": "127.0.0.1"}
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.labeling", str(spec)], env=environment, stdout=subprocess.DEVNULL
+            [sys.executable, "-m", "tasks.run", str(spec)], env=environment, stdout=subprocess.DEVNULL
         )
 
     def reset(self) -> None:

@@ -85,7 +85,6 @@ class World:
             folder=self.folder / name,
             round=1,
             seed=0,
-            inputs={},
             settings=LabelSettings.model_validate({"annotators": annotators}),
             responses=self.folder / "generate",
             prompts=self.folder / "prompts.parquet",

@@ -68,7 +68,7 @@ def prompts(folder: Path, count: int, policy: Path) -> Body:
     from tasks.modeling.load import load_tokenizer
 
     settings = PromptSettings(path=str(folder / "prompts.jsonl"), heldout=0.01)
-    spec = PromptsSpec(folder=folder / "prompts", round=0, seed=0, inputs={}, settings=settings)
+    spec = PromptsSpec(folder=folder / "prompts", round=0, seed=0, settings=settings)
     tokenizer = load_tokenizer(policy)
     return lambda: run_prompts(
         spec, lambda rows: fits_context(rows, tokenizer, context=4096, max_tokens=64, drop=False)
@@ -79,7 +79,7 @@ def select(folder: Path, count: int, policy: Path) -> Body:
     from tasks.generation.prompts import SelectSettings, SelectSpec, run_select
 
     spec = SelectSpec(
-        folder=folder / "select", round=1, seed=0, inputs={}, settings=SelectSettings(per_round=None),
+        folder=folder / "select", round=1, seed=0, settings=SelectSettings(per_round=None),
         prompts=folder / "prompts",
     )  # fmt: skip
     return lambda: run_select(spec)
@@ -91,7 +91,7 @@ def generate(folder: Path, count: int, policy: Path, name: str = "generate") -> 
 
     engine = EngineSettings(kind="transformers", max_model_len=4096, shard_prompts=256, verify_sequences=0)
     spec = GenerateSpec(
-        folder=folder / name, round=1, seed=len(name), inputs={}, policy=policy,
+        folder=folder / name, round=1, seed=len(name), policy=policy,
         prompts=folder / "select" / "prompts.parquet",
         settings=GenerationSettings(sampling=SamplingSettings(responses=RESPONSES, max_tokens=256), engine=engine),
     )  # fmt: skip
@@ -120,7 +120,7 @@ def label(folder: Path, count: int, policy: Path) -> Body:
     from tasks.labeling.stage import run
 
     spec = LabelSpec(
-        folder=folder / "label", round=1, seed=0, inputs={}, settings=LabelSettings(annotators=_panel()),
+        folder=folder / "label", round=1, seed=0, settings=LabelSettings(annotators=_panel()),
         responses=folder / "generate", prompts=folder / "select" / "prompts.parquet",
     )  # fmt: skip
     return lambda: run(spec)
@@ -131,7 +131,7 @@ def mix(folder: Path, count: int, policy: Path) -> Body:
 
     own = folder / "label" / "preferences.parquet"
     spec = MixSpec(
-        folder=folder / "mix", round=2, seed=0, inputs={}, settings=MixingSettings(replay="all"), own=own,
+        folder=folder / "mix", round=2, seed=0, settings=MixingSettings(replay="all"), own=own,
         earlier=[own], policy=policy,
     )  # fmt: skip
     return lambda: run_mix(spec)
@@ -149,7 +149,7 @@ def judge(folder: Path, count: int, policy: Path) -> Body:
     from tasks.evaluation.settings import JudgeSpec, JudgingSettings
 
     spec = JudgeSpec(
-        folder=folder / "judge", round=1, seed=0, inputs={}, settings=JudgingSettings(judges=_panel(), rates={}),
+        folder=folder / "judge", round=1, seed=0, settings=JudgingSettings(judges=_panel(), rates={}),
         responses={"policy": folder / "generate", "initial": folder / "rival"},
         prompts=folder / "select" / "prompts.parquet",
     )  # fmt: skip
@@ -161,7 +161,7 @@ def evaluate(folder: Path, count: int, policy: Path) -> Body:
     from tasks.evaluation.stage import run
 
     spec = EvaluateSpec(
-        folder=folder / "evaluate", round=1, seed=0, inputs={"policy": "same", "initial": "same"},
+        folder=folder / "evaluate", round=1, seed=0, 
         settings=MetricsSettings(), responses=folder / "generate", judgements=folder / "judge", policy=policy,
         initial=policy,
     )  # fmt: skip

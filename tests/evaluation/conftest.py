@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from storage.artifact import Artifact
 from storage.schemas import PREFERENCES, RESPONSES, SCORES, VOTES, table, write_parquet
 from storage.schemas import PROMPTS as PROMPTS_SCHEMA
 from storage.stage import Outcome, run_stage
@@ -78,10 +79,9 @@ class Evaluation:
             folder=self.root / "responses",
             round=1,
             seed=0,
-            inputs={},
             settings=GenerationSettings(sampling=SamplingSettings(**sampling), engine=EngineSettings()),
-            policy=self.policy,
-            prompts=self.root / "heldout.parquet",
+            policy=Artifact.of(self.policy),
+            prompts=Artifact(path=self.root / "heldout.parquet", digest="held-out prompts"),
         )
         size = max(1, -(-len(rows) // shards))
 
@@ -99,10 +99,9 @@ class Evaluation:
             folder=self.root / "judgements",
             round=1,
             seed=0,
-            inputs={},
             settings=JudgingSettings(judges={}),
-            responses={"policy": self.root / "responses"},
-            prompts=self.root / "heldout.parquet",
+            responses={"policy": Artifact.of(self.root / "responses")},
+            prompts=Artifact(path=self.root / "heldout.parquet", digest="held-out prompts"),
         )
 
         def body() -> Outcome:
@@ -123,10 +122,9 @@ class Evaluation:
             folder=self.root / name,
             round=0,
             seed=0,
-            inputs={},
             settings=GenerationSettings(sampling=SamplingSettings(), engine=EngineSettings()),
-            policy=self.initial,
-            prompts=self.root / "heldout.parquet",
+            policy=Artifact.of(self.initial),
+            prompts=Artifact(path=self.root / "heldout.parquet", digest="held-out prompts"),
         )
 
         def body() -> Outcome:
@@ -153,10 +151,9 @@ class Evaluation:
             folder=self.root / "pairs",
             round=0,
             seed=0,
-            inputs={},
             settings=LabelSettings(annotators={}),
-            responses=self.root / "responses",
-            prompts=self.root / "heldout.parquet",
+            responses=Artifact.of(self.root / "responses"),
+            prompts=Artifact(path=self.root / "heldout.parquet", digest="held-out prompts"),
         )
         message = [{"role": "user", "content": "?"}]
         by_name = {(row["prompt_id"], row["response_index"]): row for row in rows}
@@ -184,7 +181,6 @@ class Evaluation:
             "folder": self.root / name,
             "round": 1,
             "seed": 7,
-            "inputs": {"policy": "digest of policy", "initial": "digest of initial"},
             "settings": MetricsSettings(bootstrap=200, divergence_tokens=256, device="cpu"),
             "responses": self.root / "responses",
             "judgements": self.root / "judgements",

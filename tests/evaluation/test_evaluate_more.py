@@ -69,7 +69,7 @@ def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Any, make_pol
     pairs = evaluation.pairs(lambda p: 0.5 if p == 0 else 0.6 + p / 200, rows)
     plain = {"bootstrap": 200, "divergence_tokens": 256, "device": "cpu"}
     first = evaluation.spec(
-        "zero", inputs={"policy": "same", "initial": "same"}, policy=evaluation.initial, pairs=pairs,
+        "zero", policy=evaluation.initial, pairs=pairs,
         settings=MetricsSettings(**plain),
     )  # fmt: skip
     zero = run(first)

@@ -90,7 +90,7 @@ def test_round_0_has_no_rivals_and_loads_no_model(evaluation: Any, monkeypatch: 
     monkeypatch.setattr(divergence, "load_policy", refuse)
     evaluation.generate(evaluation.responses())
     evaluation.judge(scores=[evaluation.score(p, 1.0) for p in range(45)])
-    figures = run(evaluation.spec(inputs={"policy": "same", "initial": "same"}, policy=evaluation.initial)).summary
+    figures = run(evaluation.spec(policy=evaluation.initial)).summary
     assert figures["win_rate"] == {}
     assert figures["kl"] == {"mean": 0.0, "se": 0.0, "per_token": 0.0}
     assert figures["rates"]["correct"]["mean"] == 1.0
@@ -146,13 +146,14 @@ def test_altered_input_is_refused_by_name(evaluation: Any) -> None:
     assert not (evaluation.root / "evaluate" / "manifest.json").exists()
 
 
-def test_input_other_than_the_key_says_is_refused(evaluation: Any) -> None:
-    digests = prepare(evaluation)
-    policies = {"policy": "p", "initial": "i"}
-    with pytest.raises(UserError, match="another digest") as refusal:
-        run(evaluation.spec(inputs=policies | digests | {"judgements": "0" * 64}))
+def test_an_input_that_was_made_again_is_refused(evaluation: Any) -> None:
+    prepare(evaluation)
+    spec = evaluation.spec()
+    evaluation.judge(votes=[evaluation.vote(0, "a")])
+    with pytest.raises(UserError, match="was made again") as refusal:
+        run(spec)
     assert refusal.value.where.endswith("judgements")
-    assert run(evaluation.spec(inputs=policies | digests)).rows["responses"] == 90
+    assert run(evaluation.spec()).rows["votes"] == 1
 
 
 def test_nothing_to_evaluate_is_refused(evaluation: Any) -> None:
@@ -160,9 +161,3 @@ def test_nothing_to_evaluate_is_refused(evaluation: Any) -> None:
     evaluation.judge()
     with pytest.raises(UserError, match="there are no responses"):
         run(evaluation.spec())
-
-
-def test_missing_policy_digest_is_refused(evaluation: Any) -> None:
-    prepare(evaluation)
-    with pytest.raises(UserError, match="digest of 'initial' is not among the inputs"):
-        run(evaluation.spec(inputs={"policy": "p"}))

@@ -31,7 +31,6 @@ def spec(folder: Path, policy: Path, *, round_number: int = 0, model: Any = None
         folder=folder,
         round=round_number,
         seed=0,
-        inputs={"policy": "digest of the policy"},
         settings=HarnessRunSettings(
             harness=HarnessSettings.model_validate(words),
             model=ModelSettings(dtype="float32", device="cpu", **(model or {})),

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from conf.compose import compose_config
-from flows.benchmarks import harness_spec
+from flows.evaluation import harness_spec
 from flows.plan import Plan
+from flows.round import list_stages
+from flows.stages import BareStages
+from storage.artifact import Artifact
 from storage.errors import UserError
 from tasks.evaluation.harness.settings import HarnessSettings, check_harness
 from tasks.reporting.report.files import read_run
@@ -54,22 +57,18 @@ def test_the_leaderboard_is_the_one_of_the_first_version() -> None:
         "gsm8k": (5, "exact_match,strict-match"),
     }
     assert config.harness.backend == "transformers"
-    spec = harness_spec(Plan(config, Path("p")), 2, "d")
-    assert spec is not None
-    assert spec.folder.parts[-3:] == ("round-02", "evaluate", "harness")
-    assert spec.inputs["policy"] == "d"
+    (spec,) = [spec for spec in list_stages(config)[5:] if spec.stage == "harness"]
+    assert spec.folder.parts[-3:] == ("round-01", "evaluate", "harness")
 
 
 def test_files_are_inputs_by_their_contents(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("{}\n")
     words = ["run=demo", "harness=files", "harness.tasks=[gsm8k_file]", f"harness.data={{gsm8k_file: {data}}}"]
-    plan = Plan(compose_config(words), Path("p"))
-    first = harness_spec(plan, 0, "d")
+    plan = Plan(compose_config(words), Artifact(path=Path("p"), digest="d"))
+    first = harness_spec(BareStages(), plan, 0, plan.initial)
     data.write_text('{"question": 1}\n')
-    second = harness_spec(plan, 0, "d")
-    assert first is not None
-    assert second is not None
+    second = harness_spec(BareStages(), plan, 0, plan.initial)
     assert first.key() != second.key()
     assert first.inputs["include:0"] == second.inputs["include:0"]
 

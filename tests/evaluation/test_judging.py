@@ -21,7 +21,6 @@ def spec(world, judges, rates=None, texts=TEXTS):
         folder=world.folder / "judge",
         round=2,
         seed=1,
-        inputs={},
         settings=JudgingSettings.model_validate({"judges": judges, "rates": rates or {}}),
         responses={name: world.responses(each, name=name) for name, each in texts.items()},
         prompts=world.prompts(["p", "q"]),

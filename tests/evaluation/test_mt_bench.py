@@ -69,7 +69,7 @@ class Parrot:
 
 def dialogue(folder: Path, policy: Path, path: Path, **settings: Any) -> DialogueSpec:
     asked = DialogueSettings(engine=EngineSettings(kind="transformers"), **settings)
-    return DialogueSpec(folder=folder, round=0, seed=1, inputs={}, settings=asked, policy=policy, questions=path)
+    return DialogueSpec(folder=folder, round=0, seed=1, settings=asked, policy=policy, questions=path)
 
 
 def test_two_turns_at_the_temperature_of_their_category(tmp_path: Path, tiny_policy: Path) -> None:
@@ -113,7 +113,6 @@ def grade(folder: Path, server: ChatServer, **judge: Any) -> GradeSpec:
         folder=folder / "grades",
         round=0,
         seed=0,
-        inputs={},
         settings=GradeSettings(judge=settings),
         dialogues=dialogues(folder),
     )

@@ -77,8 +77,9 @@ def test_only_whole_stages_are_shared(tmp_path: Path) -> None:
         (source / stage).mkdir(parents=True)
         (source / stage / "rows").write_text("rows")
     (source / "prompts" / "manifest.json").write_text("{}")
-    share(source, target)
+    folders = ["prompts", "round-01/generate"]
+    share(source, target, folders)
     assert (target / "prompts" / "rows").samefile(source / "prompts" / "rows")
     assert not (target / "round-01").exists()
-    share(source, source)
-    share(source, target)
+    share(source, source, folders)
+    share(source, target, folders)

@@ -1,93 +1,116 @@
-"""The plan of a run: where stages write, what they read, and that a dry run builds every spec of every preset."""
+"""What a round reads and writes, and what its keys hold; no stage is run."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from conf.compose import compose_config, group_options
-from flows.digests import what_it_reads
-from flows.dry_run import dry_run
-from flows.evaluation import evaluation_specs, rivals
+from flows.chain import moves_reference, reference_of
+from flows.digests import files_of
+from flows.evaluation import rivals_of
 from flows.plan import Plan
-from flows.training import extra_spec, reference_digest, reference_folder, reference_spec, train_spec
+from flows.round import list_stages, play_round, play_start
+from flows.stages import ListedStages
+from storage.artifact import Artifact, stage_name
 from storage.errors import UserError
 from storage.manifest import folder_digest
+from storage.stage import Spec
 from tasks.panel.annotators.function import FunctionSettings
+
+INITIAL = Artifact(path=Path("initial"), digest="initial")
+
+
+class MadeUpStages(ListedStages):
+    """Every stage is made, with a digest that names it. changed: stages whose content is another one."""
+
+    def __init__(self, changed: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._changed = changed
+
+    def _made(self, folder: Path) -> Artifact:
+        name = stage_name(folder)
+        return Artifact(path=folder, digest=f"{name} again" if name in self._changed else name, maker=name)
+
+    def __call__(self, spec: Spec) -> Artifact:
+        super().__call__(spec)
+        return self._made(spec.folder)
+
+    def made(self, plan: Plan, round_number: int, stage: str) -> Artifact:
+        return self._made(plan.folder(round_number, stage))
+
+    def prompts(self, plan: Plan) -> Artifact:
+        return self._made(plan.layout.prompts)
 
 
 def plan(*words: str) -> Plan:
-    return Plan(compose_config(["run=demo", *words]), Path("initial"))
+    return Plan(compose_config(["run=demo", *words]), INITIAL)
+
+
+def round_specs(run: Plan, number: int, chain: Sequence[int], changed: Sequence[str] = ()) -> dict[str, Spec]:
+    """The specs of a round by stage folder."""
+    stages = MadeUpStages(changed)
+    play_round(stages, run, number, chain)
+    return {stage_name(spec.folder).partition("/")[2]: spec for spec in stages.specs}
 
 
 @pytest.mark.parametrize("preset", group_options("run"))
 def test_every_spec_of_a_preset_is_built(preset: str) -> None:
     config = compose_config([f"run={preset}", "prompts.path=prompts.jsonl"])
-    specs = dry_run(Plan(config, Path(config.policy.path)))
+    specs = list_stages(config)
     pairs = ["label"] if config.evaluation.pairs else []
+    evaluation = ["generate", "judge"]
     assert [spec.stage for spec in specs] == [
-        "prompts", "select", "generate", "label", "train", *pairs, "generate", "judge", "evaluate",
+        "prompts", *evaluation, *pairs, "evaluate",
+        "select", "generate", "label", "train", *evaluation, "evaluate",
     ]  # fmt: skip
     assert len({spec.key() for spec in specs}) == len(specs)
 
 
 def test_a_dry_run_shows_stages_that_are_not_in_every_run() -> None:
-    words = ("mixing=replay", "+mixing.offline={path: not-there, share: 0.2, keep: {share: 0.5}}", "update=momentum")
-    mixed = plan("policy.aligned_from=before", *words)
-    folders = [spec.folder.name for spec in dry_run(Plan(mixed.config, mixed.initial, {"other": Path("other")}))]
-    assert folders[3:7] == ["label", "mix", "train", "update"]
-    assert folders[7:9] == ["pairs", "other"]
+    mixed = compose_config([
+        "run=demo", "policy.aligned_from=tests", "mixing=replay", "update=momentum", "+evaluation.against.other=there",
+        "+mixing.offline={path: not-there, share: 0.2, keep: {share: 0.5}}",
+    ])  # fmt: skip
+    names = [stage_name(spec.folder) for spec in list_stages(mixed)]
+    assert names[1] == "round-00/against/other"
+    assert names[names.index("round-01/label") :][1:4] == ["round-01/mix", "round-01/train", "round-01/update"]
 
 
 def test_a_round_starts_from_the_policy_of_the_round_before() -> None:
-    inputs = {"policy": "p", "reference": "r", "preferences": "x"}
-    first, second = train_spec(plan(), 1, [0], inputs), train_spec(plan(), 2, [0, 1], inputs)
-    assert first.policy == first.reference == Path("initial")
-    assert second.policy == second.reference == first.folder / "policy"
-    fixed = train_spec(plan("objective.reference=initial"), 2, [0, 1], inputs)
-    assert (fixed.policy, fixed.reference) == (first.folder / "policy", Path("initial"))
-    after_roll_back = train_spec(plan(), 3, [0, 1], inputs)
-    assert after_roll_back.policy == after_roll_back.reference == first.folder / "policy"
-    assert plan().generate(3, 1, inputs).policy == first.folder / "policy"
+    first, second = round_specs(plan(), 1, [0])["train"], round_specs(plan(), 2, [0, 1])["train"]
+    assert first.inputs["policy"] == first.inputs["reference"] == "initial"
+    assert second.inputs["policy"] == second.inputs["reference"] == "round-01/train"
+    fixed = round_specs(plan("objective.reference=initial"), 2, [0, 1])["train"]
+    assert (fixed.inputs["policy"], fixed.inputs["reference"]) == ("round-01/train", "initial")
+    after_roll_back = round_specs(plan(), 3, [0, 1])
+    assert after_roll_back["train"].inputs["policy"] == "round-01/train"
+    assert after_roll_back["generate"].inputs["policy"] == "round-01/train"
 
 
-def policies_until(number: int) -> dict[int, str]:
-    return {each: f"policy-{each}" for each in range(number)}
-
-
-def test_a_moving_reference_is_a_stage_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    ema = plan("objective.reference=ema")
-    assert reference_spec(ema, 1, [0], policies_until(1)) is None
-    assert reference_folder(ema, 1, [0]) == Path("initial")
-    first = reference_spec(ema, 2, [0, 1], policies_until(2))
-    assert first is not None
-    assert (first.earlier, first.trained) == ([Path("initial")], ema.policy(1))
-    assert first.inputs == {"policy": "policy-1", "reference": "policy-0"}
-    assert train_spec(ema, 2, [0, 1], {}).reference == first.folder / "policy"
-    monkeypatch.setattr("flows.training.read_manifest", lambda folder: SimpleNamespace(content=folder.parent.name))
-    second = reference_spec(ema, 3, [0, 1, 2], policies_until(3))
-    assert second is not None
-    assert second.earlier == [first.folder / "policy"]
-    assert second.inputs == {"policy": "policy-2", "reference": "round-02"}
-    rolled_back = reference_spec(ema, 3, [0, 1], policies_until(3))
-    assert rolled_back is not None
-    assert (rolled_back.earlier, rolled_back.trained) == ([Path("initial")], ema.policy(1))
+def test_a_moving_reference_is_a_stage_of_its_own() -> None:
+    ema = plan("objective.reference=ema", "evaluation.pairs=false")
+    assert "reference" not in round_specs(ema, 1, [0])
+    assert round_specs(ema, 1, [0])["train"].inputs["reference"] == "initial"
+    first = round_specs(ema, 2, [0, 1])
+    assert first["reference"].inputs == {"trained": "round-01/train", "earlier:0": "initial"}
+    assert first["train"].inputs["reference"] == "round-02/reference"
+    second = round_specs(ema, 3, [0, 1, 2])["reference"]
+    assert second.inputs == {"trained": "round-02/train", "earlier:0": "round-02/reference"}
+    rolled_back = round_specs(ema, 3, [0, 1])["reference"]
+    assert rolled_back.inputs == {"trained": "round-01/train", "earlier:0": "initial"}
 
 
 def test_updates_of_tr_wait_and_hard_ones_copy() -> None:
-    soft = plan("objective.reference={kind: tr, rate: 0.6, every: 2}")
-    assert reference_spec(soft, 2, [0, 1], policies_until(2)) is None
-    assert reference_folder(soft, 2, [0, 1]) == Path("initial")
-    moved = reference_spec(soft, 3, [0, 1, 2], policies_until(3))
-    assert moved is not None
-    assert moved.earlier == [Path("initial")]
-    assert reference_folder(soft, 4, [0, 1, 2, 3]) == moved.folder / "policy"
-    hard = plan("objective.reference={kind: tr, rate: 1.0, every: 2}")
+    soft, stages = plan("objective.reference={kind: tr, rate: 0.6, every: 2}", "evaluation.pairs=false"), MadeUpStages()
     chains = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
-    assert [reference_spec(hard, len(chain), chain, policies_until(5)) for chain in chains] == [None] * 5
-    references = [reference_digest(hard, len(chain), chain, policies_until(5)) for chain in chains]
-    assert references == ["policy-0", "policy-0", "policy-2", "policy-2", "policy-4"]
+    assert [moves_reference(soft, len(chain), chain) for chain in chains] == [False, False, True, False, True]
+    assert reference_of(stages, soft, 4, chains[3]).digest == "round-03/reference"
+    hard = plan("objective.reference={kind: tr, rate: 1.0, every: 2}", "evaluation.pairs=false")
+    references = [reference_of(stages, hard, len(chain), chain).digest for chain in chains]
+    assert references == ["initial", "initial", "round-02/train", "round-02/train", "round-04/train"]
+    assert not any(moves_reference(hard, len(chain), chain) for chain in chains)
 
 
 @pytest.mark.parametrize("word", ["objective=dno", "objective=inpo"])
@@ -97,19 +120,39 @@ def test_methods_with_one_reference_refuse_another(word: str) -> None:
 
 
 def test_more_rounds_do_not_change_the_keys_of_done_ones() -> None:
-    inputs = {"prompts": "a", "policy": "b"}
-    assert plan("rounds=1").generate(1, 0, inputs).key() == plan("rounds=9", "name=moved").generate(1, 0, inputs).key()
-    assert plan().generate(1, 0, inputs).key() != plan("seed=1").generate(1, 0, inputs).key()
-    assert plan().generate(1, 0, inputs).key() != plan("sampling.temperature=0.9").generate(1, 0, inputs).key()
+    keys = {
+        words: round_specs(plan(*words), 1, [0])["generate"].key()
+        for words in [("rounds=1",), ("rounds=9", "name=moved"), ("seed=1",), ("sampling.temperature=0.9",)]
+    }
+    assert keys[("rounds=1",)] == keys[("rounds=9", "name=moved")]
+    assert len(set(keys.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("generate", ["engine.verify_sequences=0", "engine.verify_tolerance=0.3", "engine.start_timeout=9",
+                      "engine.between_stages=sleep", "engine.gpu_memory_utilization=0.5", "engine.kv_cache_gib=1"]),
+        ("train", ["training.checkpoint_steps=1", "training.launch=process", "training.gradient_checkpointing=true"]),
+    ],
+)  # fmt: skip
+def test_operational_settings_do_not_throw_work_away(stage: str, words: list[str]) -> None:
+    before = round_specs(plan(), 1, [0])[stage].key()
+    assert {word: round_specs(plan(word), 1, [0])[stage].key() == before for word in words} == dict.fromkeys(
+        words, True
+    )
 
 
 def test_policies_are_compared_with_the_initial_and_the_previous_one() -> None:
-    assert rivals(0, 0) == []
-    assert rivals(1, 0) == rivals(2, 0) == [("initial", 0)]
-    assert rivals(3, 1) == [("initial", 0), ("previous", 1)]
-    _, judge, _ = evaluation_specs(plan(), 2, 1, {"prompts": "a", "policy": "b", "initial": "c"})
-    assert list(judge.responses) == ["policy", "initial", "previous"]
-    assert judge.responses["previous"].parent.parent.name == "round-01"
+    assert rivals_of(0, [0]) == {}
+    assert rivals_of(1, [0]) == rivals_of(2, [0]) == {"initial": 0}
+    assert rivals_of(3, [0, 1]) == {"initial": 0, "previous": 1}
+    judge = round_specs(plan(), 2, [0, 1])["evaluate/judgements"]
+    assert {name: digest for name, digest in judge.inputs.items() if name.startswith("responses")} == {
+        "responses:policy": "round-02/evaluate/responses",
+        "responses:initial": "round-00/evaluate/responses",
+        "responses:previous": "round-01/evaluate/responses",
+    }
 
 
 def test_a_folders_digest_sees_names_and_bytes(tmp_path: Path) -> None:
@@ -124,41 +167,55 @@ def test_a_folders_digest_sees_names_and_bytes(tmp_path: Path) -> None:
 def test_a_function_that_changed_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     settings = FunctionSettings(kind="function", function="my_rules:score")
-    assert what_it_reads(settings) is None
+    assert files_of(settings) is None
     (tmp_path / "my_rules.py").write_text("def score(*_): return 1.0")
     importlib.invalidate_caches()
-    before = what_it_reads(settings)
+    before = files_of(settings)
     (tmp_path / "my_rules.py").write_text("def score(*_): return 2.0")
     assert before is not None
-    assert what_it_reads(settings) != before
+    assert files_of(settings) != before
+
+
+@pytest.mark.parametrize("words", [["objective=rebel"], ["objective=sppo"], ["objective=lcpo"]])
+def test_a_round_trains_again_when_its_own_votes_changed(words: list[str]) -> None:
+    """Also with mixing on, where the preferences may be the same: scores and votes are read beside them."""
+    run = plan(*words, "mixing=replay")
+    before = round_specs(run, 2, [0, 1])["train"]
+    own, replayed = (round_specs(run, 2, [0, 1], [f"round-{n:02d}/label"])["train"] for n in (2, 1))
+    assert len({before.key(), own.key(), replayed.key()}) == 3
 
 
 def test_objectives_read_what_the_label_stage_and_one_more_generate_stage_left() -> None:
-    inputs = {"policy": "p", "reference": "r", "preferences": "x"}
-    spec = train_spec(plan("objective=selm"), 2, [0, 1], inputs)
-    labels = spec.preferences.parent
-    assert (spec.scores, spec.votes) == ({2: labels / "scores.parquet"}, {2: labels / "votes.parquet"})
-    greedy = extra_spec(plan("objective=selm"), 2, [0, 1], {"prompts": "a", "policy": "p"})
-    assert greedy is not None
-    assert (greedy.folder, greedy.policy) == (spec.extra, spec.reference)
-    assert (greedy.settings.sampling.temperature, greedy.settings.sampling.responses) == (0.0, 1)
-    sampled = extra_spec(plan("objective=xpo"), 2, [0, 1], {"prompts": "a", "policy": "p"})
-    assert sampled is not None
-    assert (sampled.policy, sampled.settings.sampling.temperature) == (Path("initial"), 1.0)
-    assert extra_spec(plan(), 2, [0, 1], {"prompts": "a", "policy": "p"}) is None
-    assert [spec.stage for spec in dry_run(plan("objective=selm"))][3:6] == ["label", "generate", "train"]
+    specs = round_specs(plan("objective=selm"), 2, [0, 1])
+    labels = {"scores:2": "round-02/label", "votes:2": "round-02/label"}
+    assert labels.items() <= specs["train"].inputs.items()
+    assert specs["train"].inputs["extra"] == "round-02/extra"
+    greedy = specs["extra"].settings.model_dump()["sampling"]
+    assert (greedy["temperature"], greedy["responses"]) == (0.0, 1)
+    sampled = round_specs(plan("objective=xpo"), 2, [0, 1])["extra"]
+    assert (sampled.inputs["policy"], sampled.settings.model_dump()["sampling"]["temperature"]) == ("initial", 1.0)
+    assert "extra" not in round_specs(plan(), 2, [0, 1])
+    assert not labels.keys() & round_specs(plan(), 2, [0, 1])["train"].inputs.keys()
 
 
 def test_an_embedder_on_this_machine_is_in_the_key(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    rpo = plan("objective=rpo", f"objective.embedder={tmp_path}")
-    assert train_spec(rpo, 1, [0], {"policy": "p"}).inputs.keys() == {"policy", "embedder"}
-    assert train_spec(plan("objective=rpo"), 1, [0], {"policy": "p"}).inputs == {"policy": "p"}
+    local = round_specs(plan("objective=rpo", f"objective.embedder={tmp_path}"), 1, [0])["train"]
+    assert local.inputs["embedder"] == folder_digest(tmp_path)
+    assert "embedder" not in round_specs(plan("objective=rpo"), 1, [0])["train"].inputs
 
 
-def test_an_irepo_run_of_before_keeps_its_key() -> None:
-    """Options that came later are not in the key while they do nothing."""
-    inputs = {"policy": "p", "reference": "p", "preferences": "x"}
-    settings = train_spec(plan(), 1, [0], inputs).keyed_settings()["objective"]
-    assert settings == {"name": "irepo", "beta": 0.6, "scale": "reward", "reference": "previous"}
-    assert train_spec(plan("objective.logit=false"), 1, [0], inputs).keyed_settings()["objective"]["logit"] is False
+def test_the_last_policy_of_a_round_with_an_update_is_what_is_evaluated() -> None:
+    specs = round_specs(plan("update=momentum"), 2, [0, 1])
+    assert specs["update"].inputs == {"trained": "round-02/train", "earlier:0": "round-01/train"}
+    assert specs["evaluate"].inputs["policy"] == "round-02/update"
+    assert specs["generate"].inputs["policy"] == "round-01/update"
+
+
+def test_held_out_pairs_are_made_once_and_read_by_every_round() -> None:
+    stages, run = MadeUpStages(), plan("evaluation.pairs=true")
+    play_start(stages, run)
+    assert "round-00/evaluate/pairs" in {stage_name(spec.folder) for spec in stages.specs}
+    evaluation = round_specs(run, 2, [0, 1])["evaluate"]
+    assert evaluation.inputs["pairs"] == "round-00/evaluate/pairs"
+    assert evaluation.inputs["evaluations:previous"] == "round-01/evaluate"

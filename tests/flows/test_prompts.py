@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.schemas import PROMPTS, read_parquet
 from tasks.generation.prompts import (
-    HELDOUT,
     ROUND,
     TRAIN,
     PromptSettings,
@@ -104,26 +104,33 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         assert name in caught.value.where
 
 
-def publish(tmp_path: Path, count: int) -> Path:
+def publish(tmp_path: Path, count: int, policy: Path) -> Path:
     path = write_jsonl(tmp_path / "p.jsonl", questions(count))
-    spec = PromptsSpec(folder=tmp_path / "prompts", round=0, seed=0, inputs={}, settings=settings(path, heldout=0.1))
-    run_prompts(spec, lambda rows: [row["answer"] != "7" for row in rows])
+    spec = PromptsSpec(
+        folder=tmp_path / "prompts",
+        round=0,
+        seed=0,
+        settings=settings(path, heldout=0.1),
+        prompts=Artifact.of(path),
+        policy=Artifact.of(policy),
+        context=128,
+        max_tokens=8,
+    )
+    run_prompts(spec)
     return spec.folder
 
 
-def test_rounds_use_up_the_prompts_before_any_comes_again(tmp_path: Path) -> None:
-    folder = publish(tmp_path, 60)
+def test_rounds_use_up_the_prompts_before_any_comes_again(tmp_path: Path, tiny_policy: Path) -> None:
+    folder = publish(tmp_path, 60, tiny_policy)
     total = read_parquet(folder / TRAIN, PROMPTS).num_rows
-    assert "7" not in read_parquet([folder / TRAIN, folder / HELDOUT], PROMPTS).column("answer").to_pylist()
 
     def select(number: int, seed: int = 0) -> list[str]:
         spec = SelectSpec(
             folder=tmp_path / f"round-{number}-{seed}",
             round=number,
             seed=seed,
-            inputs={},
             settings=SelectSettings(per_round=20),
-            prompts=folder,
+            prompts=Artifact.of(folder),
         )
         run_select(spec)
         ids: list[str] = read_parquet(spec.folder / ROUND, PROMPTS).column("prompt_id").to_pylist()

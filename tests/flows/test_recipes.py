@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conf.compose import compose_config, group_options
-from flows.dry_run import dry_run
-from flows.plan import Plan
+from flows.round import list_stages
 from storage.errors import UserError
 from storage.manifest import read_manifest
 from tests.flows.test_iterate import command
@@ -137,9 +136,9 @@ def test_a_tournament_of_inpo(recipe: RunRecipe) -> None:
 
 @pytest.mark.parametrize(("name", "stages"), [("ladder", ["ask", "generate", "assemble"]), ("sera", ["generate"])])
 def test_a_dry_run_shows_how_responses_are_made(name: str, stages: list[str]) -> None:
-    specs = dry_run(Plan(compose_config(["run=demo", f"recipe={name}"]), Path("initial")))
-    made = [spec.stage for spec in specs]
-    assert made[2 : made.index("train")] == [*stages, "label"]
+    specs = list_stages(compose_config(["run=demo", f"recipe={name}"]))
+    names = [spec.stage for spec in specs]
+    assert names[names.index("select") + 1 : names.index("train")][: len(stages) + 1] == [*stages, "label"]
     assert len({spec.key() for spec in specs}) == len(specs)
 
 

@@ -64,7 +64,7 @@ def make_spec(tmp_path: Path, tiny_policy: Path) -> MakeSpec:
             sampling=SamplingSettings.model_validate(sampling), engine=EngineSettings.model_validate(engine)
         )
         return GenerateSpec(
-            folder=tmp_path / name, round=1, seed=seed, inputs={}, settings=settings, policy=policy, prompts=prompts
+            folder=tmp_path / name, round=1, seed=seed, settings=settings, policy=policy, prompts=prompts
         )
 
     return make

@@ -95,7 +95,7 @@ def test_a_long_prompt_is_refused_before_an_engine_starts(make_spec: MakeSpec) -
     spec, engine = make_spec(max_model_len=45), WatchedEngine()
     rows = [{"prompt_id": f"{i:016x}", "messages": question(0), "source": f"p.jsonl:{i + 1}"} for i in range(3)]
     rows[1]["messages"] = [{"role": "user", "content": "x" * 40}]
-    write_parquet(spec.prompts, table(rows, PROMPTS))
+    write_parquet(spec.prompts.path, table(rows, PROMPTS))
     with pytest.raises(UserError, match=r"context of 45") as refused:
         run(spec, engine=engine)
     assert refused.value.where == "p.jsonl:2"
@@ -145,9 +145,7 @@ def test_a_resumed_stage_verifies_its_new_engine(make_spec: MakeSpec) -> None:
 
 
 def command(spec: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tasks.generation", str(spec)], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-m", "tasks.run", str(spec)], capture_output=True, text=True, check=False)
 
 
 def test_command(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_each_sees_its_own_of_the_devices_that_are_seen(monkeypatch: pytest.Monk
     assert visible_devices([1, 2]) == {"CUDA_VISIBLE_DEVICES": "6,7"}
 
 
-def test_one_replica_leaves_keys_as_they_were(make_spec: MakeSpec) -> None:
+def test_more_replicas_are_another_key(make_spec: MakeSpec) -> None:
+    """Several engines sample in other batches."""
     one, two = make_spec("a", kind="vllm"), make_spec("a", kind="vllm", replicas=2)
-    assert "replicas" not in one.keyed_settings()["engine"]
     assert one.key() != two.key()

@@ -129,7 +129,7 @@ def test_swapping_a_and_b_of_every_vote_changes_nothing(world):
         | {"index_a": votes["index_b"], "index_b": votes["index_a"], "outcome": other},
         schema=VOTES,
     )
-    candidates = read_candidates("policy", spec.responses, spec.prompts)
+    candidates = read_candidates("policy", spec.responses.path, spec.prompts.path)
     made = [make_preferences(candidates, each, PreferenceSettings(), 1).table for each in (votes, swapped)]
     assert made[0].equals(made[1])
 
@@ -214,7 +214,7 @@ def test_refusals(world):
     with pytest.raises(UserError, match="no annotator"):
         run(world.spec({"p": ["a", "bb"]}, {}))
     spec = world.spec({"p": ["a", "bb"]}, {"one": LENGTH})
-    shard = spec.responses / "responses-00000.parquet"
+    shard = spec.responses.path / "responses-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"responses-00000\.parquet has"):
         run(spec)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.mixing.test_mixing import preferences
 
 from storage.schemas import PREFERENCES, read_parquet
 from tasks.mixing.margins import MarginSettings, ensembled, keep_by_margin, largest
 from tasks.mixing.offline import OfflineSettings, read_offline
 from tasks.mixing.stage import MixingSettings, MixSpec, run_mix
 from tasks.modeling.load import load_tokenizer
+from tests.mixing.test_mixing import preferences
 from tests.panel.test_implicit_reward import logprob
 
 NOW = np.array([0.7, 0.2, -0.1, 0.9]) - np.array([-0.4, 0.1, 0.3, 0.2])
@@ -65,7 +65,7 @@ def test_the_mix_stage_draws_from_what_is_kept(offline, make_policy, tmp_path) -
     settings = OfflineSettings(path=offline, share=0.5, p_hat=0.9, keep=MarginSettings(share=0.34, device="cpu"))
     policies = [make_policy(seed=1), make_policy(seed=2)]
     spec = MixSpec(
-        folder=tmp_path / "mix", round=2, seed=0, inputs={}, settings=MixingSettings(offline=settings), own=own,
+        folder=tmp_path / "mix", round=2, seed=0, settings=MixingSettings(offline=settings), own=own,
         earlier=[], policy=policies[0], previous=policies[1], reference=make_policy(seed=0),
     )  # fmt: skip
     assert run_mix(spec).summary["pairs_by_round"] == {"2": 2, "offline": 3}
@@ -75,14 +75,3 @@ def test_the_mix_stage_draws_from_what_is_kept(offline, make_policy, tmp_path) -
     assert {row["chosen"][0]["content"] for row in mixed.to_pylist()[2:]} == {
         row["chosen"][0]["content"] for row in kept.to_pylist()
     }
-
-
-def test_keys_of_runs_without_them_are_what_they_were(tmp_path) -> None:
-    offline = OfflineSettings(path=Path("x"), share=0.5)
-    spec = MixSpec(
-        folder=tmp_path, round=1, seed=0, inputs={}, settings=MixingSettings(offline=offline), own=tmp_path,
-        earlier=[], policy=tmp_path,
-    )  # fmt: skip
-    assert spec.keyed_settings() == {
-        "replay": 0.0, "rounds": None, "offline": {"path": "x", "share": 0.5, "p_hat": None},
-    }  # fmt: skip

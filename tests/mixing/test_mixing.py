@@ -43,7 +43,7 @@ def mix(tmp_path: Path, tiny_policy: Path):
 
     def run(out: str = "mix", seed: int = 0, **settings) -> tuple[pa.Table, dict[str, int]]:
         spec = MixSpec(
-            folder=tmp_path / out, round=3, seed=seed, inputs={}, settings=MixingSettings(**settings), own=own,
+            folder=tmp_path / out, round=3, seed=seed, settings=MixingSettings(**settings), own=own,
             earlier=earlier, policy=tiny_policy,
         )  # fmt: skip
         manifest = run_mix(spec)
@@ -74,7 +74,7 @@ def test_all_is_all_and_what_is_drawn_hangs_on_the_seed(mix):
 def test_the_first_round_has_nothing_to_replay(tmp_path, tiny_policy):
     own = preferences(tmp_path / "own.parquet", 1, 4, 1)
     spec = MixSpec(
-        folder=tmp_path / "mix", round=1, seed=0, inputs={}, settings=MixingSettings(replay=0.5), own=own, earlier=[],
+        folder=tmp_path / "mix", round=1, seed=0, settings=MixingSettings(replay=0.5), own=own, earlier=[],
         policy=tiny_policy,
     )  # fmt: skip
     assert run_mix(spec).rows == {"preferences": 4}

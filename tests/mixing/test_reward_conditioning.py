@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.mixing.test_mixing import preferences
 
 from conf.compose import compose_config
 from storage.errors import UserError
@@ -13,6 +12,7 @@ from storage.schemas import PREFERENCES, SCORES, read_parquet, table, write_parq
 from tasks.mixing.reward_conditioning import GoalSettings, on_scale, records, relabel
 from tasks.mixing.stage import MixingSettings, MixSpec, run_mix
 from tasks.modeling.load import encode_chat, load_tokenizer
+from tests.mixing.test_mixing import preferences
 
 SETTINGS = GoalSettings(annotator="judge", text="goal {score}", scale="as_given")
 
@@ -87,7 +87,7 @@ def test_the_mix_stage_relabels_each_round_by_its_own_scores(tmp_path, tiny_poli
         values = {(f"p{i}", k): best - k for i in range(3) for k in range(2)}
         write_parquet(paths[number], scores(number, values)[number])
     spec = MixSpec(
-        folder=tmp_path / "mix", round=2, seed=0, inputs={}, own=tmp_path / "pairs-2.parquet",
+        folder=tmp_path / "mix", round=2, seed=0, own=tmp_path / "pairs-2.parquet",
         settings=MixingSettings(goals=SETTINGS, replay="all"), earlier=[tmp_path / "pairs-1.parquet"],
         policy=tiny_policy, scores=paths,
     )  # fmt: skip

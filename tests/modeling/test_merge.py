@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.manifest import read_manifest
 from tasks.modeling.merge import INDEX, publish_sum
@@ -68,9 +69,13 @@ def test_other_architectures_are_refused(tmp_path: Path, other: dict[str, torch.
 
 
 def spec(folder: Path, settings: Momentum | Merge | Ema | TrustRegion, trained: Path, *earlier: Path) -> UpdateSpec:
-    inputs = {"trained": "t"}
     return UpdateSpec(
-        folder=folder, round=1, seed=0, inputs=inputs, settings=settings, trained=trained, earlier=list(earlier)
+        folder=folder,
+        round=1,
+        seed=0,
+        settings=settings,
+        trained=Artifact.of(trained),
+        earlier=[Artifact.of(policy) for policy in earlier],
     )
 
 

@@ -95,7 +95,6 @@ class World:
             folder=self.folder / out,
             round=1,
             seed=seed,
-            inputs={"responses": "r"},
             settings=LabelSettings.model_validate(
                 {"annotators": annotators, "preferences": PreferenceSettings(**(preferences or {}))}
             ),

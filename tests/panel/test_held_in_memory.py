@@ -83,7 +83,6 @@ def test_judge_holds_no_texts(make_world):
             folder=world.folder / "judge",
             round=1,
             seed=1,
-            inputs={},
             settings=JudgingSettings.model_validate({"judges": RULES, "rates": {}}),
             responses={
                 name: world.responses(said, name=name, shards=prompts // 5, spread=False)

@@ -90,7 +90,7 @@ def test_people_alone_are_a_panel(world):
 def test_the_command_says_how_to_vote(world, tmp_path):
     spec = world.spec(TEXTS, {"people": {"kind": "human"}})
     spec.save(tmp_path / "spec.yaml")
-    command = [sys.executable, "-m", "tasks.labeling", str(tmp_path / "spec.yaml")]
+    command = [sys.executable, "-m", "tasks.run", str(tmp_path / "spec.yaml")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 3, done.stderr
     assert "waiting for people: 0 of 6 comparisons have their votes" in done.stderr

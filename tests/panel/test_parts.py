@@ -30,7 +30,7 @@ def test_a_judge_is_not_asked_twice_across_a_kill(world):
         judge = {"kind": "judge", "base_url": server.url, "model": "m", "concurrency": 4}
         spec = world.spec(texts, {"length": {"kind": "rule", "shorter": True}, "judge": judge})
         spec.save(world.folder / "spec.yaml")
-        command = [sys.executable, "-m", "tasks.labeling", str(world.folder / "spec.yaml")]
+        command = [sys.executable, "-m", "tasks.run", str(world.folder / "spec.yaml")]
         environment = os.environ | {"NO_PROXY": "127.0.0.1"}
         killed = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60

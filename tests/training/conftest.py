@@ -45,7 +45,6 @@ def make_spec(tmp_path: Path, tiny_policy: Path) -> MakeSpec:
             "folder": tmp_path / folder,
             "round": 1,
             "seed": 7,
-            "inputs": {"policy": "p", "reference": "p", "preferences": "d"},
             "settings": TrainingSettings(objective=objective, optimization=OptimizationSettings(**optimization)),
             "policy": tiny_policy,
             "reference": tiny_policy,

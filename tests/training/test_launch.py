@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from storage.errors import UserError
+from storage.manifest import read_manifest
 from storage.stage import Progress
+from tasks.run import main
 from tasks.training import launch as launching
 from tasks.training.launch import TrainingFailed, launch
 from tasks.training.settings import CHECKPOINTS
@@ -50,7 +52,7 @@ def test_user_error_comes_through(make_spec: MakeSpec) -> None:
     spec = make_spec(rows=rows, optimization={"launch": "process"})
     with pytest.raises(UserError, match="token id 5000") as caught:
         launch(spec)
-    assert str(spec.preferences) in caught.value.where
+    assert str(spec.preferences.path) in caught.value.where
 
 
 def test_other_failures_show_the_end_of_the_log(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +90,9 @@ def test_torch_is_not_imported_to_launch() -> None:
 
 
 def test_command_adopts_a_finished_stage(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m tasks.training spec.yaml`, with the spec that the stage left behind."""
-    from tasks.command import main
-    from tasks.training.settings import TrainSpec
-
+    """`python -m tasks.run <folder>`, with the spec that the stage left behind."""
     spec = make_spec()
     manifest = run(spec)
-    monkeypatch.setattr(sys, "argv", ["tasks.training", str(spec.folder / "spec.yaml")])
-    adopted = []
-    main(TrainSpec, lambda found, progress: adopted.append(run(found, progress)) or adopted[-1])
-    assert adopted == [manifest]
+    monkeypatch.setattr(sys, "argv", ["tasks.run", str(spec.folder)])
+    main()
+    assert read_manifest(spec.folder) == manifest

@@ -44,7 +44,7 @@ def test_adopted_when_whole_and_made_again_when_not(make_spec: MakeSpec, groups:
 
     def load() -> PackedForward:
         loads.append(1)
-        return PackedForward(load_policy(spec.reference, dtype="float32", device="cpu"), 4096)
+        return PackedForward(load_policy(spec.reference.path, dtype="float32", device="cpu"), 4096)
 
     first = reference_logprobs(spec, groups, load, nullcontext)
     again = reference_logprobs(spec, groups, load, nullcontext)

@@ -32,7 +32,7 @@ def supervised(
             paths[name] = {1: tmp_path / f"{name}.parquet"}
             write_parquet(paths[name][1], table(tables[name], schema))
     spec = make_spec(objective=objective, rows=rows, **paths)
-    return supervise(spec, read_preferences(spec.preferences).groups)
+    return supervise(spec, read_preferences(spec.preferences.path).groups)
 
 
 def test_rewards_are_means_of_those_that_scored_both(make_spec: MakeSpec, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_rounds_are_told_apart(make_spec: MakeSpec, tmp_path: Path) -> None:
             paths[name][number] = tmp_path / f"{name}-{number}.parquet"
             write_parquet(paths[name][number], table(said, schema))
     spec = make_spec(objective={"name": "rebel", "standardise": False}, rows=[*ROWS[:1], *again], **paths)
-    groups = read_preferences(spec.preferences).groups
+    groups = read_preferences(spec.preferences.path).groups
     assert [item.pairs["reward"].tolist() for item in supervise(spec, groups).items] == [[1.0], [-4.0]]
     votes = supervise(make_spec("votes", objective={"name": "lcpo"}, **paths), groups)
     assert votes.annotators == ("round 1", "round 2")

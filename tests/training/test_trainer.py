@@ -31,7 +31,7 @@ def test_first_loss_is_the_mean_square_of_the_targets(make_spec: MakeSpec) -> No
     """One window of all prompts: before the first update every log-ratio is 0."""
     spec = make_spec(optimization={"prompts_per_step": 12, "microbatch_tokens": 100})
     run(spec)
-    labels = [pair.label for group in read_preferences(spec.preferences).groups for pair in group.pairs]
+    labels = [pair.label for group in read_preferences(spec.preferences.path).groups for pair in group.pairs]
     (only,) = metrics(spec)
     assert only["loss"] == pytest.approx(sum(label**2 for label in labels) / len(labels), rel=1e-5)
     assert abs(only["h_chosen"]) < 1e-4
@@ -76,7 +76,7 @@ def test_training_reaches_target_over_beta(make_spec: MakeSpec) -> None:
     sequences = [TokenSequence([40, 41, 42], response) for response in ([50, 51, 2], [60, 61, 62, 2])]
     before, after = (
         sequence_logprobs(load_policy(folder, dtype="float32", device="cpu"), sequences, tokens=4096)
-        for folder in (spec.policy, spec.folder / "policy")
+        for folder in (spec.policy.path, spec.folder / "policy")
     )
     difference = (after[0] - before[0]) - (after[1] - before[1])
     assert difference == pytest.approx(1.2 / 0.5, abs=0.05)
@@ -151,18 +151,17 @@ def test_weights_keep_the_dtype_of_the_source(make_spec: MakeSpec, tiny_policy: 
 
 def test_other_reference(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
     """A reference that is not the policy: log-ratios do not start at 0, and that is right."""
-    inputs = {"policy": "p", "reference": "r"}
-    spec = make_spec(reference=make_policy(seed=1), inputs=inputs, optimization={"prompts_per_step": 12})
+    spec = make_spec(reference=make_policy(seed=1), optimization={"prompts_per_step": 12})
     run(spec)
     (only,) = metrics(spec)
     sequences = [
         TokenSequence(group.prompt_ids, group.responses[pair.chosen])
-        for group in read_preferences(spec.preferences).groups
+        for group in read_preferences(spec.preferences.path).groups
         for pair in group.pairs
     ]
     policy, reference = (
         sequence_logprobs(load_policy(folder, dtype="float32", device="cpu"), sequences, tokens=4096)
-        for folder in (spec.policy, spec.reference)
+        for folder in (spec.policy.path, spec.reference.path)
     )
     assert only["h_chosen"] == pytest.approx((policy - reference).mean(), rel=1e-4)
 
