@@ -128,9 +128,11 @@ def describe_files(folder: Path, paths: Iterable[Path]) -> list[FileEntry]:
 def folder_digest(folder: Path) -> str:
     """sha256 over the names and bytes of every file below `folder`, but for its card.
 
-    A card (README.md) says nothing to the programs that read the folder, and is written anew when there is more to say.
+    Two things do not count: the card (README.md), which no program reads and which is written anew when there is more
+    to say, and what Python leaves in __pycache__.
     """
-    return digest([(entry.path, entry.sha256) for entry in describe_files(folder, [folder]) if entry.path != CARD])
+    entries = [entry for entry in describe_files(folder, [folder]) if "__pycache__" not in Path(entry.path).parts]
+    return digest([(entry.path, entry.sha256) for entry in entries if entry.path != CARD])
 
 
 def library_versions() -> dict[str, str]:

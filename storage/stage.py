@@ -131,11 +131,13 @@ class Spec(BaseModel):
         return self.model_dump(mode="json", include=set(names)) if names else {}
 
     def save(self, path: Path) -> None:
-        """Write the spec as YAML, with the name of its class, for `load_spec`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the spec as YAML, with the name of its class, for `load_spec`.
+
+        The file is replaced, never written in place: runs that share a stage by hard links stay apart.
+        """
         kind = type(self)
         content = {_CLASS: f"{kind.__module__}:{kind.__qualname__}"} | self.model_dump(mode="json")
-        path.write_text(yaml_text(content), encoding="utf-8")
+        publish_text(path, yaml_text(content))
 
 
 def keyed(value: object) -> Any:

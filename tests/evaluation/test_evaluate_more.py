@@ -113,8 +113,7 @@ def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Any, make_pol
 def test_an_evaluation_that_lacks_replies_is_refused(evaluation: Any) -> None:
     evaluation.generate(evaluation.responses())
     evaluation.judge()
-    same = {"policy": "same", "initial": "same"}
-    run(evaluation.spec("zero", inputs=same))
+    run(evaluation.spec("zero", policy=evaluation.initial))
     pairs = evaluation.pairs(lambda p: 0.9, evaluation.responses())
     with pytest.raises(ValueError, match=r"zero has no pair-logprobs\.parquet"):
         run(evaluation.spec(pairs=pairs, evaluations={"initial": evaluation.root / "zero"}))

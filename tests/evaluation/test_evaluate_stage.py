@@ -149,6 +149,7 @@ def test_altered_input_is_refused_by_name(evaluation: Any) -> None:
 def test_an_input_that_was_made_again_is_refused(evaluation: Any) -> None:
     prepare(evaluation)
     spec = evaluation.spec()
+    (spec.judgements.path / "manifest.json").unlink()
     evaluation.judge(votes=[evaluation.vote(0, "a")])
     with pytest.raises(UserError, match="was made again") as refusal:
         run(spec)

@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.manifest import Manifest
 from tasks.evaluation.harness import process, stage
-from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSettings, HarnessSpec, ModelSettings
+from tasks.evaluation.harness.settings import (
+    HarnessRunSettings,
+    HarnessSettings,
+    HarnessSpec,
+    ModelSettings,
+    harness_version,
+)
 
 pytest.importorskip("lm_eval")
 ROOT = Path(__file__).parents[2]
@@ -35,7 +42,8 @@ def spec(folder: Path, policy: Path, *, round_number: int = 0, model: Any = None
             harness=HarnessSettings.model_validate(words),
             model=ModelSettings(dtype="float32", device="cpu", **(model or {})),
         ),
-        policy=policy,
+        policy=Artifact(path=policy, digest="digest of the policy"),
+        lm_eval=harness_version() or "",
     )
 
 

@@ -74,7 +74,7 @@ def dialogue(folder: Path, policy: Path, path: Path, **settings: Any) -> Dialogu
 
 def test_two_turns_at_the_temperature_of_their_category(tmp_path: Path, tiny_policy: Path) -> None:
     parrot = Parrot(tiny_policy)
-    manifest = run_dialogue(dialogue(tmp_path / "d", tiny_policy, questions(tmp_path), max_tokens=40), parrot)
+    manifest = run_dialogue(dialogue(tmp_path / "d", tiny_policy, questions(tmp_path), max_tokens=40), engine=parrot)
     rows = read_parquet(tmp_path / "d" / FILE, DIALOGUES).to_pylist()
     assert [row["replies"] for row in rows] == [["reply", "reply"]] * 3
     assert rows[1]["references"] == ["2", "4"]
@@ -88,12 +88,12 @@ def test_two_turns_at_the_temperature_of_their_category(tmp_path: Path, tiny_pol
 
 def test_answers_end_where_the_context_does(tmp_path: Path, tiny_policy: Path) -> None:
     parrot = Parrot(tiny_policy)
-    run_dialogue(dialogue(tmp_path / "d", tiny_policy, questions(tmp_path)), parrot)
+    run_dialogue(dialogue(tmp_path / "d", tiny_policy, questions(tmp_path)), engine=parrot)
     prompts = [len(parrot.tokenizer(prompt)["input_ids"]) for *_, prompt in parrot.asked]
     assert [room for _, room, _ in parrot.asked] == [256 - length for length in prompts]
     long = [{"question_id": 9, "category": "stem", "turns": ["x " * 300, "y"]}]
     with pytest.raises(UserError, match="question 9 has"):
-        run_dialogue(dialogue(tmp_path / "e", tiny_policy, questions(tmp_path, long)), parrot)
+        run_dialogue(dialogue(tmp_path / "e", tiny_policy, questions(tmp_path, long)), engine=parrot)
 
 
 def dialogues(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from conf.compose import compose_config, dump_config, validate_config
 from storage.errors import UserError
+from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.rules import Rule, Standing, decide
 
 JUDGES = ("truth", "style")
@@ -57,13 +58,28 @@ def figures(**changed: Any) -> dict[str, Any]:
     } | changed
 
 
+def metrics(changed: dict[str, Any]) -> Metrics:
+    """Metrics with these figures, and without the rest."""
+    empty: dict[str, Any] = {
+        "words": 0.0, "unique_rate": 0.0, "replies": {}, "length": {}, "gap": {}, "categories": {},
+        "calibration": None, "displacement": None, "excluded": {"votes": {}, "scores": {}},
+    }  # fmt: skip
+    return Metrics.model_validate(empty | changed)
+
+
+def standing(now: dict[str, Any], initial: dict[str, Any], previous: dict[str, Any], *, first: bool) -> Standing:
+    return Standing(metrics(now), metrics(initial), metrics(previous), first=first)
+
+
 INITIAL = figures(win_rate={}, tokens=10.0, kl={"mean": 0.0, "se": 0.0, "per_token": 0.0})
 PREVIOUS = figures(tokens=11.0)
 
 
 def decision(now: dict[str, Any], *, first: bool = False, patience: int | None = None, fruitless: int = 0) -> Any:
-    standing = Standing(now, INITIAL, INITIAL if first else PREVIOUS, first=first)
-    return decide(rules(), standing, judges=JUDGES, patience=patience, fruitless=fruitless)
+    rival = INITIAL if first else PREVIOUS
+    return decide(
+        rules(), standing(now, INITIAL, rival, first=first), judges=JUDGES, patience=patience, fruitless=fruitless
+    )
 
 
 def win(**changed: Any) -> dict[str, Any]:
@@ -106,11 +122,11 @@ def test_each_rule_fires_alone(case: str) -> None:
 
 
 def test_length_is_compared_with_the_rival_that_its_rule_names() -> None:
-    standing = Standing(figures(tokens=14.0), INITIAL, PREVIOUS, first=False)  # 1.4 and 1.27 times
-    made = decide(rules(), standing, judges=JUDGES, patience=None, fruitless=0)
+    now = standing(figures(tokens=14.0), INITIAL, PREVIOUS, first=False)  # 1.4 and 1.27 times
+    made = decide(rules(), now, judges=JUDGES, patience=None, fruitless=0)
     assert [reason.rule for reason in made.reasons if not reason.holds] == ["steady"]
-    standing = Standing(figures(tokens=16.0), INITIAL, figures(tokens=14.0), first=False)  # 1.6 and 1.14 times
-    made = decide(rules(), standing, judges=JUDGES, patience=None, fruitless=0)
+    now = standing(figures(tokens=16.0), INITIAL, figures(tokens=14.0), first=False)  # 1.6 and 1.14 times
+    made = decide(rules(), now, judges=JUDGES, patience=None, fruitless=0)
     assert [reason.rule for reason in made.reasons if not reason.holds] == ["short"]
 
 
@@ -137,7 +153,9 @@ anything = st.fixed_dictionaries(
     {
         "win_rate": st.dictionaries(st.sampled_from(["initial", "previous"]), judged),
         "rates": rated,
-        "kl": st.builds(lambda mean, se: {"mean": mean, "se": se}, st.floats(-1, 9), st.none() | st.floats(0, 1)),
+        "kl": st.builds(
+            lambda mean, se: {"mean": mean, "se": se, "per_token": 0.0}, st.floats(-1, 9), st.none() | st.floats(0, 1)
+        ),
         "tokens": st.floats(1, 100),
         "finish_rate": shares,
         "harness": st.none()
@@ -206,8 +224,8 @@ def satisfied(rule: dict[str, Any], now: Any, initial: Any, previous: Any, first
 def test_a_promoted_policy_satisfies_every_rule_and_no_other_is_promoted(
     asked: Any, now: Any, initial: Any, previous: Any, first: bool, patience: int | None, fruitless: int
 ) -> None:
-    standing = Standing(now, initial, initial if first else previous, first=first)
-    made = decide(rules(**asked), standing, judges=JUDGES, patience=patience, fruitless=fruitless)
+    compared = standing(now, initial, initial if first else previous, first=first)
+    made = decide(rules(**asked), compared, judges=JUDGES, patience=patience, fruitless=fruitless)
     holds = {name: satisfied(rule, now, initial, previous, first) for name, rule in asked.items()}
     assert (made.action == "promote") == all(holds.values())
     assert made.action in ("promote", "roll back")  # `stop` would promote

@@ -187,15 +187,15 @@ def test_a_round_trains_again_when_its_own_votes_changed(words: list[str]) -> No
 
 def test_objectives_read_what_the_label_stage_and_one_more_generate_stage_left() -> None:
     specs = round_specs(plan("objective=selm"), 2, [0, 1])
-    labels = {"scores:2": "round-02/label", "votes:2": "round-02/label"}
-    assert labels.items() <= specs["train"].inputs.items()
     assert specs["train"].inputs["extra"] == "round-02/extra"
     greedy = specs["extra"].settings.model_dump()["sampling"]
     assert (greedy["temperature"], greedy["responses"]) == (0.0, 1)
     sampled = round_specs(plan("objective=xpo"), 2, [0, 1])["extra"]
     assert (sampled.inputs["policy"], sampled.settings.model_dump()["sampling"]["temperature"]) == ("initial", 1.0)
     assert "extra" not in round_specs(plan(), 2, [0, 1])
-    assert not labels.keys() & round_specs(plan(), 2, [0, 1])["train"].inputs.keys()
+    assert round_specs(plan("objective=rebel"), 2, [0, 1])["train"].inputs["scores:2"] == "round-02/label"
+    assert round_specs(plan("objective=sppo"), 2, [0, 1])["train"].inputs["votes:2"] == "round-02/label"
+    assert not {"scores:2", "votes:2"} & round_specs(plan(), 2, [0, 1])["train"].inputs.keys()
 
 
 def test_an_embedder_on_this_machine_is_in_the_key(tmp_path: Path) -> None:

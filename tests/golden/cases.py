@@ -16,19 +16,18 @@ from pathlib import Path
 
 from benchmarks.tiny import build_policy
 from conf.compose import compose_config, group_options
-from flows.benchmarks import harness_spec, mt_bench_specs
-from flows.dry_run import dry_run
-from flows.plan import Plan
+from flows.round import list_stages
 from storage.errors import UserError
 from storage.manifest import Manifest, read_manifest
 from storage.stage import Spec
+from tasks.evaluation.harness.settings import HarnessSpec
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: A process that runs `python -m flows.iterate` for several lists of words, with one server for all.
 ITERATE = """
 import json, sys
-from flows.environment import prepare, quiet_console
-from flows.temporary_server import start_temporary_server
+from flows.operations.environment import prepare, quiet_console
+from flows.operations.temporary_server import start_temporary_server
 prepare()
 quiet_console()
 start_temporary_server()
@@ -113,18 +112,12 @@ def dry_plan(words: Sequence[str]) -> list[Stage] | Refusal:
         config = compose_config(words)
     except UserError as error:
         return Refusal(str(error))
-    plan = Plan(
-        config, Path(config.policy.path), {name: Path(path) for name, path in config.evaluation.against.items()}
-    )
-    benchmarks = [harness_spec(plan, 1, "?"), *(mt_bench_specs(plan, 1, "?") or ())]
-    specs = [*dry_run(plan), *(spec for spec in benchmarks if spec is not None)]
-    return [_stage(spec, plan.layout.root) for spec in specs]
+    return [_stage(spec, config.runs / config.name) for spec in list_stages(config)]
 
 
 def _stage(spec: Spec, run: Path) -> Stage:
-    inputs = spec.inputs | ({"lm_eval": "?"} if "lm_eval" in spec.inputs else {})  # the installed release
-    # Sorted: some are listed from a set, and their order in the text differs from process to process.
-    spec = spec.model_copy(update={"inputs": dict(sorted(inputs.items()))})
+    if isinstance(spec, HarnessSpec):  # the installed release of lm-eval
+        spec = HarnessSpec(**{**dict(spec), "lm_eval": "?"})
     file = Path("spec.yaml")
     spec.save(file)
     text = file.read_text(encoding="utf-8").replace(str(CHECKOUT), "<checkout>")

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.labeling.length_penalty import GRID, level_penalty
+from tasks.labeling.settings import LabelSpec
 from tasks.labeling.stage import run
 
 
@@ -44,7 +45,7 @@ def test_a_stage_takes_it_off_scores_and_votes(world, make_policy, margin: float
         spec = world.spec(
             texts, {"it": settings | {"length_penalty": penalty, "tie_margin": margin}}, out=out, cut=[("p0", 2)]
         )
-        manifest = run(spec.model_copy(update={"policies": policies}))
+        manifest = run(LabelSpec(**{**dict(spec), "policies": policies}))
         kept[out] = {name: pq.read_table(spec.folder / f"{name}.parquet").to_pylist() for name in ("scores", "votes")}
     alpha = manifest.summary["learnt"]["length_penalties"]["it"]
     plain = [row["score"] for row in kept["plain"]["scores"]]
