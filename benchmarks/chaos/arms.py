@@ -24,13 +24,20 @@ from typing import Any
 
 import psutil
 
-from flows.evaluation import evaluation_specs, pairs_spec
+from conf.compose import compose_config
+from flows.checks import find_policy
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.plan import Plan
-from flows.training import train_spec
+from flows.round import play_round, play_start
+from flows.specs import prompts_spec
+from flows.stages import BareStages
+from storage.artifact import Artifact
 from storage.manifest import FileEntry, Manifest
 from storage.stage import Outcome, Spec
+from tasks.engines import close_engines
+from tasks.evaluation.record import RoundRecord
+from tasks.generation.prompts import prompt_artifacts
 
 #: When each round began, and when the last one ended: seconds on the monotonic clock, and CPU seconds.
 _marks: list[tuple[float, float]] = []
@@ -76,9 +83,9 @@ def _durable(words: list[str]) -> Callable[[], Any]:
 
     complete_round, draw_figures = iterate.complete_round, iterate.draw_figures
 
-    def noted(plan: Plan, number: int, prompts: str, before: list[dict[str, Any]]) -> Any:
+    def noted(plan: Plan, number: int, before: list[RoundRecord]) -> Any:
         _mark()
-        return complete_round(plan, number, prompts, before)
+        return complete_round(plan, number, before)
 
     def ended(plan: Plan) -> None:
         _mark()
@@ -89,54 +96,47 @@ def _durable(words: list[str]) -> Callable[[], Any]:
     return lambda: iterate.irepo(overrides=words)
 
 
+class StrippedStages(BareStages):
+    """Stages whose manifests are kept in memory only."""
+
+    def __init__(self, finished: dict[Path, Manifest]) -> None:
+        super().__init__()
+        self._finished = finished
+
+    def made(self, plan: Plan, round_number: int, stage: str) -> Artifact:
+        folder = plan.folder(round_number, stage)
+        return Artifact.of_stage(folder, self._finished[folder])
+
+    def prompts(self, plan: Plan) -> Artifact:
+        return Artifact.of_stage(plan.layout.prompts, self._finished[plan.layout.prompts])
+
+
 def _bare(words: list[str]) -> Callable[[], Any]:
-    _strip()
-    from conf.compose import compose_config
-    from flows.preflight import find_policy
-    from tasks.evaluation.judging import run_judging
-    from tasks.evaluation.stage import run as evaluate
-    from tasks.generation.prompts import fits_context, run_prompts, run_select
-    from tasks.generation.registry import open_engine
-    from tasks.generation.stage import run as generate
-    from tasks.labeling.stage import run as label
-    from tasks.modeling.load import load_tokenizer
-    from tasks.training.trainer import run as train
+    finished = _strip()
 
     def run() -> None:
         config = compose_config(words)
-        plan = Plan(config, find_policy(config.policy))
-        tokenizer, context = load_tokenizer(plan.initial), config.engine.max_model_len or 256
-        tokens = config.sampling.max_tokens
-        run_prompts(
-            plan.prompts({}),
-            lambda rows: fits_context(rows, tokenizer, context=context, max_tokens=tokens, drop=False),
-        )
-        engine = open_engine(config.engine)
+        plan, stages = Plan(config, Artifact.of(find_policy(config.policy))), StrippedStages(finished)
+        files = prompt_artifacts(config.prompts)
+        stages(prompts_spec(plan, *files, context=config.engine.max_model_len or 256))
         try:
-            for number in range(config.rounds + 1):
-                start = max(0, number - 1)
-                if number:
-                    _mark()
-                    run_select(plan.select(number, {}))
-                    generate(plan.generate(number, start, {}), engine=engine)
-                    label(plan.label(number, number - 1, max(number - 2, 0), {}))
-                    train(train_spec(plan, number, range(number), {}))
-                inputs = {"prompts": "", "policy": str(number), "initial": "0"}
-                responses, judge, metrics = evaluation_specs(plan, number, start, inputs)
-                generate(responses, engine=engine)
-                run_judging(judge)
-                if number == 0 and (pairs := pairs_spec(plan, {"prompts": "", "initial": "0"})) is not None:
-                    label(pairs)
-                evaluate(metrics)
+            play_start(stages, plan)
+            for number in range(1, config.rounds + 1):
+                _mark()
+                play_round(stages, plan, number, range(number))
             _mark()
         finally:
-            engine.close()
+            close_engines()
 
     return run
 
 
-def _strip() -> None:
-    """Take durability off the stages: they are called as before, and keep what they publish in memory and in files."""
+def _strip() -> dict[Path, Manifest]:
+    """Take durability off the stages: they are called as before, and what they publish is kept in memory and in files.
+
+    Returns the manifests of finished stages, which grows as stages are run.
+    """
+    import storage.artifact
     import tasks.evaluation.judging
     import tasks.evaluation.stage
     import tasks.generation.prompts
@@ -146,31 +146,33 @@ def _strip() -> None:
     import tasks.training.reference
     import tasks.training.trainer
 
-    manifests: dict[Path, Manifest] = {}
+    finished: dict[Path, Manifest] = {}
 
     def run_stage(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
         spec.folder.mkdir(parents=True, exist_ok=True)
         outcome = body()
         names = [path.relative_to(spec.folder).as_posix() for path in outcome.paths]
-        manifests[spec.folder] = Manifest(
+        finished[spec.folder] = Manifest(
             stage=spec.stage, round=spec.round, key="", inputs={}, settings=spec.settings.model_dump(mode="json"),
             files=[FileEntry(path=name, bytes=0, sha256="") for name in names], rows=outcome.rows,
             summary=outcome.summary, stage_version=spec.version, seed=spec.seed, started="", seconds=0.0, versions={},
         )  # fmt: skip
-        return manifests[spec.folder]
+        return finished[spec.folder]
 
     replacements: dict[str, Callable[..., Any]] = {
         "run_stage": run_stage,
-        "read_manifest": lambda folder: manifests[folder],
+        "read_manifest": lambda folder, check_files=True: finished[folder],
         "has_part": lambda spec, path: False,
         "mark_part": lambda spec, path: None,
         "save_checkpoint": lambda folder, **state: None,
     }
-    rooms = (tasks.evaluation, tasks.generation, tasks.labeling, tasks.training)
-    for module in [module for room in rooms for module in vars(room).values() if isinstance(module, ModuleType)]:
+    rooms = (tasks.evaluation, tasks.generation, tasks.labeling, tasks.panel, tasks.training)
+    inside = [module for room in rooms for module in vars(room).values() if isinstance(module, ModuleType)]
+    for module in [*inside, storage.artifact]:
         for name in replacements.keys() & vars(module).keys():
             setattr(module, name, replacements[name])
     os.fsync = lambda handle: None  # type: ignore[assignment]
+    return finished
 
 
 if __name__ == "__main__":

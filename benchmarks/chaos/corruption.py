@@ -62,7 +62,7 @@ def finished_files(run: Path) -> list[Target]:
 def parts(stage: Path) -> list[Target]:
     """Shards and sidecars of a copy of a generate stage whose manifest was taken away: an unfinished stage."""
     (stage / MANIFEST).unlink()
-    spec = load_spec(stage / "spec.yaml", GenerateSpec).model_copy(update={"folder": stage})
+    spec = GenerateSpec(**{**dict(load_spec(stage / "spec.yaml", GenerateSpec)), "folder": stage})
     targets = []
     for shard in sorted(stage.glob("responses-*.parquet")):
         sidecar = shard.with_name(f".{shard.name}.part.json")

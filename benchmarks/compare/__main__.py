@@ -44,28 +44,26 @@ def complete(console: Console, wanted: Mapping[str, list[Arm]]) -> None:
     """Run the arms that are not finished; every method's first arm, then every method's second, ..."""
     import torch
 
-    from conf.compose import compose_config
-    from tasks.generation.registry import open_engine
+    from tasks.engines import close_engines
 
     longest = max(len(each) for each in wanted.values())
     todo = [each[turn] for turn in range(longest) for each in wanted.values() if turn < len(each)]
     todo = [arm for arm in todo if not arm.record()]
     torch.set_num_threads(1)
-    engine = open_engine(compose_config(["run=demo"]).engine)
     sources = {}
     try:
         for done, arm in enumerate(todo):
             if arm.seed not in sources:
                 build(arm.seed)
-                sources[arm.seed] = common(arm.seed, engine)
-            record = run(arm, sources[arm.seed], engine)
+                sources[arm.seed] = common(arm.seed)
+            record = run(arm, sources[arm.seed])
             points = (f"{each['kl']['mean']:.2f}/{sum(each['utility']) / len(each['utility']):.2f}"
                       for each in record["rounds"])  # fmt: skip
             console.print(
                 f"{done + 1} of {len(todo)}: {arm.folder.name}  {record['seconds']:.0f} s  {'  '.join(points)}"
             )
     finally:
-        engine.close()
+        close_engines()
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from conf.compose import PROJECT
+from storage.artifact import Artifact
 from storage.schemas import PROMPTS, read_parquet
 from tasks.generation.engines import end_tokens
 from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
@@ -50,8 +51,8 @@ class Work:
             round=1,
             seed=0,
             settings=GenerationSettings(sampling=self.sampling, engine=self.engine),
-            policy=self.policy,
-            prompts=self.prompts,
+            policy=Artifact.of(self.policy),
+            prompts=Artifact.of(self.prompts),
         )
 
     def encoded(self) -> list[list[int]]:

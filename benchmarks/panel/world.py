@@ -5,6 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.panel.endpoint import LATENCY, TIMEOUT, draw
+from storage.artifact import Artifact
 from storage.manifest import Manifest, describe_files, library_versions, now
 from storage.schemas import PROMPTS, RESPONSES, table, write_parquet
 from tasks.labeling.settings import LabelSettings, LabelSpec
@@ -86,8 +87,8 @@ class World:
             round=1,
             seed=0,
             settings=LabelSettings.model_validate({"annotators": annotators}),
-            responses=self.folder / "generate",
-            prompts=self.folder / "prompts.parquet",
+            responses=Artifact.of(self.folder / "generate"),
+            prompts=Artifact.of(self.folder / "prompts.parquet"),
         )
         path = self.folder / f"{name}.yaml"
         spec.save(path)

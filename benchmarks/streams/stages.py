@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from storage.artifact import Artifact
+
 RESPONSES, WORDS = 4, 60  # a prompt; a prompt and a response, about
 _VOCABULARY = ("sum", "red", "apple", "of", "and", "the", "9", "blue", "is", "a", "number", "bigger", "goat")
 
@@ -64,15 +66,14 @@ def make_prompts(path: Path, count: int) -> None:
 
 
 def prompts(folder: Path, count: int, policy: Path) -> Body:
-    from tasks.generation.prompts import PromptSettings, PromptsSpec, fits_context, run_prompts
-    from tasks.modeling.load import load_tokenizer
+    from tasks.generation.prompts import PromptSettings, PromptsSpec, run_prompts
 
-    settings = PromptSettings(path=str(folder / "prompts.jsonl"), heldout=0.01)
-    spec = PromptsSpec(folder=folder / "prompts", round=0, seed=0, settings=settings)
-    tokenizer = load_tokenizer(policy)
-    return lambda: run_prompts(
-        spec, lambda rows: fits_context(rows, tokenizer, context=4096, max_tokens=64, drop=False)
-    )
+    path = folder / "prompts.jsonl"
+    spec = PromptsSpec(
+        folder=folder / "prompts", round=0, seed=0, settings=PromptSettings(path=str(path), heldout=0.01),
+        prompts=Artifact.of(path), policy=Artifact.of(policy), context=4096, max_tokens=64,
+    )  # fmt: skip
+    return lambda: run_prompts(spec)
 
 
 def select(folder: Path, count: int, policy: Path) -> Body:
@@ -80,7 +81,7 @@ def select(folder: Path, count: int, policy: Path) -> Body:
 
     spec = SelectSpec(
         folder=folder / "select", round=1, seed=0, settings=SelectSettings(per_round=None),
-        prompts=folder / "prompts",
+        prompts=Artifact.of(folder / "prompts"),
     )  # fmt: skip
     return lambda: run_select(spec)
 
@@ -91,8 +92,8 @@ def generate(folder: Path, count: int, policy: Path, name: str = "generate") -> 
 
     engine = EngineSettings(kind="transformers", max_model_len=4096, shard_prompts=256, verify_sequences=0)
     spec = GenerateSpec(
-        folder=folder / name, round=1, seed=len(name), policy=policy,
-        prompts=folder / "select" / "prompts.parquet",
+        folder=folder / name, round=1, seed=len(name), policy=Artifact.of(policy),
+        prompts=Artifact.of(folder / "select" / "prompts.parquet"),
         settings=GenerationSettings(sampling=SamplingSettings(responses=RESPONSES, max_tokens=256), engine=engine),
     )  # fmt: skip
     return lambda: run(spec, engine=MadeUp())
@@ -121,7 +122,8 @@ def label(folder: Path, count: int, policy: Path) -> Body:
 
     spec = LabelSpec(
         folder=folder / "label", round=1, seed=0, settings=LabelSettings(annotators=_panel()),
-        responses=folder / "generate", prompts=folder / "select" / "prompts.parquet",
+        responses=Artifact.of(folder / "generate"),
+        prompts=Artifact.of(folder / "select" / "prompts.parquet"),
     )  # fmt: skip
     return lambda: run(spec)
 
@@ -129,10 +131,10 @@ def label(folder: Path, count: int, policy: Path) -> Body:
 def mix(folder: Path, count: int, policy: Path) -> Body:
     from tasks.mixing.stage import MixingSettings, MixSpec, run_mix
 
-    own = folder / "label" / "preferences.parquet"
+    own = Artifact.of(folder / "label" / "preferences.parquet")
     spec = MixSpec(
         folder=folder / "mix", round=2, seed=0, settings=MixingSettings(replay="all"), own=own,
-        earlier=[own], policy=policy,
+        earlier=[own],
     )  # fmt: skip
     return lambda: run_mix(spec)
 
@@ -150,8 +152,8 @@ def judge(folder: Path, count: int, policy: Path) -> Body:
 
     spec = JudgeSpec(
         folder=folder / "judge", round=1, seed=0, settings=JudgingSettings(judges=_panel(), rates={}),
-        responses={"policy": folder / "generate", "initial": folder / "rival"},
-        prompts=folder / "select" / "prompts.parquet",
+        responses={"policy": Artifact.of(folder / "generate"), "initial": Artifact.of(folder / "rival")},
+        prompts=Artifact.of(folder / "select" / "prompts.parquet"),
     )  # fmt: skip
     return lambda: run_judging(spec)
 
@@ -161,9 +163,9 @@ def evaluate(folder: Path, count: int, policy: Path) -> Body:
     from tasks.evaluation.stage import run
 
     spec = EvaluateSpec(
-        folder=folder / "evaluate", round=1, seed=0, 
-        settings=MetricsSettings(), responses=folder / "generate", judgements=folder / "judge", policy=policy,
-        initial=policy,
+        folder=folder / "evaluate", round=1, seed=0, settings=MetricsSettings(),
+        responses=Artifact.of(folder / "generate"), judgements=Artifact.of(folder / "judge"),
+        policy=Artifact.of(policy), initial=Artifact.of(policy),
     )  # fmt: skip
     return lambda: run(spec)
 
