@@ -114,8 +114,7 @@ def run(arm: Arm, source: Plan) -> dict[str, Any]:
             }
         )
     record = {"words": list(arm.words), "seconds": round(time.monotonic() - started, 2), "rounds": rounds}
-    publish_text(arm.folder / RECORD, canonical_json(record) + "
-")
+    publish_text(arm.folder / RECORD, canonical_json(record) + "\n")
     for number in range(plan.config.rounds + 1):
         for stage in _LARGE:
             shutil.rmtree(plan.folder(number, stage), ignore_errors=True)
