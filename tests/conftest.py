@@ -12,6 +12,8 @@ from benchmarks.tiny import build_policy
 # threads that wait by spinning slow every other process on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before Prefect is imported: on a loaded machine its temporary server needs longer than the default of 20 s.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 
 MakePolicy = Callable[..., Path]
 

@@ -36,7 +36,7 @@ def _escaped(text: str) -> str:
 def print_plan(specs: Sequence[Spec]) -> None:
     """Every stage of a round: its folder, what it reads and its settings."""
     for spec in specs:
-        console.rule(stage_name(spec.folder), align="left")
+        console.rule(f"{spec.stage}  {stage_name(spec.folder)}", align="left")
         values = spec.model_dump(mode="json")
         console.print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), markup=False, end="")
     console.rule("dry run: no stage was run", align="left")

@@ -65,5 +65,5 @@ def test_methods_of_several_kinds_and_a_moving_reference(given: list[str], tiny_
     for name in start:
         assert moved[name].allclose(0.75 * start[name] + 0.25 * once[name], atol=1e-6)
     made = read_manifest(run / "round-02/reference")
-    assert made.inputs["policy"] == read_manifest(run / "round-01/train").content
+    assert made.inputs["trained"] == read_manifest(run / "round-01/train").content
     assert read_manifest(run / "round-02/train").inputs["reference"] == made.content

@@ -58,8 +58,8 @@ def summary(run: Path, number: int, stage: str) -> dict[str, Any]:
 def test_dice_judges_by_the_last_step_and_replays_the_offline_set(recipe: RunRecipe, history: list[str]) -> None:
     run = recipe("recipe=dice", *history, "sampling.responses=4")
     first, second = (read_manifest(run / f"round-0{n}" / "label") for n in (1, 2))
-    assert first.inputs["asked:previous"] != first.inputs["asked:policy"]
-    assert second.inputs["asked:previous"] == first.inputs["asked:policy"]
+    assert first.inputs["policies:previous"] != first.inputs["policies:policy"]
+    assert second.inputs["policies:previous"] == first.inputs["policies:policy"]
     for number in (1, 2):
         assert set(summary(run, number, "label")["votes"]["itself"]) <= {"a", "b", "tie"}
         assert summary(run, number, "label")["learnt"]["length_penalties"]["itself"] >= 0
