@@ -47,7 +47,7 @@ def test_an_always_a_judge_gives_half_and_rivals_are_sampled_once(
         stage = read_manifest(run / f"round-{number:02d}" / "evaluate")
         figures = stage.summary
         assert set(figures["win_rate"]) == sources
-        assert stage.inputs["responses:other"] == sampled.content
+        assert stage.inputs["rivals:other"] == sampled.content
         for source in sources:
             rate = figures["win_rate"][source]["first"]
             assert (rate["mean"], rate["low"], rate["high"]) == (0.5, 0.5, 0.5)
