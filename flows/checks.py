@@ -11,7 +11,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
-from flows.plan import Plan
+from flows.plan import Plan, aligned_from
 from flows.specs import prompts_spec
 from storage.artifact import Artifact
 from storage.errors import UserError
@@ -148,7 +148,7 @@ def open_plan(config: RunConfig) -> Plan:
         name: Artifact.of(find_policy(PolicySettings(path=path, trust_remote_code=trusted)))
         for name, path in config.evaluation.against.items()
     }
-    return Plan(config, Artifact.of(find_policy(config.policy)), named)
+    return Plan(config, Artifact.of(find_policy(config.policy)), aligned_from(config), named)
 
 
 def finished_rounds(layout: RunLayout) -> int:

@@ -15,10 +15,14 @@ from tasks.panel.settings import AnnotatorSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. named: the policies of evaluation.against, by name."""
+    """One run. aligned_from: what the initial policy was aligned from, None where that is not known.
+
+    named: the policies of evaluation.against, by name.
+    """
 
     config: RunConfig
     initial: Artifact
+    aligned_from: Artifact | None = None
     named: Mapping[str, Artifact] = field(default_factory=dict)
 
     @cached_property
@@ -33,11 +37,10 @@ class Plan:
         """The stage that makes the policy that a round ends with."""
         return "train" if self.config.update.kind == "none" else "update"
 
-    @cached_property
+    @property
     def before_initial(self) -> Artifact:
         """The policy that the initial one was aligned from; the initial policy itself where that is not known."""
-        aligned_from = self.config.policy.aligned_from
-        return Artifact.of(Path(aligned_from)) if aligned_from else self.initial
+        return self.aligned_from or self.initial
 
     @cached_property
     def policies_of_annotators(self) -> frozenset[str]:
@@ -56,6 +59,12 @@ class Plan:
     @cached_property
     def rate_files(self) -> Mapping[str, Artifact]:
         return _files(self.config.evaluation.rates)
+
+
+def aligned_from(config: RunConfig) -> Artifact | None:
+    """The folder in policy.aligned_from. Raises UserError when it is missing."""
+    folder = config.policy.aligned_from
+    return Artifact.of(Path(folder)) if folder else None
 
 
 def _files(annotators: Mapping[str, AnnotatorSettings]) -> Mapping[str, Artifact]:

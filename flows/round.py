@@ -17,7 +17,7 @@ from flows.chain import (
     trained_in,
 )
 from flows.evaluation import evaluate_named, evaluate_policy
-from flows.plan import Plan
+from flows.plan import Plan, aligned_from
 from flows.record import round_record
 from flows.show.artifacts import publish_report
 from flows.show.panel_tables import complaints
@@ -144,7 +144,9 @@ def list_stages(config: RunConfig) -> list[Spec]:
     """The stages of the run up to its first round, in order; nothing is read or run."""
     stages = ListedStages()
     named = {name: stages.outside(Path(path)) for name, path in config.evaluation.against.items()}
-    plan = Plan(config, stages.outside(Path(config.policy.path)), named)
+    before = config.policy.aligned_from
+    aligned = stages.outside(Path(before)) if before else None
+    plan = Plan(config, stages.outside(Path(config.policy.path)), aligned, named)
     prompts = config.prompts
     heldout = stages.outside(Path(prompts.heldout)) if isinstance(prompts.heldout, str) else None
     stages(prompts_spec(plan, stages.outside(Path(prompts.path)), heldout, context=config.engine.max_model_len or 0))
@@ -179,7 +181,7 @@ def irepo_round(
 
     Ends in a state `Waiting` while people on the panel have not voted.
     """
-    plan, chain, stages = Plan(config, initial), chain_of(before), PrefectStages()
+    plan, chain, stages = Plan(config, initial, aligned_from(config)), chain_of(before), PrefectStages()
     console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
     try:
         play_round(stages, plan, number, chain)
