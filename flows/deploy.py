@@ -1,4 +1,4 @@
-"""The work-pool way: `make deploy` registers prefect.yaml's deployments, `make worker` runs them on this machine.
+"""Deployments for a work pool: `make deploy` registers those of prefect.yaml, `make worker` runs them on this machine.
 
 python -m flows.deploy
 python -m flows.deploy worker
@@ -26,14 +26,14 @@ POOL = "irepo"
 
 
 def prefect(*words: str) -> None:
-    """Become the `prefect` command, in the project's folder."""
+    """Replace this process by the `prefect` command, in the project's folder."""
     os.chdir(PROJECT)
     environment = os.environ | {"PWD": str(PROJECT)}
     os.execve(sys.executable, [sys.executable, "-m", "prefect", *words], environment)
 
 
 def ensure_pool() -> None:
-    """Create the process work pool, unless it is there."""
+    """Create the process work pool unless it exists."""
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(POOL)

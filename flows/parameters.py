@@ -1,4 +1,4 @@
-"""The flow's parameters, typed: what the UI's form shows, and what the server refuses when a run is created."""
+"""Types of the flow's parameters: the UI's form shows them, and the server validates them when a run is created."""
 
 from typing import Annotated, Any
 
@@ -14,11 +14,12 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Rounds = Annotated[int, Field(ge=1, le=100)]
 Seed = Annotated[int, Field(ge=0)]
 Gate = Annotated[str, Field(json_schema_extra={"enum": list(group_options("gate"))})]
-#: A word of the command line: a key of the configuration (+key adds, ~key removes) and its value.
+#: An override as on the command line: a configuration key (+key adds, ~key removes) and its value.
 Override = Annotated[str, Field(pattern=rf"^(~({_KEYS})|\+{{0,2}}({_KEYS})([.@][^=]+)?=)")]
 
 
 def as_words(overrides: list[str], **fields: Any) -> list[str]:
-    """The words of the command line for a form's fields: those that are set, then `overrides`, which win."""
-    said = {word.partition("=")[0] for word in overrides}
-    return [f"{key}={value}" for key, value in fields.items() if value is not None and key not in said] + overrides
+    """Command-line words for the fields of a form that are set, followed by `overrides`, which take precedence."""
+    overridden = {word.partition("=")[0] for word in overrides}
+    set_fields = {key: value for key, value in fields.items() if value is not None and key not in overridden}
+    return [f"{key}={value}" for key, value in set_fields.items()] + overrides

@@ -1,4 +1,4 @@
-"""Rounds that wait for people's votes: a served run is suspended, and resumed when they have said enough."""
+"""Rounds that wait for people's votes: a served run is suspended, and resumed when there are enough votes."""
 
 import json
 from pathlib import Path
@@ -15,25 +15,25 @@ from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from tasks.label import waits
 
-#: In a run folder: which flow run waits there.
+#: File in a run folder that names the flow run that waits there.
 _WAITING = "waiting.json"
 
 
 def wait_for_votes(plan: Plan, number: int, message: str) -> State[None]:
-    """Suspend a served run until somebody resumes it; the final state of one that nobody can resume.
+    """Suspend a served run until somebody resumes it. A run from the command line ends in the returned state.
 
-    A run that is resumed too early comes here again: its label stage says what is still missing.
+    A run that is resumed too early is suspended again; its label stage reports what is missing.
     """
     if runtime.deployment.id is not None:
         publish_waiting(plan, number, message)
         publish_text(plan.layout.root / _WAITING, canonical_json({"flow_run": str(runtime.flow_run.id)}) + "\n")
-        # A key is good for one suspension, and every attempt may need one.
+        # Prefect uses a key once, and every attempt may suspend.
         suspend_flow_run(key=f"votes-{uuid4()}", timeout=None)
     return waits(message)
 
 
 def resume_waiting(layout: RunLayout) -> bool:
-    """Resume the flow run that is suspended on this run folder; False where none is, at the server we know of."""
+    """Resume the flow run that is suspended on this run folder. False when the configured server has none."""
     file: Path = layout.root / _WAITING
     if not file.is_file() or get_current_settings().api.url is None:
         return False

@@ -35,7 +35,7 @@ _NIGHTLY = CronSchedule(cron="0 2 * * *", timezone="UTC")
 
 
 def serve_deployments() -> None:
-    """Serve the deployments until interrupted. One run at a time: they share the device."""
+    """Serve the deployments until interrupted. Runs share the device, so one runs at a time."""
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     iterate = irepo.to_deployment(
         "iterate",
@@ -44,11 +44,13 @@ def serve_deployments() -> None:
         tags=["irepo"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    kept = _kept("irepo/nightly")
+    registered = _registered("irepo/nightly")
     nightly = irepo.to_deployment(
         "nightly",
-        parameters=kept.parameters if kept else {"preset": "demo", "name": "nightly", "more_rounds": 1},
-        schedules=[{"schedule": s.schedule, "active": s.active} for s in kept.schedules] if kept else [_NIGHTLY],
+        parameters=registered.parameters if registered else {"preset": "demo", "name": "nightly", "more_rounds": 1},
+        schedules=[{"schedule": s.schedule, "active": s.active} for s in registered.schedules]
+        if registered
+        else [_NIGHTLY],
         description="Every night one more round of the run `nightly`, from its last promoted policy.",
         tags=["irepo", "nightly"],
         entrypoint_type=EntrypointType.MODULE_PATH,
@@ -73,8 +75,8 @@ def serve_deployments() -> None:
     )
 
 
-def _kept(name: str) -> DeploymentResponse | None:
-    """The deployment as it stands: what was changed in the UI (time, pause, parameters) outlives a restart."""
+def _registered(name: str) -> DeploymentResponse | None:
+    """The deployment as the server has it: changes made in the UI (time, pause, parameters) survive a restart."""
     with get_client(sync_client=True) as client:
         try:
             return client.read_deployment_by_name(name)
@@ -91,7 +93,7 @@ def main() -> None:
         raise UserError(
             "no Prefect server answers there",
             where=f"PREFECT_API_URL={api}",
-            remedy=f"start that server, or unset the variable: one is started at {API} then",
+            remedy=f"start that server, or unset the variable; a server is then started at {API}",
         )
     try:
         declare_zombies()

@@ -1,4 +1,4 @@
-"""The page where people vote, for a run: when they have said enough, a suspended run is resumed.
+"""The page where people vote on a run. When there are enough votes, a suspended run is resumed.
 
 python -m flows.vote runs/mine
 """
@@ -20,29 +20,29 @@ from storage.layout import RunLayout  # noqa: E402
 from tasks.panel.humans.server import PORT, VoteServer  # noqa: E402
 from tasks.panel.humans.vote_queue import Desk  # noqa: E402
 
-_LOOK = 2.0  # seconds between looks at what has arrived
+_POLL = 2.0  # seconds between checks for new votes
 
 
 def watch(desk: Desk, layout: RunLayout) -> None:
-    """Say when the batches of the run have their votes, and resume it where it is suspended. Does not return."""
-    told: tuple[str, ...] = ()
-    trouble = ""
+    """Report when the batches of the run have enough votes, and resume a suspended run. Does not return."""
+    reported: tuple[str, ...] = ()
+    last_error = ""
     while True:
-        time.sleep(_LOOK)
+        time.sleep(_POLL)
         try:
             standings = desk.standings()
             ready = tuple(standings) if all(standing.reached for standing in standings.values()) else ()
             resumed = bool(ready) and resume_waiting(layout)
-        except Exception as error:  # the page goes on, whatever the server or the disk says
-            if str(error) != trouble:
+        except Exception as error:  # the page stays up whatever fails here
+            if str(error) != last_error:
                 console.print(f"cannot resume the run yet: {error}", markup=False, soft_wrap=True)
-            trouble = str(error)
+            last_error = str(error)
             continue
         if resumed:
-            console.print("there are enough votes: the run is resumed")
-        elif ready and ready != told:
-            console.print("there are enough votes; a run that is not suspended goes on with its command")
-        told, trouble = ready, ""
+            console.print("there are enough votes; the run is resumed")
+        elif ready and ready != reported:
+            console.print("there are enough votes; start a run that is not suspended again with its command")
+        reported, last_error = ready, ""
 
 
 def main() -> None:

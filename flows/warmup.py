@@ -37,7 +37,7 @@ from tasks.training.supervised import SupervisedSettings, supervise  # noqa: E40
 
 
 class WarmupConfig(BaseModel):
-    """What the command's words may say."""
+    """What the command accepts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,12 +56,12 @@ class WarmupConfig(BaseModel):
     def _whole(self) -> "WarmupConfig":
         missing = [name for name in ("policy", "data", "out") if getattr(self, name) is None]
         if not self.demo and missing:
-            raise ValueError(f"{', '.join(missing)} missing (or say demo=true)")
+            raise ValueError(f"{', '.join(missing)} missing (or set demo=true)")
         return self
 
 
 def read_config(words: Sequence[str]) -> WarmupConfig:
-    """The words as a WarmupConfig. Raises UserError naming what does not fit."""
+    """The words as a WarmupConfig. Raises UserError that names what does not fit."""
     try:
         given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True)
         training = given.setdefault("training", {})
@@ -77,13 +77,13 @@ def read_config(words: Sequence[str]) -> WarmupConfig:
 
 
 def demo_folder(seed: int) -> Path:
-    """Where the demo's policy, prompts and reward models lie; conf/policy/demo.yaml names the same folder."""
+    """Folder of the demo's policy, prompts and reward models; conf/policy/demo.yaml names the same one."""
     return Path("artifacts") / f"demo-{seed}"
 
 
 @task(name="warm up", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
 def make_demo(seed: int) -> str:
-    """Build the demo's folder, unless it is there."""
+    """Build the demo's folder unless it exists."""
     folder = demo_folder(seed)
     if not folder.exists():
         with progress_bar("warm up", 0) as progress:
@@ -116,7 +116,7 @@ def tune(config: WarmupConfig) -> str:
 
 @flow(name="irepo-warmup", persist_result=True, result_serializer="json")
 def warm_up(overrides: list[str]) -> str:
-    """Make an initial policy; returns its folder. `overrides` are words as on the command line."""
+    """Make an initial policy; returns its folder. overrides: as on the command line."""
     config = read_config(overrides)
     return make_demo(config.seed) if config.demo else tune(config)
 

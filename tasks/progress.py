@@ -1,4 +1,4 @@
-"""A stage's progress: a bar that fills and stays (without a terminal, one line of text), and an artifact in the UI."""
+"""A stage's progress: a bar on a terminal, one line of text elsewhere, and an artifact in the UI."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ log = logging.getLogger("irepo")
 @contextmanager
 def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
     """A Progress that draws `round 2  generate  ━━━━ 512/1024 responses  0:03`."""
-    label = f"round {round_number}  {stage:<9}"
+    label = f"round {round_number}  {stage:<19}"
     artifact = _Artifact(f"{stage} of round {round_number}")
     if not console.is_terminal:
         started = time.monotonic()
@@ -54,9 +54,9 @@ def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
 
 
 class _Artifact:
-    """The progress artifact of a task run: made when the stage has worked for a while, renewed every few seconds.
+    """The progress artifact of a task run: created once the stage has run for a while, updated every few seconds.
 
-    A thread writes it, always the newest figures: a stage never waits for a server, be it slow, busy or away.
+    A thread writes the newest figures, so that a stage never waits for a slow or unreachable server.
     """
 
     _SECONDS = 2.0
@@ -85,7 +85,7 @@ class _Artifact:
             self._thread.join(self._PATIENCE)
 
     def _write(self) -> None:
-        """Write what is newest until None comes; a server that is away is said once, and no more is sent."""
+        """Write the newest figures until None arrives. After the first failure, log it once and send nothing more."""
         artifact: UUID | None = None
         news = self._news.get()
         while news is not None:

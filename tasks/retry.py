@@ -1,4 +1,4 @@
-"""What a task tries again by itself: work whose process died. Errors that a person must mend are not retried."""
+"""Which failures a task retries by itself: those of a process that died. Errors that need a person are not retried."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""One run at a time on a host's device: a strict global limit of Prefect's, with a lease that a dead run loses."""
+"""One run at a time on a host's device, by a global concurrency limit of Prefect with a lease that a dead run loses."""
 
 import os
 import socket
@@ -16,12 +16,12 @@ LEASE_SECONDS = 60  # the least that Prefect's server takes
 
 
 def device_limit() -> str:
-    """Name of this host's limit: every run on the host takes its one slot."""
+    """Name of this host's limit. Every run on the host takes its single slot."""
     return f"irepo-device-{socket.gethostname()}"
 
 
 def ensure_limit() -> None:
-    """Create this host's limit on the server, unless it is there (with whatever number of slots)."""
+    """Create this host's limit on the server unless it exists, with whatever number of slots."""
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(device_limit())
@@ -33,10 +33,10 @@ def ensure_limit() -> None:
 
 @contextmanager
 def device_held() -> Iterator[None]:
-    """Wait for this host's device, and hold it. A holder that was killed loses it within LEASE_SECONDS.
+    """Wait for this host's device, and hold it. A holder that is killed loses it within LEASE_SECONDS.
 
-    A run with a server of its own (no PREFECT_API_URL) has nobody to wait for and is not counted. When the server is
-    away for longer than a lease, the run goes on: its work is worth more than the limit.
+    A run with a temporary server of its own is not counted. When the server is unreachable for longer than a lease,
+    the run continues: its work is worth more than the limit.
     """
     if TEMPORARY in os.environ:
         yield

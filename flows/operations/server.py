@@ -1,4 +1,4 @@
-"""Prefect's server with its UI, for as long as `make serve` lives: started, watched, and started again."""
+"""Prefect's server with its UI for `make serve`: started, watched, and restarted when it dies or hangs."""
 
 import subprocess
 import sys
@@ -10,15 +10,16 @@ from flows.show.terminal import console
 from storage.errors import UserError
 from tasks.processes import end_group, start_group
 
-#: A server that does not answer for so long is started again: with SQLite it can hang (PrefectHQ/prefect#23055).
+#: A server that does not answer for this long is restarted: with SQLite it can hang (PrefectHQ/prefect#23055).
 _UNHEALTHY_SECONDS = 60
 
 
 class Server:
-    """Prefect's server with its UI, in a session of its own: it outlives this process when that is killed, so that runs
-    can still be watched and declared Crashed; the next `make serve` finds it. Otherwise it ends with `stop`.
+    """Prefect's server with its UI.
 
-    Also one that was found, not started: then `stop` leaves it alone.
+    It runs in a session of its own. If this process is killed the server survives, so that runs can still be watched
+    and declared Crashed, and the next `make serve` uses it. `stop` ends a server that this object started, and leaves
+    alone one that was already running.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class Server:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Start it, unless it is there, and wait until it answers; start it again whenever it dies or hangs."""
+        """Start the server unless one answers, wait until it answers, and restart it whenever it dies or hangs."""
         if not healthy(API):
             self._launch()
         threading.Thread(target=self._watch, name="watch-server", daemon=True).start()
@@ -41,7 +42,7 @@ class Server:
                 raise UserError(
                     "Prefect's server did not start",
                     where=f"{HOST}:{PORT}",
-                    remedy="is the port taken? choose another: IREPO_PORT=4300 make serve",
+                    remedy="if another program uses the port, choose another one: IREPO_PORT=4300 make serve",
                 )
             time.sleep(0.3)
 
@@ -56,7 +57,7 @@ class Server:
                     continue
             if process is not None:
                 end_group(process)
-            console.print("Prefect's server is gone; starting it again. Runs wait for it.")
+            console.print("Prefect's server does not answer; restarting it. Runs wait for it.")
             try:
                 self._launch()
             except UserError as error:

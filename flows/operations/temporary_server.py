@@ -1,6 +1,6 @@
-"""Prefect's server on loopback as a process of ours: for as long as one run lives, or for `make serve`.
+"""A temporary Prefect server on loopback that ends with the run that needs it.
 
-Prefect starts a temporary server for a run without one too, but that outlives a run that is killed.
+Prefect starts a temporary server by itself too, but that one survives a run that is killed.
 """
 
 import atexit
@@ -18,10 +18,10 @@ from storage.errors import UserError
 from tasks.processes import die_with_parent, end_group, start_group
 
 HOST = "127.0.0.1"
-#: Where `make serve` has its server.
+#: The port of the server of `make serve`.
 PORT = int(os.environ.get("IREPO_PORT", "4200"))
 API = f"http://{HOST}:{PORT}/api"
-#: Set for a run whose server lives only as long as the run.
+#: Set in the environment of a run whose server ends with the run.
 TEMPORARY = "IREPO_TEMPORARY_SERVER"
 _START_SECONDS = 120
 _ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +49,8 @@ def listens(port: int) -> bool:
 def start_temporary_server() -> None:
     """Start a server for this process's runs, unless Prefect's settings name one. Does not wait: see `await_server`.
 
-    It keeps its history where Prefect's settings say (PREFECT_HOME), has no UI and no scheduler, and ends with this
-    process, however that ends.
+    It keeps its history in PREFECT_HOME, has no UI and no scheduler, and ends with this process, even when that is
+    killed.
     """
     global _server
     from prefect.context import refresh_global_settings_context
@@ -60,7 +60,7 @@ def start_temporary_server() -> None:
         return
     port = free_port()
     _server = _launch(port)
-    # Registered before Prefect is imported, so called after what Prefect sends at its end.
+    # Registered before Prefect is imported, so that it runs after Prefect's own exit handlers.
     atexit.register(_stop)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
     os.environ[TEMPORARY] = "1"
@@ -78,7 +78,7 @@ def _launch(port: int) -> subprocess.Popen[bytes]:
 
 
 def await_server() -> None:
-    """Wait until the temporary server answers, if there is one; from then on it is started again when it dies.
+    """Wait until the temporary server answers, if there is one. From then on it is restarted when it dies.
 
     Raises UserError when it does not start.
     """
@@ -91,14 +91,14 @@ def await_server() -> None:
             raise UserError(
                 f"Prefect's temporary server {how}",
                 where=os.environ["PREFECT_API_URL"],
-                remedy="look at what it printed above; is PREFECT_HOME writable? Or start one: make serve",
+                remedy="read what it printed above, and check that PREFECT_HOME is writable; or start a server: make serve",
             )
         time.sleep(0.05)
     threading.Thread(target=_watch, args=(_server,), name="watch-server", daemon=True).start()
 
 
 def _watch(server: subprocess.Popen[bytes]) -> None:
-    """A run whose server is gone waits for it (Prefect's client tries for a minute): give it one at the same port."""
+    """Restart the server at the same port when it dies. The run waits: Prefect's client retries for a minute."""
     global _server
     port = int(os.environ["PREFECT_API_URL"].removesuffix("/api").rpartition(":")[2])
     while not _stopping.wait(0.5):
@@ -113,7 +113,7 @@ def _stop() -> None:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
