@@ -146,6 +146,11 @@ class RunConfig(_Group):
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 
+    @property
+    def policy_stage(self) -> str:
+        """The stage that makes the policy that a round ends with."""
+        return "train" if self.update.kind == "none" else "update"
+
     def with_rounds(self, rounds: int) -> "RunConfig":
         """The same run with another number of rounds."""
         return RunConfig.model_validate(self.model_dump() | {"rounds": rounds})

@@ -25,7 +25,7 @@ def chain_of(rounds: Sequence[RoundRecord]) -> list[int]:
 
 def policy_of(stages: Stages, plan: Plan, round_number: int) -> Artifact:
     """The policy that a round ended with; round 0's is the initial policy."""
-    return stages.made(plan, round_number, plan.policy_stage) / "policy" if round_number else plan.initial
+    return stages.made(plan, round_number, plan.config.policy_stage) / "policy" if round_number else plan.initial
 
 
 def trained_in(stages: Stages, plan: Plan, round_number: int) -> Artifact:

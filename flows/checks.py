@@ -1,4 +1,4 @@
-"""Everything that can be refused before a model is loaded."""
+"""What is checked before a model is loaded."""
 
 import json
 import os
@@ -32,14 +32,14 @@ from tasks.training.embedding import POLICY, find_embedder
 
 
 def needs_warmup(policy: PolicySettings) -> bool:
-    """Whether the initial policy is one that the project makes, and has not been made yet."""
+    """Whether the project makes the initial policy and has not made it yet."""
     return policy.warmup is not None and not (Path(policy.path) / "config.json").is_file()
 
 
 def find_policy(policy: PolicySettings, *, chat_template: bool = True) -> Path:
-    """The initial policy's folder; a hub id is downloaded first. Raises UserError when it is none, or lacks a part.
+    """The initial policy's folder; a hub id is downloaded first. Raises UserError for a folder that is not a policy.
 
-    `chat_template=False`: it need not have a chat template.
+    chat_template: whether the folder must have a chat template.
     """
     folder = Path(policy.path)
     if not folder.is_dir():
@@ -57,9 +57,9 @@ def _download(policy: PolicySettings) -> Path:
         return Path(snapshot_download(policy.path, revision=policy.revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"there is no such folder, and the hub gave no such model: {str(error).splitlines()[0]}",
+            f"there is no such folder, and the hub has no such model: {str(error).splitlines()[0]}",
             where=f"policy.path={policy.path}",
-            remedy="give a folder that exists, or check the id, the connection and HF_TOKEN",
+            remedy="give an existing folder, or check the id, the connection and HF_TOKEN",
         ) from None
 
 
@@ -111,7 +111,7 @@ def _check_reward_model(name: str, path: str) -> None:
 
 
 def prepare_run(config: RunConfig) -> Plan:
-    """Check the run and publish its prompts; returns its plan. Raises UserError before any model is loaded."""
+    """Check the run and publish its prompts; returns its plan. Raises UserError for what cannot work."""
     check_result_store()
     check_keys(config)
     check_tracker(config.tracker)
@@ -142,7 +142,7 @@ def prepare_run(config: RunConfig) -> Plan:
 
 
 def open_plan(config: RunConfig) -> Plan:
-    """The plan of a run; policies that are hub ids are downloaded. Raises UserError for one that there is not."""
+    """The plan of a run; policies that are hub ids are downloaded. Raises UserError for one that does not exist."""
     trusted = config.policy.trust_remote_code
     named = {
         name: Artifact.of(find_policy(PolicySettings(path=path, trust_remote_code=trusted)))
@@ -152,7 +152,7 @@ def open_plan(config: RunConfig) -> Plan:
 
 
 def finished_rounds(layout: RunLayout) -> int:
-    """How many rounds, from the first on, have their evaluation's manifest."""
+    """The number of rounds, from the first on, that have the manifest of their evaluation."""
     number = 0
     while (layout.stage(number + 1, "evaluate") / MANIFEST).is_file():
         number += 1
@@ -160,18 +160,18 @@ def finished_rounds(layout: RunLayout) -> int:
 
 
 def rounds_wanted(layout: RunLayout, more: int) -> int:
-    """`more` rounds beyond those that the run had when this flow run first asked: a retry goes no further."""
+    """`more` rounds beyond those that the run had when this flow run started: a retry adds no further ones."""
     file = layout.root / "wanted.json"
     wanted: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    asker = str(runtime.flow_run.id)
-    if asker not in wanted:
-        wanted[asker] = finished_rounds(layout) + more
+    flow_run = str(runtime.flow_run.id)
+    if flow_run not in wanted:
+        wanted[flow_run] = finished_rounds(layout) + more
         publish_text(file, canonical_json(wanted) + "\n")
-    return wanted[asker]
+    return wanted[flow_run]
 
 
 def check_result_store() -> None:
-    """Refuse a store that cannot be written: Prefect would only log it, and keep nothing."""
+    """Refuse a result store that cannot be written: Prefect would only log that, and keep no results."""
     store = get_current_settings().results.local_storage_path
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -180,5 +180,5 @@ def check_result_store() -> None:
         raise UserError(
             f"Prefect's result store cannot be written: {error.strerror}",
             where=f"PREFECT_RESULTS_LOCAL_STORAGE_PATH={store}",
-            remedy="make room there or mend its permissions, or name another folder in that variable",
+            remedy="free space there, fix its permissions, or name another folder in that variable",
         ) from None

@@ -1,12 +1,12 @@
-"""Flow `irepo-compare`: several methods on the same prompts, seeds and panel, and what each of them is worth.
+"""Flow `irepo-compare`: several methods on the same prompts, seeds and panel.
 
     python -m flows.compare methods=[irepo,dpo,ipo,sppo] seeds=[0,1,2] run=demo rounds=2
     python -m flows.compare methods="[irepo, irepo objective.beta=0.3, dpo]" name=strengths run=demo
 
-A method is a word of conf/objective and, after it, words of the configuration. Each method and seed is a run of its
-own, runs/<name>/<method>-<seed>, and goes on where it stopped; what does not hang on the method (prompts, the initial
-policy's evaluation, round 1's responses and votes) is made once a seed. What came out: compare.json, and a drawing over
-KL of each judge's win rates and mean scores (of the demo's `truth`, its utility): methods.svg is the first judge's.
+A method is a word of conf/objective, followed by overrides. Each method and seed is a run of its own,
+runs/<name>/<method>-<seed>, and continues where it stopped; what does not depend on the method (prompts, the initial
+policy's evaluation, round 1's responses and votes) is made once a seed. Results: compare.json, and a figure for each
+judge with its win rates and mean scores over KL (for the demo's `truth`: utility); methods.svg shows the first judge.
 """
 
 import os
@@ -45,8 +45,8 @@ from storage.manifest import MANIFEST  # noqa: E402
 from tasks.evaluation.record import RoundRecord  # noqa: E402
 from tasks.reporting.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
 
-_ABREAST = 4  # methods in one table on the terminal
-_INTERVALS = "mean over seeds with 95 % intervals; of one seed, over prompts"
+_COLUMNS = 4  # methods in one table on the terminal
+_INTERVALS = "mean over seeds with 95 % intervals; for one seed, over prompts"
 
 Method = Annotated[str, Field(min_length=1)]
 
@@ -60,21 +60,21 @@ def compare(
     rounds: Rounds | None = None,
     overrides: list[Override] = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """Run every method with every seed and compare them; what is done already is kept.
+    """Run every method with every seed and compare them. Finished stages are kept.
 
     Args:
-        methods: words of conf/objective, each with further words after it: "irepo objective.beta=0.3".
+        methods: words of conf/objective, each optionally followed by overrides: "irepo objective.beta=0.3".
         seeds: of prompts, samples and training; the same for every method.
-        preset: what to start from: a file of conf/run.
+        preset: a file of conf/run to start from.
         name: of the folder below runs/ that holds all runs and the comparison.
-        rounds: how many rounds each run shall have.
-        overrides: words as on the command line, for every run.
+        rounds: number of rounds of each run.
+        overrides: as on the command line, for every run.
     """
     words = as_words(overrides, run=preset, rounds=rounds)
     folder = RunLayout.of(compose_config([*words, *_objective(methods[0])]).runs, name).root
     runs: dict[str, list[list[RoundRecord]]] = {slug(method): [] for method in methods}
     if len(runs) < len(methods):
-        raise UserError("two methods are the same", where="methods", remedy="name each once")
+        raise UserError("two methods are the same", where="methods", remedy="name each method once")
     for seed in seeds:
         # Compose all first: a mistake in the last method is reported before the first one runs.
         run_words = {method: [*words, *_run_words(method, seed, folder)] for method in methods}
@@ -104,7 +104,7 @@ def slug(method: str) -> str:
 
 
 def _objective(method: str) -> list[str]:
-    """Words of the configuration for a method. Raises UserError for an objective that there is not."""
+    """The overrides of a method. Raises UserError for an unknown objective."""
     objective, *more = (word for word in apart(method, " ") if word)
     if objective not in group_options("objective"):
         raise UserError(
@@ -116,9 +116,9 @@ def _objective(method: str) -> list[str]:
 
 
 def shared_stages(one: RunConfig, other: RunConfig) -> list[str]:
-    """Folders of the stages that both runs make alike, as far as their configurations say: up to the first difference.
+    """Folders of the stages that both runs share according to their configurations, up to the first difference.
 
-    Whether a stage really is the same is for its key to say, when it is adopted.
+    When such a stage is adopted, its key decides whether it really is the same.
     """
     folders: list[Path] = []
     root = RunLayout.of(one.runs, one.name).root
@@ -131,9 +131,9 @@ def shared_stages(one: RunConfig, other: RunConfig) -> list[str]:
 
 
 def share(source: Path, target: Path, folders: Sequence[str]) -> None:
-    """Give `target` those of `folders` that `source` has and it lacks, as hard links.
+    """Link those of `folders` into `target` that `source` has finished and `target` lacks.
 
-    Published files are never written in place, so that the two runs stay apart.
+    Hard links are safe: published files are replaced, never written in place.
     """
     for name in folders if source != target else ():
         made, wanted = source / name, target / name
@@ -146,7 +146,7 @@ def share(source: Path, target: Path, folders: Sequence[str]) -> None:
 
 
 def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[str, Any]:
-    """Write compare.json and the drawings, print figures by round and all of the last one, and show them in the UI."""
+    """Write compare.json and the figures, print results by round and for the last one, and show them in the UI."""
     plain = {
         method: [{name: {"mean": v.mean, "half": v.half} for name, v in each.items()} for each in rounds]
         for method, rounds in methods.items()
@@ -171,8 +171,8 @@ def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[st
         by_rounds.add_row(*row)
     console.print(by_rounds)
     cells = [[method, *(str(figures.get(name, "-")) for name in names)] for method, figures in last.items()]
-    for start in range(0, len(last), _ABREAST):
-        some = dict(list(last.items())[start : start + _ABREAST])
+    for start in range(0, len(last), _COLUMNS):
+        some = dict(list(last.items())[start : start + _COLUMNS])
         table = Table(title=f"after the last round ({_INTERVALS})", title_justify="left", box=SIMPLE_HEAD)
         for heading in ("", *some):
             table.add_column(heading, justify="right" if heading else "left", overflow="fold")

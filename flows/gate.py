@@ -1,9 +1,9 @@
-"""Decisions on rounds: made at once where no gate is set, by rules with gate=policy, asked of a person with gate=human.
+"""Decisions on rounds: promote always (gate=none), by rules (gate=policy), or as a person decides (gate=human).
 
     python -m flows.gate runs/mine promote                        # decide on the round that waits
     python -m flows.gate runs/mine "roll back" --note "replies grew too long"
 
-A served run suspends instead, and is resumed from the form in the UI, or by the API:
+A served run is suspended instead, and is resumed from the form in the UI or by the API:
 POST /flow_runs/<id>/resume {"run_input": {"action": "promote", "note": "looks good"}}.
 """
 
@@ -18,14 +18,16 @@ prepare()
 from prefect import runtime, suspend_flow_run  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.input import RunInput  # noqa: E402
 
+from conf.compose import validate_config  # noqa: E402
 from flows.checks import finished_rounds  # noqa: E402
 from flows.plan import Plan  # noqa: E402
 from flows.show.artifacts import report  # noqa: E402
 from flows.show.terminal import console, exit_on_user_error  # noqa: E402
 from storage.artifact import Artifact  # noqa: E402
 from storage.errors import UserError  # noqa: E402
+from storage.files import parse_yaml  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
-from storage.manifest import MANIFEST, read_manifest  # noqa: E402
+from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
 from tasks.evaluation.gate import Action, Decision, GateSpec, publish_decision, read_decision  # noqa: E402
 from tasks.evaluation.metrics import Metrics  # noqa: E402
@@ -35,28 +37,28 @@ from tasks.evaluation.rules import decide as decide_by_rules  # noqa: E402
 
 
 class GateForm(RunInput):
-    """What a person is asked when a run is suspended at the gate."""
+    """The form that a person fills in when a run is suspended at the gate."""
 
     action: Action = "promote"
     note: str = ""
 
 
 def settle(plan: Plan, record: RoundRecord) -> Action | None:
-    """What was decided on the round of `record`, now or earlier; None when a person has to be asked."""
-    spec = gate_spec(plan.layout, record.round)
+    """The decision on the round of `record`, made now or earlier; None when a person has to decide."""
+    spec = gate_spec(plan.layout, record.round, plan.config.policy_stage)
     if read_decision(spec) is None and plan.config.gate.kind == "none":
         publish_decision(spec, Decision(action="promote", by="none"))
     if read_decision(spec) is None and plan.config.gate.kind == "policy":
-        decided = _by_rules(plan, record)
-        publish_decision(spec, decided)
-        _tell(record.round, decided)
+        decision = _by_rules(plan, record)
+        publish_decision(spec, decision)
+        _print(record.round, decision)
     decision = read_decision(spec)
     return decision.action if decision else None
 
 
 def ends(plan: Plan, record: RoundRecord) -> bool:
-    """Whether the decision on the round of `record` is that no round follows."""
-    decision = read_decision(gate_spec(plan.layout, record.round))
+    """Whether the run ends after the round of `record`, by the decision on it."""
+    decision = read_decision(gate_spec(plan.layout, record.round, plan.config.policy_stage))
     return decision is not None and (decision.action == "stop" or decision.last)
 
 
@@ -71,8 +73,8 @@ def _by_rules(plan: Plan, record: RoundRecord) -> Decision:
     return decide_by_rules(gate.rules, standing, judges=gate.judges, patience=gate.patience, fruitless=fruitless)
 
 
-def _tell(number: int, decision: Decision) -> None:
-    """Say on the terminal what was decided, and of broken rules why."""
+def _print(number: int, decision: Decision) -> None:
+    """Print the decision, and why for each rule that is broken."""
     console.print(f"round {number}: {decision.action}{', and the run ends' if decision.last else ''}")
     for reason in decision.reasons:
         if not reason.holds:
@@ -80,7 +82,7 @@ def _tell(number: int, decision: Decision) -> None:
 
 
 def ask(plan: Plan, rounds: list[RoundRecord]) -> Action | None:
-    """Suspend a served run until it is resumed with a decision on its last round; None where nobody can resume it."""
+    """Suspend a served run until somebody decides on its last round. None for a run from the command line."""
     if runtime.deployment.id is None:
         return None
     number = rounds[-1].round
@@ -88,47 +90,50 @@ def ask(plan: Plan, rounds: list[RoundRecord]) -> Action | None:
     form = suspend_flow_run(
         wait_for_input=GateForm.with_initial_data(description=question), key=f"gate-{number}", timeout=None
     )
-    publish_decision(gate_spec(plan.layout, number), Decision(action=form.action, by="human", note=form.note))
+    publish_decision(
+        gate_spec(plan.layout, number, plan.config.policy_stage),
+        Decision(action=form.action, by="human", note=form.note),
+    )
     return settle(plan, rounds[-1])
 
 
-def gate_spec(layout: RunLayout, number: int) -> GateSpec:
-    """Where the decision on a finished round is kept, and on which policy and evaluation it is one.
+def gate_spec(layout: RunLayout, number: int, policy_stage: str) -> GateSpec:
+    """The gate stage of a finished round: a decision on the policy that the round ended with, and its evaluation.
 
-    The policy is the one that the round ended with: of the update stage where there is one.
+    policy_stage: the stage that made the policy, see RunConfig.policy_stage.
     """
-    update = layout.stage(number, "update")
-    policy = update if (update / MANIFEST).is_file() else layout.stage(number, "train")
     return GateSpec(
         folder=layout.stage(number, "gate"),
         round=number,
         seed=0,
-        policy=Artifact.of_stage(policy) / "policy",
+        policy=Artifact.of_stage(layout.stage(number, policy_stage)) / "policy",
         evaluation=Artifact.of_stage(layout.stage(number, "evaluate")),
     )
 
 
 def decide(run: Path, action: Action, note: str) -> int:
-    """Record a person's decision on the last finished round of the run folder; returns that round.
+    """Record a person's decision on the last finished round of a run folder; returns the number of that round.
 
-    Raises UserError when there is no such folder or round, when the round is decided, or while the run is working.
+    Raises UserError when there is no such folder or finished round, when the round is decided already, and while the
+    run is in progress.
     """
     layout = RunLayout(run)
     if not layout.config.is_file():
         raise UserError(
-            "this is no run folder: config.yaml is missing", where=str(run), remedy="name one, e.g. runs/mine"
+            "this is not a run folder: config.yaml is missing", where=str(run), remedy="name one, e.g. runs/mine"
         )
     number = finished_rounds(layout)
     if number == 0:
-        raise UserError("no round is finished yet", where=str(run), remedy="wait until one is")
+        raise UserError("no round is finished yet", where=str(run), remedy="wait until the first round is finished")
     with owned(run):
-        spec = gate_spec(layout, number)
-        standing = read_decision(spec)
-        if standing is not None:
+        config = validate_config(parse_yaml(layout.config.read_text(encoding="utf-8")))
+        spec = gate_spec(layout, number, config.policy_stage)
+        earlier = read_decision(spec)
+        if earlier is not None:
             raise UserError(
-                f"round {number} is decided: {standing.action}, by {standing.by}",
+                f"round {number} is decided already: {earlier.action}, by {earlier.by}",
                 where=str(spec.folder),
-                remedy="to decide anew, remove that folder first; later rounds that build on it are then run again",
+                remedy="to decide again, remove that folder first; later rounds that build on it then run again",
             )
         publish_decision(spec, Decision(action=action, by="human", note=note))
     return number

@@ -6,7 +6,7 @@
     python -m flows.iterate run=phi2 dry_run=plan                     # print the plan
     python -m flows.iterate ... dry_run=true                          # and what the panel's judges will cost
 
-The same command goes on where a run stopped: finished stages are kept, see storage/manifest.py.
+The same command continues a run that stopped: finished stages are kept (storage/manifest.py).
 """
 
 import shlex
@@ -22,9 +22,9 @@ from flows.show.terminal import console, exit_on_user_error, print_plan, round_t
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    # A mistyped word is refused now, not after the seconds that the imports below take.
+    # Refuse a mistyped word before the slow imports below.
     exit_on_user_error(lambda: compose_config(sys.argv[1:]))
-    # The server starts while this process imports torch.
+    # The server starts while this process imports the rest.
     start_temporary_server()
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
@@ -68,18 +68,18 @@ def irepo(
     more_rounds: Rounds | None = None,
     overrides: list[Override] = [],  # noqa: B006  (Prefect shows the default in the form)
 ) -> list[RoundRecord] | State[None]:
-    """Align a policy in rounds; returns one record a round. What is done already is kept.
+    """Align a policy in rounds; returns the record of each round. Finished stages are kept.
 
-    A run that waits for people on its panel is suspended; one that nobody can resume ends in the state `Waiting`.
+    A run that waits for people on its panel is suspended; a run from the command line ends in the state `Waiting`.
 
     Args:
-        preset: what to start from: a file of conf/run.
-        name: of the run folder, below runs/; the same name goes on where that run stopped.
-        rounds: how many rounds the run shall have in all.
+        preset: a file of conf/run to start from.
+        name: of the run folder below runs/. The name of an earlier run continues it.
+        rounds: number of rounds of the run, earlier ones included.
         seed: of prompts, samples and training.
-        gate: who decides after every round. With `human` the run suspends until somebody resumes it.
-        more_rounds: go so many rounds beyond those the run has, whatever `rounds` says.
-        overrides: words as on the command line, e.g. training.learning_rate=1e-4. They win over the fields above.
+        gate: who decides after every round. With `human` the run is suspended until somebody resumes it.
+        more_rounds: number of rounds to add to those that the run has; overrides `rounds`.
+        overrides: as on the command line, e.g. training.learning_rate=1e-4. They take precedence over the fields above.
     """
     supervise_this_run()
     words = as_words(overrides, run=preset, name=name, rounds=rounds, seed=seed, gate=gate)
@@ -102,7 +102,7 @@ def _rounds(plan: Plan) -> list[RoundRecord] | State[None]:
     publish_text(layout.config, dump_config(plan.config))
     publish_folder_link(plan)
     rounds = [initial_record(plan)]
-    # The run's own heartbeat tells that it lives; one more thread would be waited for at the end of every round.
+    # The run sends a heartbeat; a second one for every round would delay the end of each round.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         for number in range(1, plan.config.rounds + 1):
             record = complete_round(plan, number, rounds)
@@ -123,18 +123,18 @@ def _rounds(plan: Plan) -> list[RoundRecord] | State[None]:
 
 
 def _push(plan: Plan) -> None:
-    """Upload what the configuration asks for. The run is done and kept, whatever the hub says."""
+    """Upload what the configuration names. A failure is printed; the run is finished either way."""
     config = plan.config
     if config.push_to_hub or config.push_preferences_to_hub:
         try:
-            found = push(plan.layout.root, policy=config.push_to_hub, preferences=config.push_preferences_to_hub)
-            console.print(f"pushed: {', '.join(found)}", soft_wrap=True)
+            addresses = push(plan.layout.root, policy=config.push_to_hub, preferences=config.push_preferences_to_hub)
+            console.print(f"pushed: {', '.join(addresses)}", soft_wrap=True)
         except UserError as error:
             console.print(f"[yellow]not pushed: {error}[/]", soft_wrap=True)
 
 
 def _publish(plan: Plan, rounds: list[RoundRecord]) -> None:
-    """Rounds so far, where people and programs look for them; the link `policy` leads to the last promoted one."""
+    """Write the rounds so far to rounds.json, the UI and the tracker; point the link `policy` to the promoted one."""
     publish_text(
         plan.layout.root / "rounds.json", canonical_json([record.model_dump(mode="json") for record in rounds]) + "\n"
     )
@@ -146,7 +146,7 @@ def _publish(plan: Plan, rounds: list[RoundRecord]) -> None:
 
 
 def main(words: Sequence[str]) -> None:
-    """The command: check first, then run the flow, say where things are and how to go on."""
+    """The command: check the configuration, run the flow, print where results are and how to continue."""
     config = compose_config(words)
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
@@ -162,17 +162,17 @@ def main(words: Sequence[str]) -> None:
 def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
     if not needs_warmup(config.policy):
         prepare_run(config)
-    command = escape(f"python -m flows.iterate {shlex.join(words)}".strip())  # [a] is a list here, no mark-up
-    console.print(f"run folder: {folder}   to go on after a stop: [bold]{command}[/]", soft_wrap=True)
+    command = escape(f"python -m flows.iterate {shlex.join(words)}".strip())  # escape: [a] is a list, not markup
+    console.print(f"run folder: {folder}   to continue after a stop: [bold]{command}[/]", soft_wrap=True)
     await_server()
     try:
         state = irepo(overrides=list(words), return_state=True)
         rounds = state if state.name == WAITING else state.result()
     except BaseException:
-        console.print(f"stopped; what is done is kept in {folder}. To go on: [bold]{command}[/]", soft_wrap=True)
+        console.print(f"stopped; finished stages are kept in {folder}. To continue: [bold]{command}[/]", soft_wrap=True)
         raise
     if isinstance(rounds, State):
-        console.print(f"{rounds.message}\nthen, to go on: [bold]{command}[/]", soft_wrap=True)
+        console.print(f"{rounds.message}\nthen, to continue: [bold]{command}[/]", soft_wrap=True)
         sys.exit(EXIT_WAITING)
     layout, last = RunLayout.of(config.runs, config.name), rounds[-1].round
     console.print(samples_table(layout.stage(0, "evaluate"), layout.stage(last, "evaluate")))

@@ -33,11 +33,6 @@ class Plan:
         return self.layout.stage(round_number, stage)
 
     @property
-    def policy_stage(self) -> str:
-        """The stage that makes the policy that a round ends with."""
-        return "train" if self.config.update.kind == "none" else "update"
-
-    @property
     def before_initial(self) -> Artifact:
         """The policy that the initial one was aligned from; the initial policy itself where that is not known."""
         return self.aligned_from or self.initial

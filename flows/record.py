@@ -11,13 +11,13 @@ from tasks.labeling.summary import LabelSummary
 
 def round_record(plan: Plan, number: int, chain: Sequence[int], manifests: Mapping[str, Manifest]) -> RoundRecord:
     """manifests: of the round's stages, by folder below the round, in the order in which they run."""
-    policy = plan.folder(number, plan.policy_stage) / "policy" if number else plan.initial.path
+    policy = plan.folder(number, plan.config.policy_stage) / "policy" if number else plan.initial.path
     label = manifests["label"] if number else None
     return RoundRecord(
         round=number,
         base=chain[-1],
         policy=str(policy),
-        digest=manifests[plan.policy_stage].content if number else plan.initial.digest,
+        digest=manifests[plan.config.policy_stage].content if number else plan.initial.digest,
         responses=manifests["evaluate/responses"].content,
         evaluation=manifests["evaluate"].content,
         pairs=manifests["evaluate/pairs"].content if "evaluate/pairs" in manifests else None,

@@ -91,14 +91,14 @@ def await_server() -> None:
             raise UserError(
                 f"Prefect's temporary server {how}",
                 where=os.environ["PREFECT_API_URL"],
-                remedy="read what it printed above, and check that PREFECT_HOME is writable; or start a server: make serve",
+                remedy="read its output above, check that PREFECT_HOME is writable, or start a server: make serve",
             )
         time.sleep(0.05)
     threading.Thread(target=_watch, args=(_server,), name="watch-server", daemon=True).start()
 
 
 def _watch(server: subprocess.Popen[bytes]) -> None:
-    """Restart the server at the same port when it dies. The run waits: Prefect's client retries for a minute."""
+    """Restart the server at the same port when it dies. Prefect's client retries for a minute meanwhile."""
     global _server
     port = int(os.environ["PREFECT_API_URL"].removesuffix("/api").rpartition(":")[2])
     while not _stopping.wait(0.5):
