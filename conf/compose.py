@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from conf.schema import RunConfig
 from storage.errors import UserError
+from storage.plugins import Family
 
 CONF = Path(__file__).resolve().parent
 PROJECT = CONF.parent
@@ -86,7 +87,10 @@ def _keys(model: type[BaseModel], prefix: str) -> Sequence[str]:
     names: list[str] = []
     for name, field in model.model_fields.items():
         names.append(prefix + name)
-        for kind in get_args(field.annotation) or [field.annotation]:
+        discovered = [
+            kind for family in field.metadata if isinstance(family, Family) for kind in family.ours().values()
+        ]
+        for kind in discovered or get_args(field.annotation) or [field.annotation]:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 names.extend(_keys(kind, f"{prefix}{name}."))
     return names

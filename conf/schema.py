@@ -20,7 +20,8 @@ from tasks.panel.annotators.settings import POLICY_NAMES, Scorer
 from tasks.panel.chat.settings import ChatSettings
 from tasks.panel.settings import AnnotatorSettings, Budget
 from tasks.reporting.tracking import TrackerKind
-from tasks.training.objectives.settings import ObjectiveSettings
+from tasks.training.objectives.check import RunSetup, check_objective
+from tasks.training.objectives.registry import AnyObjective
 from tasks.training.settings import OptimizationSettings
 from tasks.training.update import UpdateSettings
 
@@ -132,7 +133,7 @@ class RunConfig(_Group):
     panel: PanelSettings
     preferences: PreferenceSettings
     mixing: MixingSettings
-    objective: ObjectiveSettings
+    objective: AnyObjective
     training: OptimizationSettings
     update: UpdateSettings
     evaluation: EvaluationSettings
@@ -188,34 +189,13 @@ class RunConfig(_Group):
             raise ValueError("; ".join(unknown))
         return self
 
-    @model_validator(mode="after")
-    def _mixed_pairs_suffice(self) -> "RunConfig":
-        needs = self.objective.needs()
-        read = {
-            "scores": needs.scores is not None,
-            "votes": needs.votes or needs.win_rates,
-            "an extra response": needs.extra is not None,
-        }
-        wanted = [what for what, needed in read.items() if needed]
-        if wanted and self.mixing.offline:
-            raise ValueError(
-                f"mixing.offline: objective={self.objective.name} reads {' and '.join(wanted)}, which pairs of an "
-                f"offline set do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
-            )
-        if needs.extra is not None and self.mixing.replay:
-            raise ValueError(
-                f"mixing.replay: objective={self.objective.name} reads an extra response of this round, which replayed "
-                f"pairs do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
-            )
-        return self
-
     def _scoring(self) -> list[str]:
         """Who on the panel gives scores."""
         return [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
 
     @model_validator(mode="after")
     def _goals_can_be_asked_for(self) -> "RunConfig":
-        goals, needs = self.mixing.goals, self.objective.needs()
+        goals = self.mixing.goals
         if goals is None:
             return self
         scoring = self._scoring()
@@ -228,12 +208,6 @@ class RunConfig(_Group):
             raise ValueError(
                 f"mixing.goals: responses are sampled and judged with the highest goal; set "
                 f"prompts.system={goals.highest!r} (recipe=conditioned does)"
-            )
-        asked = [needs.scores is not None, needs.votes, needs.win_rates, needs.extra is not None, needs.listwise]
-        if any(asked):
-            raise ValueError(
-                f"mixing.goals: objective={self.objective.name} reads more of a prompt's responses than their pairs, "
-                f"which relabelled pairs do not have; use an objective on pairs (dpo, irepo)"
             )
         return self
 
@@ -287,29 +261,14 @@ class RunConfig(_Group):
 
     @model_validator(mode="after")
     def _objective_gets_what_it_needs(self) -> "RunConfig":
-        name, needs = self.objective.name, self.objective.needs()
-        scoring = self._scoring()
-        if needs.scores is not None:
-            if missing := [annotator for annotator in needs.scores if annotator not in scoring]:
-                raise ValueError(
-                    f"objective.score_annotators: {', '.join(missing)} gives no scores on this panel; "
-                    f"those that do: {', '.join(scoring) or 'none'}"
-                )
-            if not scoring:
-                raise ValueError(
-                    f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
-                    f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
-                )
-        if needs.listwise and self.preferences.pairs != "all":
-            raise ValueError(
-                f"objective: {name} takes all responses of a prompt at once, and preferences.pairs="
-                f"{self.preferences.pairs} leaves two of them; set preferences.pairs=all"
-            )
-        if needs.mixture is not None:
-            raise ValueError(
-                f"objective: {name} is for responses of a mixture of policy and reference, and the engines sample from "
-                f"the policy alone; objective=online-ipo is the same loss for these"
-            )
+        setup = RunSetup(
+            scoring=self._scoring(),
+            pairs=self.preferences.pairs,
+            offline=self.mixing.offline is not None,
+            replay=bool(self.mixing.replay),
+            goals=self.mixing.goals is not None,
+        )
+        check_objective(self.objective, setup)
         return self
 
 

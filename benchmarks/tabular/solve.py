@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from storage.arrays import Bools, Floats, Ints
+from tasks.training.objectives.base import BatchObjective, Objective
 from tasks.training.objectives.batch import Batch
-from tasks.training.objectives.registry import build_objective
-from tasks.training.objectives.settings import ObjectiveSettings
 
 _SURE = 40.0  # logit of a label that is certain
 _ITERATIONS = 500
@@ -58,7 +57,7 @@ class Policies:
 
 
 def minimise(
-    settings: ObjectiveSettings,
+    objective: BatchObjective,
     data: Labelled,
     policies: Policies,
     anchor: Anchor | None = None,
@@ -67,10 +66,8 @@ def minimise(
 ) -> Floats:
     """Logits [X, K] of the policy with the least sum of weight * loss, by L-BFGS from `policies.previous`.
 
-    `lengths` [X, K]: tokens of responses (1 by default). `extra` [X]: slot of each prompt's extra response. Not for
-    objectives of whole steps.
+    `lengths` [X, K]: tokens of responses (1 by default). `extra` [X]: slot of each prompt's extra response.
     """
-    objective = build_objective(settings)
     batch = _batch(data, policies, lengths, extra)
     weight = torch.from_numpy(data.weight)
     shape = policies.previous.shape
@@ -111,14 +108,12 @@ def minimise(
 
 
 def descend(
-    settings: ObjectiveSettings, data: Labelled, policies: Policies, *, steps: int = 300, rate: float = 0.05
+    objective: Objective, data: Labelled, policies: Policies, *, steps: int = 300, rate: float = 0.05
 ) -> tuple[Floats, dict[str, float]]:
     """Logits [X, K] after Adam on an objective of whole steps, each step all pairs, and what it remembers at the end.
 
     Weights are not read: a pair that is there twice stands twice in `data`.
     """
-    objective = build_objective(settings)
-    assert objective.step_loss is not None
     batch = _batch(data, policies, None, None)
     logits = torch.from_numpy(policies.previous).clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=rate)

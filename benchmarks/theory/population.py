@@ -15,7 +15,28 @@ from benchmarks.tabular.world import World, make_world, softmax
 from benchmarks.theory import goals
 from storage.arrays import Floats
 from tasks.labeling.aggregation import sigmoid
-from tasks.training.objectives import settings as s
+from tasks.training.objectives.adpo import Adpo
+from tasks.training.objectives.base import BatchObjective
+from tasks.training.objectives.beta_dpo import BetaDpo
+from tasks.training.objectives.dno import Dno
+from tasks.training.objectives.dpo import Dpo
+from tasks.training.objectives.f_dpo import FDpo
+from tasks.training.objectives.gpo import Gpo
+from tasks.training.objectives.inpo import Inpo
+from tasks.training.objectives.ipo import Ipo
+from tasks.training.objectives.ipo_md import IpoMd
+from tasks.training.objectives.irepo import Irepo
+from tasks.training.objectives.lcpo import Lcpo
+from tasks.training.objectives.madpo import Madpo
+from tasks.training.objectives.odpo import Odpo
+from tasks.training.objectives.rdpo import Rdpo
+from tasks.training.objectives.rebel import Rebel
+from tasks.training.objectives.selm import Selm
+from tasks.training.objectives.slic import Slic
+from tasks.training.objectives.sppo import Sppo
+from tasks.training.objectives.sr_dpo import SrDpo
+from tasks.training.objectives.step_apo import StepApo
+from tasks.training.objectives.xpo import Xpo
 
 NEAR = 0.005  # of a method to its own goal, where that is exact
 _FLIPS = 0.1  # share of flipped votes, for methods that are made for them
@@ -112,7 +133,7 @@ def rates(world: World, policy: Floats) -> Labelled:
 
 
 def run(
-    settings: s.ObjectiveSettings,
+    settings: BatchObjective,
     label: Labels,
     world: World,
     *,
@@ -130,7 +151,7 @@ def run(
     return logits
 
 
-def _once(settings: s.ObjectiveSettings, label: Labels = votes, **more: Any) -> Callable[[World], Floats]:
+def _once(settings: BatchObjective, label: Labels = votes, **more: Any) -> Callable[[World], Floats]:
     return lambda world: run(settings, label, world, **more)
 
 
@@ -144,16 +165,16 @@ def _sharpened(power: float) -> Callable[[World], Floats]:
 
 def _madpo_goal(world: World) -> Floats:
     """DPO on soft labels whose logit is the amplified margin c(m) m."""
-    m, high, tau = world.gaps(), 2.0, s.MadpoSettings(beta=1).threshold
+    m, high, tau = world.gaps(), 2.0, Madpo(beta=1).threshold
     low = 1 / high
     c = low + (high - low) / (1 + (high - 1) / (1 - low) * np.exp(np.abs(m) - tau))
     start = Policies(world.initial, world.initial)
-    return minimise(s.DpoSettings(beta=1, labels="soft"), soft(softmax(world.initial), c * m), start)
+    return minimise(Dpo(beta=1, labels="soft"), soft(softmax(world.initial), c * m), start)
 
 
 def _cdpo_goal(world: World) -> Floats:
     """DPO on single votes of which one in ten was flipped: smoothing does what flips do."""
-    return run(s.DpoSettings(beta=1), flipped, world)
+    return run(Dpo(beta=1), flipped, world)
 
 
 def _lcpo(world: World) -> Floats:
@@ -163,7 +184,7 @@ def _lcpo(world: World) -> Floats:
     share = np.stack([p[x, i, j]] * 6 + [1 - p[x, i, j]] * 3, axis=1)
     names = tuple(f"annotator {k}" for k in range(share.shape[1]))
     data = Labelled(x, i, j, np.zeros(len(x)), np.ones(len(x)), pairs={"votes": share}, annotators=names)
-    return descend(s.LcpoSettings(beta=1), data, Policies(world.initial, world.initial))[0]
+    return descend(Lcpo(beta=1), data, Policies(world.initial, world.initial))[0]
 
 
 def _beta_dpo(world: World) -> Floats:
@@ -173,7 +194,7 @@ def _beta_dpo(world: World) -> Floats:
     won = rng.random((4, len(x))) < p[x, i, j]
     chosen, rejected = np.where(won, i, j).ravel(), np.where(won, j, i).ravel()
     data = Labelled(np.tile(x, 4), chosen, rejected, np.ones(4 * len(x)), np.ones(4 * len(x)))
-    return descend(s.BetaDpoSettings(beta=1), data, Policies(world.initial, world.initial), steps=200)[0]
+    return descend(BetaDpo(beta=1), data, Policies(world.initial, world.initial), steps=200)[0]
 
 
 def _adversarial_dpo(world: World) -> Floats:
@@ -181,7 +202,7 @@ def _adversarial_dpo(world: World) -> Floats:
     p = preference(world)
     mixed = (6 * p + 3 * (1 - p)) / 9
     ones = np.ones(p.shape) - np.eye(p.shape[1])
-    return minimise(s.DpoSettings(beta=1), hard(ones * mixed), Policies(world.initial, world.initial))
+    return minimise(Dpo(beta=1), hard(ones * mixed), Policies(world.initial, world.initial))
 
 
 def _nash(tau: float, mixture: float = 0.0) -> Callable[[World], Floats]:
@@ -199,11 +220,11 @@ def _own_quality(world: World, policy: Floats) -> Labelled:
     )
 
 
-def _with_lengths(settings: s.ObjectiveSettings) -> Callable[[World], Floats]:
+def _with_lengths(settings: BatchObjective) -> Callable[[World], Floats]:
     return lambda world: run(settings, votes, world, lengths=lengths(world))
 
 
-def _exploring(settings: s.ObjectiveSettings) -> Callable[[World], Floats]:
+def _exploring(settings: BatchObjective) -> Callable[[World], Floats]:
     """The extra response is the likeliest of the initial policy."""
     return lambda world: run(settings, votes, world, extra=world.initial.argmax(axis=1))
 
@@ -211,73 +232,73 @@ def _exploring(settings: s.ObjectiveSettings) -> Callable[[World], Floats]:
 _PREVIOUS: dict[str, Any] = {"reference": "previous"}
 
 CASES = [
-    Case("irepo, reference=initial, 4 rounds", "pi*", _once(s.IrepoSettings(beta=1), targets, rounds=4), _star,
+    Case("irepo, reference=initial, 4 rounds", "pi*", _once(Irepo(beta=1), targets, rounds=4), _star,
          "rounds change nothing any more"),
-    Case("irepo, 4 rounds", "pi_0 exp(4 r/b)", _once(s.IrepoSettings(beta=1), targets, rounds=4, **_PREVIOUS),
+    Case("irepo, 4 rounds", "pi_0 exp(4 r/b)", _once(Irepo(beta=1), targets, rounds=4, **_PREVIOUS),
          _sharpened(4), "the previous reference sharpens"),
-    Case("irepo objective.beta=4, 4 rounds", "pi*", _once(s.IrepoSettings(beta=4), targets, rounds=4, **_PREVIOUS),
+    Case("irepo objective.beta=4, 4 rounds", "pi*", _once(Irepo(beta=4), targets, rounds=4, **_PREVIOUS),
          _star, "b times the rounds undoes it"),
-    Case("irepo objective.logit=false", "pi_0 exp(P(y > pi_0)/b)", _once(s.IrepoSettings(beta=1, logit=False), targets),
+    Case("irepo objective.logit=false", "pi_0 exp(P(y > pi_0)/b)", _once(Irepo(beta=1, logit=False), targets),
          lambda w: goals.multiplicative(w.initial, preference(w), 1, 1), "without the logit it is IPO's goal"),
-    Case("rebel", "pi*", _once(s.RebelSettings(eta=1), scores), _star, "the same from rewards on the right scale"),
-    Case("adpo", "pi*", _once(s.AdpoSettings(temperature=1), _shares), _star, "the same, all responses at once"),
-    Case("dpo-soft", "pi*", _once(s.DpoSettings(beta=1, labels="soft"), targets), _star, "the same, logistic"),
-    Case("dpo, one vote a pair", "pi*", _once(s.DpoSettings(beta=1)), _star, "noise is its only regulariser"),
-    Case("dpo, a tenth of the votes flipped", "", _once(s.DpoSettings(beta=1), flipped), None, "flips shrink it"),
-    Case("rdpo, a tenth flipped", "pi*", _once(s.RdpoSettings(beta=1, flip_rate=_FLIPS), flipped), _star,
+    Case("rebel", "pi*", _once(Rebel(eta=1), scores), _star, "the same from rewards on the right scale"),
+    Case("adpo", "pi*", _once(Adpo(temperature=1), _shares), _star, "the same, all responses at once"),
+    Case("dpo-soft", "pi*", _once(Dpo(beta=1, labels="soft"), targets), _star, "the same, logistic"),
+    Case("dpo, one vote a pair", "pi*", _once(Dpo(beta=1)), _star, "noise is its only regulariser"),
+    Case("dpo, a tenth of the votes flipped", "", _once(Dpo(beta=1), flipped), None, "flips shrink it"),
+    Case("rdpo, a tenth flipped", "pi*", _once(Rdpo(beta=1, flip_rate=_FLIPS), flipped), _star,
          "undoes flips at a known rate"),
-    Case("cdpo, none flipped", "dpo, a tenth flipped", _once(s.DpoSettings(beta=1, label_smoothing=_FLIPS)),
+    Case("cdpo, none flipped", "dpo, a tenth flipped", _once(Dpo(beta=1, label_smoothing=_FLIPS)),
          _cdpo_goal, "shrinks: a guard, no correction"),
     Case("dpo, 3 of 9 reverse votes", "", _adversarial_dpo, None, "adversaries shrink it"),
     Case("lcpo, 3 of 9 reverse votes", "", _lcpo, None, "finds out who reverses, and then overshoots"),
-    Case("madpo", "dpo-soft on c(m) m", _once(s.MadpoSettings(beta=1), scores), _madpo_goal, "amplifies margins"),
-    Case("odpo", "", _once(s.OdpoSettings(beta=1), scores), None, "chosen must win by log of the gap"),
-    Case("step-apo, advantages = rewards", "pi_0 exp(2 r/b)", _once(s.StepApoSettings(beta=1), scores), _sharpened(2),
+    Case("madpo", "dpo-soft on c(m) m", _once(Madpo(beta=1), scores), _madpo_goal, "amplifies margins"),
+    Case("odpo", "", _once(Odpo(beta=1), scores), None, "chosen must win by log of the gap"),
+    Case("step-apo, advantages = rewards", "pi_0 exp(2 r/b)", _once(StepApo(beta=1), scores), _sharpened(2),
          "advantages add to what the votes say"),
-    Case("sr-dpo, some quality q", "pi_0 exp(r/b + q)", _once(s.SrDpoSettings(beta=1), _own_quality),
+    Case("sr-dpo, some quality q", "pi_0 exp(r/b + q)", _once(SrDpo(beta=1), _own_quality),
          lambda w: _star(w) + quality(w), "the policy's own view adds to what the votes say"),
     Case("beta-dpo", "", _beta_dpo, None, "beta grows with the gaps"),
-    Case("f-dpo, jsd", "f'(pi/pi_0) = (r-l)/b", _once(s.FDpoSettings(beta=1, divergence="jsd")),
+    Case("f-dpo, jsd", "f'(pi/pi_0) = (r-l)/b", _once(FDpo(beta=1, divergence="jsd")),
          lambda w: goals.other_divergence(w.initial, w.reward, 1, lambda u: u - np.log(-np.expm1(u))),
          "another divergence, another optimum"),
-    Case("f-dpo, forward_kl", "f'(pi/pi_0) = (r-l)/b", _once(s.FDpoSettings(beta=1, divergence="forward_kl")),
+    Case("f-dpo, forward_kl", "f'(pi/pi_0) = (r-l)/b", _once(FDpo(beta=1, divergence="forward_kl")),
          lambda w: goals.other_divergence(w.initial, w.reward, 1, lambda u: -np.log(-u)), "keeps every response"),
-    Case("f-dpo, alpha=.5", "f'(pi/pi_0) = (r-l)/b", _once(s.FDpoSettings(beta=1, divergence="alpha")),
+    Case("f-dpo, alpha=.5", "f'(pi/pi_0) = (r-l)/b", _once(FDpo(beta=1, divergence="alpha")),
          lambda w: goals.other_divergence(w.initial, w.reward, 1, lambda u: -2 * np.log(-u / 2)), "between the two"),
-    Case("dpo-length", "pi_0 exp((r - a|y|)/b)", _with_lengths(s.DpoSettings(beta=1, length_penalty=0.3)),
+    Case("dpo-length", "pi_0 exp((r - a|y|)/b)", _with_lengths(Dpo(beta=1, length_penalty=0.3)),
          lambda w: _star(w) - 0.3 * lengths(w), "a token costs a"),
-    Case("ln-dpo", "h/|y| = (r+l)/b", _with_lengths(s.DpoSettings(beta=2, length="mean")),
+    Case("ln-dpo", "h/|y| = (r+l)/b", _with_lengths(Dpo(beta=2, length="mean")),
          lambda w: goals.per_token(w.initial, w.reward, 2, lengths(w)), "reward counts once a token"),
-    Case("dpo-nll, weight .1", "", _once(s.DpoSettings(beta=1, nll=0.1)), None, "pulls towards what is sampled"),
-    Case("selm, alpha=.001", "pi* (alpha to 0)", _exploring(s.SelmSettings(beta=1)), _star,
+    Case("dpo-nll, weight .1", "", _once(Dpo(beta=1, nll=0.1)), None, "pulls towards what is sampled"),
+    Case("selm, alpha=.001", "pi* (alpha to 0)", _exploring(Selm(beta=1)), _star,
          "optimism is small", exact=False),
-    Case("xpo, alpha=.001", "pi* (alpha to 0)", _exploring(s.XpoSettings(beta=1, alpha=0.001)), _star,
+    Case("xpo, alpha=.001", "pi* (alpha to 0)", _exploring(Xpo(beta=1, alpha=0.001)), _star,
          "optimism is small", exact=False),
-    Case("slic", "", _once(s.SlicSettings(beta=1)), None, "knows the sign of a gap, not its size"),
-    Case("ipo, tau=1", "pi_0 exp(P(y > pi_0)/tau)", _once(s.IpoSettings(beta=1)),
+    Case("slic", "", _once(Slic(beta=1)), None, "knows the sign of a gap, not its size"),
+    Case("ipo, tau=1", "pi_0 exp(P(y > pi_0)/tau)", _once(Ipo(beta=1)),
          lambda w: goals.multiplicative(w.initial, preference(w), 1, 1), "(2P-1)/2 is a quarter of the logit"),
-    Case("ipo, tau=.25", "pi_0 exp(P(y > pi_0)/tau)", _once(s.IpoSettings(beta=0.25)),
+    Case("ipo, tau=.25", "pi_0 exp(P(y > pi_0)/tau)", _once(Ipo(beta=0.25)),
          lambda w: goals.multiplicative(w.initial, preference(w), 0.25, 1), "tuned: its bias stays"),
     Case("online-ipo, tau=.25, 30 rounds", "pi_0 exp(P(y > pi)/tau)",
-         _once(s.IpoSettings(beta=0.25, labels="soft"), targets, rounds=30), _nash(0.25), "a regularised Nash policy"),
+         _once(Ipo(beta=0.25, labels="soft"), targets, rounds=30), _nash(0.25), "a regularised Nash policy"),
     Case("ipo-md, tau=.25, 30 rounds", "pi_0 exp(P(y > mix)/tau)",
-         _once(s.IpoMdSettings(beta=0.25), targets, rounds=30, mixture=0.5), _nash(0.25, 0.5), "with a mixture"),
+         _once(IpoMd(beta=0.25), targets, rounds=30, mixture=0.5), _nash(0.25, 0.5), "with a mixture"),
     Case("inpo, eta=.75, tau=.25, 30 rounds", "pi_0 exp(P(y > pi)/tau)",
-         _once(s.InpoSettings(eta=0.75, tau=0.25), rounds=30), _nash(0.25), "reaches it in small steps"),
-    Case("dno, 4 rounds", "pi_0 exp(4 r/b)", _once(s.DnoSettings(beta=1), rounds=4, **_PREVIOUS), _sharpened(4),
+         _once(Inpo(eta=0.75, tau=0.25), rounds=30), _nash(0.25), "reaches it in small steps"),
+    Case("dno, 4 rounds", "pi_0 exp(4 r/b)", _once(Dno(beta=1), rounds=4, **_PREVIOUS), _sharpened(4),
          "DPO that sharpens"),
     Case("dno, win rates, 4 rounds", "pi_t exp(P(y > pi_t)/b)",
-         _once(s.DnoSettings(beta=1, labels="win_rates"), rates, rounds=4, **_PREVIOUS),
+         _once(Dno(beta=1, labels="win_rates"), rates, rounds=4, **_PREVIOUS),
          lambda w: goals.multiplicative(w.initial, preference(w), 1, 4), "steps towards the Nash policy"),
-    Case("sppo, 1 round", "pi_t exp(P(y > pi_t)/b)", _once(s.SppoSettings(beta=1), rates, **_PREVIOUS),
+    Case("sppo, 1 round", "pi_t exp(P(y > pi_t)/b)", _once(Sppo(beta=1), rates, **_PREVIOUS),
          lambda w: goals.multiplicative(w.initial, preference(w), 1, 1), "its constant is not quite the normaliser's",
          exact=False),
-    Case("sppo, 4 rounds", "pi_t exp(P(y > pi_t)/b)", _once(s.SppoSettings(beta=1), rates, rounds=4, **_PREVIOUS),
+    Case("sppo, 4 rounds", "pi_t exp(P(y > pi_t)/b)", _once(Sppo(beta=1), rates, rounds=4, **_PREVIOUS),
          lambda w: goals.multiplicative(w.initial, preference(w), 1, 4), "passes pi* ...", exact=False),
-    Case("sppo, 16 rounds", "pi_t exp(P(y > pi_t)/b)", _once(s.SppoSettings(beta=1), rates, rounds=16, **_PREVIOUS),
+    Case("sppo, 16 rounds", "pi_t exp(P(y > pi_t)/b)", _once(Sppo(beta=1), rates, rounds=16, **_PREVIOUS),
          lambda w: goals.multiplicative(w.initial, preference(w), 1, 16), "... and drifts on to the Nash policy",
          exact=False),
-    Case("gpo, 1 round", "pi*", _once(s.GpoSettings(beta=1), rates, **_PREVIOUS), _star,
+    Case("gpo, 1 round", "pi*", _once(Gpo(beta=1), rates, **_PREVIOUS), _star,
          "mean logits; the constant again", exact=False),
 ]  # fmt: skip
 
@@ -324,7 +345,7 @@ def circle(tau: float = 0.5) -> Circle:
     initial = np.log(np.array([[0.6, 0.3, 0.1]]))
     goal = softmax(goals.regularised_nash(initial, p, tau))
 
-    def ends(settings: s.ObjectiveSettings, rounds: int, label: Callable[[Floats], Labelled], previous: bool) -> float:
+    def ends(settings: BatchObjective, rounds: int, label: Callable[[Floats], Labelled], previous: bool) -> float:
         logits = initial
         for _ in range(rounds):
             start = Policies(logits if previous else initial, logits)
@@ -335,8 +356,8 @@ def circle(tau: float = 0.5) -> Circle:
     return Circle(
         {
             "initial policy": _apart(softmax(initial), goal),
-            "irepo, reference=initial": ends(s.IrepoSettings(beta=tau), 30, lambda q: soft(q, logit), False),
-            "inpo": ends(s.InpoSettings(eta=3 * tau, tau=tau), 60, lambda q: single_votes(q, p), False),
-            "online-ipo": ends(s.IpoSettings(beta=tau, labels="soft"), 60, lambda q: soft(q, logit), False),
+            "irepo, reference=initial": ends(Irepo(beta=tau), 30, lambda q: soft(q, logit), False),
+            "inpo": ends(Inpo(eta=3 * tau, tau=tau), 60, lambda q: single_votes(q, p), False),
+            "online-ipo": ends(Ipo(beta=tau, labels="soft"), 60, lambda q: soft(q, logit), False),
         }
     )

@@ -17,7 +17,9 @@ from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes
 from tasks.labeling.aggregation.votes import concatenate
 from tasks.labeling.settings import PreferenceSettings
-from tasks.training.objectives.settings import DpoSettings, IpoSettings, IrepoSettings
+from tasks.training.objectives.dpo import Dpo
+from tasks.training.objectives.ipo import Ipo
+from tasks.training.objectives.irepo import Irepo
 
 __all__ = ["BOUNDS", "Setting", "by_rounds", "equal_to_soft_dpo", "solved_exactly"]
 
@@ -29,7 +31,7 @@ _PRIOR_VARIANCE = PreferenceSettings().prior_variance
 def irepo(world: World, votes: Votes, policies: Policies, targets: PreferenceSettings | None = None) -> Floats:
     """Targets of the strengths fitted to all votes of a prompt."""
     target, weight = pooled_targets(world, votes, targets or PreferenceSettings())
-    settings = IrepoSettings(beta=world.beta)
+    settings = Irepo(beta=world.beta)
     return minimise(settings, from_tables(target, weight), policies, Anchor(policies.previous))
 
 
@@ -41,7 +43,7 @@ def irepo_reliable(world: World, votes: Votes, policies: Policies) -> Floats:
 def irepo_single(world: World, votes: Votes, policies: Policies) -> Floats:
     """Every comparison by itself, with the empirical logit (alpha = 0.5) of its own votes."""
     target, weight = single_targets(world, votes, PreferenceSettings())
-    return minimise(IrepoSettings(beta=world.beta), from_tables(target, weight), policies, Anchor(policies.previous))
+    return minimise(Irepo(beta=world.beta), from_tables(target, weight), policies, Anchor(policies.previous))
 
 
 def dpo_soft(world: World, votes: Votes, policies: Policies) -> Floats:
@@ -52,19 +54,17 @@ def dpo_soft(world: World, votes: Votes, policies: Policies) -> Floats:
     with np.errstate(divide="ignore"):
         label = np.log(share) - np.log1p(-share)
     prior = Anchor(policies.reference, world.beta**2 / (2 * _PRIOR_VARIANCE))
-    return minimise(DpoSettings(beta=world.beta, labels="soft"), from_tables(label, weight), policies, prior)
+    return minimise(Dpo(beta=world.beta, labels="soft"), from_tables(label, weight), policies, prior)
 
 
 def dpo_majority(world: World, votes: Votes, policies: Policies) -> Floats:
     """The majority of each comparison's votes as its hard label. Where they are all alike there is no optimum."""
-    return minimise(DpoSettings(beta=world.beta), hard(_majorities(world, votes)), policies, Anchor(policies.previous))
+    return minimise(Dpo(beta=world.beta), hard(_majorities(world, votes)), policies, Anchor(policies.previous))
 
 
 def ipo_majority(world: World, votes: Votes, policies: Policies) -> Floats:
     """The same labels, with IPO's bounded target; tau = 0.35 was the best of several for this world."""
-    return minimise(
-        IpoSettings(beta=0.35 * world.beta), hard(_majorities(world, votes)), policies, Anchor(policies.previous)
-    )
+    return minimise(Ipo(beta=0.35 * world.beta), hard(_majorities(world, votes)), policies, Anchor(policies.previous))
 
 
 def _majorities(world: World, votes: Votes) -> Floats:

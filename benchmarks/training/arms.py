@@ -75,8 +75,7 @@ def ours(work: Work) -> Callable[[], Epoch]:
     from tasks.training.examples import Example
     from tasks.training.groups import windows
     from tasks.training.loop import Step, accumulate
-    from tasks.training.objectives.registry import build_objective
-    from tasks.training.objectives.settings import DpoSettings
+    from tasks.training.objectives.dpo import Dpo
     from tasks.training.optimizer import build_optimizer, trainable
     from tasks.training.reference import compute
     from tasks.training.settings import OptimizationSettings
@@ -86,7 +85,7 @@ def ours(work: Work) -> Callable[[], Epoch]:
     model = build_model(work.vocabulary).to(work.device)
     forward = PackedForward(model, settings.microbatch_tokens)
     accelerator = Accelerator(cpu=work.device == "cpu", mixed_precision="bf16" if work.bf16 else "no")
-    objective = build_objective(DpoSettings(beta=BETA))
+    objective = Dpo(beta=BETA)
     started = clock(work.device)
     values = compute(forward, work.groups, accelerator.autocast)["logprob"].to_numpy()
     spent = clock(work.device) - started

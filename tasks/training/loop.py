@@ -14,9 +14,8 @@ from tasks.training.batching import Forward
 from tasks.training.distributed import ALONE, Ranks
 from tasks.training.examples import Example, collate
 from tasks.training.groups import PromptGroup
+from tasks.training.objectives.base import BatchObjective, Memory, Objective, StepLoss
 from tasks.training.objectives.batch import Batch
-from tasks.training.objectives.registry import Objective
-from tasks.training.objectives.steps import Memory, StepLoss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,8 +30,7 @@ class Step:
     seed: tuple[int, ...] = (0,)
 
     def loss(self, objective: Objective, batch: Batch) -> StepLoss:
-        """The loss of an objective of whole steps; the same whenever it is asked."""
-        assert objective.step_loss is not None
+        """The loss of a whole step; the same at every call."""
         return objective.step_loss(batch, self.memory, np.random.default_rng(self.seed))
 
 
@@ -73,7 +71,7 @@ def accumulate(
     groups = [example.group for example in window]
     rows = ranks.rows(forward, groups)
     pairs = sum(len(group.pairs) for group in groups)
-    units = len(groups) if objective.needs.listwise else pairs
+    units = len(groups) if objective.needs().listwise else pairs
     totals = _Totals(objective, pairs, accelerator.device)
     smallest = min(range(len(groups)), key=lambda i: forward.tokens_of(groups[i]))
 
@@ -86,7 +84,7 @@ def accumulate(
             yield indices, batch.at(logprobs, single)
 
     loss: StepLoss | None = None
-    if objective.step_loss is None:
+    if isinstance(objective, BatchObjective):
         for indices, batch in forwards():
             if not indices:
                 accelerator.backward(0 * batch.logprobs.sum())
@@ -147,7 +145,7 @@ def _whole_loss(objective: Objective, batch: Batch, step: Step) -> tuple[StepLos
     """Loss of a whole step, and the mean of its terms with the add-ons."""
     loss = step.loss(objective, batch)
     total = loss.values.mean()
-    return loss, total + objective.nll_loss(batch).mean() if objective.nll else total
+    return loss, total + objective.nll_losses(batch).mean() if objective.nll_weight else total
 
 
 class _Totals:
@@ -193,9 +191,9 @@ FIRST_STEP = {"float32": (1e-3, 1e-4), "bfloat16": (0.1, 0.1)}
 def first_loss(objective: Objective, window: Sequence[Example], step: Step) -> float:
     """The loss of a window under a policy that is the reference: of iREPO mean(target^2), of DPO log 2."""
     batch = collate(window, torch.device("cpu"), step.annotators)
-    if objective.step_loss is not None:
-        return float(_whole_loss(objective, batch, step)[1])
-    return float(objective.losses(batch).mean())
+    if isinstance(objective, BatchObjective):
+        return float(objective.losses(batch).mean())
+    return float(_whole_loss(objective, batch, step)[1])
 
 
 def check_first_step(result: WindowResult, expected: float, dtype: str) -> None:

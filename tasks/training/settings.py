@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName
-from tasks.training.objectives.settings import ObjectiveSettings
+from tasks.training.objectives.registry import AnyObjective
 
 #: Folder of checkpoints inside the folder of an unfinished train stage.
 CHECKPOINTS = "checkpoints"
@@ -62,7 +62,7 @@ class OptimizationSettings(BaseModel):
 class TrainingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    objective: ObjectiveSettings
+    objective: AnyObjective
     optimization: OptimizationSettings
     trust_remote_code: bool = False
 

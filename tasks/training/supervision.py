@@ -11,7 +11,6 @@ from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.schemas import SCORES, VOTES, read_parquet
 from tasks.training.groups import PromptGroup
-from tasks.training.objectives.settings import AdpoSettings, Rewarded
 from tasks.training.settings import TrainSpec
 
 _DECIDED = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -66,9 +65,9 @@ def supervise(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labelled:
     needs, name = objective.needs(), objective.name
     rounds = sorted({group.round for group in groups})
     read = None
-    if needs.scores is not None and isinstance(objective, Rewarded):
+    if needs.scores is not None:
         scores = _read(spec.scores, rounds, SCORES, name, "scores")
-        read = _Scores.of_rounds(scores, needs.scores, name, objective.standardise)
+        read = _Scores.of_rounds(scores, needs.scores, name, needs.standardise)
     cast = None
     if needs.win_rates or needs.votes:
         cast = _Votes.of_rounds(_read(spec.votes, rounds, VOTES, name, "votes"))
@@ -83,8 +82,7 @@ def supervise(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labelled:
         if cast is not None and needs.win_rates:
             responses["win_rate"], responses["mean_logit"] = cast.means(group)
         if needs.listwise:
-            assert isinstance(objective, AdpoSettings)
-            shares = read.shares(group, objective.reward_temperature) if read else strength_shares(group)
+            shares = read.shares(group, needs.share_temperature) if read else strength_shares(group)
             responses["share"] = shares
         if needs.levels:
             pairs["first_level"] = first_level(group)
@@ -188,7 +186,7 @@ class _Scores:
         """Of all K; NaN where nobody scored them all."""
         import torch
 
-        from tasks.training.objectives.listwise import score_shares
+        from tasks.training.objectives.adpo import score_shares
 
         scores = self.of(group)
         whole = scores[:, ~np.isnan(scores).any(axis=0)]

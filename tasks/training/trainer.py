@@ -25,8 +25,7 @@ from tasks.training.groups import windows
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
 from tasks.training.metrics import METRICS_FILE, StepMetrics, metrics_file
 from tasks.training.model_loading import Policies
-from tasks.training.objectives.registry import Objective, build_objective
-from tasks.training.objectives.steps import Memory
+from tasks.training.objectives.base import Memory
 from tasks.training.optimizer import build_optimizer, learning_rate, trainable
 from tasks.training.settings import TrainSpec
 from tasks.training.sharding import whole
@@ -102,7 +101,7 @@ class Training:
         self.ranks = ranks
         self.settings = spec.settings.optimization
         self.accelerator = accelerator
-        self.objective: Objective = build_objective(spec.settings.objective)
+        self.objective = spec.settings.objective
         self.provision = Provision.of(spec, ranks)
         self.policies = Policies(spec, self.provision.groups, accelerator, ranks)
         self.steps_per_epoch = math.ceil(len(self.provision.groups) / self.settings.prompts_per_step)

@@ -21,7 +21,6 @@ from tasks.training.extras import with_extras
 from tasks.training.groups import EXTRA, Preferences, PromptGroup, read_preferences
 from tasks.training.objectives.bmc import differing
 from tasks.training.objectives.needs import Needs
-from tasks.training.objectives.settings import SrDpoSettings
 from tasks.training.reference import PREVIOUS_FILE, REFERENCE_FILE, Logprobs, reference_logprobs
 from tasks.training.settings import TrainSpec
 from tasks.training.supervision import Labelled, supervise
@@ -57,7 +56,7 @@ class Provision:
             )
         embedder = needs.embedder if needs.embedder != POLICY else None
         found = find_embedder(embedder) if embedder else None
-        messages = needs.embedder is not None or needs.own_quality
+        messages = needs.embedder is not None or needs.quality_instruction is not None
         preferences = read_preferences(spec.preferences.path, ties=needs.ties, messages=messages)
         labelled = supervise(spec, preferences.groups)
         if needs.extra:
@@ -97,7 +96,7 @@ class Provision:
         """The files that `examples` has published."""
         names = [REFERENCE_FILE]
         names += [PREVIOUS_FILE] if self.needs.previous and not self.spec.starts_at_reference else []
-        names += [QUALITY_FILE] if self.needs.own_quality else []
+        names += [QUALITY_FILE] if self.needs.quality_instruction is not None else []
         return [self.spec.folder / name for name in names]
 
     def examples(
@@ -113,7 +112,7 @@ class Provision:
             spec, groups, lambda: policy or load(spec.reference.path), autocast, progress, ranks=ranks
         )
         items = list(self.labelled.items)
-        if needs.embedder == POLICY or needs.previous or needs.own_quality:
+        if needs.embedder == POLICY or needs.previous or needs.quality_instruction is not None:
             policy = policy or load(spec.policy.path)
         previous: Sequence[Logprobs | None] = [None] * len(groups)
         if needs.previous and spec.starts_at_reference:
@@ -128,10 +127,10 @@ class Provision:
                 file=PREVIOUS_FILE,
                 ranks=ranks,
             )
-        if needs.own_quality:
+        if needs.quality_instruction is not None:
             instructed = reference_logprobs(
                 spec,
-                self._instructed(),
+                self._instructed(needs.quality_instruction),
                 lambda: policy or load(spec.policy.path),
                 autocast,
                 progress,
@@ -155,15 +154,13 @@ class Provision:
             for number, item in enumerate(items)
         ], policy
 
-    def _instructed(self) -> list[PromptGroup]:
-        """The groups with the objective's instruction before the first message of their prompts."""
-        objective = self.spec.settings.objective
-        assert isinstance(objective, SrDpoSettings)
+    def _instructed(self, instruction: str) -> list[PromptGroup]:
+        """The groups with `instruction` before the first message of their prompts."""
         tokenizer = load_tokenizer(self.spec.policy.path, trust_remote_code=self.spec.settings.trust_remote_code)
         result = []
         for group in self.groups:
             first, *rest = group.messages
-            messages = [first | {"content": f"{objective.instruction}\n\n{first['content']}"}, *rest]
+            messages = [first | {"content": f"{instruction}\n\n{first['content']}"}, *rest]
             result.append(replace(group, prompt_ids=np.array(encode_chat(tokenizer, messages), dtype=np.int32)))
         return result
 

@@ -7,16 +7,18 @@ from benchmarks.tabular.solve import Labelled, Policies, from_tables, hard, mini
 from benchmarks.tabular.world import make_world, softmax
 from benchmarks.theory import goals, population, sampled
 from conf.compose import group_options
-from tasks.training.objectives.settings import DpoSettings, IpoSettings, IrepoSettings
+from tasks.training.objectives.dpo import Dpo
+from tasks.training.objectives.ipo import Ipo
+from tasks.training.objectives.irepo import Irepo
 
 
 def test_one_pair_is_solved_by_hand() -> None:
     start = Policies(np.zeros((1, 2)), np.zeros((1, 2)))
     one = Labelled(*np.zeros((2, 1), dtype=np.int64), np.array([1]), np.array([1.2]), np.array([3.0]))
     for settings, gap in (
-        (IrepoSettings(beta=0.5), 2.4),
-        (DpoSettings(beta=0.5, labels="soft"), 2.4),
-        (IpoSettings(beta=0.5), 1.0),
+        (Irepo(beta=0.5), 2.4),
+        (Dpo(beta=0.5, labels="soft"), 2.4),
+        (Ipo(beta=0.5), 1.0),
     ):
         logits = minimise(settings, one, start)
         assert logits[0, 0] - logits[0, 1] == pytest.approx(gap, abs=1e-6)

@@ -123,7 +123,7 @@ def test_the_presets_choice_of_beta_is_for_its_own_objective() -> None:
         (["objective=adpo", "preferences.pairs=best_worst"], "set preferences.pairs=all"),
         (["objective=rebel", "panel=judges"], "objective.rewards=target"),
         (["objective=rebel", "objective.score_annotators=[nobody]"], "nobody gives no scores on this panel"),
-        (["objective=dno", "objective.reference=initial"], "objective.dno.reference"),
+        (["objective=dno", "objective.reference=initial"], "objective.reference"),
         (["objective=inpo", "objective.tau=1"], "tau is at most eta"),
         (["objective=dpo", "objective.bta=1"], "did you mean objective.beta?"),
         (["objective=dop"], "dno, dpo"),

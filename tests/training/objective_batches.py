@@ -1,17 +1,14 @@
-"""Batches that hold what any objective reads, and the settings of every objective."""
+"""Batches that hold what any objective reads, and every objective with the options that change its formula."""
 
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
+from tasks.training.objectives.base import BatchObjective, Objective
 from tasks.training.objectives.batch import Batch, TokenColumns
-from tasks.training.objectives.registry import Objective, build_objective
-from tasks.training.objectives.settings import ObjectiveBase, ObjectiveSettings
-
-_SETTINGS: TypeAdapter[Any] = TypeAdapter(ObjectiveSettings)
+from tasks.training.objectives.registry import OBJECTIVES
 
 #: Each objective at its defaults, and with every option that changes its formula.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -68,13 +65,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings_of(variant: str) -> ObjectiveBase:
-    settings: ObjectiveBase = _SETTINGS.validate_python({"name": variant, **VARIANTS[variant]})
-    return settings
-
-
 def objective_of(variant: str) -> Objective:
-    return build_objective(settings_of(variant))  # type: ignore[arg-type]
+    return OBJECTIVES.read({"name": variant, **VARIANTS[variant]})
 
 
 def batch_of(h: Tensor, labels: Tensor, **columns: Tensor) -> Batch:
@@ -132,7 +124,7 @@ def batch_of(h: Tensor, labels: Tensor, **columns: Tensor) -> Batch:
 
 
 def values_of(objective: Objective, batch: Batch) -> Tensor:
-    """The losses of the batch, taken as a whole step where the objective is of whole steps."""
-    if objective.step_loss is None:
+    """The losses of the batch, with the NLL term where the objective is of pairs or prompts."""
+    if isinstance(objective, BatchObjective):
         return objective.losses(batch)
     return objective.step_loss(batch, {}, np.random.default_rng(0)).values

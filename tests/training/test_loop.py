@@ -9,7 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from storage.errors import UserError
@@ -20,14 +19,15 @@ from tasks.training.examples import Example
 from tasks.training.groups import read_preferences
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
 from tasks.training.objectives.bmc import differing
-from tasks.training.objectives.registry import build_objective
-from tasks.training.objectives.settings import IrepoSettings, ObjectiveSettings, RpoSettings
+from tasks.training.objectives.irepo import Irepo
+from tasks.training.objectives.registry import OBJECTIVES
+from tasks.training.objectives.rpo import Rpo
 from tasks.training.policy import checkpoint_activations
 from tasks.training.reference import Logprobs, compute, look_up
 from tasks.training.supervision import Supervised, strength_shares
 from tests.training.preference_rows import preference_rows, write_preferences
 
-OBJECTIVE = build_objective(IrepoSettings(beta=0.5))
+OBJECTIVE = Irepo(beta=0.5)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_any_objective_is_accumulated_exactly(
     tiny_policy: Path, rich_window: list[Example], accelerator: Accelerator, settings: dict[str, object]
 ) -> None:
     """One forward of everything, and many small ones: the same gradient, loss, figures and memory."""
-    objective = build_objective(TypeAdapter(ObjectiveSettings).validate_python(settings))
+    objective = OBJECTIVES.read(settings)
     step = Step(("one", "two", "three"), {}, (1, 2, 3))
     found = []
     for tokens in (100_000, 150, 1):
@@ -193,7 +193,7 @@ def test_gradient_of_a_coupled_objective_is_that_of_its_formula(
     total.backward()
     expected = gradient(model)
     model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
-    objective = build_objective(RpoSettings())
+    objective = Rpo()
     result = accumulate(PackedForward(model, 150), rich_window, objective, accelerator=accelerator, step=Step())
     assert float(result.means["loss"]) == pytest.approx(total.item(), rel=1e-9)
     assert float((gradient(model) - expected).norm() / expected.norm()) < 1e-6

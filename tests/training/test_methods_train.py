@@ -14,7 +14,7 @@ from storage.stage import silent
 from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 from tasks.training.batching import PackedForward
-from tasks.training.objectives.settings import PAPERS_EMBEDDER
+from tasks.training.objectives.rpo import PAPERS_EMBEDDER
 from tasks.training.settings import TrainSpec
 from tasks.training.trainer import run
 from tasks.training.training_data import Provision

@@ -11,16 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tasks.training.objectives.adpo import adpo
 from tasks.training.objectives.batch import Batch
-from tasks.training.objectives.beta_dpo import Running, drawn, likelihood, step_beta
-from tasks.training.objectives.divergence import f_dpo
+from tasks.training.objectives.beta_dpo import BetaDpo, Running, drawn, likelihood, step_beta
+from tasks.training.objectives.dpo import dpo
+from tasks.training.objectives.f_dpo import f_dpo
+from tasks.training.objectives.inpo import inpo
+from tasks.training.objectives.ipo import ipo
 from tasks.training.objectives.irepo import irepo
 from tasks.training.objectives.lcpo import lcpo, posterior, updated
-from tasks.training.objectives.listwise import adpo
-from tasks.training.objectives.logistic import dpo, rdpo
 from tasks.training.objectives.madpo import madpo
+from tasks.training.objectives.rdpo import rdpo
+from tasks.training.objectives.rebel import rebel
 from tasks.training.objectives.rpo import rpo, rpo_diagonal, similarity_weights
-from tasks.training.objectives.squared import inpo, ipo, rebel
 from tests.training.objective_batches import VARIANTS, batch_of, objective_of, values_of
 
 LARGE = st.floats(-1e4, 1e4, allow_subnormal=False)
@@ -161,7 +164,6 @@ def test_lcpo_learns_who_is_right() -> None:
     """The policy is sure of chosen; one annotator votes so, one against, one for ties."""
     objective = objective_of("lcpo")
     batch = batch_of(column(30, -30, 0, 40, -40, 0), column(1.0, 1.0))
-    assert objective.step_loss is not None
     memory: dict[str, float] = {}
     for _ in range(30):
         memory = dict(objective.step_loss(batch, memory, np.random.default_rng(0)).memory)
@@ -194,11 +196,8 @@ def test_inpo_without_tau_is_ipo_from_the_previous_policy(
 
 
 def test_beta_dpo_without_gain_and_filter_is_dpo() -> None:
-    from tasks.training.objectives.registry import build_objective
-    from tasks.training.objectives.settings import BetaDpoSettings
-
     batch = random_batch(groups=6)
-    plain = build_objective(BetaDpoSettings(gain=0.0, drop=0.0))
+    plain = BetaDpo(gain=0.0, drop=0.0)
     torch.testing.assert_close(values_of(plain, batch), values_of(objective_of("dpo"), batch), rtol=0, atol=0)
 
 

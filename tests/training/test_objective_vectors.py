@@ -8,21 +8,28 @@ import pytest
 import torch
 from torch import Tensor
 
+from tasks.training.objectives.adpo import adpo, score_shares
 from tasks.training.objectives.beta_dpo import likelihood, step_beta
 from tasks.training.objectives.bmc import bmc, differing, extra_weight, reweighted
-from tasks.training.objectives.divergence import f_dpo
-from tasks.training.objectives.exploration import selm, xpo
+from tasks.training.objectives.dpo import dpo, length_offset
+from tasks.training.objectives.f_dpo import f_dpo
+from tasks.training.objectives.gpo import gpo
+from tasks.training.objectives.inpo import inpo
+from tasks.training.objectives.ipo import ipo
 from tasks.training.objectives.irepo import irepo
 from tasks.training.objectives.lcpo import lcpo, posterior
-from tasks.training.objectives.listwise import adpo, score_shares
-from tasks.training.objectives.logistic import dpo, length_offset, rdpo
 from tasks.training.objectives.madpo import madpo, madpo_weight
-from tasks.training.objectives.offsets import odpo, sr_dpo, sr_ipo, step_apo
-from tasks.training.objectives.pointwise import gpo, sppo
+from tasks.training.objectives.odpo import odpo
+from tasks.training.objectives.rdpo import rdpo
+from tasks.training.objectives.rebel import rebel
 from tasks.training.objectives.rpo import rpo, rpo_diagonal, similarity_weights
+from tasks.training.objectives.selm import selm
 from tasks.training.objectives.slic import slic
-from tasks.training.objectives.squared import inpo, ipo, rebel
+from tasks.training.objectives.sppo import sppo
+from tasks.training.objectives.sr_dpo import sr_dpo, sr_ipo
+from tasks.training.objectives.step_apo import step_apo
 from tasks.training.objectives.trpa import k3, trpa
+from tasks.training.objectives.xpo import xpo
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 TAU = 6.906754778648554

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.training.objectives.divergence import Divergence, f_dpo
-from tasks.training.objectives.logistic import dpo, rdpo
-from tasks.training.objectives.pointwise import sppo
-from tasks.training.objectives.registry import build_objective
-from tasks.training.objectives.settings import DpoSettings, IpoSettings, SlicSettings
+from tasks.training.objectives.base import Objective
+from tasks.training.objectives.dpo import Dpo, dpo
+from tasks.training.objectives.f_dpo import Divergence, f_dpo
+from tasks.training.objectives.ipo import Ipo
+from tasks.training.objectives.rdpo import rdpo
+from tasks.training.objectives.slic import Slic
+from tasks.training.objectives.sppo import sppo
 from tests.training.objective_batches import batch_of, values_of
 
 PAIRS = 5
@@ -113,13 +115,13 @@ def agree(ours: Tensor, theirs: Tensor, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
-def by_settings(settings: Any, lengths: tuple[int, int] = (CHOSEN, REJECTED)) -> Any:
+def by_objective(objective: Objective, lengths: tuple[int, int] = (CHOSEN, REJECTED)) -> Any:
     """An objective as a function of log-ratios, by way of a batch."""
 
     def loss(chosen: Tensor, rejected: Tensor) -> Tensor:
         h = torch.stack([chosen, rejected, torch.zeros_like(chosen)], dim=1).flatten()
         tokens = torch.tensor([*lengths, 1] * PAIRS, dtype=torch.float64)
-        return values_of(build_objective(settings), batch_of(h, torch.ones(PAIRS).double(), lengths=tokens))
+        return values_of(objective, batch_of(h, torch.ones(PAIRS).double(), lengths=tokens))
 
     return loss
 
@@ -129,7 +131,7 @@ def test_dpo(pairs: Pairs) -> None:
 
 
 def test_dpo_a_token(pairs: Pairs) -> None:
-    agree(pairs.ours(by_settings(DpoSettings(beta=2.0, length="mean"))), pairs.trl("sigmoid_norm", beta=2.0))
+    agree(pairs.ours(by_objective(Dpo(beta=2.0, length="mean"))), pairs.trl("sigmoid_norm", beta=2.0))
 
 
 def test_rdpo(pairs: Pairs) -> None:
@@ -137,11 +139,11 @@ def test_rdpo(pairs: Pairs) -> None:
 
 
 def test_slic(pairs: Pairs) -> None:
-    agree(pairs.ours(by_settings(SlicSettings(beta=0.3))), pairs.trl("hinge"))
+    agree(pairs.ours(by_objective(Slic(beta=0.3))), pairs.trl("hinge"))
 
 
 def test_ipo_a_token(pairs: Pairs) -> None:
-    agree(pairs.ours(by_settings(IpoSettings(beta=0.3, length="mean"))), pairs.trl("ipo"))
+    agree(pairs.ours(by_objective(Ipo(beta=0.3, length="mean"))), pairs.trl("ipo"))
 
 
 def test_sppo_with_hard_win_rates(pairs: Pairs) -> None:
@@ -158,15 +160,15 @@ def test_f_dpo(pairs: Pairs, ours: Divergence, theirs: str) -> None:
 def test_nll_of_a_single_pair() -> None:
     """TRL averages over the tokens of all chosen responses; of equal length that is the mean over responses."""
     pairs = Pairs()
-    both = DpoSettings(beta=0.3, nll=1.0)
-    plain = pairs.ours(by_settings(DpoSettings(beta=0.3)))
+    both = Dpo(beta=0.3, nll=1.0)
+    plain = pairs.ours(by_objective(Dpo(beta=0.3)))
 
     def loss(chosen: Tensor, rejected: Tensor) -> Tensor:
         h = torch.stack([chosen, rejected, torch.zeros_like(chosen)], dim=1).flatten()
         reference = torch.stack([pairs.reference[:PAIRS], pairs.reference[PAIRS:], torch.zeros(PAIRS)], dim=1).flatten()
         lengths = torch.tensor([CHOSEN, REJECTED, 1] * PAIRS, dtype=torch.float64)
         batch = batch_of(h, torch.ones(PAIRS).double(), lengths=lengths, reference=reference, logprobs=h + reference)
-        return values_of(build_objective(both), batch)
+        return values_of(both, batch)
 
     agree(pairs.ours(loss) - plain, pairs.trl("sft"))
 

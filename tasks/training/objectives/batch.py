@@ -1,14 +1,17 @@
-"""What a loss sees: the responses, pairs and prompts of a micro-batch or of a whole step, as columns."""
+"""What a loss reads: the responses, pairs and prompts of a micro-batch or of a whole step, as columns."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class TokenColumns:
-    """Single tokens of all responses, [T], response after response; nats. `changed`: tokens that tell a pair apart."""
+    """Single tokens of all responses, [T], response after response; nats."""
 
     policy: Tensor
     reference: Tensor
@@ -69,3 +72,16 @@ class Batch:
     def mean_h(self) -> Tensor:
         """Log-ratios a token, [R]."""
         return self.h / self.lengths
+
+    def log_ratios(self, length: Literal["sum", "mean"]) -> tuple[Tensor, Tensor]:
+        """Log-ratios of chosen and rejected, [N] each: nats of whole responses (sum), or a token (mean)."""
+        return self.of_pairs(self.mean_h() if length == "mean" else self.h)
+
+    def of_pairs(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of responses, [R], as those of chosen and of rejected, [N] each."""
+        return values[self.chosen], values[self.rejected]
+
+    def extra_of_pairs(self) -> Tensor:
+        """The extra response of each pair's prompt, [N]; for an objective that needs one."""
+        assert self.extra is not None
+        return self.extra[self.owner[self.chosen]]

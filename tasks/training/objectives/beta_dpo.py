@@ -11,12 +11,49 @@ values are corrected for their start at 0, as Adam's are; S0 is at least 1e-6, s
 same weight; at least one pair is kept.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
+
+from tasks.training.objectives.base import Memory, PairSettings, StepLoss
+from tasks.training.objectives.dpo import dpo
+from tasks.training.objectives.needs import Needs
+
+if TYPE_CHECKING:
+    from tasks.training.objectives.batch import Batch
 
 SMALLEST_BETA = 1e-3
 SMALLEST_DEVIATION = 1e-6
+
+
+class BetaDpo(PairSettings):
+    name: str = "beta-dpo"
+    gain: float = Field(0.6, ge=0)  # alpha: how far beta follows the mean gap of the step
+    drop: float = Field(0.2, ge=0, lt=1)  # rho: share of pairs left out of each step
+    momentum: float = Field(0.9, ge=0, lt=1)  # of the running mean and deviation of the gaps
+
+    def needs(self) -> Needs:
+        return Needs(ties=False)
+
+    def step_loss(self, batch: Batch, memory: Memory, generator: np.random.Generator) -> StepLoss:
+        import torch
+
+        gaps = (batch.h_chosen - batch.h_rejected).detach().cpu().numpy()
+        before = Running(memory.get("gap_mean", 0.0), memory.get("gap_deviation", 0.0), int(memory.get("steps", 0)))
+        running = before.updated(gaps, self.momentum)
+        mean, deviation = running.corrected(self.momentum)
+        kept = drawn(likelihood(gaps, mean, deviation), self.drop, generator)
+        beta = step_beta(float(gaps[kept].mean()), mean, beta=self.beta, gain=self.gain)
+        index = torch.from_numpy(kept).to(batch.logprobs.device)
+        return StepLoss(
+            dpo(batch.h_chosen[index], batch.h_rejected[index], beta=beta),
+            {"beta": beta, "kept": float(len(kept))},
+            {"gap_mean": running.mean, "gap_deviation": running.deviation, "steps": running.steps},
+        )
 
 
 @dataclass(frozen=True)
@@ -27,7 +64,7 @@ class Running:
     deviation: float = 0.0
     steps: int = 0
 
-    def updated(self, gaps: np.ndarray, momentum: float) -> "Running":
+    def updated(self, gaps: np.ndarray, momentum: float) -> Running:
         """After a step with `gaps` [B], nats."""
         rest = 1 - momentum
         return Running(

@@ -6,15 +6,36 @@ of the (smoothed) empirical preference of chosen over rejected:
     reward:    L = (beta * d - target)^2
     logratio:  L = (d - target / beta)^2        the same minimiser; the gradient is 1/beta^2 times as large
 
-Without the logit, P - 1/2 stands in its place. The paper compares with and without; that this is what it means by
-"without" is our reading.
+With logit=false the target is P - 1/2. The paper compares with and without the logit; this reading of "without" is
+ours.
 """
 
-from typing import Literal
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from tasks.training.objectives.base import PairObjective
+from tasks.training.objectives.moving import Reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.training.objectives.batch import Batch
 
 Scale = Literal["reward", "logratio"]
+
+
+class Irepo(PairObjective):
+    added_later: ClassVar[Mapping[str, Any]] = {"logit": True, "nll": 0.0}
+
+    name: str = "irepo"
+    scale: Scale = "reward"  # logratio divides the residual by beta: gradients grow by 1/beta^2
+    reference: Reference = "previous"  # previous sharpens: after T rounds beta acts as beta/T
+    logit: bool = True  # false: the paper's ablation as we read it, P - 1/2 in place of the logit
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        return irepo(batch.h_chosen, batch.h_rejected, batch.labels, beta=self.beta, scale=self.scale, logit=self.logit)
 
 
 def irepo(

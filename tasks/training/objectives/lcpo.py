@@ -1,7 +1,7 @@
 """LCPO (RE-PO): each label is right with a probability that is estimated together with the policy.
 
 Source: arXiv 2509.24159. With any base loss, l+ for "chosen is better" and l- for "rejected is better", the reliability
-eta of whoever gave the label, and p = exp(-l+) / (exp(-l+) + exp(-l-)):
+eta of the annotator who gave the label, and p = exp(-l+) / (exp(-l+) + exp(-l-)):
 
     E  w = eta p / (eta p + (1 - eta) (1 - p))       how likely the label is right; without gradient
     M  L = w l+ + (1 - w) l-
@@ -12,12 +12,58 @@ and momentum were not seen: ours are named in the settings. The temperature on t
 losses p saturates without it.
 """
 
-import math
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from tasks.training.objectives.base import Memory, PairSettings, StepLoss
+from tasks.training.objectives.dpo import dpo
+from tasks.training.objectives.ipo import ipo
+from tasks.training.objectives.needs import Needs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from tasks.training.objectives.batch import Batch
 
 LOWEST, HIGHEST = 0.5, 0.999  # below one half an annotator would be reversed; 1 could never be left again
+
+
+class Lcpo(PairSettings):
+    name: str = "lcpo"
+    base: Literal["dpo", "ipo"] = "dpo"  # whose loss is weighted
+    by_annotator: bool = True  # a reliability an annotator; false: one for the panel's labels
+    reliability: float = Field(0.9, ge=0.5, le=0.999)  # OURS: at the start
+    momentum: float = Field(0.1, gt=0, le=1)  # OURS: how far a reliability goes towards each step's mean
+    temperature: float = Field(1.0, gt=0)  # OURS: divides the base losses in the posterior; raise it for ipo
+
+    def needs(self) -> Needs:
+        return Needs(ties=self.by_annotator, votes=self.by_annotator)
+
+    def step_loss(self, batch: Batch, memory: Memory, generator: np.random.Generator) -> StepLoss:
+        import torch
+
+        base = {"dpo": dpo, "ipo": ipo}[self.base]
+        names = batch.annotators if self.by_annotator else ("panel",)
+        reliability = {name: memory.get(name, self.reliability) for name in names}
+        ahead = base(batch.h_chosen, batch.h_rejected, beta=self.beta)[:, None]
+        behind = base(batch.h_rejected, batch.h_chosen, beta=self.beta)[:, None]
+        votes = batch.pairs["votes"] if self.by_annotator else torch.ones_like(ahead)  # of chosen, [N, A]
+        eta = torch.tensor([reliability[name] for name in names], dtype=ahead.dtype, device=ahead.device)
+        agree = posterior(ahead, behind, eta, temperature=self.temperature)
+        disagree = posterior(behind, ahead, eta, temperature=self.temperature)
+        cast = ~votes.isnan()
+        share = votes.nan_to_num()
+        losses = share * lcpo(ahead, behind, agree) + (1 - share) * lcpo(behind, ahead, disagree)
+        right = torch.where(cast, share * agree + (1 - share) * disagree, torch.nan).nanmean(0).tolist()
+        learnt = {
+            name: updated(reliability[name], mean, self.momentum) for name, mean in zip(names, right, strict=True)
+        }
+        return StepLoss(losses[cast], {f"reliability/{name}": value for name, value in learnt.items()}, learnt)
 
 
 def posterior(agree: Tensor, disagree: Tensor, reliability: Tensor | float, *, temperature: float = 1.0) -> Tensor:
@@ -25,6 +71,8 @@ def posterior(agree: Tensor, disagree: Tensor, reliability: Tensor | float, *, t
 
     reliability: eta, in [0.5, 1], of the records' shape or one for all; at 1 every label is right.
     """
+    import torch
+
     eta = torch.as_tensor(reliability, dtype=agree.dtype, device=agree.device)
     odds = torch.logit(eta) + (disagree - agree).detach() / temperature
     return torch.where(eta == 1, torch.ones_like(odds), odds.sigmoid())

@@ -8,22 +8,58 @@ the label) and tau, lambda, c_max >= 1 >= c_min:
     L      = -w log sigmoid(beta d)
 """
 
-import math
+from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+import math
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from tasks.training.objectives.base import PairObjective, Rewarded, Rewards
+from tasks.training.objectives.logistic import log_sigmoid
+from tasks.training.objectives.needs import Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.training.objectives.batch import Batch
+
+
+class Madpo(Rewarded, PairObjective):
+    name: str = "madpo"
+    rewards: Rewards = "target"  # margins must be on the scale of logits
+    c_max: float = Field(2.0, ge=1)
+    c_min: float | None = Field(None, gt=0, le=1)  # None = 1 / c_max
+    slope: float = Field(1.0, gt=0)  # lambda
+    threshold: float = Field(6.906754778648554, gt=0)  # tau = log(.999 / .001): margins below it are amplified
+
+    def needs(self) -> Needs:
+        return Needs(ties=False, scores=self.scores_needed(), standardise=self.standardise)
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        return madpo(
+            batch.h_chosen,
+            batch.h_rejected,
+            self.reward(batch),
+            beta=self.beta,
+            c_max=self.c_max,
+            c_min=self.c_min,
+            slope=self.slope,
+            threshold=self.threshold,
+        )
 
 
 def madpo_weight(margin: Tensor, *, c_max: float, c_min: float, slope: float, threshold: float) -> Tensor:
     """w(m) of each pair, [N], without gradient; all 1 for c_max = 1 or c_min = 1."""
+    import torch
+
     margin = margin.detach()
     if c_max == 1 or c_min == 1:
         return torch.ones_like(margin)
     odds = math.log((c_max - 1) / (1 - c_min))
     factor = c_min + (c_max - c_min) * torch.sigmoid(-odds - slope * (margin.abs() - threshold))
-    inside = margin.clamp(min=-threshold)  # what is beyond weighs 1; clamped, its logarithms stay finite
-    weight = (logsigmoid(factor * inside) - logsigmoid(inside)).exp()
+    inside = margin.clamp(min=-threshold)  # beyond it the weight is 1; clamping keeps the logarithms finite
+    weight = (log_sigmoid(factor * inside) - log_sigmoid(inside)).exp()
     return torch.where(margin > -threshold, weight, torch.ones_like(weight))
 
 
@@ -41,4 +77,4 @@ def madpo(
     """Loss of each pair, [N]. margin: s_chosen - s_rejected, a logit of any sign."""
     lowest = 1 / c_max if c_min is None else c_min
     weight = madpo_weight(margin, c_max=c_max, c_min=lowest, slope=slope, threshold=threshold)
-    return -weight * logsigmoid(beta * (h_chosen - h_rejected))
+    return -weight * log_sigmoid(beta * (h_chosen - h_rejected))

@@ -11,13 +11,15 @@ class Needs:
     ties: bool = True  # can learn from a pair whose target is 0; hard labels cannot, and leave it out
     previous: bool = False  # log-probabilities under the policy that training starts from, beside the reference's
     tokens: bool = False  # log-probabilities of single tokens, the references' too
-    alignment: bool = False  # which tokens tell the two responses of a pair apart
-    levels: bool = False  # which responses of a prompt no other one beats
+    alignment: bool = False  # positions of the tokens in which the two responses of a pair differ
+    levels: bool = False  # whether no other response of the prompt beats chosen
     scores: tuple[str, ...] | None = None  # of these annotators (empty: all that give any); None = no scores
-    own_quality: bool = False  # how good the policy itself takes each response to be
+    standardise: bool = True  # scores: each annotator's have mean 0 and deviation 1 over the round
+    quality_instruction: str | None = None  # how much likelier this instruction makes each response
     win_rates: bool = False  # of each response against the others of its prompt, from the votes
-    votes: bool = False  # who voted for which response of a pair
-    listwise: bool = False  # one label for all responses of a prompt, kept together in one forward
+    votes: bool = False  # each annotator's vote on each pair
+    listwise: bool = False  # a share for each response of a prompt; a prompt's responses stay in one forward
+    share_temperature: float = 0.5  # listwise with scores: shares are the softmax of the scores over this
     embedder: str | None = None  # what turns prompts into vectors: "policy", a folder or a hub id
     extra: Literal["greedy", "reference"] | None = None  # one more response a prompt: at temperature 0 | of pi_ref
     mixture: float | None = None  # responses sampled from pi_ref^mixture * pi^(1-mixture), token by token

@@ -9,17 +9,45 @@ phi(h) = f'(e^h) up to a constant:
     alpha       -exp(-alpha h) / alpha  0 < alpha < 1; towards 0 it is reverse_kl (TRL's coefficient is 1 - alpha)
 """
 
-from typing import Literal
+from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from typing import TYPE_CHECKING, Literal
 
-from tasks.training.objectives.logistic import soft_logistic
+from pydantic import Field
+
+from tasks.training.objectives.base import Labels, PairObjective
+from tasks.training.objectives.logistic import log_sigmoid, soft_logistic
+from tasks.training.objectives.needs import Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.training.objectives.batch import Batch
 
 Divergence = Literal["reverse_kl", "forward_kl", "jsd", "alpha"]
 
-#: exp of more than this is not formed: it stays finite in float32, and so does its gradient (which is 0 beyond).
+#: Larger exponents are clamped: loss and gradient (0 beyond it) stay finite in float32.
 LARGEST_EXPONENT = 80.0
+
+
+class FDpo(PairObjective):
+    name: str = "f-dpo"
+    divergence: Divergence = "jsd"
+    alpha: float = Field(0.5, gt=0, lt=1)  # of divergence=alpha; the paper tries .3, .5, .7
+    labels: Labels = "hard"
+
+    def needs(self) -> Needs:
+        return Needs(ties=self.labels == "soft")
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        return f_dpo(
+            batch.h_chosen,
+            batch.h_rejected,
+            batch.probability if self.labels == "soft" else 1.0,
+            beta=self.beta,
+            divergence=self.divergence,
+            alpha=self.alpha,
+        )
 
 
 def f_dpo(
@@ -40,7 +68,7 @@ def _phi(h: Tensor, divergence: Divergence, alpha: float) -> Tensor:
     if divergence == "reverse_kl":
         return h
     if divergence == "jsd":
-        return logsigmoid(h)
+        return log_sigmoid(h)
     rate = 1.0 if divergence == "forward_kl" else alpha
-    # expm1: the constant 1 / rate does not matter, and for a small rate it is what keeps the digits.
+    # expm1 only adds the constant 1 / rate, and keeps the digits for a small rate.
     return -(-rate * h).clamp(max=LARGEST_EXPONENT).expm1() / rate
