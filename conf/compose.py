@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from conf.schema import RunConfig
 from storage.errors import UserError
 from storage.plugins import Family
+from tasks.training.objectives.registry import OBJECTIVES
 
 CONF = Path(__file__).resolve().parent
 PROJECT = CONF.parent
@@ -27,7 +28,7 @@ _SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
 
 def compose_config(overrides: Sequence[str]) -> RunConfig:
     """The configuration that `overrides` ask for. Raises UserError naming the key and what was meant."""
-    words = [word for override in overrides for word in _expand(override)]
+    words = [word for override in overrides for word in (_own_objective(override, overrides) or _expand(override))]
     for word in words:  # of an optional group Hydra takes any word, and ignores one that it has no file for
         key, _, value = word.lstrip("+").partition("=")
         if key in _OPTIONAL and value not in group_options(key):
@@ -112,6 +113,17 @@ def _expand(override: str) -> list[str]:
     return [override]
 
 
+def _own_objective(override: str, overrides: Sequence[str]) -> list[str] | None:
+    """`objective=` with a user's class (its path, or its entry point) in place of a YAML file; None for all else."""
+    key, _, value = override.partition("=")
+    if key != "objective" or value in group_options(key):
+        return None
+    files_elsewhere = any(word.startswith("hydra.searchpath=") for word in overrides)
+    if ":" in value or (not files_elsewhere and value in OBJECTIVES.names()):
+        return ["~objective", f"+objective={{name: '{value}'}}"]
+    return None
+
+
 def _missing(keys: set[str]) -> UserError:
     short = {f"{group}.path": f"{group}=<{'folder or id' if group == 'policy' else 'file'}>" for group in _SHORTHANDS}
     return UserError(
@@ -125,7 +137,7 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
     first = str(error).strip().splitlines()[0]
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
-        if (CONF / key).is_dir() and value not in group_options(key):
+        if (CONF / key).is_dir() and f"'{key}/{value}'" in first:
             return _no_option(key, value)
         if f"'{key}'" in first and "override" in first:
             return UserError(

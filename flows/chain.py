@@ -6,7 +6,7 @@ from flows.plan import Plan
 from flows.stages import Stages
 from storage.artifact import Artifact
 from tasks.evaluation.record import RoundRecord
-from tasks.training.objectives.moving import whence
+from tasks.training.objectives.moving import reference_source
 
 
 def promoted(rounds: Sequence[RoundRecord]) -> RoundRecord:
@@ -40,7 +40,7 @@ def previous_policy(stages: Stages, plan: Plan, chain: Sequence[int]) -> Artifac
 
 def reference_of(stages: Stages, plan: Plan, round_number: int, chain: Sequence[int]) -> Artifact:
     """The policy that a round takes log-ratios against, once it is made."""
-    kind, number = whence(plan.config.objective.reference, round_number, chain)
+    kind, number = reference_source(plan.config.objective.reference, round_number, chain)
     if kind == "policy":
         return policy_of(stages, plan, number)
     return stages.made(plan, number, "reference") / "policy"
@@ -48,7 +48,7 @@ def reference_of(stages: Stages, plan: Plan, round_number: int, chain: Sequence[
 
 def moves_reference(plan: Plan, round_number: int, chain: Sequence[int]) -> bool:
     """Whether the round makes its reference in a stage of its own."""
-    return whence(plan.config.objective.reference, round_number, chain) == ("reference", round_number)
+    return reference_source(plan.config.objective.reference, round_number, chain) == ("reference", round_number)
 
 
 def replayed(plan: Plan, chain: Sequence[int]) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
@@ -154,9 +155,9 @@ def _entries(family: Family[Model]) -> dict[str, EntryPoint]:
     entries: dict[str, EntryPoint] = {}
     for entry in entry_points(group=family.group):
         if entry.name in entries and entries[entry.name].value != entry.value:
-            raise _twice(family, entry.name, entries[entry.name].value, entry.value)
+            raise _twice(family, entry.name, _origin(entries[entry.name]), _origin(entry))
         if entry.name in family.ours():
-            raise _twice(family, entry.name, inspect.getfile(family.ours()[entry.name]), entry.value)
+            raise _twice(family, entry.name, inspect.getfile(family.ours()[entry.name]), _origin(entry))
         entries[entry.name] = entry
     return entries
 
@@ -165,6 +166,16 @@ def _twice(family: Family[Model], name: str, first: str, second: str) -> UserErr
     return UserError(
         f"two {family.noun}s are called {name!r}", where=f"{first} and {second}", remedy="rename one of the two"
     )
+
+
+def _origin(entry: EntryPoint) -> str:
+    """The file that an entry point names, if it can be found, and its text."""
+    try:
+        spec = find_spec(entry.module)
+    except (ImportError, ValueError):
+        spec = None
+    text = f"entry point {entry.name} = {entry.value}"
+    return f"{spec.origin} ({text})" if spec and spec.origin else text
 
 
 def _path(model: type[BaseModel]) -> str:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName
-from tasks.training.objectives.registry import AnyObjective
+from tasks.training.objectives.registry import AnyObjective, own_source
 
 #: Folder of checkpoints inside the folder of an unfinished train stage.
 CHECKPOINTS = "checkpoints"
@@ -85,6 +85,12 @@ class TrainSpec(Spec):
     extra: Artifact | None = None  # folder of a generate stage: its first response to each prompt, for selm and xpo
     embedder: Artifact | None = None  # the local sentence encoder that the objective names
     mixture: float | None = None  # share of the reference in the policy that responses were sampled from, for ipo-md
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The digest of every artifact that is read, and of the file that defines a user's own objective."""
+        source = own_source(type(self.settings.objective))
+        return super().inputs | ({"objective": source} if source else {})
 
     @property
     def starts_at_reference(self) -> bool:

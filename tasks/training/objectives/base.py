@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -50,10 +50,6 @@ class Objective(BaseModel, ABC):
 
     if TYPE_CHECKING:
         name: str
-
-    #: Fields that were added after a release, with the default that keeps what the method did before. At that default
-    #: they are left out of stage keys, so that finished work of older runs stays valid.
-    added_later: ClassVar[Mapping[str, Any]] = {}
 
     reference: Reference = "initial"  # the policy that log-ratios are taken against
 

@@ -12,8 +12,7 @@ ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tasks.training.objectives.base import PairObjective
 from tasks.training.objectives.moving import Reference
@@ -27,8 +26,6 @@ Scale = Literal["reward", "logratio"]
 
 
 class Irepo(PairObjective):
-    added_later: ClassVar[Mapping[str, Any]] = {"logit": True, "nll": 0.0}
-
     name: str = "irepo"
     scale: Scale = "reward"  # logratio divides the residual by beta: gradients grow by 1/beta^2
     reference: Reference = "previous"  # previous sharpens: after T rounds beta acts as beta/T

@@ -35,19 +35,19 @@ class TrustRegion(BaseModel):
 Moving = Annotated[Ema | TrustRegion, Field(discriminator="kind")]
 
 
-def of_a_word(value: Any) -> Any:
+def _expand_word(value: Any) -> Any:
     """`ema` and `tr` are short for the schedules with their defaults."""
     return {"kind": value} if value in ("ema", "tr") else value
 
 
 #: initial: pi_0; previous: the policy that the round starts from; or a schedule in between.
-Reference = Annotated[Literal["initial", "previous"] | Moving, BeforeValidator(of_a_word)]
+Reference = Annotated[Literal["initial", "previous"] | Moving, BeforeValidator(_expand_word)]
 
 
-def whence(
+def reference_source(
     reference: Literal["initial", "previous"] | Ema | TrustRegion, round_number: int, chain: Sequence[int]
 ) -> tuple[Literal["policy", "reference"], int]:
-    """What a round's reference is: the policy that a round ended with, or a reference made in a round; and which round.
+    """Where a round's reference comes from: the policy that a round ended with, or a moved reference; and which round.
 
     chain: the rounds that led to round `round_number`, from 0 to the one whose policy it starts from.
     """
@@ -56,5 +56,5 @@ def whence(
     if reference == "previous":
         return "policy", chain[-1]
     if (len(chain) - 1) % reference.every:
-        return whence(reference, chain[-1], chain[:-1])
+        return reference_source(reference, chain[-1], chain[:-1])
     return ("policy", chain[-1]) if reference.rate == 1 else ("reference", round_number)
