@@ -87,7 +87,7 @@ def test_all_settings_are_read_without_torch() -> None:
 def test_a_new_file_is_found_and_a_name_used_twice_is_refused(write: Write) -> None:
     write("family/__init__.py", "")
     first = write("family/first.py", MODULE.format(name="First", word="mine"))
-    family = Family(noun="objective", base=Objective, field="name", package="family", group="none")
+    family = Family(noun="objective", base=Objective, field="name", package="family", group="none")  # type: ignore[type-abstract]
     assert list(family.ours()) == ["mine"]
     plugins._scan.cache_clear()
     second = write("family/second.py", MODULE.format(name="Second", word="mine"))

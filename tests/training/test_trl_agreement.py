@@ -63,11 +63,11 @@ class Pairs:
 
     def trl(self, loss: str, *, beta: float = 0.3, smoothing: float = 0.0, divergence: str = "reverse_kl") -> Tensor:
         """TRL's loss and its gradient in the tokens, one after the other."""
-        from trl import DPOTrainer
+        from trl.trainer.dpo_trainer import DPOTrainer
 
         tokens = self.tokens.clone().requires_grad_()
         model = _Model(tokens).train()
-        metrics = {"train": defaultdict(list)}
+        metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list)}
         trainer = SimpleNamespace(
             model=model,
             accelerator=_Accelerator(),
@@ -93,7 +93,8 @@ class Pairs:
             "ref_chosen_logps": chosen,
             "ref_rejected_logps": rejected,
         }
-        value = DPOTrainer._compute_loss(trainer, model, inputs, False)  # type: ignore[arg-type]
+        compute: Any = DPOTrainer._compute_loss  # untyped, and given a stand-in for the trainer
+        value = compute(trainer, model, inputs, False)
         (slope,) = torch.autograd.grad(value, tokens)
         return torch.cat([value.detach()[None], (slope * self.mask[:, 1:]).flatten()])
 

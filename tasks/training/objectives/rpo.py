@@ -40,11 +40,13 @@ class Rpo(PairSettings):
         return Needs(ties=False, embedder=None if self.pairing == "diagonal" else self.embedder)
 
     def step_loss(self, batch: Batch, memory: Memory, generator: np.random.Generator) -> StepLoss:
+        import torch
+
         if self.pairing == "diagonal":
             return StepLoss(rpo_diagonal(batch.h_chosen, batch.h_rejected, beta=self.beta, own_weight=self.own_weight))
         chosen, rejected = batch.chosen, batch.rejected
         if self.pairing == "unpaired":
-            chosen, rejected = chosen.unique(), rejected.unique()
+            chosen, rejected = torch.unique(chosen), torch.unique(rejected)
         assert batch.embeddings is not None
         vectors = batch.embeddings[batch.owner]
         weights = similarity_weights(vectors[chosen], vectors[rejected], temperature=self.temperature)
