@@ -1,24 +1,37 @@
-"""Engines by the kind that their settings name; each is imported when it is asked for."""
+"""Engine settings by their `kind`: ours, and users' own."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from tasks.generation.engines import Engine
-from tasks.generation.settings import EngineSettings
+from pydantic import BeforeValidator, SerializeAsAny
+
+from storage.plugins import load_plugin, plugin_kinds
+from tasks.generation.engines import EngineSettings
+
+PACKAGE = "tasks.generation.engines"
+GROUP = "irepo.engines"  # entry points of installed packages
+_DEFAULT = "vllm"
 
 
-def open_engine(settings: EngineSettings, *, trust_remote_code: bool = False, log: Path | None = None) -> Engine:
-    """The engine that `settings.kind` names; nothing is started before its first `load`.
+def engine_kinds() -> list[str]:
+    """Kinds that need no dotted path: ours, and those of installed packages."""
+    return plugin_kinds(PACKAGE, GROUP)
 
-    `log` is where a vLLM worker writes what it has to say (None: a temporary file).
+
+def parse_engine(values: Any) -> Any:
+    """The settings of an engine, in the class that `values["kind"]` names. Raises ValueError for an unknown kind.
+
+    What is neither a mapping nor an EngineSettings is returned as it is, for pydantic to refuse.
     """
-    if settings.kind == "vllm":
-        from tasks.generation.vllm_engine import VllmEngine
+    if not isinstance(values, Mapping):
+        return values
+    kind = str(values.get("kind", _DEFAULT))
+    try:
+        settings = load_plugin(kind, EngineSettings, package=PACKAGE, group=GROUP)
+    except ValueError as error:
+        raise ValueError(f"engine.kind={kind}: {error}") from None
+    return settings.model_validate({**values, "kind": kind})
 
-        if settings.replicas > 1:
-            from tasks.generation.replicas import open_replicas
 
-            return open_replicas(settings, trust_remote_code=trust_remote_code, log=log)
-        return VllmEngine(settings, trust_remote_code=trust_remote_code, log=log)
-    from tasks.generation.transformers_engine import TransformersEngine
-
-    return TransformersEngine(settings, trust_remote_code=trust_remote_code)
+#: A field with the settings of any engine: validated and dumped in full, in the class of its kind.
+AnyEngine = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(parse_engine)]

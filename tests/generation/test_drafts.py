@@ -8,7 +8,8 @@ import pytest
 from storage.errors import UserError
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from tasks.generation.drafts import AskSpec, AssembleSpec, Ladder, Sapo, _augmented, run_ask, run_assemble
-from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.generation.engines.transformers import TransformersSettings
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.generation.stage import run
 from tasks.modeling.load import encode_chat, load_tokenizer
 
@@ -42,7 +43,7 @@ def made(
     run_ask(ask)
     generation = GenerationSettings(
         sampling=SamplingSettings(responses=1, max_tokens=tokens),
-        engine=EngineSettings(kind="transformers", dtype="float32"),
+        engine=TransformersSettings(dtype="float32"),
     )
     sampled = GenerateSpec(
         folder=folder / "drafts", settings=generation, policy=policy, prompts=ask.folder / "asked.parquet",

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tasks.generation import vllm_engine
 from tasks.generation.engines import EngineDied
-from tasks.generation.settings import EngineSettings
-from tasks.generation.vllm_engine import VllmEngine
+from tasks.generation.engines import vllm as vllm_engine
+from tasks.generation.engines.vllm import VllmEngine, VllmSettings
 from tasks.processes import start_group
 from tests.generation.conftest import CPU_ENGINE
 
@@ -21,7 +20,7 @@ DYING = "import sys\nsys.exit('out of memory')"
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VllmEngine:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return VllmEngine(EngineSettings(kind="vllm", **CPU_ENGINE))
+    return VllmEngine(VllmSettings(**CPU_ENGINE))
 
 
 def worker(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from storage.errors import UserError
 from tasks.generation.engines import EngineDied, Request, Sample
-from tasks.generation.registry import open_engine
+from tasks.generation.engines.transformers import TransformersSettings
+from tasks.generation.engines.vllm import VllmSettings
 from tasks.generation.replicas import Replicas
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.modeling.vllm_process import visible_devices
 from tests.generation.conftest import MakeSpec
 
@@ -86,14 +87,14 @@ def test_the_death_of_one_is_the_death_of_all() -> None:
 
 def test_too_few_gpus_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    with pytest.raises(UserError, match="2 replicas of 2 GPUs need 4, and there are 3"):
-        open_engine(EngineSettings(replicas=2, tensor_parallel=2))
-    assert isinstance(open_engine(EngineSettings(replicas=3)), Replicas)
+    with pytest.raises(UserError, match="2 replicas of 2 GPUs need 4, and this machine has 3"):
+        VllmSettings(replicas=2, tensor_parallel=2).open()
+    assert isinstance(VllmSettings(replicas=3).open(), Replicas)
 
 
 def test_replicas_are_of_vllm() -> None:
     with pytest.raises(ValidationError, match=r"engine\.kind=vllm"):
-        EngineSettings(kind="transformers", replicas=2)
+        TransformersSettings(replicas=2)
 
 
 def test_each_sees_its_own_of_the_devices_that_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tasks.generation.engines import Request, Sample
-from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.generation.transformers_engine import TransformersEngine, choose
+from tasks.generation.engines.transformers import TransformersEngine, TransformersSettings, choose
+from tasks.generation.settings import SamplingSettings
 from tasks.modeling.load import load_policy, load_tokenizer
 
 SAMPLING = SamplingSettings(responses=3, max_tokens=16)
@@ -16,7 +16,7 @@ SAMPLING = SamplingSettings(responses=3, max_tokens=16)
 
 @pytest.fixture(scope="module")
 def engine(tiny_policy: Path) -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(EngineSettings(kind="transformers", dtype="float32"))
+    engine = TransformersEngine(TransformersSettings(dtype="float32"))
     engine.load(tiny_policy)
     yield engine
     engine.close()

@@ -12,11 +12,11 @@ import pytest
 
 from storage.errors import UserError
 from tasks.generation.engines import EngineDied, Request, Sample
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.engines.transformers import TransformersEngine, TransformersSettings
+from tasks.generation.engines.vllm import VllmEngine, VllmSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import run
-from tasks.generation.transformers_engine import TransformersEngine
 from tasks.generation.verify import Gap, Scored, measure_gap
-from tasks.generation.vllm_engine import VllmEngine
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.logprobs import TokenSequence
 from tests.generation.conftest import CPU_ENGINE, MakeSpec
@@ -24,7 +24,7 @@ from tests.test_processes import ROOT, group, wait_gone
 
 pytestmark = pytest.mark.vllm
 
-SETTINGS = EngineSettings(kind="vllm", **CPU_ENGINE)
+SETTINGS = VllmSettings(**CPU_ENGINE)
 SAMPLING = SamplingSettings(responses=4, max_tokens=24)
 
 
@@ -86,7 +86,7 @@ def test_more_prompt_tokens_than_one_step_takes(engine: VllmEngine, requests: li
 
 
 def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests: list[Request]) -> None:
-    slow = TransformersEngine(EngineSettings(kind="transformers", dtype="float32"))
+    slow = TransformersEngine(TransformersSettings(dtype="float32"))
     slow.load(tiny_policy)
     greedy = SamplingSettings(responses=1, max_tokens=24, temperature=0)
     plain = engine.sample(requests, greedy)
@@ -94,7 +94,7 @@ def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests
     decode = load_tokenizer(tiny_policy).decode
     texts = [str(decode(token)) for token in plain[0][0].token_ids[4:]]
     stop = next(text for text in texts if text.isascii() and text.strip())
-    cut = greedy.model_copy(update={"stop": [stop]})
+    cut = SamplingSettings(responses=1, max_tokens=24, temperature=0, stop=[stop])
     fast = engine.sample(requests, cut)
     assert [[(s.token_ids, s.finish_reason) for s in row] for row in fast] == [
         [(s.token_ids, s.finish_reason) for s in row] for row in slow.sample(requests, cut)
@@ -155,9 +155,8 @@ def test_a_dead_worker_is_an_error_and_the_next_load_starts_anew(
 PARENT = """
 import sys, threading, time
 from pathlib import Path
-from tasks.generation.settings import EngineSettings
-from tasks.generation.vllm_engine import VllmEngine
-engine = VllmEngine(EngineSettings.model_validate_json(sys.argv[1]))
+from tasks.generation.engines.vllm import VllmEngine, VllmSettings
+engine = VllmEngine(VllmSettings.model_validate_json(sys.argv[1]))
 threading.Thread(target=engine.load, args=(Path(sys.argv[2]),), daemon=True).start()
 while engine._process is None:
     time.sleep(0.05)
@@ -180,7 +179,7 @@ def test_the_engine_dies_with_a_parent_that_is_killed(tiny_policy: Path) -> None
 
 
 def test_too_little_memory_is_refused_before_anything_starts(tiny_policy: Path) -> None:
-    engine = VllmEngine(SETTINGS.model_copy(update={"kv_cache_gib": 5000}))
+    engine = VllmEngine(VllmSettings(**CPU_ENGINE | {"kv_cache_gib": 5000}))
     with pytest.raises(UserError, match=r"5000 GiB of KV cache") as refused:
         engine.load(tiny_policy)
     assert "lower engine.kv_cache_gib" in refused.value.remedy
@@ -189,7 +188,7 @@ def test_too_little_memory_is_refused_before_anything_starts(tiny_policy: Path) 
 
 @pytest.mark.slow
 def test_a_cache_that_cannot_hold_the_context_is_explained(tiny_policy: Path) -> None:
-    engine = VllmEngine(SETTINGS.model_copy(update={"kv_cache_gib": 1e-4}))
+    engine = VllmEngine(VllmSettings(**CPU_ENGINE | {"kv_cache_gib": 1e-4}))
     with pytest.raises(UserError, match="KV cache") as refused:
         engine.load(tiny_policy)
     assert "engine.max_model_len" in refused.value.remedy

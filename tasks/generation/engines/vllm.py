@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from storage.errors import UserError
 from storage.files import digest, sha256_file
-from tasks.generation.engines import EngineDied, EngineError, Request, Sample, end_tokens
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.engines import Engine, EngineDied, EngineError, EngineSettings, Request, Sample, end_tokens
+from tasks.generation.replicas import Replicas, device_groups
+from tasks.generation.settings import SamplingSettings
 from tasks.modeling.vllm_process import (
     check_installed,
     check_memory,
@@ -29,8 +30,29 @@ from tasks.modeling.vllm_process import (
 )
 from tasks.processes import end_group, start_group
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _LOG_TAIL = 30  # lines of the worker's log in an error
+
+
+class VllmSettings(EngineSettings):
+    kind: Literal["vllm"] = "vllm"
+
+    def open(self, *, trust_remote_code: bool = False, log: Path | None = None) -> Engine:
+        """One engine, or `replicas` of them. Raises UserError where there are too few GPUs for the replicas."""
+        if self.replicas == 1:
+            return VllmEngine(self, trust_remote_code=trust_remote_code, log=log)
+        devices = device_groups(self.replicas, self.tensor_parallel)
+        return Replicas(
+            [
+                VllmEngine(
+                    self,
+                    trust_remote_code=trust_remote_code,
+                    log=log and log.with_name(f"{log.stem}-{number}{log.suffix}"),
+                    devices=group,
+                )
+                for number, group in enumerate(devices)
+            ]
+        )
 
 
 class VllmEngine:
