@@ -12,7 +12,7 @@ import pytest
 from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.manifest import Manifest
-from tasks.evaluation.harness import process, stage
+from tasks.evaluation.harness import process, stage, worker
 from tasks.evaluation.harness.settings import (
     HarnessRunSettings,
     HarnessSettings,
@@ -140,32 +140,37 @@ def test_average_is_of_named_metrics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("error", "words"),
     [
-        ({"type": "Refused", "error": "lm-eval has no task 'arc'"}, "no task 'arc'"),
-        ({"type": "ModuleNotFoundError", "error": "No module named 'langdetect'"}, "langdetect"),
-        ({"type": "ConnectionError", "error": "Couldn't reach the hub"}, "data of a task"),
+        (ModuleNotFoundError("No module named 'langdetect'"), "langdetect"),
+        (ConnectionError("Couldn't reach the hub\nretry"), "data of a task is not available: Couldn't reach the hub"),
     ],
 )
-def test_what_a_user_can_mend(said: dict[str, str], words: str, tmp_path: Path) -> None:
-    error = process._explain(said, tmp_path / "log")
-    assert isinstance(error, UserError)
-    assert words in str(error)
+def test_errors_that_the_user_can_fix(error: Exception, words: str) -> None:
+    explained = worker._explain(error)
+    assert isinstance(explained, UserError)
+    assert words in explained.what
+    assert worker._explain(other := ValueError("a bug")) is other
+
+
+def test_an_error_of_the_child_reaches_the_stage(tmp_path: Path, tiny_policy: Path) -> None:
+    missing = {"small_choice": tmp_path / "missing.jsonl"}
+    with pytest.raises(UserError, match=r"data of a task is not available: .*missing\.jsonl"):
+        stage.run(spec(tmp_path / "harness", tiny_policy, tasks=["small_choice"], data=missing))
+    assert (tmp_path / "harness" / "harness.log").exists()
 
 
 def test_unknown_task_and_data_file(tmp_path: Path, tiny_policy: Path) -> None:
-    """Both refusals come before the policy is loaded; one process each would be dear, so the worker is called here."""
+    """Both are checked before the policy is loaded. Called in this process, which is cheaper than a child each."""
     from lm_eval.tasks import TaskManager
 
-    from tasks.evaluation.harness import worker
-
     manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-    with pytest.raises(worker.Refused, match="closest are small_choice"):
-        worker._where(manager, "small_choise", {}, tmp_path)
+    with pytest.raises(UserError, match="closest are small_choice"):
+        worker._source(manager, "small_choise", {}, tmp_path)
     data = tmp_path / "mine.jsonl"
     data.write_text('{"question": "one?", "choices": [" a", " b"], "answer": 0}\n')
-    where = worker._where(manager, "small_choice", {"small_choice": str(data)}, tmp_path)
-    (task,) = manager.load([where])["tasks"].values()
+    source = worker._source(manager, "small_choice", {"small_choice": data}, tmp_path)
+    (task,) = manager.load([source])["tasks"].values()
     assert [doc["question"] for doc in task.test_docs()] == ["one?"]
     assert task.config.num_fewshot == 2
 
@@ -188,8 +193,6 @@ def test_the_ready_tasks_read_a_users_file(tmp_path: Path) -> None:
     """Files in the formats that GSM8K and IFEval are published in; scores of replies written by hand."""
     from lm_eval.tasks import TaskManager
 
-    from tasks.evaluation.harness import worker
-
     sums = tmp_path / "sums.jsonl"
     sums.write_text(
         "".join(json.dumps({"question": f"{i}+1?", "answer": f"so\n#### {i + 1}"}) + "\n" for i in range(9))
@@ -204,8 +207,8 @@ def test_the_ready_tasks_read_a_users_file(tmp_path: Path) -> None:
     ]  # fmt: skip
     orders.write_text("".join(json.dumps(row) + "\n" for row in rows))
     manager = TaskManager(include_path=str(ROOT / "conf" / "harness" / "tasks"), include_defaults=False)
-    data = {"gsm8k_file": str(sums), "ifeval_file": str(orders)}
-    loaded = manager.load([worker._where(manager, name, data, tmp_path) for name in data])["tasks"]
+    data = {"gsm8k_file": sums, "ifeval_file": orders}
+    loaded = manager.load([worker._source(manager, name, data, tmp_path) for name in data])["tasks"]
 
     task = loaded["gsm8k_file"]
     task.build_all_requests(rank=0, world_size=1)

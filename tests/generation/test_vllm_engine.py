@@ -51,14 +51,14 @@ def ids(drawn: list[list[Sample]]) -> list[list[list[int]]]:
 def test_logprobs_agree_with_the_training_forward(
     engine: VllmEngine, tiny_policy: Path, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
-    # Begun with another policy, so that what is loaded is neither the first one's weights nor a second process's.
+    # Prepared with another policy: `load` must replace its weights, in the same process.
     clock = time.monotonic()
     engine.prepare(make_policy(seed=1))
     assert time.monotonic() - clock < 1.5
-    worker = engine._process
+    child = engine._child
     engine.prepare(tiny_policy)
     engine.load(tiny_policy)
-    assert engine._process is worker is not None
+    assert engine._child is child is not None
     drawn = engine.sample(requests, SAMPLING)
     assert [len(samples) for samples in drawn] == [4] * 6
     assert gap_to(tiny_policy, requests, drawn).maximum < 1e-4
@@ -100,7 +100,7 @@ def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests
         [(s.token_ids, s.finish_reason) for s in row] for row in slow.sample(requests, cut)
     ]
     assert fast[0][0].finish_reason == "stop"
-    # End tokens, sampled: fast and slow never agree on draws, but an end token must always be the last one.
+    # With temperature 1 the engines sample different tokens, but an end token must always be the last one.
     end = load_tokenizer(tiny_policy).eos_token_id
     samples = [s for row in engine.sample(requests, SamplingSettings(responses=16, max_tokens=32)) for s in row]
     stopped = [s for s in samples if s.finish_reason == "stop"]
@@ -112,12 +112,12 @@ def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests
 def test_reload_of_a_tied_policy_renews_the_head_too(
     engine: VllmEngine, tiny_policy: Path, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
-    # A prompt longer than a cache block (128 tokens on a CPU): old keys and values must not be found again.
+    # A prompt longer than a cache block (128 tokens on a CPU): old keys and values must not be reused.
     requests = [*requests, Request(requests[1].prompt_ids * 6, seed=7)]
     first = engine.sample(requests, SAMPLING)
-    other, worker = make_policy(seed=1), engine._process
+    other, child = make_policy(seed=1), engine._child
     engine.load(other)
-    assert engine._process is worker  # in place, not a new process
+    assert engine._child is child  # in place, not a new process
     drawn = engine.sample(requests, SAMPLING)
     assert gap_to(other, requests, drawn).maximum < 1e-4
     assert gap_to(tiny_policy, requests, drawn).mean > 0.5
@@ -139,17 +139,17 @@ def test_a_stage_has_the_same_bytes_when_resumed(engine: VllmEngine, make_spec: 
 def test_a_dead_worker_is_an_error_and_the_next_load_starts_anew(
     engine: VllmEngine, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
-    assert engine._process is not None
-    os.killpg(engine._process.pid, signal.SIGKILL)
+    assert engine._child is not None
+    os.killpg(engine._child.pid, signal.SIGKILL)
     with pytest.raises(EngineDied, match=r"by signal 9[\s\S]*Reloading"):
         engine.sample(requests, SAMPLING)
     engine.load(make_policy(seed=0, tied=False))
-    worker = engine._process
+    child = engine._child
     for seed in (0, 1):  # just started, and reloaded in place
         policy = make_policy(seed=seed, tied=False)
         engine.load(policy)
         assert gap_to(policy, requests, engine.sample(requests, SAMPLING)).maximum < 1e-4
-    assert engine._process is worker
+    assert engine._child is child
 
 
 PARENT = """
@@ -158,9 +158,9 @@ from pathlib import Path
 from tasks.generation.engines.vllm import VllmEngine, VllmSettings
 engine = VllmEngine(VllmSettings.model_validate_json(sys.argv[1]))
 threading.Thread(target=engine.load, args=(Path(sys.argv[2]),), daemon=True).start()
-while engine._process is None:
+while engine._child is None:
     time.sleep(0.05)
-print(engine._process.pid, flush=True)
+print(engine._child.pid, flush=True)
 threading.Event().wait()
 """
 
@@ -171,7 +171,7 @@ def test_the_engine_dies_with_a_parent_that_is_killed(tiny_policy: Path) -> None
     )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
-    time.sleep(3)  # into the import of vllm, which is the hardest moment for a thread to be heard
+    time.sleep(3)  # during the import of vllm, when the watcher thread gets the GIL least often
     assert group(worker)
     parent.kill()
     parent.wait()
@@ -183,7 +183,7 @@ def test_too_little_memory_is_refused_before_anything_starts(tiny_policy: Path) 
     with pytest.raises(UserError, match=r"5000 GiB of KV cache") as refused:
         engine.load(tiny_policy)
     assert "lower engine.kv_cache_gib" in refused.value.remedy
-    assert engine._process is None
+    assert engine._child is None
 
 
 @pytest.mark.slow
@@ -192,4 +192,4 @@ def test_a_cache_that_cannot_hold_the_context_is_explained(tiny_policy: Path) ->
     with pytest.raises(UserError, match="KV cache") as refused:
         engine.load(tiny_policy)
     assert "engine.max_model_len" in refused.value.remedy
-    assert engine._process is None
+    assert engine._child is None

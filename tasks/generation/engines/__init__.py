@@ -103,9 +103,7 @@ class EngineSettings(BaseModel):
     kv_cache_gib: float = Field(4.0, gt=0)  # vLLM on CPU: memory for the KV cache
     gpu_memory_utilization: float = Field(0.85, gt=0, lt=1)  # vLLM on GPU: share of the device
     tensor_parallel: int = Field(1, ge=1)  # vLLM: GPUs (or processes, on a CPU) that share one copy of the policy
-    replicas: int = Field(
-        1, ge=1
-    )  # vLLM on GPUs: engines that share the prompts, each on tensor_parallel GPUs
+    replicas: int = Field(1, ge=1)  # vLLM on GPUs: engines that share the prompts, each on tensor_parallel GPUs
     enforce_eager: bool = False  # skip compilation: faster start for small policies
     shard_prompts: int = Field(64, ge=1)  # prompts per published shard, the unit of resumption
     verify_sequences: int = Field(8, ge=0)  # responses re-scored by the training forward; 0 = off
