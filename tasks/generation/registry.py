@@ -1,37 +1,23 @@
-"""Engine settings by their `kind`: ours, and users' own."""
+"""Which engines there are: ours, one module each in tasks/generation/engines, and those of users.
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+A user's own engine is a class like ours, in her own package. It is chosen by its path (package.module:Class), or by the
+name of its entry point in the group `irepo.engines`.
+"""
 
-from pydantic import BeforeValidator, SerializeAsAny
+from typing import Annotated
 
-from storage.plugins import load_plugin, plugin_kinds
+from pydantic import SerializeAsAny
+
+from storage.plugins import Family
 from tasks.generation.engines import EngineSettings
 
-PACKAGE = "tasks.generation.engines"
-GROUP = "irepo.engines"  # entry points of installed packages
-_DEFAULT = "vllm"
+ENGINES = Family(
+    noun="engine",
+    base=EngineSettings,  # type: ignore[type-abstract]  # its subclasses are used
+    field="kind",
+    package="tasks.generation.engines",
+    group="irepo.engines",
+)
 
-
-def engine_kinds() -> list[str]:
-    """Kinds that need no dotted path: ours, and those of installed packages."""
-    return plugin_kinds(PACKAGE, GROUP)
-
-
-def parse_engine(values: Any) -> Any:
-    """The settings of an engine, in the class that `values["kind"]` names. Raises ValueError for an unknown kind.
-
-    What is neither a mapping nor an EngineSettings is returned as it is, for pydantic to refuse.
-    """
-    if not isinstance(values, Mapping):
-        return values
-    kind = str(values.get("kind", _DEFAULT))
-    try:
-        settings = load_plugin(kind, EngineSettings, package=PACKAGE, group=GROUP)
-    except ValueError as error:
-        raise ValueError(f"engine.kind={kind}: {error}") from None
-    return settings.model_validate({**values, "kind": kind})
-
-
-#: A field with the settings of any engine: validated and dumped in full, in the class of its kind.
-AnyEngine = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(parse_engine)]
+#: A field with the settings of any engine: read, validated and dumped as the class of its `kind`.
+AnyEngine = Annotated[SerializeAsAny[EngineSettings], ENGINES]
