@@ -14,7 +14,7 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 def available_memory() -> int:
     """Free bytes: of the machine, or of the container's limit if that is less. Page cache counts as free."""
-    free = psutil.virtual_memory().available
+    free: int = psutil.virtual_memory().available
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     if limit is None or used is None:
         return free

@@ -58,8 +58,8 @@ def command_line(policy: Path, out: Path, *words: str, env: dict[str, str] | Non
     samples = {
         file.name.removeprefix("samples_").rpartition("_")[0]: file.read_text() for file in out.rglob("samples_*.jsonl")
     }
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found | {"samples": samples}
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results | {"samples": samples}
 
 
 def assert_equal(folder: Path, theirs: dict[str, Any]) -> None:
@@ -93,24 +93,24 @@ def test_agrees_with_the_command_line(done: tuple[Path, Manifest], tmp_path: Pat
 
 def test_summary_is_what_the_files_say(done: tuple[Path, Manifest]) -> None:
     folder, manifest = done
-    found = json.loads((folder / "results_small_choice.json").read_text())
+    results = json.loads((folder / "results_small_choice.json").read_text())
     scores = manifest.summary["scores"]
     assert set(scores["small_choice"]) == {"acc,none", "acc_norm,none"}
     assert scores["small_writing"].keys() == {"exact_match,letter"}
     assert scores["small_choice"]["acc,none"] == {
-        "value": found["results"]["small_choice"]["acc,none"],
-        "stderr": found["results"]["small_choice"]["acc_stderr,none"],
+        "value": results["results"]["small_choice"]["acc,none"],
+        "stderr": results["results"]["small_choice"]["acc_stderr,none"],
         "higher_is_better": True,
     }
     assert 0 < scores["small_choice"]["acc,none"]["value"] < 1
     assert manifest.rows == {"documents": 20}
     assert manifest.summary["average"] is None
-    assert found["config"]["model_sha"] == "digest of the policy"
-    assert not {"date", "end_time", "total_evaluation_time_seconds"} & set(found)
+    assert results["config"]["model_sha"] == "digest of the policy"
+    assert not {"date", "end_time", "total_evaluation_time_seconds"} & set(results)
     assert not (folder / "harness.log").exists()
 
 
-def test_a_finished_task_is_not_asked_again(
+def test_a_finished_task_is_not_run_again(
     done: tuple[Path, Manifest], tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, manifest = done
@@ -167,7 +167,7 @@ def test_unknown_task_and_data_file(tmp_path: Path, tiny_policy: Path) -> None:
     manager = TaskManager(include_path=str(TASKS), include_defaults=False)
     with pytest.raises(UserError, match="closest are small_choice"):
         worker._source(manager, "small_choise", {}, tmp_path)
-    data = tmp_path / "mine.jsonl"
+    data = tmp_path / "data.jsonl"
     data.write_text('{"question": "one?", "choices": [" a", " b"], "answer": 0}\n')
     source = worker._source(manager, "small_choice", {"small_choice": data}, tmp_path)
     (task,) = manager.load([source])["tasks"].values()
@@ -180,11 +180,11 @@ def test_unknown_task_and_data_file(tmp_path: Path, tiny_policy: Path) -> None:
 def test_vllm_agrees_with_the_command_line(tmp_path: Path, tiny_policy: Path) -> None:
     pytest.importorskip("vllm")
     sizes = {"kv_cache_gib": 0.25, "enforce_eager": True}
-    asked = spec(tmp_path / "ours", tiny_policy, backend="vllm", model=sizes)
-    stage.run(asked)
-    model = ",".join(f"{key}={value}" for key, value in process._model_args(asked).items())
+    own_spec = spec(tmp_path / "ours", tiny_policy, backend="vllm", model=sizes)
+    stage.run(own_spec)
+    model = ",".join(f"{key}={value}" for key, value in process._model_args(own_spec).items())
     words = ["--model", "vllm", "--batch_size", "auto", "--model_args", model]
-    theirs = command_line(tiny_policy, tmp_path / "theirs", *words, env=dict(process._environment(asked)))
+    theirs = command_line(tiny_policy, tmp_path / "theirs", *words, env=dict(process._environment(own_spec)))
     assert_equal(tmp_path / "ours", theirs)
     assert os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") is None
 

@@ -1,4 +1,4 @@
-"""A small generate stage on disk, and engines for it."""
+"""A small generate stage, and an engine that records its calls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def requests(tiny_policy: Path) -> list[Request]:
 
 
 class WatchedEngine(TransformersEngine):
-    """Notes what is asked of it; `fail_after` shards it fails, as a killed process would."""
+    """Records its calls. After `fail_after` shards it is interrupted."""
 
     def __init__(self, settings: EngineSettings | None = None, *, fail_after: int = -1) -> None:
         super().__init__(settings or TransformersSettings(dtype="float32"))

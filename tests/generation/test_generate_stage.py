@@ -61,7 +61,7 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(make_spec: MakeSpec) -> N
     }
 
 
-def test_a_truncated_shard_is_made_again(make_spec: MakeSpec) -> None:
+def test_a_truncated_shard_is_sampled_again(make_spec: MakeSpec) -> None:
     spec = make_spec()
     run(spec, engine=WatchedEngine())
     before = shards(spec.folder)
@@ -73,18 +73,19 @@ def test_a_truncated_shard_is_made_again(make_spec: MakeSpec) -> None:
     assert shards(spec.folder) == before
 
 
-def test_nothing_is_loaded_when_every_shard_is_there(make_spec: MakeSpec) -> None:
+def test_nothing_is_loaded_when_every_shard_exists(make_spec: MakeSpec) -> None:
     spec = make_spec()
     first = run(spec, engine=WatchedEngine())
     (spec.folder / MANIFEST).unlink()
     engine = WatchedEngine()
     again = run(spec, engine=engine)
-    assert engine.loaded == engine.sampled == []
+    assert not engine.loaded
+    assert not engine.sampled
     assert again.content == first.content
     assert again.summary["sampler_gap_max"] == first.summary["sampler_gap_max"]
 
 
-def test_other_settings_leave_no_old_shard_behind(make_spec: MakeSpec) -> None:
+def test_shards_of_other_settings_are_removed(make_spec: MakeSpec) -> None:
     run(make_spec(), engine=WatchedEngine())
     manifest = run(make_spec(shard_prompts=4), engine=WatchedEngine())
     assert list(shards(make_spec().folder)) == [entry.path for entry in manifest.files]
@@ -118,7 +119,7 @@ def test_equal_responses_are_refused(make_spec: MakeSpec) -> None:
 
 
 class WrongWeights(WatchedEngine):
-    """Samples the policy it is given, but says log-probabilities of another."""
+    """Samples from the policy, but returns other log-probabilities."""
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         return [
