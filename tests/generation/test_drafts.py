@@ -38,7 +38,7 @@ def run_stages(
     folder: Path, policy: Path, settings: Ladder | Sapo, asked_prompts: Path, *, number: int = 1, tokens: int = 6
 ) -> dict[str, list[dict[str, Any]]]:
     """Run the three stages with the transformers engine. Returns the rows of each of their files, by name."""
-    common: dict[str, Any] = {"round": number, "seed": 3, "inputs": {}}
+    common: dict[str, Any] = {"round": number, "seed": 3}
     ask = AskSpec(folder=folder / "ask", settings=settings, prompts=asked_prompts, policy=policy, **common)
     run_ask(ask)
     generation = GenerationSettings(

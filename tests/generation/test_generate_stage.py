@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -158,8 +157,9 @@ def test_command(make_spec: MakeSpec, tmp_path: Path) -> None:
 
 
 def test_command_shows_a_user_error_on_one_screen(make_spec: MakeSpec, tmp_path: Path) -> None:
-    wrong: dict[str, Any] = make_spec().model_dump(mode="json") | {"polcy": "x"}
-    (tmp_path / "spec.yaml").write_text(str(wrong))
+    path = tmp_path / "spec.yaml"
+    make_spec().save(path)
+    path.write_text(path.read_text() + "polcy: x\n")
     done = command(tmp_path / "spec.yaml")
     assert done.returncode == 2
     assert "polcy" in done.stderr
