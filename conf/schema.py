@@ -11,7 +11,8 @@ from tasks.evaluation.mt_bench.grading import GraderSettings
 from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
 from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.registry import AnyEngine
+from tasks.generation.settings import SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
 from tasks.mixing.stage import MixingSettings
 from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
@@ -129,7 +130,7 @@ class RunConfig(_Group):
     prompts: PromptSettings
     sampling: SamplingSettings
     drafts: DraftSettings = NoDrafts()
-    engine: EngineSettings
+    engine: AnyEngine
     panel: PanelSettings
     preferences: PreferenceSettings
     mixing: MixingSettings

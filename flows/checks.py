@@ -22,7 +22,6 @@ from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.dialogue import read_questions
 from tasks.evaluation.mt_bench.grading import check_references
 from tasks.generation.prompts import prompt_artifacts, run_prompts
-from tasks.generation.registry import open_engine
 from tasks.generation.stage import context_length
 from tasks.modeling.load import check_policy_folder
 from tasks.panel.annotators.settings import POLICY_NAMES
@@ -135,7 +134,7 @@ def prepare_run(config: RunConfig) -> Plan:
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path)
     for policy in (plan.initial, *plan.named.values()):
-        open_engine(config.engine, trust_remote_code=config.policy.trust_remote_code).check(policy.path)
+        config.engine.open(trust_remote_code=config.policy.trust_remote_code).check(policy.path)
     context = config.engine.max_model_len or context_length(plan.initial.path)
     run_prompts(prompts_spec(plan, *prompts, context=context))
     return plan

@@ -3,6 +3,7 @@
 Every stage is a plain function from a spec to a Manifest. `python -m tasks.run <stage folder>` runs any of them again.
 """
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from storage.artifact import artifacts
 from storage.disk_errors import disk_faults
 from storage.errors import UserError
-from storage.files import digest, parse_yaml, publish_text, sweep_temporaries, yaml_text
+from storage.files import digest, parse_yaml, publish_text, sha256_file, sweep_temporaries, yaml_text
 from storage.manifest import (
     CHECKOUT,
     MANIFEST,
@@ -31,6 +32,7 @@ from storage.manifest import (
     now,
     read_manifest,
 )
+from storage.plugins import Family
 
 log = logging.getLogger("irepo")
 
@@ -143,15 +145,21 @@ class Spec(BaseModel):
 def keyed(value: object) -> Any:
     """Settings as JSON, without fields that are `KeyedBy` an artifact or that their model lists in `operational`.
 
-    Operational settings change how fast, where or at what price a stage runs, but not what it makes.
+    Operational settings change how fast, where or at what price a stage runs, but not what it makes. Where a setting is
+    a class of the user's (see storage.plugins), `<setting>_source` is the digest of the file that defines it.
     """
     if isinstance(value, BaseModel):
         left_out: frozenset[str] = getattr(value, "operational", frozenset())
-        return {
-            name: keyed(getattr(value, name))
-            for name, field in type(value).model_fields.items()
-            if name not in left_out and not any(isinstance(mark, KeyedBy | Unkeyed) for mark in field.metadata)
-        }
+        content: dict[str, Any] = {}
+        for name, field in type(value).model_fields.items():
+            if name in left_out or any(isinstance(mark, KeyedBy | Unkeyed) for mark in field.metadata):
+                continue
+            inner = getattr(value, name)
+            content[name] = keyed(inner)
+            families = [mark for mark in field.metadata if isinstance(mark, Family)]
+            if any(type(inner) not in family.ours().values() for family in families):
+                content[f"{name}_source"] = sha256_file(Path(inspect.getfile(type(inner))))
+        return content
     if isinstance(value, Mapping):
         return {str(key): keyed(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

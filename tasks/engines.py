@@ -1,9 +1,7 @@
 """The engines of this process. They outlive stages: starting one costs more than a small round."""
 
 from storage.stage import Spec
-from tasks.generation.engines import Engine
-from tasks.generation.registry import open_engine
-from tasks.generation.settings import EngineSettings
+from tasks.generation.engines import Engine, EngineSettings
 
 _engines: dict[str, Engine] = {}  # by their settings
 
@@ -12,7 +10,7 @@ def kept_engine(settings: EngineSettings, *, trust_remote_code: bool) -> Engine:
     """The engine of these settings, opened at the first request. It starts when a policy is loaded."""
     key = f"{settings.model_dump_json()}{trust_remote_code}"
     if key not in _engines:
-        _engines[key] = open_engine(settings, trust_remote_code=trust_remote_code)
+        _engines[key] = settings.open(trust_remote_code=trust_remote_code)
     return _engines[key]
 
 

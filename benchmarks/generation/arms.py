@@ -15,10 +15,10 @@ import psutil
 from conf.compose import PROJECT
 from storage.artifact import Artifact
 from storage.schemas import PROMPTS, read_parquet
-from tasks.generation.engines import end_tokens
-from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.generation.engines import EngineSettings, end_tokens
+from tasks.generation.engines.vllm import VllmEngine
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.generation.stage import check_prompts, request_seed, run
-from tasks.generation.vllm_engine import VllmEngine
 from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.modeling.vllm_process import environment, memory_options
 from tasks.processes import end_group, start_group

@@ -87,10 +87,11 @@ def select(folder: Path, count: int, policy: Path) -> Body:
 
 
 def generate(folder: Path, count: int, policy: Path, name: str = "generate") -> Body:
-    from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
+    from tasks.generation.engines.transformers import TransformersSettings
+    from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
     from tasks.generation.stage import run
 
-    engine = EngineSettings(kind="transformers", max_model_len=4096, shard_prompts=256, verify_sequences=0)
+    engine = TransformersSettings(max_model_len=4096, shard_prompts=256, verify_sequences=0)
     spec = GenerateSpec(
         folder=folder / name, round=1, seed=len(name), policy=Artifact.of(policy),
         prompts=Artifact.of(folder / "select" / "prompts.parquet"),

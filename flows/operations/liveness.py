@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import threading
 import time
 from datetime import timedelta
 from uuid import UUID
@@ -26,7 +25,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.states import Cancelled, Crashed
 
 from flows.operations.temporary_server import TEMPORARY
-from tasks.processes import end_with_parent
+from tasks.processes import end_with_parent, start_watcher
 
 log = logging.getLogger("irepo")
 
@@ -50,8 +49,8 @@ def supervise_this_run() -> None:
         end_with_parent()
     _supervised.add(str(runtime.flow_run.id))
     close_abandoned_rounds()
-    arguments = (UUID(str(runtime.flow_run.id)),)
-    threading.Thread(target=_obey_cancellation, args=arguments, name="obey-cancellation", daemon=True).start()
+    run = UUID(str(runtime.flow_run.id))
+    start_watcher("obey-cancellation", lambda: _obey_cancellation(run))
 
 
 def _obey_cancellation(run: UUID) -> None:

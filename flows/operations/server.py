@@ -8,7 +8,7 @@ import time
 from flows.operations.temporary_server import API, HOST, PORT, healthy, listens
 from flows.show.terminal import console
 from storage.errors import UserError
-from tasks.processes import end_group, start_group
+from tasks.processes import end_group, start_group, start_watcher
 
 #: A server that does not answer for this long is restarted: with SQLite it can hang (PrefectHQ/prefect#23055).
 _UNHEALTHY_SECONDS = 60
@@ -30,7 +30,7 @@ class Server:
         """Start the server unless one answers, wait until it answers, and restart it whenever it dies or hangs."""
         if not healthy(API):
             self._launch()
-        threading.Thread(target=self._watch, name="watch-server", daemon=True).start()
+        start_watcher("watch-server", self._watch)
 
     def _launch(self) -> None:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(PORT)]

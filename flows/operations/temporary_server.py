@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from storage.errors import UserError
-from tasks.processes import die_with_parent, end_group, start_group
+from tasks.processes import die_with_parent, end_group, start_group, start_watcher
 
 HOST = "127.0.0.1"
 #: The port of the server of `make serve`.
@@ -94,7 +94,8 @@ def await_server() -> None:
                 remedy="read its output above, check that PREFECT_HOME is writable, or start a server: make serve",
             )
         time.sleep(0.05)
-    threading.Thread(target=_watch, args=(_server,), name="watch-server", daemon=True).start()
+    server = _server
+    start_watcher("watch-server", lambda: _watch(server))
 
 
 def _watch(server: subprocess.Popen[bytes]) -> None:

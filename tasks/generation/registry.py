@@ -1,24 +1,23 @@
-"""Engines by the kind that their settings name; each is imported when it is asked for."""
+"""Which engines there are: ours, one module each in tasks/generation/engines, and those of users.
 
-from pathlib import Path
+A user's own engine is a class like ours, in her own package. It is chosen by its path (package.module:Class), or by the
+name of its entry point in the group `irepo.engines`.
+"""
 
-from tasks.generation.engines import Engine
-from tasks.generation.settings import EngineSettings
+from typing import Annotated
 
+from pydantic import SerializeAsAny
 
-def open_engine(settings: EngineSettings, *, trust_remote_code: bool = False, log: Path | None = None) -> Engine:
-    """The engine that `settings.kind` names; nothing is started before its first `load`.
+from storage.plugins import Family
+from tasks.generation.engines import EngineSettings
 
-    `log` is where a vLLM worker writes what it has to say (None: a temporary file).
-    """
-    if settings.kind == "vllm":
-        from tasks.generation.vllm_engine import VllmEngine
+ENGINES = Family(
+    noun="engine",
+    base=EngineSettings,  # type: ignore[type-abstract]  # its subclasses are used
+    field="kind",
+    package="tasks.generation.engines",
+    group="irepo.engines",
+)
 
-        if settings.replicas > 1:
-            from tasks.generation.replicas import open_replicas
-
-            return open_replicas(settings, trust_remote_code=trust_remote_code, log=log)
-        return VllmEngine(settings, trust_remote_code=trust_remote_code, log=log)
-    from tasks.generation.transformers_engine import TransformersEngine
-
-    return TransformersEngine(settings, trust_remote_code=trust_remote_code)
+#: A field with the settings of any engine: read, validated and dumped as the class of its `kind`.
+AnyEngine = Annotated[SerializeAsAny[EngineSettings], ENGINES]

@@ -1,7 +1,7 @@
-"""Several vLLM engines side by side, each on GPUs of its own, behind the protocol of one. Not run on GPUs.
+"""Several engines side by side, each on its own GPUs, used as one engine. Not run on GPUs.
 
-Prompts are dealt out in turn, so that every replica has as many, long and short. A prompt's responses are drawn from
-streams of their own (its request's seed), whichever replica draws them.
+Prompts are dealt out in turn, so every replica gets as many of them, long and short. The seed of a request decides its
+responses, not the replica that samples them.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,14 +11,13 @@ from typing import TypeVar
 
 from storage.errors import UserError
 from tasks.generation.engines import Engine, Request, Sample
-from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.generation.vllm_engine import VllmEngine
+from tasks.generation.settings import SamplingSettings
 
 T = TypeVar("T")
 
 
 class Replicas:
-    """An Engine of `engines`, all with the same policy; what one of them raises is raised."""
+    """An Engine made of `engines`, all with the same policy. An error of any of them is raised."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = list(engines)
@@ -32,55 +31,41 @@ class Replicas:
             engine.prepare(policy)
 
     def load(self, policy: Path) -> None:
-        self._each(lambda number: self._engines[number].load(policy))
+        self._all(lambda number: self._engines[number].load(policy))
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         count = len(self._engines)
-        hands = [requests[number::count] for number in range(count)]
-        drawn = self._each(
-            lambda number: self._engines[number].sample(hands[number], sampling) if hands[number] else []
+        shares = [requests[number::count] for number in range(count)]
+        sampled = self._all(
+            lambda number: self._engines[number].sample(shares[number], sampling) if shares[number] else []
         )
         samples: list[list[Sample]] = [[] for _ in requests]
-        for number, hand in enumerate(drawn):
-            samples[number::count] = hand
+        for number, share in enumerate(sampled):
+            samples[number::count] = share
         return samples
 
     def pause(self) -> None:
-        self._each(lambda number: self._engines[number].pause())
+        self._all(lambda number: self._engines[number].pause())
 
     def close(self) -> None:
-        self._each(lambda number: self._engines[number].close())
+        self._all(lambda number: self._engines[number].close())
 
-    def _each(self, work: Callable[[int], T]) -> list[T]:
-        """`work` of every engine's number, all at once; waits for all of them even where one fails."""
+    def _all(self, work: Callable[[int], T]) -> list[T]:
+        """Call `work` with the number of every engine, all at once. Waits for all of them, even if one fails."""
         with ThreadPoolExecutor(len(self._engines), thread_name_prefix="replica") as pool:
             futures = [pool.submit(work, number) for number in range(len(self._engines))]
         return [future.result() for future in futures]
 
 
-def open_replicas(settings: EngineSettings, *, trust_remote_code: bool, log: Path | None) -> Replicas:
-    """`settings.replicas` engines, each on its own `settings.tensor_parallel` GPUs; nothing is started.
-
-    Raises UserError where there are fewer GPUs.
-    """
+def device_groups(replicas: int, tensor_parallel: int) -> list[range]:
+    """For each of `replicas` engines the numbers of its `tensor_parallel` GPUs. Raises UserError for too few GPUs."""
     import torch
 
-    each, wanted = settings.tensor_parallel, settings.replicas * settings.tensor_parallel
-    found = torch.cuda.device_count()
-    if found < wanted:
+    needed, present = replicas * tensor_parallel, torch.cuda.device_count()
+    if present < needed:
         raise UserError(
-            f"{settings.replicas} replicas of {each} GPUs need {wanted}, and there are {found}",
-            where=f"engine.replicas={settings.replicas}",
-            remedy="lower engine.replicas; on a CPU one engine has all cores already",
+            f"{replicas} replicas of {tensor_parallel} GPUs need {needed}, and this machine has {present}",
+            where=f"engine.replicas={replicas}",
+            remedy="lower engine.replicas; on a CPU one engine uses all cores already",
         )
-    return Replicas(
-        [
-            VllmEngine(
-                settings,
-                trust_remote_code=trust_remote_code,
-                log=log and log.with_name(f"{log.stem}-{number}{log.suffix}"),
-                devices=range(number * each, (number + 1) * each),
-            )
-            for number in range(settings.replicas)
-        ]
-    )
+    return [range(number * tensor_parallel, (number + 1) * tensor_parallel) for number in range(replicas)]

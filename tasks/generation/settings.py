@@ -1,11 +1,12 @@
 """Settings and spec of the generate stage."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName
+from tasks.generation.registry import AnyEngine
 
 
 class SamplingSettings(BaseModel):
@@ -34,51 +35,13 @@ class SamplingSettings(BaseModel):
         )
 
 
-class EngineSettings(BaseModel):
-    """What draws them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    #: Not part of the key of a generate stage: they change how responses are drawn and checked, not which ones.
-    operational: ClassVar[frozenset[str]] = frozenset(
-        {
-            "verify_sequences",
-            "verify_tolerance",
-            "start_timeout",
-            "between_stages",
-            "gpu_memory_utilization",
-            "kv_cache_gib",
-        }
-    )
-
-    kind: Literal["vllm", "transformers"] = "vllm"
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    max_model_len: int | None = Field(None, ge=8)  # prompt + response tokens; None = the policy's context
-    kv_cache_gib: float = Field(4.0, gt=0)  # vLLM on CPU: memory for the KV cache
-    gpu_memory_utilization: float = Field(0.85, gt=0, lt=1)  # vLLM on GPU: share of the device
-    tensor_parallel: int = Field(1, ge=1)
-    replicas: int = Field(1, ge=1)  # vLLM on GPUs: so many engines, each on tensor_parallel of them; they share prompts
-    enforce_eager: bool = False  # skip compilation: faster start for small policies
-    shard_prompts: int = Field(64, ge=1)  # prompts per published shard, the unit of resumption
-    verify_sequences: int = Field(8, ge=0)  # responses re-scored by the training forward; 0 = off
-    verify_tolerance: float | None = Field(None, gt=0)  # nats a token; None = 1e-3 in float32, 0.1 otherwise
-    between_stages: Literal["keep", "sleep", "stop"] = "keep"  # what the engine does while another stage runs
-    start_timeout: float = Field(600, gt=0)  # seconds until the engine must be ready
-
-    @model_validator(mode="after")
-    def _replicas_are_of_vllm(self) -> "EngineSettings":
-        if self.replicas > 1 and self.kind != "vllm":
-            raise ValueError(f"replicas={self.replicas} is for engine.kind=vllm, not {self.kind}")
-        return self
-
-
 class GenerationSettings(BaseModel):
     """The slice of the config that shapes the responses' bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sampling: SamplingSettings
-    engine: EngineSettings
+    engine: AnyEngine
     trust_remote_code: bool = False
 
 

@@ -17,7 +17,6 @@ from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, read_row
 from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
 from tasks.generation.engines import Engine, Request, Sample
 from tasks.generation.prompts import too_long
-from tasks.generation.registry import open_engine
 from tasks.generation.settings import GenerateSpec, SamplingSettings
 from tasks.modeling.load import check_policy_folder, encode_chat, load_tokenizer
 
@@ -133,8 +132,8 @@ class _Sampling:
         missing = [path for path in self.shards if not has_part(self.spec, path)]
         if missing:
             settings = self.spec.settings
-            used = engine or open_engine(
-                settings.engine, trust_remote_code=settings.trust_remote_code, log=self.spec.folder / "engine.log"
+            used = engine or settings.engine.open(
+                trust_remote_code=settings.trust_remote_code, log=self.spec.folder / "engine.log"
             )
             try:
                 used.prepare(self.spec.policy.path)

@@ -1,7 +1,8 @@
-"""Does the sampler say what the training forward says? The check behind every round's log-probabilities.
+"""Compare the sampler's log-probabilities with those of the training forward, in every round.
 
-A sampler that was handed the wrong weights (vLLM 0.32 keeps the old head of a tied policy on a naive reload), another
-chat template's ids or another dtype still writes fluent text; only its log-probabilities give it away.
+A sampler with wrong weights (after a naive reload vLLM 0.32 keeps the old output layer of a policy with tied
+embeddings), with ids of another chat template or in another dtype still writes fluent text. Its log-probabilities show
+the error.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _BATCH_TOKENS = 8192  # padded tokens in one forward
 
 
 class SamplerMismatch(Exception):
-    """The sampler's log-probabilities are not the policy's: the round's responses must not be trained on."""
+    """The sampler's log-probabilities are not the policy's. Do not train on its responses."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Gap:
-    """|sampler's - training forward's| log-probability, nats: over tokens, and per response."""
+    """Absolute difference between the log-probabilities of the sampler and of the training forward, nats."""
 
     maximum: float  # of any token
     mean: float  # over all tokens
@@ -40,12 +41,12 @@ class Gap:
 
 
 def default_tolerance(dtype: str) -> float:
-    """Nats a token. Measured per-token means: 3e-7 in float32; 0.002 to 0.02 in bfloat16; a wrong head: 0.25 and up."""
+    """Nats per token. Measured means: 3e-7 in float32, 0.002 to 0.02 in bfloat16, >= 0.25 with wrong weights."""
     return 1e-3 if dtype == "float32" else 0.1
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` different indices below `count`, evenly spread."""
+    """Up to `wanted` different indices below `count`, evenly spaced."""
     wanted = min(count, wanted)
     return [i * count // wanted for i in range(wanted)]
 
@@ -57,36 +58,35 @@ def measure_gap(policy: Path, scored: Sequence[Scored], *, dtype: Dtype, trust_r
     with torch.inference_mode():
         sequences = [entry.sequence for entry in scored]
         for batch in batches(sequences, _BATCH_TOKENS):
-            for index, ours in zip(batch, token_logprobs(model, [sequences[i] for i in batch]), strict=True):
-                theirs = np.asarray(scored[index].logprobs, dtype=np.float64)
-                gaps[index] = np.abs(theirs - ours.double().cpu().numpy())
+            for index, logprobs in zip(batch, token_logprobs(model, [sequences[i] for i in batch]), strict=True):
+                sampled = np.asarray(scored[index].logprobs, dtype=np.float64)
+                gaps[index] = np.abs(sampled - logprobs.double().cpu().numpy())
     unload(model)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    every = np.concatenate(gaps)
-    return Gap(float(every.max()), float(every.mean()), float(max(gap.mean() for gap in gaps)))
+    all_gaps = np.concatenate(gaps)
+    return Gap(float(all_gaps.max()), float(all_gaps.mean()), float(max(gap.mean() for gap in gaps)))
 
 
 def refuse_mismatch(gap: Gap, policy: Path, *, dtype: str, tolerance: float | None) -> None:
-    """Raise SamplerMismatch when some response's mean gap per token is beyond the tolerance, or not a number.
+    """Raise SamplerMismatch if any response's mean gap per token exceeds the tolerance, or is not a number.
 
-    The mean over a response, not one token's gap: in half precision a single unlikely token may be off by tenths.
+    The mean over a response is used because in half precision the gap of a single unlikely token can be tenths.
     """
     allowed = default_tolerance(dtype) if tolerance is None else tolerance
     if gap.worst <= allowed:
         return
     raise SamplerMismatch(
-        f"the sampler's log-probabilities are not those of the policy in {policy}: off by {gap.worst:.3g} nats a token"
-        f" in one response (max {gap.maximum:.3g}), allowed {allowed:g}.\n"
-        "The round is refused: its responses may come from other weights.\n"
-        "Run it again with a fresh engine (engine.between_stages=stop); if the gap stays, sample with"
-        " engine=transformers, or, if it is rounding in half precision, use engine.dtype=float32"
-        " or raise engine.verify_tolerance."
+        f"the sampler's log-probabilities are not those of the policy in {policy}: in one response they differ by"
+        f" {gap.worst:.3g} nats per token (largest of any token: {gap.maximum:.3g}; allowed: {allowed:g}).\n"
+        "The responses are not used: the sampler may have other weights than the policy.\n"
+        "Run again with a new engine (engine.between_stages=stop). If the gap stays, sample with engine=transformers;"
+        " if it is rounding in half precision, set engine.dtype=float32 or raise engine.verify_tolerance."
     )
 
 
 def _device(policy: Path, dtype: str) -> str:
-    """The GPU if the policy fits into what the engine left of it; else the CPU. The GPU branch has not been run."""
+    """cuda if the policy fits into the memory that the engine left free, else cpu. The GPU branch has not been run."""
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * weight_bytes(policy, dtype):
         return "cuda"
     return "cpu"

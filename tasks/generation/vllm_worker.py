@@ -1,22 +1,70 @@
-"""The process that holds a vLLM engine. Started by vllm_engine.py; one JSON object a line, requests in, replies out.
-
-Operations: start, reload, sample, sleep, wake. A reply is {"result": ...} or {"error": ..., "type": ...}.
-The worker leaves when stdin ends.
+"""The child process that holds a policy's vLLM engine, and its messages (see tasks.child_process).
 
 vLLM runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): one import instead of three, and the same schedule, hence
-the same bytes, every time. With tensor parallelism it starts workers of its own, in the same process group.
+the same bytes, every time. With tensor parallelism it starts workers in the same process group.
 """
 
-import json
-import os
-import sys
-import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tasks.processes import die_with_parent
+from pydantic import Field, TypeAdapter
+
+from tasks.child_process import Done, Message, serve
+from tasks.generation.settings import SamplingSettings
+from tasks.modeling.vllm_process import VllmOptions
 
 if TYPE_CHECKING:
     from vllm import LLM
+
+MODULE = "tasks.generation.vllm_worker"
+
+
+class Start(Message):
+    """Start vLLM. The first request. Reply: Done."""
+
+    operation: Literal["start"] = "start"
+    options: VllmOptions
+
+
+class Reload(Message):
+    """Replace the weights by those of a policy with the same architecture. Reply: Done."""
+
+    operation: Literal["reload"] = "reload"
+    policy: str  # folder
+
+
+class Generate(Message):
+    """Sample responses to prompts. Reply: Generated."""
+
+    operation: Literal["generate"] = "generate"
+    prompts: list[list[int]]  # token ids
+    seeds: list[int]  # of each prompt
+    sampling: SamplingSettings
+    end_tokens: list[int]
+
+
+class Sleep(Message):
+    """Move the weights to host memory and drop the KV cache. Reply: Done."""
+
+    operation: Literal["sleep"] = "sleep"
+
+
+class Wake(Message):
+    """Undo Sleep. Reply: Done."""
+
+    operation: Literal["wake"] = "wake"
+
+
+Request = Annotated[Start | Reload | Generate | Sleep | Wake, Field(discriminator="operation")]
+
+
+class Response(Message):
+    token_ids: list[int]
+    logprobs: list[float]  # of each token id, nats
+    finish_reason: str | None  # vLLM's
+
+
+class Generated(Message):
+    responses: list[list[Response]]  # of each prompt
 
 
 class PolicyReloader:
@@ -25,9 +73,9 @@ class PolicyReloader:
     def reload_policy(self, folder: str) -> None:
         """Read the safetensors of `folder` into the running model.
 
-        On a CPU vLLM multiplies by a packed copy of the head. With tied embeddings the checkpoint has no head of its
-        own, so a reload renews the embeddings but not that copy, and vLLM 0.32 goes on sampling with the old head
-        without a word. Packing the head again from its (renewed) weight mends it, on every shard.
+        On a CPU vLLM multiplies by a packed copy of the output layer. A checkpoint with tied embeddings has no output
+        layer, so a reload renews the embeddings but not that copy, and vLLM 0.32 silently goes on sampling with the old
+        one. Packing it again from its (renewed) weight fixes this, on every shard.
         """
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
         from vllm.platforms import current_platform
@@ -41,40 +89,60 @@ class PolicyReloader:
 
 
 class Worker:
-    """Operations by name on one engine."""
+    """One engine."""
 
     def __init__(self) -> None:
         self._llm: LLM | None = None
 
-    def start(self, options: dict[str, Any]) -> None:
+    def answer(self, request: Request) -> Message:
+        match request:
+            case Start():
+                self._start(request.options)
+            case Reload():
+                self._engine.collective_rpc("reload_policy", args=(request.policy,))
+                # Its keys and values are of the old weights.
+                self._engine.reset_prefix_cache()
+            case Generate():
+                return self._generate(request)
+            case Sleep():
+                self._engine.sleep(level=1)
+            case Wake():
+                self._engine.wake_up()
+        return Done()
+
+    def _start(self, options: VllmOptions) -> None:
         from vllm import LLM
 
-        extension = "tasks.generation.vllm_worker.PolicyReloader"
-        self._llm = LLM(**options, worker_extension_cls=extension)
+        self._llm = LLM(**options.arguments(), worker_extension_cls=f"{MODULE}.{PolicyReloader.__name__}")
 
-    def reload(self, policy: str) -> None:
-        self._engine.collective_rpc("reload_policy", args=(policy,))
-        self._engine.reset_prefix_cache()
-
-    def sample(self, prompts: list[list[int]], seeds: list[int], sampling: dict[str, Any]) -> list[list[list[Any]]]:
-        """For each prompt its responses, each as [token ids, log-probabilities, finish reason]."""
+    def _generate(self, request: Generate) -> Generated:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        # Without this, what a shard's numbers are would depend on the shards sampled before it.
+        sampling = request.sampling
+        parameters = [
+            SamplingParams(
+                n=sampling.responses,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                stop=sampling.stop,
+                detokenize=bool(sampling.stop),
+                logprobs=0,  # of the sampled token only
+                # We pass the end tokens, so that all engines stop at the same ones.
+                ignore_eos=True,
+                stop_token_ids=request.end_tokens,
+                seed=seed,
+            )
+            for seed in request.seeds
+        ]
+        # Otherwise the numbers of a shard depend on the shards sampled before it.
         self._engine.reset_prefix_cache()
         outputs = self._engine.generate(
-            [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
-            [SamplingParams(**sampling, seed=seed) for seed in seeds],
-            use_tqdm=False,
+            [TokensPrompt(prompt_token_ids=prompt) for prompt in request.prompts], parameters, use_tqdm=False
         )
-        return [[_plain(response) for response in output.outputs] for output in outputs]
-
-    def sleep(self) -> None:
-        self._engine.sleep(level=1)
-
-    def wake(self) -> None:
-        self._engine.wake_up()
+        return Generated(responses=[[_response(one) for one in output.outputs] for output in outputs])
 
     @property
     def _engine(self) -> "LLM":
@@ -83,31 +151,12 @@ class Worker:
         return self._llm
 
 
-def _plain(response: Any) -> list[Any]:
-    """Token ids, the log-probability of each, and why it ended, of a vllm.outputs.CompletionOutput."""
-    ids = list(response.token_ids)
-    logprobs = [entry[token].logprob for token, entry in zip(ids, response.logprobs, strict=True)]
-    return [ids, logprobs, response.finish_reason]
-
-
-def serve() -> None:
-    """Answer requests until stdin ends."""
-    die_with_parent()
-    # Replies get a descriptor of their own; whatever else prints (vLLM, its children) goes to the log.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    worker = Worker()
-    operations = {name: getattr(worker, name) for name in ("start", "reload", "sample", "sleep", "wake")}
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            reply = {"result": operations[request["operation"]](**request["arguments"])}
-        except Exception as error:  # whatever it is, the parent gets it, with the traceback in the log
-            traceback.print_exc()
-            reply = {"error": str(error) or repr(error), "type": type(error).__name__}
-        print(json.dumps(reply), file=replies, flush=True)
-    os._exit(0)  # interpreter shutdown with vLLM and torch loaded takes seconds and can hang
+def _response(output: Any) -> Response:
+    """`output`: a vllm.outputs.CompletionOutput."""
+    ids = list(output.token_ids)
+    logprobs = [entry[token].logprob for token, entry in zip(ids, output.logprobs, strict=True)]
+    return Response(token_ids=ids, logprobs=logprobs, finish_reason=output.finish_reason)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(TypeAdapter(Request), Worker().answer)

@@ -1,4 +1,4 @@
-"""Policies and tokenizers from Hugging Face folders, checked before anything large is read."""
+"""Load policies and tokenizers from Hugging Face folders, after cheap checks."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_template: bool = True) -> None:
-    """Refuse, without loading anything, a folder that cannot be a policy.
+    """Refuse a folder that cannot be a policy, without loading anything.
 
-    Raises UserError for: no config.json, no tokenizer, no chat template, weights that are not safetensors, and code
-    in the folder unless `trust_remote_code`. `chat_template=False` allows for a policy that is given one later.
+    Raises UserError for: no config.json, no tokenizer, no chat template (unless `chat_template=False`), weights that
+    are not safetensors, and Python code in the folder (unless `trust_remote_code`).
     """
     config = folder / "config.json"
     if not config.is_file():
@@ -37,7 +37,7 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
         raise UserError(
             "the policy's tokenizer has no chat template",
             where=str(folder / "tokenizer_config.json"),
-            remedy="start from a policy that was tuned on chats, or make one with python -m flows.warmup",
+            remedy="start from a policy that was tuned on chats, or train one with python -m flows.warmup",
         )
     if not any(folder.glob("*.safetensors")):
         raise UserError(
@@ -50,12 +50,12 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
         raise UserError(
             "the policy brings its own Python code (auto_map in config.json)",
             where=str(config),
-            remedy="if you trust it, say so: policy.trust_remote_code=true",
+            remedy="if you trust this code, set policy.trust_remote_code=true",
         )
 
 
 def resolve_device(name: str) -> str:
-    """'auto' is cuda when there is one, else cpu."""
+    """'auto' is cuda if available, else cpu; other names are returned as they are."""
     import torch
 
     if name != "auto":
@@ -82,32 +82,32 @@ def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: b
         dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
-        attn_implementation="eager" if capped else None,  # sdpa leaves soft-capping out, silently
+        attn_implementation="eager" if capped else None,  # sdpa silently omits soft-capping
     )
     policy: PreTrainedModel = model.to(resolve_device(device)).eval()
     return policy
 
 
 def unload(model: "PreTrainedModel") -> None:
-    """Give back the memory of a model's weights now; the model cannot be used any more.
+    """Free the memory of a model's weights now. The model cannot be used afterwards.
 
-    Models hold reference cycles: without this, their weights stay until the garbage collector comes by. Calling it
-    would look at all objects of the process, 0.3 s each time with torch, transformers and Prefect imported.
+    Models have reference cycles, so their weights would stay until the garbage collector runs. A full collection takes
+    0.3 s with torch, transformers and Prefect imported.
     """
-    weights: Any = model  # whose `to` is typed for another kind of call
-    weights.to("meta")
+    untyped: Any = model  # transformers' types do not allow this call of `to`
+    untyped.to("meta")
 
 
 def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
-    """Prompt token ids of a conversation, chat template applied once, ready for the assistant's turn."""
+    """Prompt token ids of a conversation: the chat template is applied once and ends with the assistant's header."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    # verbose=False: whether a prompt is too long is said by those who know the context.
+    # verbose=False: no warning about long prompts; callers check the length themselves.
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
 def autocast(device: str, dtype: str) -> "torch.autocast":
-    """Autocast to `dtype` on the device's type; disabled for float32."""
+    """A context that autocasts to `dtype` on `device`; disabled for float32."""
     import torch
 
     return torch.autocast(device_type=device.split(":")[0], dtype=getattr(torch, dtype), enabled=dtype != "float32")

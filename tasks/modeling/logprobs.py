@@ -1,4 +1,4 @@
-"""Log-probabilities of responses by the training forward: response positions only, in length-sorted batches."""
+"""Log-probabilities of responses under a policy, in batches of similar length. Used in training and evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class TokenSequence:
 
 
 def batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[int]]:
-    """Indices of `sequences`, longest first, in batches of at most `tokens` padded tokens (at least one each)."""
+    """Indices of `sequences`, longest first, in batches of at most `tokens` padded tokens, or of one sequence."""
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     result: list[list[int]] = []
     for index in order:
@@ -38,11 +38,11 @@ def batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[int]]:
 
 
 def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> list[torch.Tensor]:
-    """log p(token | what precedes it) of every response token, one tensor [len(response)] a row.
+    """log p(token | all tokens before it) of every response token, nats: one tensor [len(response)] per row.
 
-    float32, or float64 for a float64 model. Differentiable. Rows are left-padded so that responses end together; the
-    model's own head (with whatever soft-capping or scaling it has) sees only the last positions, so no
-    [rows, length, vocabulary] tensor is made.
+    float32, or float64 for a float64 model. Differentiable. Rows are left-padded, so responses end at the same
+    position and the model's output layer (with its soft-capping or scaling) runs on the last positions only: there is
+    no tensor [rows, length, vocabulary].
     """
     device = next(model.parameters()).device
     width = max(len(row) for row in rows)
@@ -69,7 +69,7 @@ def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> l
 
 
 def summed_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p(response | prompt) of each row, [len(rows)], and of its single tokens, [T], row after row.
+    """log p(response | prompt) of each row, [len(rows)], and log p of each token, [all tokens], row after row.
 
     float64, nats, differentiable.
     """
@@ -88,7 +88,7 @@ def sequence_logprobs(
 ) -> np.ndarray:
     """Summed response log-probability of each sequence, float64 [len(sequences)], nats; no gradient.
 
-    `tokens` bounds the padded tokens of one forward. Positions that no batch filled would stay -inf: refused.
+    `tokens` bounds the padded tokens of one forward. Raises FloatingPointError if a sum is not finite.
     """
     sums = np.full(len(sequences), -np.inf)
     done = 0

@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a policy will want: looked up before an engine starts."""
+"""How much memory is free, and how much a policy needs. Checked before an engine starts."""
 
 import json
 import struct
@@ -13,11 +13,8 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def available_memory() -> int:
-    """Bytes that can still be taken: what the machine has free, or what the container's limit leaves if that is less.
-
-    Page cache counts as free in both.
-    """
-    free = psutil.virtual_memory().available
+    """Free bytes: of the machine, or of the container's limit if that is less. Page cache counts as free."""
+    free: int = psutil.virtual_memory().available
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     if limit is None or used is None:
         return free
@@ -40,7 +37,7 @@ def _cgroup_cache() -> int | None:
 
 
 def weight_bytes(policy: Path, dtype: str) -> int:
-    """Bytes of a policy's weights once they are in `dtype`, from the headers of its safetensors files."""
+    """Bytes of a policy's weights in `dtype`, computed from the headers of its safetensors files."""
     numbers = 0
     for path in sorted(policy.glob("*.safetensors")):
         with open(path, "rb") as file:

@@ -1,15 +1,74 @@
-"""What a process with a vLLM engine needs of its machine: memory, environment, options. Used by policies and judges."""
+"""What a process with a vLLM engine needs: memory, environment, options. Used for policies, judges and the harness."""
 
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from storage.errors import UserError
+from tasks.child_process import Message
+from tasks.modeling.load import Dtype
 from tasks.modeling.memory import GIB, available_memory, weight_bytes
 
-_OVERHEAD = GIB  # what the process takes besides weights and KV cache (0.9 GiB measured on a CPU)
+_OVERHEAD = GIB  # memory of the process besides weights and KV cache (0.9 GiB measured on a CPU)
+
+
+class VllmShape(Protocol):
+    """Settings that decide how vLLM runs a model, whoever it runs it for."""
+
+    @property
+    def dtype(self) -> Dtype: ...
+    @property
+    def max_model_len(self) -> int | None: ...
+    @property
+    def enforce_eager(self) -> bool: ...
+    @property
+    def tensor_parallel(self) -> int: ...
+    @property
+    def kv_cache_gib(self) -> float: ...
+    @property
+    def gpu_memory_utilization(self) -> float: ...
+
+
+class VllmOptions(Message):
+    """Keyword arguments of vllm.LLM."""
+
+    model: str
+    dtype: Dtype
+    max_model_len: int | None
+    enforce_eager: bool
+    tensor_parallel_size: int
+    trust_remote_code: bool
+    generation_config: Literal["vllm"] = "vllm"  # our settings decide how to sample, not generation_config.json
+    enable_sleep_mode: bool
+    seed: int = 0
+    # One of these two groups, see `memory_options`.
+    kv_cache_memory_bytes: int | None = None
+    enable_chunked_prefill: bool | None = None
+    gpu_memory_utilization: float | None = None
+
+    @classmethod
+    def of(
+        cls, model: Path, settings: VllmShape, *, trust_remote_code: bool = False, sleep_mode: bool = False
+    ) -> "VllmOptions":
+        return cls(
+            model=str(model),
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            enforce_eager=settings.enforce_eager,
+            tensor_parallel_size=settings.tensor_parallel,
+            trust_remote_code=trust_remote_code,
+            enable_sleep_mode=sleep_mode,
+            **memory_options(
+                on_cpu=not has_gpu(),
+                kv_cache_gib=settings.kv_cache_gib,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+            ),
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
 
 
 def has_gpu() -> bool:
@@ -23,35 +82,37 @@ def check_installed(*, where: str, remedy: str) -> None:
         raise UserError("vLLM is not installed", where=where, remedy=f"install it (make setup), or {remedy}")
 
 
-def check_memory(model: Path, dtype: str, *, kv_cache_gib: float, tensor_parallel: int, where: str) -> None:
-    """Refuse, before anything starts, a model that this machine's memory (not a GPU's) does not hold.
+def check_memory(model: Path, settings: VllmShape, *, where: str) -> None:
+    """Refuse, before anything starts, a model that does not fit into this machine's memory. Not checked on a GPU.
 
-    `where` is the dotted name of the engine's settings.
+    `where` is the dotted name of the settings.
     """
-    weights = weight_bytes(model, dtype)
-    # Every tensor-parallel worker has a KV cache of its own; the weights are divided among them.
-    need = weights + tensor_parallel * (int(kv_cache_gib * GIB) + _OVERHEAD)
+    if has_gpu():
+        return
+    weights = weight_bytes(model, settings.dtype)
+    # Every tensor-parallel process has its own KV cache; the weights are divided among them.
+    needed = weights + settings.tensor_parallel * (int(settings.kv_cache_gib * GIB) + _OVERHEAD)
     free = available_memory()
-    if need > free:
+    if needed > free:
         raise UserError(
-            f"the engine would need {need / GIB:.1f} GiB ({weights / GIB:.1f} GiB of weights,"
-            f" {kv_cache_gib:g} GiB of KV cache, and itself) and {free / GIB:.1f} GiB are free",
-            where=f"{where}.kv_cache_gib={kv_cache_gib:g}",
+            f"vLLM needs {needed / GIB:.1f} GiB ({weights / GIB:.1f} GiB of weights,"
+            f" {settings.kv_cache_gib:g} GiB of KV cache, and overhead), and {free / GIB:.1f} GiB are free",
+            where=f"{where}.kv_cache_gib={settings.kv_cache_gib:g}",
             remedy=f"lower {where}.kv_cache_gib, end other programs, or choose a smaller model or {where}.dtype",
         )
 
 
 def memory_options(*, on_cpu: bool, kv_cache_gib: float, gpu_memory_utilization: float) -> dict[str, Any]:
-    """Keyword arguments of vllm.LLM that say how much memory it takes, and what a CPU cannot do."""
+    """Keyword arguments of vllm.LLM for how much memory it uses, and for what it cannot do on a CPU."""
     if on_cpu:
-        # A prompt prefilled in two steps makes vLLM 0.32 rewind the request's generator, which torch cannot do on
-        # a CPU ("CPU Generator does not use offset"); so prompts are prefilled whole.
+        # If a prompt is prefilled in two steps, vLLM 0.32 rewinds the request's generator, which torch cannot do on a
+        # CPU ("CPU Generator does not use offset"). So each prompt is prefilled in one step.
         return {"kv_cache_memory_bytes": int(kv_cache_gib * GIB), "enable_chunked_prefill": False}
     return {"gpu_memory_utilization": gpu_memory_utilization}
 
 
 def environment(*, on_cpu: bool, enforce_eager: bool, tensor_parallel: int) -> dict[str, str]:
-    """The environment of the process, from this one's."""
+    """The environment of a process with vLLM: this process's, changed."""
     variables = dict(os.environ) | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
@@ -62,20 +123,27 @@ def environment(*, on_cpu: bool, enforce_eager: bool, tensor_parallel: int) -> d
     }
     if not on_cpu:
         return variables
-    variables.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over kv_cache_gib
+    variables.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it overrides kv_cache_gib
     if enforce_eager:
-        # vLLM compiles two helpers of its sampler even so: seconds at the first request, for nothing here.
+        # With enforce_eager, vLLM still compiles two helpers of its sampler: seconds at the first request.
         variables["TORCHDYNAMO_DISABLE"] = "1"
-    # Threads that wait by spinning made sampling 25 times slower on two cores shared with another process; bound
-    # threads (vLLM's "auto") share badly too. vLLM takes one thread where OMP_NUM_THREADS is not set.
+    # Threads that spin while they wait made sampling 25 times slower on two cores shared with another process; bound
+    # threads (vLLM's "auto") share badly too. vLLM uses one thread if OMP_NUM_THREADS is not set.
     variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     variables.setdefault("OMP_NUM_THREADS", str(_cores() // tensor_parallel or 1))
     variables.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     return variables
 
 
+def environment_of(settings: VllmShape) -> dict[str, str]:
+    """`environment` on this machine, with `settings`."""
+    return environment(
+        on_cpu=not has_gpu(), enforce_eager=settings.enforce_eager, tensor_parallel=settings.tensor_parallel
+    )
+
+
 def visible_devices(devices: Sequence[int] | None) -> dict[str, str]:
-    """The environment that leaves a process `devices` of the GPUs that this one sees; None = all. Not run on GPUs."""
+    """The variable that restricts a process to `devices` of the GPUs this one sees; None = all. Not run on GPUs."""
     if devices is None:
         return {}
     given = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,7 +1,7 @@
-"""The processes that train a policy together (ranks): what each of them does, and what all of them must agree on.
+"""Ranks: the processes that train a policy together, and the collectives between them.
 
-torchrun or accelerate starts them, on one machine or several that share the run folder. Every rank reads the same
-files and takes the same steps; only the main one writes. Of each optimizer step's groups a rank forwards its share.
+torchrun or accelerate starts them, on one machine or on several that share the run folder. Every rank reads the same
+files and takes the same optimizer steps; rank 0 writes. Each rank forwards its share of a step's groups.
 """
 
 import os
@@ -21,32 +21,32 @@ from tasks.training.groups import PromptGroup
 
 T = TypeVar("T")
 
-#: The main rank writes files while the others wait for it: minutes, for large policies.
-_PATIENCE = timedelta(hours=2)
+#: How long ranks wait in a collective. Rank 0 writes files meanwhile: minutes, for large policies.
+_TIMEOUT = timedelta(hours=2)
 
 
 class MainFailed(Exception):
-    """The main rank failed at what all others wait for. Why is said by that one."""
+    """Rank 0 failed while the others waited for it. Its own error says why."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train together; one process alone is rank 0 of 1, and sends nothing."""
+    """This process's rank and the number of ranks. A single process is rank 0 of 1 and communicates with nobody."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is rank 0, which writes files."""
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all ranks, on all of them."""
+        """The sum of `values` over all ranks, on every rank."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
     def largest(self, values: Tensor) -> Tensor:
-        """The largest of `values` over all ranks, on all of them."""
+        """The elementwise maximum of `values` over all ranks, on every rank."""
         return self._reduced(values, dist.ReduceOp.MAX)
 
     def _reduced(self, values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
@@ -57,19 +57,19 @@ class Ranks:
         return values
 
     def by_main(self, do: Callable[[], T]) -> T:
-        """What `do` returns on the main rank, on all of them: for reading what is about to change, and for writing.
+        """Call `do` on rank 0 only, and return its result on every rank: to write files, or read files that change.
 
-        Raises what it raises on the main rank, MainFailed on the others.
+        If `do` raises, rank 0 raises its error and the others raise MainFailed.
         """
         if self.size == 1:
             return do()
         if not self.main:
-            answer: list[tuple[bool, T] | None] = [None]
-            dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
-            assert answer[0] is not None
-            good, result = answer[0]
-            if not good:
-                raise MainFailed("the main process failed; its own message says why")
+            outcome: list[tuple[bool, T] | None] = [None]
+            dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
+            assert outcome[0] is not None
+            succeeded, result = outcome[0]
+            if not succeeded:
+                raise MainFailed("rank 0 failed; its error says why")
             return result
         try:
             result = do()
@@ -80,10 +80,10 @@ class Ranks:
         return result
 
     def rows(self, forward: Forward, groups: Sequence[PromptGroup]) -> list[list[list[int]]]:
-        """Which groups (indices) each rank forwards together: rank -> rows -> groups, as many rows for every rank.
+        """The groups (indices) of each forward of each rank: [rank][row] -> groups, with as many rows on every rank.
 
-        Tokens are shared out evenly, the largest group first, each to the rank that has least. All ranks take part in
-        every forward, so a rank that is through has empty rows at its end.
+        Tokens are balanced greedily: largest group first, each to the rank with the fewest tokens. A forward is a
+        collective, so ranks with fewer rows get empty rows at the end.
         """
         if self.size == 1:
             return [forward.batches(groups)]
@@ -95,22 +95,22 @@ class Ranks:
             shares[least].append(index)
         rows = [[[share[i] for i in row] for row in forward.batches([groups[i] for i in share])] for share in shares]
         most = max(map(len, rows))
-        return [mine + [[] for _ in range(most - len(mine))] for mine in rows]
+        return [rank_rows + [[] for _ in range(most - len(rank_rows))] for rank_rows in rows]
 
 
 ALONE = Ranks()
 
 
 def started_together() -> bool:
-    """Whether a launcher started this process as one of several."""
+    """Whether a launcher started this process as one of several ranks."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """The ranks that the launcher started, connected: over gloo, and NCCL where `device` is cuda. Else this one alone.
+    """Connect the ranks that the launcher started: gloo, and NCCL if `device` is cuda. Without a launcher: ALONE.
 
-    Ranks that are connected already stay so: a process can connect once.
+    A process can connect only once: if it is connected already, it stays connected at the end.
     Raises UserError when the machine has fewer GPUs than processes.
     """
     if not started_together():
@@ -122,13 +122,13 @@ def joined(device: str) -> Iterator[Ranks]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "cuda" and local >= torch.cuda.device_count():
         raise UserError(
-            f"process {local + 1} of this machine has no GPU of its own: there are {torch.cuda.device_count()}",
+            f"there is no GPU for process {local + 1} of this machine: it has {torch.cuda.device_count()}",
             where="training.processes, or torchrun --nproc-per-node",
             remedy="start as many processes as there are GPUs",
         )
     if device == "cuda":
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
     yield Ranks(dist.get_rank(), dist.get_world_size())
-    # Not after a failure: the others may wait in a collective, and the launcher ends them.
+    # Not after an error: other ranks may wait in a collective, and the launcher ends them.
     dist.destroy_process_group()

@@ -1,77 +1,81 @@
-"""Start the train stage where its settings say: in this process, or in others whose memory is freed at their end.
+"""Start the train stage where its settings say: in this process, or in child processes, which free their memory.
 
-torch is imported only where the training happens. A child (`python -m tasks.training.launch spec.yaml`) answers with
-one JSON object a line: {"done", "total", "unit"} as it goes on, {"error": {...}} for a UserError. What it and its
-libraries print goes to train.log in the stage's folder.
+torch is imported only where the training happens. A child (`python -m tasks.training.launch spec.yaml`) reports its
+progress and a UserError to the parent (see tasks.child_process). Its log is train.log in the stage's folder.
 """
 
-import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Any
 
 from storage.errors import UserError
 from storage.manifest import Manifest, read_manifest
 from storage.stage import Progress, finished, load_spec, silent
-from tasks.processes import die_with_parent, end_group, start_group
+from tasks.child_process import ROOT, Child, ChildDied, ChildFailed, Message, open_channel
 from tasks.training.settings import CHECKPOINTS, TrainSpec
 
 LOG_FILE = "train.log"
-_ROOT = Path(__file__).resolve().parents[2]
 _MODULE = "tasks.training.launch"
-_TAIL = 30  # lines of the log in an error
 
 
 class TrainingFailed(Exception):
-    """The process that trained ended without a manifest. The message ends with the tail of its log."""
+    """The training process ended without a manifest. The message ends with the last lines of its log."""
 
 
 class TrainingDied(TrainingFailed):
-    """It was killed by a signal (often: out of memory). Started again, it goes on from its last checkpoint."""
+    """It was killed by a signal (often: out of memory). The next attempt starts from its last checkpoint."""
+
+
+class Steps(Message):
+    """Progress of the training: `done` of `total` units."""
+
+    done: int
+    total: int
+    unit: str
 
 
 def launch(spec: TrainSpec, progress: Progress = silent) -> Manifest:
-    """Run, go on with, or adopt the train stage of `spec`.
+    """Run, resume, or adopt the train stage of `spec`.
 
-    Raises UserError as `tasks.training.trainer.run` does, wherever that ran, and for a launcher that is no command;
-    TrainingDied when a process of its own was killed, TrainingFailed when it ended for any other reason.
+    Raises UserError as `tasks.training.trainer.run` does, in whichever process that runs, and for a launcher that is
+    not a command; TrainingDied when the training process was killed, TrainingFailed when it failed otherwise.
     """
     adopted = finished(spec)
     if adopted is not None:
-        # A process that was killed after its manifest was published left them behind.
+        # They are still there if the process was killed right after it published its manifest.
         shutil.rmtree(spec.folder / CHECKPOINTS, ignore_errors=True)
         return adopted
     if spec.settings.optimization.launch == "inline":
         from tasks.training.trainer import run
 
         return run(spec, progress)
-    return _run_in_process(spec, progress)
+    return _run_in_child(spec, progress)
 
 
-def _run_in_process(spec: TrainSpec, progress: Progress) -> Manifest:
-    spec_file, log_file = spec.folder / "spec.yaml", spec.folder / LOG_FILE
+def _run_in_child(spec: TrainSpec, progress: Progress) -> Manifest:
+    spec_file = spec.folder / "spec.yaml"
     spec.save(spec_file)
-    command = _command(spec, spec_file)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *_python_path()])}
-    with open(log_file, "wb") as log:
-        process = start_group(command, stdout=subprocess.PIPE, stderr=log, env=environment)
+    child = Child(
+        "the training process",
+        _command(spec, spec_file),
+        log=spec.folder / LOG_FILE,
+        env=_environment(),
+        cwd=None,  # paths in the spec may be relative
+        takes_requests=False,
+    )
     try:
-        assert process.stdout is not None
-        with process.stdout as answers:
-            _follow(answers, progress)
-        code = process.wait()
+        for steps in child.receive_all(Steps):
+            progress(steps.done, steps.total, steps.unit)
+        child.wait()
+    except ChildDied as died:
+        raise (TrainingDied if died.code < 0 else TrainingFailed)(str(died)) from None
+    except ChildFailed as failed:
+        raise TrainingFailed(str(failed)) from None
     finally:
-        end_group(process)
-    if code == 0:
-        return read_manifest(spec.folder)
-    tail = "\n".join(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:])
-    if code < 0:
-        raise TrainingDied(f"the training process was killed by signal {-code}; {log_file} ends with:\n{tail}")
-    raise TrainingFailed(f"the training process ended with exit code {code}; {log_file} ends with:\n{tail}")
+        child.end()
+    return read_manifest(spec.folder)
 
 
 def _command(spec: TrainSpec, spec_file: Path) -> list[str]:
@@ -90,37 +94,25 @@ def _command(spec: TrainSpec, spec_file: Path) -> list[str]:
     return [sys.executable, "-m", _MODULE, str(spec_file)]
 
 
-def _python_path() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-
-
-def _follow(answers: IO[bytes], progress: Progress) -> None:
-    """Pass the children's progress on until all have closed their end. Raises the first UserError that one reports."""
-    for line in answers:
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            error = answer["error"]
-            raise UserError(error["what"], where=error["where"], remedy=error["remedy"])
-        progress(answer["done"], answer["total"], answer["unit"])
+def _environment() -> dict[str, str]:
+    """This process's, with our modules on PYTHONPATH: the child may run in another folder."""
+    given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *given])}
 
 
 def _child(path: Path) -> int:
-    """What the process of its own does. Returns its exit code; other errors than UserError end in the log."""
-    die_with_parent()
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is for the log
+    """What a child does. Returns its exit code. Errors other than UserError end it with a traceback in the log."""
+    channel = open_channel()
+    try:
+        from tasks.training.trainer import run
 
-        def answer(**fields: Any) -> None:
-            answers.write(json.dumps(fields) + "\n")
-            answers.flush()
-
-        try:
-            from tasks.training.trainer import run
-
-            run(load_spec(path, TrainSpec), lambda done, total, unit: answer(done=done, total=total, unit=unit))
-        except UserError as error:
-            answer(error={"what": error.what, "where": error.where, "remedy": error.remedy})
-            return 2
+        run(
+            load_spec(path, TrainSpec),
+            lambda done, total, unit: channel.send(Steps(done=done, total=total, unit=unit)),
+        )
+    except UserError as error:
+        channel.fail(error)
+        return 2
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Several processes of a module on this machine, each with its rank, by PyTorch's elastic launcher (that of torchrun).
+"""Run a module in several processes on this machine, one for each rank, with PyTorch's elastic launcher.
 
     python -m tasks.training.torchrun 2 tasks.training.launch spec.yaml
 
-When one of them fails the others are ended. When it was killed by a signal, this process ends by the same one.
+It does what torchrun does, except: if a process was killed by a signal, this process ends by the same signal. When one
+process fails, the others are ended.
 """
 
 import os
@@ -16,7 +17,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tasks.processes import die_with_parent
 
 
-def main(processes: int, module: str, words: Sequence[str]) -> int:
+def main(processes: int, module: str, arguments: Sequence[str]) -> int:
     die_with_parent()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
@@ -30,13 +31,13 @@ def main(processes: int, module: str, words: Sequence[str]) -> int:
         run_id="training",
     )
     try:
-        elastic_launch(config, sys.executable)("-m", module, *words)
-    except ChildFailedError as failed:
-        _, first = failed.get_first_failure()
-        print(failed, file=sys.stderr, flush=True)
-        if first.exitcode < 0:
-            os.kill(os.getpid(), signal.Signals(-first.exitcode))
-        return first.exitcode
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
+    except ChildFailedError as error:
+        _, first_failure = error.get_first_failure()
+        print(error, file=sys.stderr, flush=True)
+        if first_failure.exitcode < 0:
+            os.kill(os.getpid(), signal.Signals(-first_failure.exitcode))
+        return first_failure.exitcode
     return 0
 
 

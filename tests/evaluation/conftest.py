@@ -12,7 +12,8 @@ from storage.schemas import PREFERENCES, RESPONSES, SCORES, VOTES, table, write_
 from storage.schemas import PROMPTS as PROMPTS_SCHEMA
 from storage.stage import Outcome, run_stage
 from tasks.evaluation.settings import EvaluateSpec, JudgeSpec, JudgingSettings, MetricsSettings
-from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.generation.engines.vllm import VllmSettings
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.labeling.settings import LabelSettings, LabelSpec
 from tests.panel.conftest import importable_voters, world  # noqa: F401  (fixtures)
 
@@ -79,7 +80,7 @@ class Evaluation:
             folder=self.root / "responses",
             round=1,
             seed=0,
-            settings=GenerationSettings(sampling=SamplingSettings(**sampling), engine=EngineSettings()),
+            settings=GenerationSettings(sampling=SamplingSettings(**sampling), engine=VllmSettings()),
             policy=Artifact.of(self.policy),
             prompts=Artifact(path=self.root / "heldout.parquet", digest="held-out prompts"),
         )
@@ -122,7 +123,7 @@ class Evaluation:
             folder=self.root / name,
             round=0,
             seed=0,
-            settings=GenerationSettings(sampling=SamplingSettings(), engine=EngineSettings()),
+            settings=GenerationSettings(sampling=SamplingSettings(), engine=VllmSettings()),
             policy=Artifact.of(self.initial),
             prompts=Artifact(path=self.root / "heldout.parquet", digest="held-out prompts"),
         )

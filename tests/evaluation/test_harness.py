@@ -12,7 +12,7 @@ import pytest
 from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.manifest import Manifest
-from tasks.evaluation.harness import process, stage
+from tasks.evaluation.harness import process, stage, worker
 from tasks.evaluation.harness.settings import (
     HarnessRunSettings,
     HarnessSettings,
@@ -58,8 +58,8 @@ def command_line(policy: Path, out: Path, *words: str, env: dict[str, str] | Non
     samples = {
         file.name.removeprefix("samples_").rpartition("_")[0]: file.read_text() for file in out.rglob("samples_*.jsonl")
     }
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found | {"samples": samples}
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results | {"samples": samples}
 
 
 def assert_equal(folder: Path, theirs: dict[str, Any]) -> None:
@@ -93,24 +93,24 @@ def test_agrees_with_the_command_line(done: tuple[Path, Manifest], tmp_path: Pat
 
 def test_summary_is_what_the_files_say(done: tuple[Path, Manifest]) -> None:
     folder, manifest = done
-    found = json.loads((folder / "results_small_choice.json").read_text())
+    results = json.loads((folder / "results_small_choice.json").read_text())
     scores = manifest.summary["scores"]
     assert set(scores["small_choice"]) == {"acc,none", "acc_norm,none"}
     assert scores["small_writing"].keys() == {"exact_match,letter"}
     assert scores["small_choice"]["acc,none"] == {
-        "value": found["results"]["small_choice"]["acc,none"],
-        "stderr": found["results"]["small_choice"]["acc_stderr,none"],
+        "value": results["results"]["small_choice"]["acc,none"],
+        "stderr": results["results"]["small_choice"]["acc_stderr,none"],
         "higher_is_better": True,
     }
     assert 0 < scores["small_choice"]["acc,none"]["value"] < 1
     assert manifest.rows == {"documents": 20}
     assert manifest.summary["average"] is None
-    assert found["config"]["model_sha"] == "digest of the policy"
-    assert not {"date", "end_time", "total_evaluation_time_seconds"} & set(found)
+    assert results["config"]["model_sha"] == "digest of the policy"
+    assert not {"date", "end_time", "total_evaluation_time_seconds"} & set(results)
     assert not (folder / "harness.log").exists()
 
 
-def test_a_finished_task_is_not_asked_again(
+def test_a_finished_task_is_not_run_again(
     done: tuple[Path, Manifest], tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, manifest = done
@@ -140,32 +140,37 @@ def test_average_is_of_named_metrics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("error", "words"),
     [
-        ({"type": "Refused", "error": "lm-eval has no task 'arc'"}, "no task 'arc'"),
-        ({"type": "ModuleNotFoundError", "error": "No module named 'langdetect'"}, "langdetect"),
-        ({"type": "ConnectionError", "error": "Couldn't reach the hub"}, "data of a task"),
+        (ModuleNotFoundError("No module named 'langdetect'"), "langdetect"),
+        (ConnectionError("Couldn't reach the hub\nretry"), "data of a task is not available: Couldn't reach the hub"),
     ],
 )
-def test_what_a_user_can_mend(said: dict[str, str], words: str, tmp_path: Path) -> None:
-    error = process._explain(said, tmp_path / "log")
-    assert isinstance(error, UserError)
-    assert words in str(error)
+def test_errors_that_the_user_can_fix(error: Exception, words: str) -> None:
+    explained = worker._explain(error)
+    assert isinstance(explained, UserError)
+    assert words in explained.what
+    assert worker._explain(other := ValueError("a bug")) is other
+
+
+def test_an_error_of_the_child_reaches_the_stage(tmp_path: Path, tiny_policy: Path) -> None:
+    missing = {"small_choice": tmp_path / "missing.jsonl"}
+    with pytest.raises(UserError, match=r"data of a task is not available: .*missing\.jsonl"):
+        stage.run(spec(tmp_path / "harness", tiny_policy, tasks=["small_choice"], data=missing))
+    assert (tmp_path / "harness" / "harness.log").exists()
 
 
 def test_unknown_task_and_data_file(tmp_path: Path, tiny_policy: Path) -> None:
-    """Both refusals come before the policy is loaded; one process each would be dear, so the worker is called here."""
+    """Both are checked before the policy is loaded. Called in this process, which is cheaper than a child each."""
     from lm_eval.tasks import TaskManager
 
-    from tasks.evaluation.harness import worker
-
     manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-    with pytest.raises(worker.Refused, match="closest are small_choice"):
-        worker._where(manager, "small_choise", {}, tmp_path)
-    data = tmp_path / "mine.jsonl"
+    with pytest.raises(UserError, match="closest are small_choice"):
+        worker._source(manager, "small_choise", {}, tmp_path)
+    data = tmp_path / "data.jsonl"
     data.write_text('{"question": "one?", "choices": [" a", " b"], "answer": 0}\n')
-    where = worker._where(manager, "small_choice", {"small_choice": str(data)}, tmp_path)
-    (task,) = manager.load([where])["tasks"].values()
+    source = worker._source(manager, "small_choice", {"small_choice": data}, tmp_path)
+    (task,) = manager.load([source])["tasks"].values()
     assert [doc["question"] for doc in task.test_docs()] == ["one?"]
     assert task.config.num_fewshot == 2
 
@@ -175,11 +180,11 @@ def test_unknown_task_and_data_file(tmp_path: Path, tiny_policy: Path) -> None:
 def test_vllm_agrees_with_the_command_line(tmp_path: Path, tiny_policy: Path) -> None:
     pytest.importorskip("vllm")
     sizes = {"kv_cache_gib": 0.25, "enforce_eager": True}
-    asked = spec(tmp_path / "ours", tiny_policy, backend="vllm", model=sizes)
-    stage.run(asked)
-    model = ",".join(f"{key}={value}" for key, value in process._model_args(asked).items())
+    own_spec = spec(tmp_path / "ours", tiny_policy, backend="vllm", model=sizes)
+    stage.run(own_spec)
+    model = ",".join(f"{key}={value}" for key, value in process._model_args(own_spec).items())
     words = ["--model", "vllm", "--batch_size", "auto", "--model_args", model]
-    theirs = command_line(tiny_policy, tmp_path / "theirs", *words, env=dict(process._environment(asked)))
+    theirs = command_line(tiny_policy, tmp_path / "theirs", *words, env=dict(process._environment(own_spec)))
     assert_equal(tmp_path / "ours", theirs)
     assert os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") is None
 
@@ -187,8 +192,6 @@ def test_vllm_agrees_with_the_command_line(tmp_path: Path, tiny_policy: Path) ->
 def test_the_ready_tasks_read_a_users_file(tmp_path: Path) -> None:
     """Files in the formats that GSM8K and IFEval are published in; scores of replies written by hand."""
     from lm_eval.tasks import TaskManager
-
-    from tasks.evaluation.harness import worker
 
     sums = tmp_path / "sums.jsonl"
     sums.write_text(
@@ -204,8 +207,8 @@ def test_the_ready_tasks_read_a_users_file(tmp_path: Path) -> None:
     ]  # fmt: skip
     orders.write_text("".join(json.dumps(row) + "\n" for row in rows))
     manager = TaskManager(include_path=str(ROOT / "conf" / "harness" / "tasks"), include_defaults=False)
-    data = {"gsm8k_file": str(sums), "ifeval_file": str(orders)}
-    loaded = manager.load([worker._where(manager, name, data, tmp_path) for name in data])["tasks"]
+    data = {"gsm8k_file": sums, "ifeval_file": orders}
+    loaded = manager.load([worker._source(manager, name, data, tmp_path) for name in data])["tasks"]
 
     task = loaded["gsm8k_file"]
     task.build_all_requests(rank=0, world_size=1)

@@ -16,7 +16,8 @@ from tasks.evaluation.mt_bench.dialogue import run as run_dialogue
 from tasks.evaluation.mt_bench.figures import mt_bench
 from tasks.evaluation.mt_bench.grading import GraderSettings, GradeSettings, GradeSpec, read_grade, run_grading
 from tasks.generation.engines import Request, Sample
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.engines.transformers import TransformersSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.reporting.report.files import read_run
 from tasks.reporting.report.mt_bench import table as html_table
 from tests.panel.chat_server import ChatServer
@@ -68,7 +69,7 @@ class Parrot:
 
 
 def dialogue(folder: Path, policy: Path, path: Path, **settings: Any) -> DialogueSpec:
-    asked = DialogueSettings(engine=EngineSettings(kind="transformers"), **settings)
+    asked = DialogueSettings(engine=TransformersSettings(), **settings)
     return DialogueSpec(folder=folder, round=0, seed=1, settings=asked, policy=policy, questions=path)
 
 

@@ -1,4 +1,4 @@
-"""A small generate stage on disk, and engines for it."""
+"""A small generate stage, and an engine that records its calls."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from storage.schemas import PROMPTS, table, write_parquet
-from tasks.generation.engines import Request, Sample
-from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
-from tasks.generation.transformers_engine import TransformersEngine
+from tasks.generation.engines import EngineSettings, Request, Sample
+from tasks.generation.engines.transformers import TransformersEngine, TransformersSettings
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.modeling.load import encode_chat, load_tokenizer
 
 CPU_ENGINE: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 0.125}
@@ -29,10 +29,10 @@ def requests(tiny_policy: Path) -> list[Request]:
 
 
 class WatchedEngine(TransformersEngine):
-    """Notes what is asked of it; `fail_after` shards it fails, as a killed process would."""
+    """Records its calls. After `fail_after` shards it is interrupted."""
 
     def __init__(self, settings: EngineSettings | None = None, *, fail_after: int = -1) -> None:
-        super().__init__(settings or EngineSettings(kind="transformers", dtype="float32"))
+        super().__init__(settings or TransformersSettings(dtype="float32"))
         self.loaded: list[Path] = []
         self.sampled: list[int] = []  # requests in each call
         self.fail_after = fail_after
@@ -60,9 +60,7 @@ def make_spec(tmp_path: Path, tiny_policy: Path) -> MakeSpec:
         engine = {"kind": "transformers", "shard_prompts": 3, "verify_sequences": 4} | CPU_ENGINE
         for key, value in options.items():
             (sampling if key in SamplingSettings.model_fields else engine)[key] = value
-        settings = GenerationSettings(
-            sampling=SamplingSettings.model_validate(sampling), engine=EngineSettings.model_validate(engine)
-        )
+        settings = GenerationSettings.model_validate({"sampling": sampling, "engine": engine})
         return GenerateSpec(
             folder=tmp_path / name, round=1, seed=seed, settings=settings, policy=policy, prompts=prompts
         )

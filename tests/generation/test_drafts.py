@@ -1,4 +1,4 @@
-"""Pairs that are made: what the policy is asked, how its answers are put together, and what is refused."""
+"""Drafted pairs: the prompts that the policy gets, how its answers are assembled, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ import pytest
 from storage.errors import UserError
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from tasks.generation.drafts import AskSpec, AssembleSpec, Ladder, Sapo, _augmented, run_ask, run_assemble
-from tasks.generation.settings import EngineSettings, GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.generation.engines.transformers import TransformersSettings
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.generation.stage import run
 from tasks.modeling.load import encode_chat, load_tokenizer
 
@@ -33,16 +34,16 @@ def prompts(folder: Path, *, references: list[str | None] | None = None, system:
     return path
 
 
-def made(
+def run_stages(
     folder: Path, policy: Path, settings: Ladder | Sapo, asked_prompts: Path, *, number: int = 1, tokens: int = 6
 ) -> dict[str, list[dict[str, Any]]]:
-    """The three stages with the transformers engine: rows of asked, pieces, drafts and responses."""
-    common: dict[str, Any] = {"round": number, "seed": 3, "inputs": {}}
+    """Run the three stages with the transformers engine. Returns the rows of each of their files, by name."""
+    common: dict[str, Any] = {"round": number, "seed": 3}
     ask = AskSpec(folder=folder / "ask", settings=settings, prompts=asked_prompts, policy=policy, **common)
     run_ask(ask)
     generation = GenerationSettings(
         sampling=SamplingSettings(responses=1, max_tokens=tokens),
-        engine=EngineSettings(kind="transformers", dtype="float32"),
+        engine=TransformersSettings(dtype="float32"),
     )
     sampled = GenerateSpec(
         folder=folder / "drafts", settings=generation, policy=policy, prompts=ask.folder / "asked.parquet",
@@ -70,7 +71,7 @@ def test_the_gap_shrinks_by_round() -> None:
 
 def test_a_ladder_asks_for_two_qualities_and_keeps_the_plain_prompt(tmp_path: Path, tiny_policy: Path) -> None:
     settings = Ladder(kind="ladder", instruction="quality {quality}", gaps=[2, 1])
-    rows = made(tmp_path, tiny_policy, settings, prompts(tmp_path, system="be kind"), number=2)
+    rows = run_stages(tmp_path, tiny_policy, settings, prompts(tmp_path, system="be kind"), number=2)
     assert [row["prompt_id"] for row in rows["asked"]] == ["p0@5", "p0@4", "p1@5", "p1@4"]
     assert [row["messages"][0]["content"] for row in rows["asked"][:2]] == [
         "be kind\n\nquality 5", "be kind\n\nquality 4",
@@ -87,8 +88,8 @@ def test_a_ladder_asks_for_two_qualities_and_keeps_the_plain_prompt(tmp_path: Pa
     ]  # fmt: skip
 
 
-def test_sapo_writes_a_stretch_of_the_reference_anew(tmp_path: Path, tiny_policy: Path) -> None:
-    rows = made(tmp_path, tiny_policy, Sapo(kind="sapo", tokens=4), prompts(tmp_path), tokens=4)
+def test_sapo_rewrites_a_part_of_the_reference(tmp_path: Path, tiny_policy: Path) -> None:
+    rows = run_stages(tmp_path, tiny_policy, Sapo(kind="sapo", tokens=4), prompts(tmp_path), tokens=4)
     tokenizer = load_tokenizer(tiny_policy)
     for i, reference in enumerate(REFERENCES):
         whole = [*tokenizer(reference, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -97,17 +98,17 @@ def test_sapo_writes_a_stretch_of_the_reference_anew(tmp_path: Path, tiny_policy
         assert (first["response_ids"], first["finish_reason"]) == (whole, "stop")
         assert whole[: len(piece["prefix_ids"])] == piece["prefix_ids"]
         assert whole[len(piece["prefix_ids"]) + 4 :] == piece["suffix_ids"]
-        # The policy went on from the prefix.
+        # The policy continued the prefix.
         assert draft["prompt_ids"] == first["prompt_ids"] + piece["prefix_ids"]
         after = [] if draft["finish_reason"] == "stop" else piece["suffix_ids"]
         assert second["response_ids"] == piece["prefix_ids"] + draft["response_ids"] + after
         assert second["finish_reason"] == "stop"
-    again = made(tmp_path / "again", tiny_policy, Sapo(kind="sapo", tokens=4), prompts(tmp_path), tokens=4)
+    again = run_stages(tmp_path / "again", tiny_policy, Sapo(kind="sapo", tokens=4), prompts(tmp_path), tokens=4)
     assert again["pieces"] == rows["pieces"]
     assert [row["response_ids"] for row in again["responses"]] == [row["response_ids"] for row in rows["responses"]]
 
 
-def test_a_stretch_is_not_longer_than_it_was() -> None:
+def test_a_rewritten_part_is_not_longer_than_the_original() -> None:
     pieces = {"prefix_ids": [1], "suffix_ids": [4, 0]}
     whole = [1, 2, 3, 4, 0]
     assert _augmented(whole, pieces, {"response_ids": [7, 8, 9], "finish_reason": "length"}) == [1, 7, 8, 4, 0]
@@ -117,12 +118,12 @@ def test_a_stretch_is_not_longer_than_it_was() -> None:
 
 def test_a_prompt_without_a_reference_is_refused_by_its_line(tmp_path: Path, tiny_policy: Path) -> None:
     with pytest.raises(UserError, match="no reference") as caught:
-        made(tmp_path, tiny_policy, Sapo(kind="sapo"), prompts(tmp_path, references=["a", None]))
+        run_stages(tmp_path, tiny_policy, Sapo(kind="sapo"), prompts(tmp_path, references=["a", None]))
     assert caught.value.where == "file:2"
 
 
 def test_a_prefix_that_leaves_no_room_is_refused(tmp_path: Path, tiny_policy: Path) -> None:
     with pytest.raises(UserError, match="does not fit the context of 256"):
-        made(
+        run_stages(
             tmp_path, tiny_policy, Sapo(kind="sapo", tokens=1), prompts(tmp_path, references=["a b " * 120]), tokens=100
         )

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -61,7 +60,7 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(make_spec: MakeSpec) -> N
     }
 
 
-def test_a_truncated_shard_is_made_again(make_spec: MakeSpec) -> None:
+def test_a_truncated_shard_is_sampled_again(make_spec: MakeSpec) -> None:
     spec = make_spec()
     run(spec, engine=WatchedEngine())
     before = shards(spec.folder)
@@ -73,18 +72,19 @@ def test_a_truncated_shard_is_made_again(make_spec: MakeSpec) -> None:
     assert shards(spec.folder) == before
 
 
-def test_nothing_is_loaded_when_every_shard_is_there(make_spec: MakeSpec) -> None:
+def test_nothing_is_loaded_when_every_shard_exists(make_spec: MakeSpec) -> None:
     spec = make_spec()
     first = run(spec, engine=WatchedEngine())
     (spec.folder / MANIFEST).unlink()
     engine = WatchedEngine()
     again = run(spec, engine=engine)
-    assert engine.loaded == engine.sampled == []
+    assert not engine.loaded
+    assert not engine.sampled
     assert again.content == first.content
     assert again.summary["sampler_gap_max"] == first.summary["sampler_gap_max"]
 
 
-def test_other_settings_leave_no_old_shard_behind(make_spec: MakeSpec) -> None:
+def test_shards_of_other_settings_are_removed(make_spec: MakeSpec) -> None:
     run(make_spec(), engine=WatchedEngine())
     manifest = run(make_spec(shard_prompts=4), engine=WatchedEngine())
     assert list(shards(make_spec().folder)) == [entry.path for entry in manifest.files]
@@ -118,7 +118,7 @@ def test_equal_responses_are_refused(make_spec: MakeSpec) -> None:
 
 
 class WrongWeights(WatchedEngine):
-    """Samples the policy it is given, but says log-probabilities of another."""
+    """Samples from the policy, but returns other log-probabilities."""
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         return [
@@ -157,8 +157,9 @@ def test_command(make_spec: MakeSpec, tmp_path: Path) -> None:
 
 
 def test_command_shows_a_user_error_on_one_screen(make_spec: MakeSpec, tmp_path: Path) -> None:
-    wrong: dict[str, Any] = make_spec().model_dump(mode="json") | {"polcy": "x"}
-    (tmp_path / "spec.yaml").write_text(str(wrong))
+    path = tmp_path / "spec.yaml"
+    make_spec().save(path)
+    path.write_text(path.read_text() + "polcy: x\n")
     done = command(tmp_path / "spec.yaml")
     assert done.returncode == 2
     assert "polcy" in done.stderr

@@ -1,4 +1,4 @@
-"""Engines side by side: prompts dealt out and samples put back, with engines that only write down what they get."""
+"""Replicas: how prompts are split and samples merged, with engines that only record their calls."""
 
 import threading
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from storage.errors import UserError
 from tasks.generation.engines import EngineDied, Request, Sample
-from tasks.generation.registry import open_engine
+from tasks.generation.engines.transformers import TransformersSettings
+from tasks.generation.engines.vllm import VllmSettings
 from tasks.generation.replicas import Replicas
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.modeling.vllm_process import visible_devices
 from tests.generation.conftest import MakeSpec
 
@@ -19,12 +20,12 @@ SAMPLING = SamplingSettings(responses=2)
 
 
 class Echo:
-    """Samples that tell the prompt, the seed and the response. All of `together` sample at the same time, or none."""
+    """Its samples hold prompt, seed and index. With `barrier`, `sample` waits until all engines are in it."""
 
-    def __init__(self, together: threading.Barrier | None = None, *, dies: bool = False) -> None:
+    def __init__(self, barrier: threading.Barrier | None = None, *, dies: bool = False) -> None:
         self.calls: list[str] = []
-        self.got: list[Request] = []
-        self._together, self._dies = together, dies
+        self.received: list[Request] = []
+        self._barrier, self._dies = barrier, dies
 
     def check(self, policy: Path) -> None:
         self.calls.append("check")
@@ -42,14 +43,14 @@ class Echo:
         self.calls.append("close")
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
-        if self._together is not None:
-            self._together.wait(10)
+        if self._barrier is not None:
+            self._barrier.wait(10)
         if self._dies:
             raise EngineDied("gone")
-        self.got += requests
+        self.received += requests
         return [
-            [Sample([*each.prompt_ids, each.seed, index], [], "stop") for index in range(sampling.responses)]
-            for each in requests
+            [Sample([*request.prompt_ids, request.seed, index], [], "stop") for index in range(sampling.responses)]
+            for request in requests
         ]
 
 
@@ -62,41 +63,41 @@ def requests(count: int) -> list[Request]:
 def test_samples_come_back_in_the_order_of_the_requests(replicas: int, count: int) -> None:
     engines = [Echo() for _ in range(replicas)]
     assert Replicas(engines).sample(requests(count), SAMPLING) == Echo().sample(requests(count), SAMPLING)
-    shares = [len(engine.got) for engine in engines]
+    shares = [len(engine.received) for engine in engines]
     assert max(shares) - min(shares) <= 1
 
 
-def test_replicas_work_at_the_same_time_and_all_do_what_one_is_asked() -> None:
-    together = threading.Barrier(3)
-    engines = [Echo(together) for _ in range(3)]
+def test_replicas_work_in_parallel_and_all_get_every_call() -> None:
+    barrier = threading.Barrier(3)
+    engines = [Echo(barrier) for _ in range(3)]
     replicas, policy = Replicas(engines), Path("policy")
     replicas.check(policy)
     replicas.prepare(policy)
     replicas.load(policy)
-    replicas.sample(requests(6), SAMPLING)  # would time out if one waited for another
+    replicas.sample(requests(6), SAMPLING)  # times out if one waits for another
     replicas.pause()
     replicas.close()
     assert all(engine.calls == ["check", "prepare", "load policy", "pause", "close"] for engine in engines)
 
 
-def test_the_death_of_one_is_the_death_of_all() -> None:
+def test_the_death_of_one_replica_is_raised() -> None:
     with pytest.raises(EngineDied, match="gone"):
         Replicas([Echo(), Echo(dies=True)]).sample(requests(4), SAMPLING)
 
 
 def test_too_few_gpus_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    with pytest.raises(UserError, match="2 replicas of 2 GPUs need 4, and there are 3"):
-        open_engine(EngineSettings(replicas=2, tensor_parallel=2))
-    assert isinstance(open_engine(EngineSettings(replicas=3)), Replicas)
+    with pytest.raises(UserError, match="2 replicas of 2 GPUs need 4, and this machine has 3"):
+        VllmSettings(replicas=2, tensor_parallel=2).open()
+    assert isinstance(VllmSettings(replicas=3).open(), Replicas)
 
 
-def test_replicas_are_of_vllm() -> None:
+def test_only_vllm_has_replicas() -> None:
     with pytest.raises(ValidationError, match=r"engine\.kind=vllm"):
-        EngineSettings(kind="transformers", replicas=2)
+        TransformersSettings(replicas=2)
 
 
-def test_each_sees_its_own_of_the_devices_that_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_replica_sees_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_devices(None) == {}
     assert visible_devices(range(2, 4)) == {"CUDA_VISIBLE_DEVICES": "2,3"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tasks.generation.engines import Request, Sample
-from tasks.generation.settings import EngineSettings, SamplingSettings
-from tasks.generation.transformers_engine import TransformersEngine, choose
+from tasks.generation.engines.transformers import TransformersEngine, TransformersSettings, choose
+from tasks.generation.settings import SamplingSettings
 from tasks.modeling.load import load_policy, load_tokenizer
 
 SAMPLING = SamplingSettings(responses=3, max_tokens=16)
@@ -16,7 +16,7 @@ SAMPLING = SamplingSettings(responses=3, max_tokens=16)
 
 @pytest.fixture(scope="module")
 def engine(tiny_policy: Path) -> Iterator[TransformersEngine]:
-    engine = TransformersEngine(EngineSettings(kind="transformers", dtype="float32"))
+    engine = TransformersEngine(TransformersSettings(dtype="float32"))
     engine.load(tiny_policy)
     yield engine
     engine.close()
@@ -30,7 +30,8 @@ def drawn(engine: TransformersEngine, requests: list[Request]) -> list[list[Samp
 def brute_force(policy: Path, ids: list[int]) -> torch.Tensor:
     """Log-probabilities [vocabulary] of the token after `ids`."""
     with torch.inference_mode():
-        return load_policy(policy, dtype="float32", device="cpu")(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        logits: torch.Tensor = load_policy(policy, dtype="float32", device="cpu")(torch.tensor([ids])).logits
+    return logits[0, -1].log_softmax(-1)
 
 
 def test_logprobs_are_those_of_a_plain_forward(
@@ -70,7 +71,7 @@ def test_a_response_does_not_depend_on_its_batch(
     engine: TransformersEngine, requests: list[Request], drawn: list[list[Sample]]
 ) -> None:
     alone = engine.sample([requests[4]], SAMPLING)[0]
-    fewer = engine.sample([requests[4]], SAMPLING.model_copy(update={"responses": 2}))[0]
+    fewer = engine.sample([requests[4]], SamplingSettings(responses=2, max_tokens=16))[0]
     assert [sample.token_ids for sample in alone] == [sample.token_ids for sample in drawn[4]]
     assert [sample.token_ids for sample in fewer] == [sample.token_ids for sample in drawn[4][:2]]
 

@@ -12,11 +12,11 @@ import pytest
 
 from storage.errors import UserError
 from tasks.generation.engines import EngineDied, Request, Sample
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.engines.transformers import TransformersEngine, TransformersSettings
+from tasks.generation.engines.vllm import VllmEngine, VllmSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import run
-from tasks.generation.transformers_engine import TransformersEngine
 from tasks.generation.verify import Gap, Scored, measure_gap
-from tasks.generation.vllm_engine import VllmEngine
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.logprobs import TokenSequence
 from tests.generation.conftest import CPU_ENGINE, MakeSpec
@@ -24,7 +24,7 @@ from tests.test_processes import ROOT, group, wait_gone
 
 pytestmark = pytest.mark.vllm
 
-SETTINGS = EngineSettings(kind="vllm", **CPU_ENGINE)
+SETTINGS = VllmSettings(**CPU_ENGINE)
 SAMPLING = SamplingSettings(responses=4, max_tokens=24)
 
 
@@ -51,14 +51,14 @@ def ids(drawn: list[list[Sample]]) -> list[list[list[int]]]:
 def test_logprobs_agree_with_the_training_forward(
     engine: VllmEngine, tiny_policy: Path, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
-    # Begun with another policy, so that what is loaded is neither the first one's weights nor a second process's.
+    # Prepared with another policy: `load` must replace its weights, in the same process.
     clock = time.monotonic()
     engine.prepare(make_policy(seed=1))
     assert time.monotonic() - clock < 1.5
-    worker = engine._process
+    child = engine._child
     engine.prepare(tiny_policy)
     engine.load(tiny_policy)
-    assert engine._process is worker is not None
+    assert engine._child is child is not None
     drawn = engine.sample(requests, SAMPLING)
     assert [len(samples) for samples in drawn] == [4] * 6
     assert gap_to(tiny_policy, requests, drawn).maximum < 1e-4
@@ -86,7 +86,7 @@ def test_more_prompt_tokens_than_one_step_takes(engine: VllmEngine, requests: li
 
 
 def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests: list[Request]) -> None:
-    slow = TransformersEngine(EngineSettings(kind="transformers", dtype="float32"))
+    slow = TransformersEngine(TransformersSettings(dtype="float32"))
     slow.load(tiny_policy)
     greedy = SamplingSettings(responses=1, max_tokens=24, temperature=0)
     plain = engine.sample(requests, greedy)
@@ -94,13 +94,13 @@ def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests
     decode = load_tokenizer(tiny_policy).decode
     texts = [str(decode(token)) for token in plain[0][0].token_ids[4:]]
     stop = next(text for text in texts if text.isascii() and text.strip())
-    cut = greedy.model_copy(update={"stop": [stop]})
+    cut = SamplingSettings(responses=1, max_tokens=24, temperature=0, stop=[stop])
     fast = engine.sample(requests, cut)
     assert [[(s.token_ids, s.finish_reason) for s in row] for row in fast] == [
         [(s.token_ids, s.finish_reason) for s in row] for row in slow.sample(requests, cut)
     ]
     assert fast[0][0].finish_reason == "stop"
-    # End tokens, sampled: fast and slow never agree on draws, but an end token must always be the last one.
+    # With temperature 1 the engines sample different tokens, but an end token must always be the last one.
     end = load_tokenizer(tiny_policy).eos_token_id
     samples = [s for row in engine.sample(requests, SamplingSettings(responses=16, max_tokens=32)) for s in row]
     stopped = [s for s in samples if s.finish_reason == "stop"]
@@ -112,12 +112,12 @@ def test_both_engines_stop_alike(engine: VllmEngine, tiny_policy: Path, requests
 def test_reload_of_a_tied_policy_renews_the_head_too(
     engine: VllmEngine, tiny_policy: Path, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
-    # A prompt longer than a cache block (128 tokens on a CPU): old keys and values must not be found again.
+    # A prompt longer than a cache block (128 tokens on a CPU): old keys and values must not be reused.
     requests = [*requests, Request(requests[1].prompt_ids * 6, seed=7)]
     first = engine.sample(requests, SAMPLING)
-    other, worker = make_policy(seed=1), engine._process
+    other, child = make_policy(seed=1), engine._child
     engine.load(other)
-    assert engine._process is worker  # in place, not a new process
+    assert engine._child is child  # in place, not a new process
     drawn = engine.sample(requests, SAMPLING)
     assert gap_to(other, requests, drawn).maximum < 1e-4
     assert gap_to(tiny_policy, requests, drawn).mean > 0.5
@@ -139,29 +139,28 @@ def test_a_stage_has_the_same_bytes_when_resumed(engine: VllmEngine, make_spec: 
 def test_a_dead_worker_is_an_error_and_the_next_load_starts_anew(
     engine: VllmEngine, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
-    assert engine._process is not None
-    os.killpg(engine._process.pid, signal.SIGKILL)
+    assert engine._child is not None
+    os.killpg(engine._child.pid, signal.SIGKILL)
     with pytest.raises(EngineDied, match=r"by signal 9[\s\S]*Reloading"):
         engine.sample(requests, SAMPLING)
     engine.load(make_policy(seed=0, tied=False))
-    worker = engine._process
+    child = engine._child
     for seed in (0, 1):  # just started, and reloaded in place
         policy = make_policy(seed=seed, tied=False)
         engine.load(policy)
         assert gap_to(policy, requests, engine.sample(requests, SAMPLING)).maximum < 1e-4
-    assert engine._process is worker
+    assert engine._child is child
 
 
 PARENT = """
 import sys, threading, time
 from pathlib import Path
-from tasks.generation.settings import EngineSettings
-from tasks.generation.vllm_engine import VllmEngine
-engine = VllmEngine(EngineSettings.model_validate_json(sys.argv[1]))
+from tasks.generation.engines.vllm import VllmEngine, VllmSettings
+engine = VllmEngine(VllmSettings.model_validate_json(sys.argv[1]))
 threading.Thread(target=engine.load, args=(Path(sys.argv[2]),), daemon=True).start()
-while engine._process is None:
+while engine._child is None:
     time.sleep(0.05)
-print(engine._process.pid, flush=True)
+print(engine._child.pid, flush=True)
 threading.Event().wait()
 """
 
@@ -172,7 +171,7 @@ def test_the_engine_dies_with_a_parent_that_is_killed(tiny_policy: Path) -> None
     )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
-    time.sleep(3)  # into the import of vllm, which is the hardest moment for a thread to be heard
+    time.sleep(3)  # during the import of vllm, when the watcher thread gets the GIL least often
     assert group(worker)
     parent.kill()
     parent.wait()
@@ -180,17 +179,17 @@ def test_the_engine_dies_with_a_parent_that_is_killed(tiny_policy: Path) -> None
 
 
 def test_too_little_memory_is_refused_before_anything_starts(tiny_policy: Path) -> None:
-    engine = VllmEngine(SETTINGS.model_copy(update={"kv_cache_gib": 5000}))
+    engine = VllmEngine(VllmSettings(**CPU_ENGINE | {"kv_cache_gib": 5000}))
     with pytest.raises(UserError, match=r"5000 GiB of KV cache") as refused:
         engine.load(tiny_policy)
     assert "lower engine.kv_cache_gib" in refused.value.remedy
-    assert engine._process is None
+    assert engine._child is None
 
 
 @pytest.mark.slow
 def test_a_cache_that_cannot_hold_the_context_is_explained(tiny_policy: Path) -> None:
-    engine = VllmEngine(SETTINGS.model_copy(update={"kv_cache_gib": 1e-4}))
+    engine = VllmEngine(VllmSettings(**CPU_ENGINE | {"kv_cache_gib": 1e-4}))
     with pytest.raises(UserError, match="KV cache") as refused:
         engine.load(tiny_policy)
     assert "engine.max_model_len" in refused.value.remedy
-    assert engine._process is None
+    assert engine._child is None

@@ -1,12 +1,13 @@
-"""What the worker tells vLLM, without vLLM."""
+"""What the child process calls in vLLM, without vLLM."""
 
 from typing import Any
 
-from tasks.generation.vllm_worker import Worker
+from tasks.child_process import Done
+from tasks.generation.vllm_worker import Reload, Worker
 
 
-class Told:
-    """An engine that notes what it is told."""
+class RecordingLlm:
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -18,8 +19,8 @@ class Told:
         self.calls.append("reset_prefix_cache")
 
 
-def test_a_reload_forgets_the_keys_and_values_of_the_old_weights():
+def test_a_reload_forgets_the_keys_and_values_of_the_old_weights() -> None:
     worker: Any = Worker()
-    worker._llm = Told()
-    worker.reload("policy")
+    worker._llm = RecordingLlm()
+    assert worker.answer(Reload(policy="policy")) == Done()
     assert worker._llm.calls == ["reload_policy policy", "reset_prefix_cache"]

@@ -1,4 +1,4 @@
-"""Tiny random models of the architectures that log-probabilities are checked on, each with what is its own."""
+"""Tiny random models of many architectures, on which log-probabilities are checked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +61,9 @@ MODELS = {
 
 
 def build(name: str) -> PreTrainedModel:
-    """A random model of MODELS in float64, always the same."""
+    """The model of MODELS called `name`, in float64, with the same random weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return MODELS[name]().double().eval()
+        model: Any = MODELS[name]()
+        built: PreTrainedModel = model.double().eval()
+        return built

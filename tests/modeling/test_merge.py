@@ -1,7 +1,8 @@
-"""Sums of weights against plain float64 sums, and the update stage's vectors."""
+"""Weighted sums of weights against plain float64 sums, and the update stage against the vectors in methods.md."""
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,13 @@ def test_a_sum_is_the_float64_sum_in_the_dtype_that_was_stored(tmp_path: Path) -
         publish_sum(list(zip(folders, (0.2, 0.3, 0.5), strict=True)), folders[2], out)
         stored = [each.to(dtype).double() for each in values]
         wanted = (0.2 * stored[0] + 0.3 * stored[1] + 0.5 * stored[2]).to(dtype)
-        found = load_file(out / "model.safetensors")
-        assert torch.equal(found["w"], wanted)
-        assert found["steps"].item() == 2  # what is no float is the trained policy's
+        merged = load_file(out / "model.safetensors")
+        assert torch.equal(merged["w"], wanted)
+        assert merged["steps"].item() == 2  # integers are copied from the trained policy
         assert (out / "config.json").is_file()
 
 
-def test_files_of_several_shards_are_found_wherever_a_tensor_lies(tmp_path: Path) -> None:
+def test_tensors_may_lie_in_different_files(tmp_path: Path) -> None:
     one = folder(tmp_path / "one", a=torch.ones(2), b=torch.ones(3))
     two = tmp_path / "two"
     two.mkdir()
@@ -80,7 +81,7 @@ def spec(folder: Path, settings: Momentum | Merge | Ema | TrustRegion, trained: 
 
 
 def test_momentum_is_the_vector_of_the_paper(tmp_path: Path) -> None:
-    """methods 7.1: the parameters are logits, so that the policy itself is known."""
+    """methods 7.1. The parameters are logits, so the policy is known."""
     trained = folder(tmp_path / "trained", logits=torch.tensor([1.2, 0.3, -0.5], dtype=torch.float64))
     before = folder(tmp_path / "before", logits=torch.tensor([1.0, 0.4, -0.6], dtype=torch.float64))
     run_update(spec(tmp_path / "update", Momentum(kind="momentum", strength=0.3), trained, before))
@@ -88,7 +89,7 @@ def test_momentum_is_the_vector_of_the_paper(tmp_path: Path) -> None:
     torch.testing.assert_close(logits, torch.tensor([1.26, 0.27, -0.47], dtype=torch.float64), atol=1e-12, rtol=0)
     wanted = torch.tensor([0.64563569, 0.23990317, 0.11446114], dtype=torch.float64)
     torch.testing.assert_close(logits.softmax(0), wanted, atol=1e-8, rtol=0)
-    # ... which is the policy-space form: pi^ (pi^ / pi^_before) ** strength
+    # The same in policy space: pi (pi / pi_before) ** strength, normalized.
     policy, old = (torch.tensor(each, dtype=torch.float64).softmax(0) for each in ([1.2, 0.3, -0.5], [1.0, 0.4, -0.6]))
     form = policy * (policy / old) ** 0.3
     torch.testing.assert_close(logits.softmax(0), form / form.sum())
@@ -103,7 +104,7 @@ def test_merge_weights_are_those_of_the_vector() -> None:
 
 
 def test_low_rank_steps_are_extrapolated_as_whole_weights(tmp_path: Path) -> None:
-    """W + B A, merged: the sum is of the products, which is not the product of the sums."""
+    """Weights are W + B A. The sum of products B A is not the product of sums."""
     draw = torch.Generator().manual_seed(1)
     base, (a0, a1), (b0, b1) = (
         torch.randn(6, 6, generator=draw),
@@ -112,13 +113,13 @@ def test_low_rank_steps_are_extrapolated_as_whole_weights(tmp_path: Path) -> Non
     )
     before, trained = folder(tmp_path / "before", w=base + b0 @ a0), folder(tmp_path / "trained", w=base + b1 @ a1)
     publish_sum([(before, -0.3), (trained, 1.3)], trained, tmp_path / "out")
-    found = load_file(tmp_path / "out" / "model.safetensors")["w"]
-    torch.testing.assert_close(found, base + 1.3 * (b1 @ a1) - 0.3 * (b0 @ a0), atol=1e-5, rtol=1e-5)
+    merged = load_file(tmp_path / "out" / "model.safetensors")["w"]
+    torch.testing.assert_close(merged, base + 1.3 * (b1 @ a1) - 0.3 * (b0 @ a0), atol=1e-5, rtol=1e-5)
     wrong = base + (1.3 * b1 - 0.3 * b0) @ (1.3 * a1 - 0.3 * a0)
-    assert (found - wrong).abs().max() > 0.1
+    assert (merged - wrong).abs().max() > 0.1
 
 
-def test_a_policy_that_was_updated_is_an_ordinary_folder(make_policy, tmp_path: Path) -> None:
+def test_a_policy_that_was_updated_is_an_ordinary_folder(make_policy: Callable[..., Path], tmp_path: Path) -> None:
     trained, before = make_policy(seed=1), make_policy(seed=0)
     work = spec(tmp_path / "update", Merge(kind="merge", last=2, power=0), trained, before)
     manifest = run_update(work)
@@ -129,7 +130,7 @@ def test_a_policy_that_was_updated_is_an_ordinary_folder(make_policy, tmp_path: 
     assert manifest.summary["weights"] == [0.5, 0.5]
     assert read_manifest(tmp_path / "update").content == manifest.content
     shutil.rmtree(tmp_path / "update" / "policy")
-    assert run_update(work).content == manifest.content  # lost files are made again, with the same bytes
+    assert run_update(work).content == manifest.content  # lost files are written again, with the same bytes
 
 
 @pytest.mark.parametrize(("settings", "share"), [(Ema(rate=0.1), 0.1), (TrustRegion(), 0.6), (TrustRegion(rate=1), 1)])

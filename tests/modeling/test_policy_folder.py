@@ -1,4 +1,4 @@
-"""What cannot be a policy is refused before weights are read, with the remedy; what can be is loaded as asked."""
+"""Folders that cannot be a policy are refused before weights are read; others are loaded in the requested dtype."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tasks.modeling.load import autocast, check_policy_folder, encode_chat, load
 
 @pytest.fixture
 def policy(tiny_policy: Path, tmp_path: Path) -> Path:
-    """A copy that a test may harm."""
+    """A copy that tests may change."""
     return Path(shutil.copytree(tiny_policy, tmp_path / "policy"))
 
 
@@ -48,7 +48,7 @@ def test_chat_template_in_the_tokenizer_config_is_enough(policy: Path) -> None:
     check_policy_folder(policy)
 
 
-def test_chat_template_may_come_later_when_said_so(policy: Path) -> None:
+def test_chat_template_may_be_missing_on_request(policy: Path) -> None:
     (policy / "chat_template.jinja").unlink()
     check_policy_folder(policy, chat_template=False)
 
@@ -68,7 +68,7 @@ def test_code_in_the_folder_must_be_trusted(policy: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_policy_is_loaded_in_the_dtype_asked_for(tiny_policy: Path, dtype: str) -> None:
+def test_policy_is_loaded_in_the_requested_dtype(tiny_policy: Path, dtype: str) -> None:
     model = load_policy(tiny_policy, dtype=dtype, device="cpu")  # type: ignore[arg-type]
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert not model.training
@@ -78,7 +78,9 @@ def test_chat_is_encoded_once_and_ready_for_the_reply(tiny_policy: Path) -> None
     tokenizer = load_tokenizer(tiny_policy)
     ids = encode_chat(tokenizer, [{"role": "user", "content": "the answer"}])
     assert tokenizer.decode(ids) == "<|im_start|>user\nthe answer<|im_end|>\n<|im_start|>assistant\n"
-    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert isinstance(start, int)
+    assert ids.count(start) == 2
 
 
 def test_device_and_autocast() -> None:
@@ -92,7 +94,7 @@ def test_device_and_autocast() -> None:
 
 
 def test_soft_capped_attention_is_not_left_to_sdpa(policy: Path) -> None:
-    """Which leaves the cap out: log-probabilities of another model than the one that sampled."""
+    """sdpa omits the cap, so its log-probabilities would differ from the sampler's."""
     import transformers
 
     config = transformers.Gemma2Config(

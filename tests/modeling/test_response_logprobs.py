@@ -1,6 +1,7 @@
-"""Log-probabilities of padded batches against one plain float64 forward a row, for each architecture that differs."""
+"""Log-probabilities of padded batches against one plain float64 forward per row, for several architectures."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from transformers import PreTrainedModel
 from tasks.modeling.logprobs import TokenSequence, batches, sequence_logprobs, summed_logprobs, token_logprobs
 from tests.modeling.architectures import VOCABULARY, build
 
-#: Each with what is its own: tied heads, biases, learned positions, partial rotary, soft-capping, sliding windows
-#: shorter than the sequences below.
+#: Between them: tied embeddings, biases, learned positions, partial rotary embeddings, soft-capping, and sliding
+#: windows shorter than the sequences below.
 CHECKED = ("gemma2", "gpt-neox", "gpt2", "llama", "llama-tied", "mistral-window", "qwen2")
 
 
@@ -32,8 +33,14 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return build(request.param)
 
 
+def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    untyped: Any = model  # transformers' types do not allow this call of `to`
+    converted: PreTrainedModel = untyped.to(dtype)
+    return converted
+
+
 def plain(model: PreTrainedModel, row: TokenSequence) -> torch.Tensor:
-    """One row by itself: no padding, no mask, no positions, the full logits."""
+    """One row alone: no padding, no mask, no positions, all logits."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[*row.prompt, *row.response]])).logits[0].double()
     start = len(row.prompt)
@@ -42,27 +49,29 @@ def plain(model: PreTrainedModel, row: TokenSequence) -> torch.Tensor:
     )  # the token at start + i is predicted one position before
 
 
-def test_batch_in_float64_is_the_rows_one_by_one(model: PreTrainedModel) -> None:
-    model.set_attn_implementation("sdpa")  # the other one's softmax is in float32, where float64's masks overflow
+def test_batch_in_float64_equals_the_rows_one_by_one(model: PreTrainedModel) -> None:
+    model.set_attn_implementation("sdpa")  # eager computes softmax in float32, in which float64's masks overflow
     rows = sequences()
     with torch.no_grad():
-        found = token_logprobs(model, rows)
-    for row, logprobs in zip(rows, found, strict=True):
+        batched = token_logprobs(model, rows)
+    for row, logprobs in zip(rows, batched, strict=True):
         assert logprobs.shape == (len(row.response),)
         assert logprobs.dtype == torch.float64
         torch.testing.assert_close(logprobs, plain(model, row), atol=1e-10, rtol=1e-10)
 
 
-def test_batch_in_float32_is_the_rows_one_by_one(model: PreTrainedModel) -> None:
+def test_batch_in_float32_equals_the_rows_one_by_one(model: PreTrainedModel) -> None:
     rows = sequences(1)
-    exact = [plain(model, row).sum().item() for row in rows]
-    np.testing.assert_allclose(sequence_logprobs(model.float(), rows, tokens=100), exact, atol=5e-4)
+    exact = np.array([plain(model, row).sum().item() for row in rows])
+    np.testing.assert_allclose(sequence_logprobs(in_dtype(model, torch.float32), rows, tokens=100), exact, atol=5e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_log_probabilities_are_taken_in_float32_at_least(dtype: torch.dtype) -> None:
+def test_log_probabilities_are_computed_in_float32_at_least(dtype: torch.dtype) -> None:
     with torch.no_grad():
-        assert {found.dtype for found in token_logprobs(build("llama").to(dtype), sequences())} == {torch.float32}
+        assert {logprobs.dtype for logprobs in token_logprobs(in_dtype(build("llama"), dtype), sequences())} == {
+            torch.float32
+        }
 
 
 def test_gradient_is_that_of_the_plain_forward() -> None:
@@ -70,7 +79,9 @@ def test_gradient_is_that_of_the_plain_forward() -> None:
     rows = sequences(2)
     weights = torch.arange(1, len(rows) + 1, dtype=torch.float64)
     (weights @ summed_logprobs(model, rows)[0]).backward()
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    gradients = {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
     model.zero_grad()
     total = torch.zeros((), dtype=torch.float64)
     for weight, row in zip(weights, rows, strict=True):
@@ -79,11 +90,11 @@ def test_gradient_is_that_of_the_plain_forward() -> None:
         total = total + weight * logprobs.gather(1, torch.tensor(row.response)[:, None]).sum()
     total.backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-9, rtol=1e-9, msg=name)
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-9, rtol=1e-9, msg=name)
 
 
 def test_sums_are_those_of_the_tokens_whatever_the_batches() -> None:
-    model = build("qwen2").float()
+    model = in_dtype(build("qwen2"), torch.float32)
     rows = sequences(3)
     calls: list[tuple[int, int, str]] = []
     whole = sequence_logprobs(model, rows, tokens=10_000)
@@ -96,7 +107,7 @@ def test_sums_are_those_of_the_tokens_whatever_the_batches() -> None:
 
 
 def test_response_of_no_tokens_has_log_probability_zero() -> None:
-    model = build("llama").float()
+    model = in_dtype(build("llama"), torch.float32)
     rows = [TokenSequence([1, 2], []), TokenSequence([1, 2], [3])]
     sums = sequence_logprobs(model, rows, tokens=100)
     assert sums[0] == 0.0
@@ -104,7 +115,7 @@ def test_response_of_no_tokens_has_log_probability_zero() -> None:
 
 
 def test_log_probability_that_is_not_finite_is_refused() -> None:
-    model = build("llama").float()
+    model = in_dtype(build("llama"), torch.float32)
     with torch.no_grad():
         model.lm_head.weight[7] = float("nan")
     with pytest.raises(FloatingPointError, match="7 of 7 log-probabilities are not finite"):

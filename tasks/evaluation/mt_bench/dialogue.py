@@ -17,8 +17,8 @@ from storage.prompts import read_rows
 from storage.schemas import DIALOGUES, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.generation.engines import Engine, Request
-from tasks.generation.registry import open_engine
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.registry import AnyEngine
+from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import context_length, request_seed
 from tasks.modeling.load import encode_chat, load_tokenizer
 
@@ -37,7 +37,7 @@ class DialogueSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_tokens: int = Field(1024, ge=1)  # of one answer; fewer where the context ends
-    engine: EngineSettings
+    engine: AnyEngine
     trust_remote_code: bool = False
 
 
@@ -66,8 +66,8 @@ def run(spec: DialogueSpec, progress: Progress = silent, engine: Engine | None =
 
     def body() -> Outcome:
         settings = spec.settings
-        used = engine or open_engine(
-            settings.engine, trust_remote_code=settings.trust_remote_code, log=spec.folder / "engine.log"
+        used = engine or settings.engine.open(
+            trust_remote_code=settings.trust_remote_code, log=spec.folder / "engine.log"
         )
         try:
             return _Dialogues(spec, used, progress).run()

@@ -1,39 +1,76 @@
-"""The process that holds a judge's vLLM engine. Started by vllm.py; one JSON object a line, questions in, replies out.
+"""The child process that holds a judge's vLLM engine, and its messages (see tasks.child_process).
 
-The first line is {"options": ...}, answered by {"ready": true}; then every {"id", "messages", "max_tokens",
-"temperature", "top_logprobs"} gets one reply with its id, in the order in which the engine finishes them: questions
-join the batch that is being decoded. The worker leaves when stdin ends.
+The first request is Start. Then every Question gets one Answer with its id, in the order in which vLLM finishes them:
+questions join the batch that is being decoded.
 """
 
 import hashlib
 import json
-import os
 import queue
-import sys
-import threading
-import traceback
-from typing import IO, Any
+from typing import Any
 
-from tasks.processes import die_with_parent
+from pydantic import TypeAdapter
 
+from tasks.child_process import Channel, Done, Message, open_channel
+from tasks.modeling.vllm_process import VllmOptions
+from tasks.processes import start_watcher
+
+MODULE = "tasks.panel.chat.vllm_worker"
 _BREAK = "\u200b"  # zero-width space
+
+
+class Start(Message):
+    """Start vLLM. Reply: Done."""
+
+    options: VllmOptions
+
+
+class Question(Message):
+    id: str
+    messages: list[dict[str, str]]
+    max_tokens: int
+    temperature: float
+    top_logprobs: int  # 0 = none
+
+
+class TopToken(Message):
+    """A generated token and the most likely tokens at its place."""
+
+    text: str
+    top: list[tuple[str, float]]  # text and log-probability (nats), itself too
+
+
+class Completion(Message):
+    text: str
+    finish_reason: str | None  # vLLM's
+    prompt_tokens: int
+    completion_tokens: int
+    top_logprobs: list[TopToken]
+
+
+class Answer(Message):
+    """A completion, or why there is none."""
+
+    id: str
+    completion: Completion | None = None
+    error: str | None = None
 
 
 class Worker:
     """One engine, stepped in this thread."""
 
-    def __init__(self, options: dict[str, Any], replies: IO[str]) -> None:
+    def __init__(self, options: VllmOptions, channel: Channel) -> None:
         from vllm import LLM
 
-        llm = LLM(**options)
+        llm = LLM(**options.arguments())
         self._engine = llm.llm_engine
         self._tokenizer: Any = llm.get_tokenizer()
         self._context = llm.model_config.max_model_len
-        # Longest first, so that a token is broken and not one that it contains.
+        # Longest first: a token is broken before any token that it contains.
         self._special = sorted(self._tokenizer.get_added_vocab(), key=len, reverse=True)
-        self._replies = replies
+        self._channel = channel
 
-    def serve(self, questions: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
+    def answer(self, questions: "queue.SimpleQueue[Question | None]") -> None:
         """Answer until None comes."""
         while True:
             while not self._engine.has_unfinished_requests() or not questions.empty():
@@ -41,82 +78,77 @@ class Worker:
                 if question is None:
                     return
                 try:
-                    self._add(**question)
-                except Exception as error:  # one question's failure is not the others'
-                    traceback.print_exc()
-                    self._reply({"id": question["id"], "error": f"{type(error).__name__}: {error}"})
+                    self._add(question)
+                except Exception as error:  # the other questions are still answered
+                    self._channel.send(Answer(id=question.id, error=f"{type(error).__name__}: {error}"))
             for output in self._engine.step():
                 if output.finished:
-                    self._reply(_plain(output))
+                    self._channel.send(Answer(id=output.request_id, completion=_completion(output)))
 
-    def _add(
-        self, id: str, messages: list[dict[str, str]], max_tokens: int, temperature: float, top_logprobs: int
-    ) -> None:
+    def _add(self, question: Question) -> None:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        plain = [message | {"content": self._without_special(message["content"])} for message in messages]
-        text = self._tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        messages = [message | {"content": self._without_special(message["content"])} for message in question.messages]
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) >= self._context:
             raise ValueError(f"{len(ids)} tokens, the model reads {self._context}")
-        # Equal questions get equal answers, at every temperature, whatever else is in the batch.
-        seed = int.from_bytes(hashlib.sha256(json.dumps(ids).encode()).digest()[:7], "big") if temperature else None
+        seed = None
+        if question.temperature:
+            # Equal questions get equal answers, at every temperature, whatever else is in the batch.
+            seed = int.from_bytes(hashlib.sha256(json.dumps(ids).encode()).digest()[:7], "big")
         sampling = SamplingParams(
-            max_tokens=max_tokens, temperature=temperature, seed=seed, logprobs=top_logprobs or None
+            max_tokens=question.max_tokens,
+            temperature=question.temperature,
+            seed=seed,
+            logprobs=question.top_logprobs or None,
         )
-        self._engine.add_request(id, TokensPrompt(prompt_token_ids=ids), sampling)
+        self._engine.add_request(question.id, TokensPrompt(prompt_token_ids=ids), sampling)
 
     def _without_special(self, text: str) -> str:
-        """What a message says is data: the tokenizer must not read control tokens in it."""
+        """`text`, changed so that the tokenizer reads no control tokens in it: messages are data."""
         for token in self._special:
             if len(token) > 1 and not token.isspace():
                 text = text.replace(token, token[0] + _BREAK + token[1:])
         return text
 
-    def _reply(self, reply: dict[str, Any]) -> None:
-        print(json.dumps(reply), file=self._replies, flush=True)
 
-
-def _plain(output: Any) -> dict[str, Any]:
-    """A vllm.outputs.RequestOutput as JSON; `top`: for each token its text and [text, log-probability] of the best."""
+def _completion(output: Any) -> Completion:
+    """`output`: a vllm.outputs.RequestOutput."""
     completion = output.outputs[0]
-    top = []
+    tokens = []
     for token, likely in zip(completion.token_ids, completion.logprobs or [], strict=False):
-        best = [[each.decoded_token, each.logprob] for each in likely.values()]
-        top.append([likely[token].decoded_token, best])
-    return {
-        "id": output.request_id,
-        "text": completion.text,
-        "finish": completion.finish_reason,
-        "prompt": len(output.prompt_token_ids),
-        "completion": len(completion.token_ids),
-        "top": top,
-    }
+        top = [(candidate.decoded_token, candidate.logprob) for candidate in likely.values()]
+        tokens.append(TopToken(text=likely[token].decoded_token, top=top))
+    return Completion(
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=len(output.prompt_token_ids),
+        completion_tokens=len(completion.token_ids),
+        top_logprobs=tokens,
+    )
 
 
 def main() -> None:
-    die_with_parent()
-    # Replies get a descriptor of their own; whatever else prints (vLLM, its children) goes to the log.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    channel = open_channel()
+    start = next(channel.requests(TypeAdapter(Start)))
     try:
-        worker = Worker(json.loads(sys.stdin.readline())["options"], replies)
-    except Exception as error:  # whatever it is, the parent gets it, with the traceback in the log
-        traceback.print_exc()
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), file=replies, flush=True)
-        os._exit(1)
-    print(json.dumps({"ready": True}), file=replies, flush=True)
-    questions: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        worker = Worker(start.options, channel)
+    except Exception as error:
+        channel.fail(error)
+        channel.leave()
+    channel.send(Done())
+    questions: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
 
     def read() -> None:
-        for line in sys.stdin:
-            questions.put(json.loads(line))
+        for question in channel.requests(TypeAdapter(Question)):
+            questions.put(question)
         questions.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
-    worker.serve(questions)
-    os._exit(0)  # interpreter shutdown with vLLM and torch loaded takes seconds and can hang
+    start_watcher("questions", read)
+    worker.answer(questions)
+    channel.leave()
 
 
 if __name__ == "__main__":

@@ -1,28 +1,42 @@
-"""Sampling with transformers alone: slow, simple, and exact enough to test the fast engine against."""
+"""Sampling with transformers alone: slow, simple, and exact enough to test the vLLM engine against."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
+from pydantic import model_validator
 
-from tasks.generation.engines import Request, Sample, end_tokens
-from tasks.generation.settings import EngineSettings, SamplingSettings
+from tasks.generation.engines import EngineSettings, Request, Sample, end_tokens
+from tasks.generation.settings import SamplingSettings
 from tasks.modeling.load import load_policy, load_tokenizer, unload
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _BATCH = 64  # sequences sampled together
 
 
-class TransformersEngine:
-    """An Engine in this process, on the GPU when there is one.
+class TransformersSettings(EngineSettings):
+    kind: Literal["transformers"] = "transformers"
 
-    Each response takes its uniform draws from a generator of its own, seeded by (request's seed, response's index),
-    and inverts the cumulative distribution: a response does not depend on what is sampled beside it, except where a
-    draw falls within float noise of a boundary.
+    @model_validator(mode="after")
+    def _has_one_replica(self) -> "TransformersSettings":
+        if self.replicas > 1:
+            raise ValueError(f"replicas={self.replicas} is for engine.kind=vllm, not transformers")
+        return self
+
+    def open(self, *, trust_remote_code: bool = False, log: Path | None = None) -> "TransformersEngine":
+        return TransformersEngine(self, trust_remote_code=trust_remote_code)
+
+
+class TransformersEngine:
+    """An Engine in this process, on the GPU if there is one.
+
+    Each response has its own generator of uniform numbers, seeded by (request's seed, response's index), and inverts
+    the cumulative distribution. So a response does not depend on the others in its batch, unless a uniform number falls
+    within float rounding of a boundary.
     """
 
     def __init__(self, settings: EngineSettings, *, trust_remote_code: bool = False) -> None:
@@ -33,10 +47,10 @@ class TransformersEngine:
         self._ends: list[int] = []
 
     def check(self, policy: Path) -> None:
-        """Nothing to refuse: transformers takes what the training forward takes."""
+        """Refuses nothing: transformers loads whatever the training forward loads."""
 
     def prepare(self, policy: Path) -> None:
-        """Nothing: reading the weights is all there is to do."""
+        """Does nothing: `load` only reads the weights."""
 
     def load(self, policy: Path) -> None:
         self.close()
@@ -51,22 +65,28 @@ class TransformersEngine:
             self.close()
 
     def close(self) -> None:
+        import torch
+
         if self._model is not None:
             unload(self._model)
         self._model = self._tokenizer = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
+        import torch
+
         rows = [(request, index) for request in requests for index in range(sampling.responses)]
         samples: list[Sample] = []
-        for start in range(0, len(rows), _BATCH):
-            samples += self._batch(rows[start : start + _BATCH], sampling)
+        with torch.inference_mode():
+            for start in range(0, len(rows), _BATCH):
+                samples += self._batch(rows[start : start + _BATCH], sampling)
         m = sampling.responses
         return [samples[i : i + m] for i in range(0, len(samples), m)]
 
     def _batch(self, rows: Sequence[tuple[Request, int]], sampling: SamplingSettings) -> list[Sample]:
+        import torch
+
         if self._model is None:
             raise RuntimeError("load a policy before sampling")
         model: Any = self._model
@@ -116,8 +136,10 @@ class TransformersEngine:
         return any(string in text for string in stop)
 
 
-def _left_padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(prompts: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
     """Token ids and mask, both int64 [prompts, longest prompt]; padding is 0 in both."""
+    import torch
+
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros((len(prompts), width), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -127,11 +149,13 @@ def _left_padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def choose(logprobs: torch.Tensor, uniform: torch.Tensor, sampling: SamplingSettings) -> torch.Tensor:
-    """Token ids [rows] drawn from log-probabilities [rows, vocabulary] by uniform numbers [rows] in [0, 1).
+def choose(logprobs: "torch.Tensor", uniform: "torch.Tensor", sampling: SamplingSettings) -> "torch.Tensor":
+    """Token ids [rows], int64, drawn from log-probabilities [rows, vocabulary] by uniform numbers [rows] in [0, 1).
 
-    top_k first, then top_p on what is left, as in vLLM; temperature 0 takes the likeliest token.
+    top_k first, then top_p on the remaining tokens, as in vLLM; temperature 0 takes the likeliest token.
     """
+    import torch
+
     if sampling.temperature == 0:
         return logprobs.argmax(-1)
     ordered, order = (logprobs.double() / sampling.temperature).sort(dim=-1, descending=True, stable=True)

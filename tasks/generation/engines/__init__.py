@@ -1,0 +1,135 @@
+"""What a sampler is to the generate stage: token ids and seeds in, token ids and log-probabilities out.
+
+Each module of this package is one kind of engine: its settings, whose `open` makes the engine, and the engine. Reading
+a configuration imports the module of its `engine.kind`, so heavy libraries are imported inside functions.
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.modeling.load import load_tokenizer
+
+if TYPE_CHECKING:
+    from tasks.generation.settings import SamplingSettings
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt. The seed and j decide response j of a request; responses do not depend on each other."""
+
+    prompt_ids: list[int]
+    seed: int  # 0 <= seed < 2**62
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response."""
+
+    token_ids: list[int]  # with the end token, or the tokens of the stop string, when one was sampled
+    logprobs: list[float]  # of each token id, nats, before temperature, top_p and top_k
+    finish_reason: FinishReason
+
+
+class Engine(Protocol):
+    """Samples from a policy. Memory and processes are held from the first `load` until `close`.
+
+    The same policy, requests, sampling and machine give the same samples, whatever was sampled before.
+    """
+
+    def check(self, policy: Path) -> None:
+        """Raise UserError if it is known without loading that `policy` cannot be loaded here."""
+
+    def prepare(self, policy: Path) -> None:
+        """Begin to start with `policy` without waiting, where starting takes a while; the next `load` waits.
+
+        Does nothing if the engine has started. Raises UserError as `check` does.
+        """
+
+    def load(self, policy: Path) -> None:
+        """Sample from `policy` (a Hugging Face folder) from now on.
+
+        Every call reads the weights again, except the first one after `prepare` with the same policy.
+        """
+
+    def sample(self, requests: Sequence[Request], sampling: "SamplingSettings") -> list[list[Sample]]:
+        """`sampling.responses` samples of each request, in the order of the requests."""
+
+    def pause(self) -> None:
+        """Free memory while another stage runs, as `between_stages` says. `load` comes before the next `sample`."""
+
+    def close(self) -> None:
+        """Free all memory and end all processes. The engine can be loaded again."""
+
+
+class EngineError(RuntimeError):
+    """The engine failed or died. The message ends with the last lines of its log."""
+
+
+class EngineDied(EngineError):
+    """The engine's process ended while it worked (killed, out of memory). A new engine may succeed."""
+
+
+class EngineSettings(BaseModel):
+    """Settings that every engine has. A kind of engine subclasses this, fixes `kind`, and implements `open`.
+
+    An engine of your own adds its fields below these; fields in `operational` are not part of the stage's key.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: Fields that do not decide which responses are sampled. They may change between two attempts at a stage.
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {
+            "kv_cache_gib",
+            "gpu_memory_utilization",
+            "verify_sequences",
+            "verify_tolerance",
+            "between_stages",
+            "start_timeout",
+        }
+    )
+
+    kind: str  # a module of tasks.generation.engines, an entry point of irepo.engines, or my_package.my_module:MyEngine
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    max_model_len: int | None = Field(None, ge=8)  # prompt + response tokens; None = the policy's context
+    kv_cache_gib: float = Field(4.0, gt=0)  # vLLM on CPU: memory for the KV cache
+    gpu_memory_utilization: float = Field(0.85, gt=0, lt=1)  # vLLM on GPU: share of the device
+    tensor_parallel: int = Field(1, ge=1)  # vLLM: GPUs (or processes, on a CPU) that share one copy of the policy
+    replicas: int = Field(1, ge=1)  # vLLM on GPUs: engines that share the prompts, each on tensor_parallel GPUs
+    enforce_eager: bool = False  # skip compilation: faster start for small policies
+    shard_prompts: int = Field(64, ge=1)  # prompts per published shard, the unit of resumption
+    verify_sequences: int = Field(8, ge=0)  # responses re-scored by the training forward; 0 = off
+    verify_tolerance: float | None = Field(None, gt=0)  # nats per token; None = 1e-3 in float32, 0.1 otherwise
+    between_stages: Literal["keep", "sleep", "stop"] = "keep"  # what the engine does while another stage runs
+    start_timeout: float = Field(600, gt=0)  # seconds until the engine must be ready
+
+    @abstractmethod
+    def open(self, *, trust_remote_code: bool = False, log: Path | None = None) -> Engine:
+        """The engine. It starts nothing before the first `prepare` or `load`.
+
+        `log`: where a process of the engine writes its log; None = a temporary file.
+        """
+
+
+def end_tokens(policy: Path, *, trust_remote_code: bool = False) -> list[int]:
+    """Ids of the tokens that end a response, sorted: the tokenizer's end token and those of generation_config.json.
+
+    All engines stop at exactly these.
+    """
+    ids: set[int] = set()
+    path = policy / "generation_config.json"
+    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    if named is not None:
+        ids |= {named} if isinstance(named, int) else set(named)
+    own = load_tokenizer(policy, trust_remote_code=trust_remote_code).eos_token_id
+    if isinstance(own, int):
+        ids.add(own)
+    return sorted(ids)
