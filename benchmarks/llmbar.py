@@ -39,13 +39,13 @@ from benchmarks.machine import RESULTS
 from storage.errors import UserError
 from storage.prompts import read_rows
 from tasks.panel.annotators.protocol import Annotator, Answer, Response, is_remote
-from tasks.panel.annotators.registry import open_annotators
+from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
 from tasks.panel.answers import as_table
-from tasks.panel.budget import Purse
+from tasks.panel.budget import Spending
 from tasks.panel.journal import Journal
 from tasks.panel.questions import Questions
 from tasks.panel.remote import ask_all
-from tasks.panel.settings import AnnotatorSettings, Budget
+from tasks.panel.settings import Budget
 
 _PANELS = Path(__file__).resolve().parents[1] / "conf" / "panel"
 _FIELDS = ("subset", "prompt", "response_a", "response_b", "label")
@@ -103,7 +103,7 @@ def read_annotators(panel: str | None, names: Sequence[str], settings: str | Non
 
 def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[Answer]:
     """What the annotator says; remote ones are not asked again what `answers` has."""
-    asked = questions.of(annotator.kind)
+    asked = questions.of(annotator.answer_type)
     if not is_remote(annotator):
         return annotator.vote(list(asked))
 
@@ -111,8 +111,8 @@ def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[A
         if sys.stderr.isatty():
             print(f"\r{done}/{len(asked)} {annotator.name}", end="", file=sys.stderr, flush=True)
 
-    with Journal(answers, annotator.name, annotator.identity, annotator.kind) as journal:
-        return asyncio.run(ask_all(annotator, asked, journal, Purse(Budget()), show))
+    with Journal(answers, annotator.name, annotator.identity, annotator.answer_type) as journal:
+        return asyncio.run(ask_all(annotator, asked, journal, Spending(Budget()), show))
 
 
 def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]:
@@ -122,15 +122,15 @@ def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]
     started = time.monotonic()
     said = ask(annotator, questions, answers)
     seconds = time.monotonic() - started
-    ballot = questions.ballot(annotator, as_table(annotator.kind, said))
+    ballot = questions.panel_votes(annotator, as_table(annotator.answer_type, said))
     votes = ballot.votes.to_pylist()
     for vote, label, subset in zip(votes, pairs.labels, pairs.subsets, strict=True):
         vote |= {"label": label, "subset": subset}
     subsets = {subset: [vote for vote in votes if vote["subset"] == subset] for subset in dict.fromkeys(pairs.subsets)}
-    spent = ballot.scores.to_pylist() if annotator.kind == "scores" else votes
+    spent = ballot.scores.to_pylist() if annotator.answer_type == "scores" else votes
     return {
         "annotator": annotator.name,
-        "kind": annotator.kind,
+        "kind": annotator.answer_type,
         "figures": {name: figures(rows) for name, rows in (subsets | {"all": votes}).items()},
         "spent": {
             "wall_seconds": seconds,

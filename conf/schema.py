@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.evaluation.harness.settings import HarnessSettings
+from tasks.evaluation.held_out import refuse_judges_on_the_panel, refuse_unfit_judges
 from tasks.evaluation.mt_bench.grading import GraderSettings
 from tasks.evaluation.rules import Rule, unknown_names, unknown_tasks
 from tasks.generation.drafts import DraftSettings, NoDrafts
@@ -15,11 +16,9 @@ from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
 from tasks.mixing.stage import MixingSettings
-from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
-from tasks.panel.annotators.reward_model import RewardModelSettings
-from tasks.panel.annotators.settings import POLICY_NAMES, Scorer
-from tasks.panel.chat.settings import ChatSettings
-from tasks.panel.settings import AnnotatorSettings, Budget
+from tasks.panel.annotators.registry import AnnotatorSettings
+from tasks.panel.annotators.settings import POLICY_NAMES
+from tasks.panel.settings import PanelSettings
 from tasks.reporting.tracking import TrackerKind
 from tasks.training.objectives.check import RunSetup, check_objective
 from tasks.training.objectives.registry import AnyObjective
@@ -42,19 +41,6 @@ class PolicySettings(_Group):
     # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
     aligned_from: str | None = None
     warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist
-
-
-class PanelSettings(_Group):
-    annotators: dict[str, AnnotatorSettings]
-    budget: Budget = Budget()  # of one round's votes
-
-    @model_validator(mode="after")
-    def _known(self) -> "PanelSettings":
-        asked = {name: each for name, each in self.annotators.items() if isinstance(each, ChatSettings)}
-        unpriced = [name for name, each in asked.items() if each.backend == "endpoint" and each.price is None]
-        if self.budget.money is not None and unpriced:
-            raise ValueError(f"budget.money: what {', '.join(unpriced)} costs is not known; give it a price")
-        return self
 
 
 class EvaluationSettings(_Group):
@@ -158,31 +144,17 @@ class RunConfig(_Group):
         return RunConfig.model_validate(self.model_dump() | {"rounds": rounds})
 
     @model_validator(mode="after")
-    def _panel_and_judges(self) -> "RunConfig":
-        people = [
-            name for name, each in (self.evaluation.judges | self.evaluation.rates).items() if each.kind == "human"
-        ]
-        if people:
-            raise ValueError(f"evaluation: {', '.join(people)} are people, who vote on the panel only")
-        if not self.panel.annotators:
-            raise ValueError("panel.annotators: the panel is empty; choose one (panel=demo) or add an annotator")
-        models = {_model_of(annotator) for annotator in self.panel.annotators.values()} - {None}
-        shared = {name for name, judge in self.evaluation.judges.items() if _model_of(judge) in models}
-        if shared:
-            raise ValueError(
-                f"evaluation.judges: {', '.join(sorted(shared))} also votes in the panel; a judge must be held out"
-            )
-        grader = self.mt_bench.judge
-        if grader is not None and grader.model in models:
-            raise ValueError(f"mt_bench.judge: {grader.model} also votes in the panel; a judge must be held out")
-        for name, judge in (self.evaluation.judges | self.evaluation.rates).items():
-            if isinstance(judge, ImplicitRewardSettings) and judge.length_penalty == "level":
-                raise ValueError(
-                    f"evaluation: {name} levels lengths over a round's votes; give length_penalty a number"
-                )
-            if asked := set(judge.reads()) & set(POLICY_NAMES):
-                raise ValueError(f"evaluation: {name} asks the run's own {', '.join(asked)}; only the panel can")
+    def _judges_are_held_out(self) -> "RunConfig":
+        judges, rates = self.evaluation.judges, self.evaluation.rates
+        refuse_unfit_judges([*judges.items(), *rates.items()])
+        policies = {name: Path(model) for name, model in self._first_policies().items()}
+        refuse_judges_on_the_panel(self.panel.annotators, judges, self.mt_bench.judge, policies)
         return self
+
+    def _first_policies(self) -> dict[str, str]:
+        """The models that policy, previous and initial stand for in round 1."""
+        initial = self.policy.path
+        return {"policy": initial, "previous": self.policy.aligned_from or initial, "initial": initial}
 
     @model_validator(mode="after")
     def _rules_on_benchmarks(self) -> "RunConfig":
@@ -190,21 +162,12 @@ class RunConfig(_Group):
             raise ValueError("; ".join(unknown))
         return self
 
-    def _scoring(self) -> list[str]:
-        """Who on the panel gives scores."""
-        return [name for name, each in self.panel.annotators.items() if isinstance(each, Scorer)]
-
     @model_validator(mode="after")
     def _goals_can_be_asked_for(self) -> "RunConfig":
         goals = self.mixing.goals
         if goals is None:
             return self
-        scoring = self._scoring()
-        if goals.annotator not in scoring:
-            raise ValueError(
-                f"mixing.goals.annotator: {goals.annotator} gives no scores on this panel; "
-                f"name one of: {', '.join(scoring) or 'nobody does'}"
-            )
+        self.panel.check_scoring("mixing.goals.annotator", [goals.annotator])
         if self.prompts.system != goals.highest:
             raise ValueError(
                 f"mixing.goals: responses are sampled and judged with the highest goal; set "
@@ -213,57 +176,30 @@ class RunConfig(_Group):
         return self
 
     @model_validator(mode="after")
-    def _drafts_and_their_order(self) -> "RunConfig":
-        ordered = [name for name, each in self.panel.annotators.items() if each.kind == "order"]
-        if ordered and self.drafts.kind == "none":
-            raise ValueError(
-                f"panel: {ordered[0]} takes the first response for the better one, which is so for drafts alone; "
-                f"set drafts=ladder or drafts=sapo, or leave it out"
-            )
+    def _drafts_have_no_scores(self) -> "RunConfig":
         if self.drafts.kind != "none" and self.mixing.goals:
             raise ValueError("mixing.goals: drafts are made in pairs, and have no scores; leave one of the two out")
         return self
 
     @model_validator(mode="after")
-    def _somebody_votes_in_the_first_round(self) -> "RunConfig":
-        """An implicit reward of a policy over itself is 0: nothing but ties."""
-        first = {"policy": "initial", "previous": "initial" if self.policy.aligned_from is None else "aligned_from"}
-        voting = [each for name, each in self.panel.annotators.items() if self.preferences.weights.get(name, 1.0) > 0]
-        rewards = [each for each in voting if isinstance(each, ImplicitRewardSettings)]
-        mute = [e for e in rewards if first.get(e.policy, e.policy) == first.get(e.reference, e.reference)]
-        if len(mute) == len(voting):
-            raise ValueError(
-                "panel: in round 1 the policy and what its implicit reward is taken over are the same, so that all "
-                "votes are ties; start from an aligned policy and name what it was aligned from "
-                "(policy.aligned_from=<folder>, with reference: previous), or add another annotator"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _annotators_are_known(self) -> "RunConfig":
-        named = {"gold": self.preferences.gold, "pinned": self.preferences.pinned, "weights": self.preferences.weights}
-        for option, names in named.items():
-            if unknown := [name for name in names if name.partition("/")[0] not in self.panel.annotators]:
-                panel = ", ".join(self.panel.annotators)
-                raise ValueError(f"preferences.{option}: {', '.join(unknown)} is not on the panel ({panel})")
-        scoring = self._scoring()
-        margins = self.preferences.keep.margin_of if self.preferences.keep else {}
-        if mute := [name for name in margins if name not in scoring]:
-            raise ValueError(
-                f"preferences.keep.margin_of: {', '.join(mute)} gives no scores on this panel; "
-                f"name some of: {', '.join(scoring) or 'nobody does'}"
-            )
-        if self.preferences.estimator.startswith("ensemble_") and not scoring:
-            raise ValueError(
-                f"preferences.estimator: {self.preferences.estimator} is made of scores, and no annotator of the panel "
-                f"gives any; add one that does (reward_model, rubric, rule), or use estimator=bradley_terry"
+    def _panel_fits(self) -> "RunConfig":
+        panel, preferences = self.panel, self.preferences
+        panel.check_drafts(drafts=self.drafts.kind != "none")
+        panel.check_first_round(preferences.weights, self._first_policies())
+        panel.check_members("preferences.gold", preferences.gold)
+        panel.check_members("preferences.pinned", preferences.pinned)
+        panel.check_members("preferences.weights", preferences.weights)
+        panel.check_scoring("preferences.keep.margin_of", preferences.keep.margin_of if preferences.keep else ())
+        if preferences.estimator.startswith("ensemble_"):
+            panel.check_somebody_scores(
+                f"preferences.estimator: {preferences.estimator}", "use estimator=bradley_terry"
             )
         return self
 
     @model_validator(mode="after")
     def _objective_gets_what_it_needs(self) -> "RunConfig":
         setup = RunSetup(
-            scoring=self._scoring(),
+            scoring=self.panel.scoring(),
             pairs=self.preferences.pairs,
             offline=self.mixing.offline is not None,
             replay=bool(self.mixing.replay),
@@ -271,10 +207,3 @@ class RunConfig(_Group):
         )
         check_objective(self.objective, setup)
         return self
-
-
-def _model_of(annotator: AnnotatorSettings) -> str | None:
-    """The model that decides an annotator's votes; None for rules and functions."""
-    if isinstance(annotator, ChatSettings):
-        return annotator.model
-    return annotator.path if isinstance(annotator, RewardModelSettings) else None

@@ -24,7 +24,6 @@ from tasks.evaluation.mt_bench.grading import check_references
 from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.generation.stage import context_length
 from tasks.modeling.load import check_policy_folder
-from tasks.panel.annotators.settings import POLICY_NAMES
 from tasks.reporting.cards.hub import check_token
 from tasks.reporting.tracking import check_tracker
 from tasks.training.embedding import POLICY, find_embedder
@@ -72,15 +71,11 @@ def check_keys(config: RunConfig) -> None:
     if grader is not None and grader.api_key_env and not os.environ.get(grader.api_key_env):
         os.environ[grader.api_key_env] = _secret(grader.api_key_env, "mt_bench.judge")
     for name, settings in annotators.items():
-        variable = getattr(settings, "api_key_env", None)
-        if variable and not os.environ.get(variable):
-            os.environ[variable] = _secret(variable, name)
-        if settings.kind == "reward_model" and config.policy.warmup is None:
-            _check_reward_model(name, settings.path)
-        if settings.kind == "implicit_reward" or getattr(settings, "backend", None) == "vllm":
-            for folder in settings.reads():
-                if folder not in POLICY_NAMES and not Path(folder).is_file():  # a file is a template
-                    check_policy_folder(Path(folder))
+        for variable in settings.key_variables():
+            if not os.environ.get(variable):
+                os.environ[variable] = _secret(variable, name)
+        if config.policy.warmup is None:
+            settings.check(name)
 
 
 def _secret(variable: str, annotator: str) -> str:
@@ -97,16 +92,6 @@ def _secret(variable: str, annotator: str) -> str:
             remedy=f"export {variable}=... before starting the run, or keep it as Prefect's Secret block {block!r}",
         )
     return str(value)
-
-
-def _check_reward_model(name: str, path: str) -> None:
-    local = path.startswith((".", "/", "artifacts")) or path.count("/") != 1
-    if local and not (Path(path) / "config.json").is_file():
-        raise UserError(
-            f"the reward model of {name!r} is not a model folder: config.json is missing",
-            where=path,
-            remedy="give the folder or hub id of a sequence-classification model",
-        )
 
 
 def prepare_run(config: RunConfig) -> Plan:

@@ -22,6 +22,7 @@ from storage.schemas import write_parquet
 from tasks.engines import close_engines
 from tasks.generation.prompts import ROUND
 from tasks.labeling.summary import AnnotatorStats, LabelSummary
+from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.chat.settings import ChatSettings
 
 PROBE = 32  # prompts
@@ -47,7 +48,7 @@ def estimate(config: RunConfig) -> Table:
     folder = plan.layout.root / "probe"
     write_parquet(folder / ROUND, chosen[:PROBE])
     prompts = Artifact.of(folder / ROUND)
-    panel = {name: each for name, each in config.panel.annotators.items() if each.kind != "human"}
+    panel = {name: each for name, each in config.panel.annotators.items() if not isinstance(each, HumanSettings)}
     policies = {"policy": plan.initial, "previous": plan.before_initial, "initial": plan.initial}
     sample = generate_spec(plan, 1, folder / "generate", policy=plan.initial, prompts=prompts, sampling=config.sampling)
     try:

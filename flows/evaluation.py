@@ -17,6 +17,7 @@ from tasks.evaluation.settings import EvaluateSpec, JudgeSpec, JudgingSettings, 
 from tasks.generation.prompts import HELDOUT
 from tasks.generation.settings import GenerateSpec
 from tasks.labeling.settings import LabelSpec
+from tasks.panel.annotators.human import HumanSettings
 
 RESPONSES, PAIRS = "evaluate/responses", "evaluate/pairs"
 
@@ -111,12 +112,16 @@ def labels_pairs(plan: Plan) -> bool:
     """
     annotators = plan.config.panel.annotators.values()
     fixed = isinstance(plan.config.objective.reference, str)
-    return fixed and plan.config.evaluation.pairs and any(annotator.kind != "human" for annotator in annotators)
+    return (
+        fixed
+        and plan.config.evaluation.pairs
+        and any(not isinstance(annotator, HumanSettings) for annotator in annotators)
+    )
 
 
 def pairs_spec(plan: Plan, *, prompts: Artifact, responses: Artifact) -> LabelSpec:
     """The panel's votes on the initial policy's held-out responses, once a run. People are not asked."""
-    panel = {name: each for name, each in plan.config.panel.annotators.items() if each.kind != "human"}
+    panel = {name: each for name, each in plan.config.panel.annotators.items() if not isinstance(each, HumanSettings)}
     policies = {"policy": plan.initial, "previous": plan.before_initial, "initial": plan.initial}
     return label_spec(
         plan, 0, plan.folder(0, PAIRS), responses=responses, prompts=prompts, policies=policies, annotators=panel

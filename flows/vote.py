@@ -18,19 +18,19 @@ quiet_console()
 from flows.people import resume_waiting  # noqa: E402  (Prefect reads its settings as it is imported)
 from storage.layout import RunLayout  # noqa: E402
 from tasks.panel.humans.server import PORT, VoteServer  # noqa: E402
-from tasks.panel.humans.vote_queue import Desk  # noqa: E402
+from tasks.panel.humans.vote_queue import VoteQueue  # noqa: E402
 
 _POLL = 2.0  # seconds between checks for new votes
 
 
-def watch(desk: Desk, layout: RunLayout) -> None:
+def watch(queue: VoteQueue, layout: RunLayout) -> None:
     """Report when the batches of the run have enough votes, and resume a suspended run. Does not return."""
     reported: tuple[str, ...] = ()
     last_error = ""
     while True:
         time.sleep(_POLL)
         try:
-            standings = desk.standings()
+            standings = queue.open_batches()
             ready = tuple(standings) if all(standing.reached for standing in standings.values()) else ()
             resumed = bool(ready) and resume_waiting(layout)
         except Exception as error:  # the page stays up whatever fails here
@@ -51,10 +51,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=PORT)
     words = parser.parse_args()
     server = VoteServer(words.run, words.port)
-    for name, standing in server.desk.standings().items():
-        console.print(f"{name}: {standing.complete} of {standing.batch.about.needed} comparisons have their votes")
+    for name, standing in server.queue.open_batches().items():
+        console.print(f"{name}: {standing.complete} of {standing.batch.info.needed} comparisons have their votes")
     console.print(f"vote at {server.address}   (Ctrl-C ends; nothing is lost)", soft_wrap=True)
-    threading.Thread(target=watch, args=(server.desk, RunLayout(words.run)), daemon=True).start()
+    threading.Thread(target=watch, args=(server.queue, RunLayout(words.run)), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt), server:
         server.serve_forever()
 

@@ -107,7 +107,7 @@ def rival(folder: Path, count: int, policy: Path) -> Body:
 def _panel() -> Any:
     from pydantic import TypeAdapter
 
-    from tasks.panel.settings import AnnotatorSettings
+    from tasks.panel.annotators.registry import AnnotatorSettings
 
     panel = {
         "concision": {"kind": "rule", "shorter": True, "tie_margin": 3},

@@ -11,12 +11,11 @@ from storage.manifest import Manifest
 from storage.schemas import SCORES, VOTES, write_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.settings import JudgeSpec, JudgingSettings
-from tasks.panel.annotators.registry import open_annotators
+from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
 from tasks.panel.parts import Parts, remove_parts
-from tasks.panel.questions import Ballot, votes_by_outcome
-from tasks.panel.responses import Candidates, for_annotators, read_candidates
-from tasks.panel.settings import AnnotatorSettings
-from tasks.panel.voting import Keeping, drawing_seed, vote
+from tasks.panel.questions import PanelVotes, votes_by_outcome
+from tasks.panel.responses import Responses, for_annotators, read_responses
+from tasks.panel.voting import AnswerStore, drawing_seed, vote
 
 
 def run_judging(spec: JudgeSpec, progress: Progress = silent) -> Manifest:
@@ -39,23 +38,23 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     seed = drawing_seed(spec)
     rates = open_annotators(_rates_of_their_own(settings), seed)
     for annotator in rates:
-        if annotator.kind != "scores":
+        if annotator.answer_type != "scores":
             raise UserError(
                 f"{annotator.name} compares pairs and cannot rate single responses",
                 where=f"rates.{annotator.name}",
                 remedy="put it under judges; rates take the kinds verifier, rule, function and reward_model",
             )
     judges = open_annotators(settings.judges, seed)
-    sources = [read_candidates(name, source.path, spec.prompts.path) for name, source in spec.responses.items()]
+    sources = [read_responses(name, source.path, spec.prompts.path) for name, source in spec.responses.items()]
     responses = for_annotators(sources)
     comparisons = _across(sources)
-    ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table())]
+    ballots = [PanelVotes(SCORES.empty_table(), VOTES.empty_table())]
     answers = spec.answers or spec.folder / "answers"
     if judges:
-        ballots.append(vote(judges, responses, comparisons, Keeping(Parts(spec, "judges"), answers), progress))
+        ballots.append(vote(judges, responses, comparisons, AnswerStore(Parts(spec, "judges"), answers), progress))
     if rates:
         rated = for_annotators(sources[:1])
-        ballots.append(vote(rates, rated, comparisons[:0], Keeping(Parts(spec, "rates"), answers), progress))
+        ballots.append(vote(rates, rated, comparisons[:0], AnswerStore(Parts(spec, "rates"), answers), progress))
     scores = pa.concat_tables([ballot.scores for ballot in ballots])
     votes = pa.concat_tables([ballot.votes for ballot in ballots])
     paths = [spec.folder / "votes.parquet", spec.folder / "scores.parquet"]
@@ -80,7 +79,7 @@ def _rates_of_their_own(settings: JudgingSettings) -> dict[str, AnnotatorSetting
     return {name: annotator for name, annotator in settings.rates.items() if name not in settings.judges}
 
 
-def _across(sources: Sequence[Candidates]) -> Ints:
+def _across(sources: Sequence[Responses]) -> Ints:
     """[n, 2]: each response of the first source with the same one of every other, as positions in all sources' rows."""
     first = sources[0]
     size = len(first)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
-from tasks.panel.settings import AnnotatorSettings
+from tasks.panel.annotators.registry import AnnotatorSettings
 
 
 class JudgingSettings(BaseModel):

@@ -16,7 +16,7 @@ from storage.arrays import Bools, Ints
 from storage.schemas import AGREEMENT, ANNOTATORS
 from tasks.labeling.aggregation.votes import places
 from tasks.panel.annotators.protocol import UNANSWERED
-from tasks.panel.responses import Candidates
+from tasks.panel.responses import Responses
 
 _OUTCOMES = ("a", "b", "tie", "abstain", "error")
 _SILENT = -2  # neither a (1), b (-1) nor tie (0)
@@ -34,7 +34,7 @@ class Observations:
 
 
 def observe(
-    candidates: Candidates, votes: pa.Table, scores: pa.Table, preferences: pa.Table, gold: Sequence[str] = ()
+    candidates: Responses, votes: pa.Table, scores: pa.Table, preferences: pa.Table, gold: Sequence[str] = ()
 ) -> Observations:
     """Observe the `votes` of one stage (storage.schemas.VOTES) beside what they amounted to.
 
@@ -56,7 +56,7 @@ def observe(
 class _Panel:
     """Votes as a matrix: `said[c, n]` is what annotator c said of comparison n."""
 
-    def __init__(self, candidates: Candidates, votes: pa.Table, scores: pa.Table) -> None:
+    def __init__(self, candidates: Responses, votes: pa.Table, scores: pa.Table) -> None:
         self._candidates = candidates
         self._votes, self._scores = votes.select(_VOTES), scores.select(_PAID)
         self.names: list[str] = pc.unique(votes["annotator"]).to_pylist()

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from storage.arrays import Floats, Ints
 from storage.schemas import SCORES, VOTES
-from tasks.panel.questions import Ballot
-from tasks.panel.responses import Candidates
+from tasks.panel.questions import PanelVotes
+from tasks.panel.responses import Responses
 
 GRID = np.arange(1001) / 1000
 
@@ -40,8 +40,8 @@ def level_penalty(scores: Floats, characters: Floats) -> float:
 
 
 def without_length(
-    ballot: Ballot, candidates: Candidates, pairs: Ints, margins: Mapping[str, float]
-) -> tuple[Ballot, dict[str, float]]:
+    ballot: PanelVotes, candidates: Responses, pairs: Ints, margins: Mapping[str, float]
+) -> tuple[PanelVotes, dict[str, float]]:
     """The ballot with scores and votes of some annotators less their length penalty, and each one's penalty.
 
     margins: these annotators, and the tie margin of each. pairs [n, 2]: numbers of candidates, as the panel was
@@ -66,10 +66,10 @@ def without_length(
         theirs = pc.equal(votes["annotator"], name)
         before = np.array(votes.filter(theirs)["outcome"].to_pylist())
         votes = _put(votes, theirs, "outcome", pa.array(np.where(np.isnan(gap), before, outcome).tolist()), VOTES)
-    return Ballot(scores, votes), found
+    return PanelVotes(scores, votes), found
 
 
-def _by_prompt(candidates: Candidates, values: Floats) -> Floats:
+def _by_prompt(candidates: Responses, values: Floats) -> Floats:
     """Values of candidates [N] as [P, K], NaN where a prompt has fewer responses."""
     table: Floats = np.where(candidates.rows >= 0, values[candidates.rows], np.nan)
     return table

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from storage.arrays import Bools, Floats, Ints
-from tasks.panel.responses import Candidates
+from tasks.panel.responses import Responses
 
 ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Unordered pairs of responses of one prompt: its row in Candidates.rows, counted from the first prompt asked
+    """Unordered pairs of responses of one prompt: its row in Responses.rows, counted from the first prompt asked
     for, and two slots, first < second. All [n]."""
 
     prompt: Ints
@@ -28,14 +28,14 @@ class Pairs:
     dropped: np.ndarray  # why the pair takes no part: "truncated", "identical", "tournament"; "" where it does
 
 
-def usable_responses(candidates: Candidates, drop_truncated: bool, prompts: slice = ALL) -> Bools:
+def usable_responses(candidates: Responses, drop_truncated: bool, prompts: slice = ALL) -> Bools:
     """[P, K]: responses of these prompts that may be in a pair."""
     rows = candidates.rows[prompts]
     present = rows >= 0
     return present & candidates.ended[rows] if drop_truncated else present
 
 
-def candidate_pairs(candidates: Candidates, *, drop_truncated: bool, prompts: slice = ALL) -> Pairs:
+def candidate_pairs(candidates: Responses, *, drop_truncated: bool, prompts: slice = ALL) -> Pairs:
     """Every pair of responses of each of these prompts, with those that can be no preference marked."""
     i, j = np.triu_indices(candidates.rows.shape[1], 1)
     present = candidates.rows[prompts] >= 0

@@ -21,7 +21,7 @@ from tasks.labeling.aggregation.vote_counts import Blocks
 from tasks.labeling.aggregation.votes import places
 from tasks.labeling.pairing import Pairs, best_worst, candidate_pairs, tournament, usable_responses
 from tasks.labeling.settings import PreferenceSettings
-from tasks.panel.responses import Candidates
+from tasks.panel.responses import Responses
 
 _EQUAL = 1e-9  # strengths closer than this differ by rounding only
 _BLOCK = 512  # prompts fitted together: what is held at once does not grow with the number of prompts
@@ -49,7 +49,7 @@ class Preferences:
     counts: plain data, empty when there is nothing to tell.
     """
 
-    candidates: Candidates
+    candidates: Responses
     labels: pa.Table
     dropped: dict[str, int]
     learnt: dict[str, Any] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class _Cast:
 
 
 def make_preferences(
-    candidates: Candidates,
+    candidates: Responses,
     votes: pa.Table,
     settings: PreferenceSettings,
     round_number: int,
@@ -196,7 +196,7 @@ def _label(
     )
 
 
-def _cast(votes: pa.Table, candidates: Candidates) -> _Cast:
+def _cast(votes: pa.Table, candidates: Responses) -> _Cast:
     prompt = places(votes["prompt_id"], candidates.prompt_ids, np.int32)
     a, b = (votes[name].to_numpy().astype(np.int16) for name in ("index_a", "index_b"))
     low, high = np.minimum(a, b).min(initial=0), np.maximum(a, b).max(initial=0)
@@ -207,16 +207,14 @@ def _cast(votes: pa.Table, candidates: Candidates) -> _Cast:
     return _Cast(prompt[order], a[order], b[order], outcome[order])
 
 
-def _ballot(
-    votes: pa.Table, candidates: Candidates, annotators: tuple[str, ...], settings: PreferenceSettings
-) -> Votes:
+def _ballot(votes: pa.Table, candidates: Responses, annotators: tuple[str, ...], settings: PreferenceSettings) -> Votes:
     _known(settings.weights, annotators, "preferences.weights")
     weights = np.array([settings.weights.get(name, 1.0) for name in annotators], dtype=np.float64)
     ids = candidates.prompt_ids
     return read_votes(votes, ids, annotators, weights, soft=settings.soft_votes)
 
 
-def _learn(blocks: Blocks, annotators: tuple[str, ...], candidates: Candidates, settings: PreferenceSettings) -> Learnt:
+def _learn(blocks: Blocks, annotators: tuple[str, ...], candidates: Responses, settings: PreferenceSettings) -> Learnt:
     _known(settings.pinned, annotators, "preferences.pinned")
     _known(settings.gold, annotators, "preferences.gold")
     return learn(blocks, annotators, candidates.rows.shape[1], settings)
@@ -230,7 +228,7 @@ def _known(names: Iterable[str], annotators: tuple[str, ...], key: str) -> None:
         )
 
 
-def _members(scores: pa.Table | None, candidates: Candidates, settings: PreferenceSettings) -> Floats | None:
+def _members(scores: pa.Table | None, candidates: Responses, settings: PreferenceSettings) -> Floats | None:
     """Standardised scores [P, K, A] for an ensemble, else None."""
     if not settings.estimator.startswith("ensemble_"):
         return None
@@ -266,7 +264,7 @@ def _items(twins: Ints, usable: Bools) -> Bools:
     return items
 
 
-def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:
+def _labels(candidates: Responses, counts: Tally, start: int, pairs: _Labelled, round_number: int) -> pa.Table:
     """Preferences.labels of a block of prompts that begins at `start`."""
     p, chosen, rejected = pairs.prompt, pairs.chosen, pairs.rejected
     columns = {
@@ -287,14 +285,14 @@ def _labels(candidates: Candidates, counts: Tally, start: int, pairs: _Labelled,
     return pa.table(columns)
 
 
-def _rows(candidates: Candidates, labels: pa.Table) -> pa.Table:
+def _rows(candidates: Responses, labels: pa.Table) -> pa.Table:
     """`labels` with what was said; a response's index is its slot."""
     place, chosen, rejected = (labels[name].to_numpy() for name in ("place", "chosen_index", "rejected_index"))
     sides = np.concatenate([candidates.rows[place, chosen], candidates.rows[place, rejected]])
-    said = candidates.responses(sides, _SAID)
+    said = candidates.table(sides, _SAID)
     won, lost = said[: len(labels)], said[len(labels) :]
     columns = {
-        "prompt": candidates.prompts(place, ["messages"])["messages"],
+        "prompt": candidates.prompt_table(place, ["messages"])["messages"],
         "chosen": _assistant(won["text"]),
         "rejected": _assistant(lost["text"]),
         "prompt_ids": won["prompt_ids"],

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
-from tasks.panel.settings import AnnotatorSettings, Budget
+from tasks.panel.annotators.registry import AnnotatorSettings
+from tasks.panel.settings import Budget
 
 
 class SelectionSettings(BaseModel):

@@ -21,16 +21,16 @@ from tasks.labeling.margin_filter import keep_largest
 from tasks.labeling.pairing import candidate_pairs
 from tasks.labeling.preferences import make_preferences
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
+from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.panel.annotators.protocol import Response
 from tasks.panel.annotators.registry import open_annotators
 from tasks.panel.humans.batch import batch_folder, export
 from tasks.panel.humans.collect import collect
-from tasks.panel.humans.settings import HumanSettings
 from tasks.panel.parts import Parts, remove_parts
-from tasks.panel.questions import Ballot, Questions, votes_by_outcome
-from tasks.panel.responses import Candidates, for_annotators, read_candidates
-from tasks.panel.voting import Keeping, drawing_seed, vote
+from tasks.panel.questions import PanelVotes, Questions, votes_by_outcome
+from tasks.panel.responses import Responses, for_annotators, read_responses
+from tasks.panel.voting import AnswerStore, drawing_seed, vote
 
 SOURCE = "policy"
 _BLOCK = 4096  # prompts whose pairs are listed at once
@@ -49,7 +49,7 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     settings = spec.settings
-    candidates = read_candidates(SOURCE, spec.responses.path, spec.prompts.path)
+    candidates = read_responses(SOURCE, spec.responses.path, spec.prompts.path)
     comparisons = _comparisons(candidates, drop_truncated=settings.preferences.drop_truncated)
     ballot = _ballot(spec, for_annotators([candidates]), comparisons, progress)
     ballot, penalties = without_length(ballot, candidates, comparisons, _levelled(spec))
@@ -95,7 +95,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     )
 
 
-def _comparisons(candidates: Candidates, *, drop_truncated: bool) -> Ints:
+def _comparisons(candidates: Responses, *, drop_truncated: bool) -> Ints:
     """[n, 2]: the numbers of the two responses of each pair that the panel is asked about."""
     parts = [np.zeros((0, 2), dtype=np.int64)]
     for start in range(0, len(candidates.rows), _BLOCK):
@@ -106,7 +106,7 @@ def _comparisons(candidates: Candidates, *, drop_truncated: bool) -> Ints:
     return np.concatenate(parts)
 
 
-def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> Ballot:
+def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> PanelVotes:
     """What the panel says. People are asked first, and can vote while the other annotators do; theirs come last."""
     panel = spec.settings.annotators
     people = {name: settings for name, settings in panel.items() if isinstance(settings, HumanSettings)}
@@ -114,16 +114,16 @@ def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, p
     for name, settings in people.items():
         export(settings, name, batch_folder(spec.folder, name), asked)
     others = {name: settings for name, settings in panel.items() if name not in people}
-    ballot = Ballot(SCORES.empty_table(), VOTES.empty_table())
+    ballot = PanelVotes(SCORES.empty_table(), VOTES.empty_table())
     if others or not people:
         policies = {name: policy.path for name, policy in spec.policies.items()}
         annotators = open_annotators(others, drawing_seed(spec), policies)
-        keeping = Keeping(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
+        keeping = AnswerStore(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
         ballot = vote(annotators, responses, comparisons, keeping, progress, spec.budget)
     said = [
         collect(settings, name, batch_folder(spec.folder, name), asked).rows(asked) for name, settings in people.items()
     ]
-    return Ballot(ballot.scores, pa.concat_tables([ballot.votes, *said]))
+    return PanelVotes(ballot.scores, pa.concat_tables([ballot.votes, *said]))
 
 
 def _levelled(spec: LabelSpec) -> dict[str, float]:

@@ -1,20 +1,20 @@
-"""Answers as columns: what an annotator said of many questions, without an object for each."""
+"""Answers as table columns: many answers of one annotator, without a Python object for each."""
 
 from collections.abc import Sequence
 
 import pyarrow as pa
 
-from tasks.panel.annotators.protocol import Answer, Kind, Ranking, Score, Vote
+from tasks.panel.annotators.protocol import Answer, AnswerType, Ranking, Score, Vote
 
-#: What is said of how an answer came about.
+#: Fields that say what an answer took.
 SPENT = ("seconds", "tokens", "cost", "faults")
 
-_SPENT = {"seconds": pa.float64(), "tokens": pa.int64(), "cost": pa.float64(), "faults": pa.string()}
-_TYPES: dict[Kind, type[Answer]] = {"scores": Score, "pairs": Vote, "ranking": Ranking}
+_SPENT_TYPES = {"seconds": pa.float64(), "tokens": pa.int64(), "cost": pa.float64(), "faults": pa.string()}
+_CLASSES: dict[AnswerType, type[Answer]] = {"scores": Score, "pairs": Vote, "ranking": Ranking}
 
-#: The columns of each kind of answer: fields of Score, Vote and Ranking.
-ANSWERS: dict[Kind, pa.Schema] = {
-    "scores": pa.schema({"outcome": pa.string(), "value": pa.float64(), "raw": pa.string()} | _SPENT),
+#: The columns of each answer type: the fields of Score, Vote and Ranking.
+ANSWERS: dict[AnswerType, pa.Schema] = {
+    "scores": pa.schema({"outcome": pa.string(), "value": pa.float64(), "raw": pa.string()} | _SPENT_TYPES),
     "pairs": pa.schema(
         {
             "outcome": pa.string(),
@@ -24,25 +24,25 @@ ANSWERS: dict[Kind, pa.Schema] = {
             "ba": pa.string(),
             "raw": pa.string(),
         }
-        | _SPENT
+        | _SPENT_TYPES
     ),
     "ranking": pa.schema(
-        {"outcome": pa.string(), "tiers": pa.list_(pa.list_(pa.int32())), "raw": pa.string()} | _SPENT
+        {"outcome": pa.string(), "tiers": pa.list_(pa.list_(pa.int32())), "raw": pa.string()} | _SPENT_TYPES
     ),
 }
 
 
-def as_table(kind: Kind, answers: Sequence[Answer]) -> pa.Table:
-    """A row an answer, of ANSWERS[kind]."""
-    schema = ANSWERS[kind]
-    return pa.table({name: [getattr(each, name) for each in answers] for name in schema.names}, schema=schema)
+def as_table(answer_type: AnswerType, answers: Sequence[Answer]) -> pa.Table:
+    """One row per answer, with the schema ANSWERS[answer_type]."""
+    schema = ANSWERS[answer_type]
+    return pa.table({name: [getattr(answer, name) for answer in answers] for name in schema.names}, schema=schema)
 
 
-def as_answers(kind: Kind, rows: pa.Table) -> list[Answer]:
-    """The answers that `as_table` made `rows` of."""
+def as_answers(answer_type: AnswerType, rows: pa.Table) -> list[Answer]:
+    """The answers in `rows`, a table made by `as_table`."""
     answers = []
     for row in rows.to_pylist():
         if "tiers" in row:
             row["tiers"] = tuple(tuple(tier) for tier in row["tiers"])
-        answers.append(_TYPES[kind](**row))
+        answers.append(_CLASSES[answer_type](**row))
     return answers

@@ -1,4 +1,4 @@
-"""What a labeling pass may spend. Once it is spent, what is under way is finished, and nothing more is asked."""
+"""Spending against the budget of a labeling pass. Once it is spent, running requests finish and no others start."""
 
 import time
 
@@ -7,8 +7,8 @@ from tasks.panel.annotators.protocol import Answer
 from tasks.panel.settings import Budget
 
 
-class Purse:
-    """Adds up what answers cost, those kept from before included; seconds are those of this pass."""
+class Spending:
+    """Adds up the tokens and cost of answers, stored ones included, and the seconds of this pass."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -20,16 +20,17 @@ class Purse:
         self._money += answer.cost or 0.0
 
     @property
-    def spent(self) -> bool:
+    def exhausted(self) -> bool:
         return any(used >= allowed for _, used, allowed in self._uses())
 
-    def error(self, answered: int, asked: int) -> UserError:
-        """What to say when the budget has stopped a pass after `answered` of `asked` questions."""
+    def error(self, answered: int, questions: int) -> UserError:
+        """The error to raise when the budget stopped a pass after `answered` of `questions`."""
         name, used, allowed = next(use for use in self._uses() if use[1] >= use[2])
         return UserError(
-            f"the panel's budget is spent: {used:g} of {allowed:g} {name}; {answered} of {asked} questions answered",
+            f"the panel's budget is spent: {used:g} of {allowed:g} {name}; "
+            f"{answered} of {questions} questions answered",
             where=f"panel.budget.{name}",
-            remedy="raise it (or, for seconds, just wait) and give the same command again: every answer is kept",
+            remedy="raise the limit (not needed for seconds) and run the same command again; all answers are kept",
         )
 
     def _uses(self) -> list[tuple[str, float, float]]:

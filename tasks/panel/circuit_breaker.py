@@ -1,4 +1,4 @@
-"""A circuit breaker: an endpoint that fails question after question is left alone, probed, and in the end given up."""
+"""A circuit breaker: a model that fails question after question gets a pause, is probed, and is finally given up."""
 
 import asyncio
 import logging
@@ -8,13 +8,13 @@ from tasks.panel.annotators.protocol import Limits
 
 log = logging.getLogger("irepo")
 
-Leave = Literal["ask", "probe", "give up"]
+Permission = Literal["ask", "probe", "give up"]
 
 
-class Circuit:
-    """Closed: everybody asks. Open, after `faults` faults in a row: one probe after each pause, the rest waits.
+class CircuitBreaker:
+    """Closed: every caller may ask. Open, after `faults` faults in a row: one probe per pause, other callers wait.
 
-    An answer closes it again; `probes` probes that fail in a row give the annotator up.
+    An answer closes it. After `probes` failed probes in a row the annotator is given up.
     """
 
     def __init__(self, name: str, limits: Limits) -> None:
@@ -26,8 +26,8 @@ class Circuit:
         self._pause = limits.pause
         self._changed = asyncio.Event()
 
-    async def leave(self) -> Leave:
-        """Wait until the caller may ask. Who gets "probe" hands it to `fault` if his question faults."""
+    async def permission(self) -> Permission:
+        """Wait until the caller may ask. If its question faults, the caller passes the result to `fault`."""
         while self._open and not self._given_up:
             if not self._probing:
                 self._probing = True
@@ -37,16 +37,18 @@ class Circuit:
         return "give up" if self._given_up else "ask"
 
     def answered(self) -> None:
+        """Report an answer: close the breaker."""
         if self._open:
-            log.warning("%s answers again", self._name)
+            log.warning("%s is answering again", self._name)
         self._faults = self._failed_probes = 0
         self._open = self._probing = False
         self._pause = self._limits.pause
         self._wake()
 
-    def fault(self, leave: Leave, what: str) -> None:
+    def fault(self, permission: Permission, what: str) -> None:
+        """Report a fault of a question that was asked with `permission`."""
         self._faults += 1
-        if leave == "probe":
+        if permission == "probe":
             self._failed_probes += 1
             self._probing = False
             self._pause *= 2
@@ -54,8 +56,8 @@ class Circuit:
             return
         self._open = True
         self._given_up = self._failed_probes >= self._limits.probes
-        next_step = "given up" if self._given_up else f"left alone for {self._pause:.0f} s"
-        log.warning("%s: %d faults in a row, the last: %s; %s", self._name, self._faults, what, next_step)
+        next_step = "given up" if self._given_up else f"the next try is in {self._pause:.0f} s"
+        log.warning("%s: %d faults in a row, last: %s; %s", self._name, self._faults, what, next_step)
         self._wake()
 
     def _wake(self) -> None:

@@ -1,7 +1,7 @@
-"""What remote annotators said, kept as it comes: a line an answer, found again by the question's content.
+"""Answers of remote annotators, stored as they arrive: one line per answer, looked up by the question's content.
 
-Whoever asks again, after a kill or with another panel, gets the answer that was given. One file an annotator's
-identity; each line carries a checksum, and a line that is cut or altered counts as not there: its question is asked
+A question that was answered before (in a killed run, in an earlier round, on another panel) gets the stored answer.
+There is one file per annotator identity. Each line has a checksum; a damaged line is ignored, and its question asked
 again.
 """
 
@@ -17,30 +17,40 @@ from pathlib import Path
 from typing import Any
 
 from storage.files import digest, sync_folder
-from tasks.panel.annotators.protocol import Answer, Comparison, Kind, Question, Ranking, Response, Score, Slate, Vote
+from tasks.panel.annotators.protocol import (
+    Answer,
+    AnswerType,
+    Comparison,
+    Question,
+    Ranking,
+    Response,
+    Score,
+    Slate,
+    Vote,
+)
 
 log = logging.getLogger("irepo")
 
-_SYNC = 1.0  # seconds: what a power loss may take; a killed process loses nothing
-_ANSWERS: dict[Kind, type[Answer]] = {"scores": Score, "pairs": Vote, "ranking": Ranking}
+_SYNC = 1.0  # seconds of answers that a power failure can lose; a killed process loses none
+_CLASSES: dict[AnswerType, type[Answer]] = {"scores": Score, "pairs": Vote, "ranking": Ranking}
 
 
 class Journal:
-    """The answers of one annotator. Use as a context manager; `add` appends."""
+    """The stored answers of one annotator. Use as a context manager; `add` appends."""
 
-    def __init__(self, folder: Path, name: str, identity: str, kind: Kind) -> None:
+    def __init__(self, folder: Path, name: str, identity: str, answer_type: AnswerType) -> None:
         self.path = folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{identity[:16]}.jsonl"
-        self._kind = kind
+        self._answer_type = answer_type
 
     def __enter__(self) -> "Journal":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.exists()
-        self.answers = dict(_read(self.path, self._kind)) if not new else {}
+        self.answers = dict(_read(self.path, self._answer_type)) if not new else {}
         self._file = self.path.open("ab")
         if new:
             sync_folder(self.path.parent)
         elif self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
-            self._file.write(b"\n")  # what follows a line that was cut is a line of its own
+            self._file.write(b"\n")  # end a line that was cut, so that the next one is intact
         self._synced = time.monotonic()
         return self
 
@@ -51,8 +61,8 @@ class Journal:
 
     def add(self, key: str, answer: Answer) -> None:
         self.answers[key] = answer
-        said = json.dumps([key, asdict(answer)], ensure_ascii=False)
-        self._file.write(f"{zlib.crc32(said.encode()):08x} {said}\n".encode())
+        record = json.dumps([key, asdict(answer)], ensure_ascii=False)
+        self._file.write(f"{zlib.crc32(record.encode()):08x} {record}\n".encode())
         self._file.flush()
         if time.monotonic() - self._synced > _SYNC:
             os.fsync(self._file.fileno())
@@ -60,7 +70,7 @@ class Journal:
 
 
 def content_key(question: Question) -> str:
-    """Digest of all that an annotator is shown; not of where it comes from (prompt id, source, index)."""
+    """Digest of everything an annotator sees of a question; not of prompt id, source and index."""
     return digest([_content(response) for response in _responses(question)])
 
 
@@ -75,20 +85,20 @@ def _content(response: Response) -> dict[str, Any]:
     return {name: getattr(response, name) for name in names}
 
 
-def _read(path: Path, kind: Kind) -> Iterator[tuple[str, Answer]]:
-    lost = 0
+def _read(path: Path, answer_type: AnswerType) -> Iterator[tuple[str, Answer]]:
+    damaged = 0
     for line in path.read_bytes().split(b"\n"):
         if not line:
             continue
         try:
-            checksum, said = line[:8], line[9:]
-            if int(checksum, 16) != zlib.crc32(said):
-                raise ValueError("altered")
-            key, fields = json.loads(said)
+            checksum, record = line[:8], line[9:]
+            if int(checksum, 16) != zlib.crc32(record):
+                raise ValueError("wrong checksum")
+            key, fields = json.loads(record)
             if "tiers" in fields:
                 fields["tiers"] = tuple(tuple(tier) for tier in fields["tiers"])
-            yield key, _ANSWERS[kind](**fields)
+            yield key, _CLASSES[answer_type](**fields)
         except (ValueError, TypeError):
-            lost += 1
-    if lost:
-        log.warning("%d lines of %s are cut or altered: what they said is asked again", lost, path)
+            damaged += 1
+    if damaged:
+        log.warning("%d lines of %s are damaged: their questions are asked again", damaged, path)

@@ -1,15 +1,15 @@
-"""Sequences that are too long to be held: made a stretch at a time, when somebody asks."""
+"""A sequence that is too long for memory: its items are made when they are read."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, overload
 
 T = TypeVar("T", covariant=True)
 
-_STRETCH = 1024  # made at once for who goes over all
+_CHUNK = 1024  # items made at a time when iterating
 
 
-class Lazy(Sequence[T]):
-    """`count` things; `make(start, stop)` makes those of a stretch. Nothing is kept."""
+class LazySequence(Sequence[T]):
+    """`count` items; `make(start, stop)` makes those of a range. No item is stored."""
 
     def __init__(self, count: int, make: Callable[[int, int], Sequence[T]]) -> None:
         self._count, self._make = count, make
@@ -18,8 +18,8 @@ class Lazy(Sequence[T]):
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        for start in range(0, self._count, _STRETCH):
-            yield from self._make(start, min(start + _STRETCH, self._count))
+        for start in range(0, self._count, _CHUNK):
+            yield from self._make(start, min(start + _CHUNK, self._count))
 
     @overload
     def __getitem__(self, which: int) -> T: ...
@@ -29,7 +29,7 @@ class Lazy(Sequence[T]):
         if isinstance(which, slice):
             start, stop, step = which.indices(self._count)
             if step != 1:
-                raise ValueError("stretches have no gaps")
+                raise ValueError("a slice must have step 1")
             return self._make(start, max(start, stop))
-        place = range(self._count)[which]  # raises IndexError; counts from the end below 0
-        return self._make(place, place + 1)[0]
+        index = range(self._count)[which]  # raises IndexError; negative indices count from the end
+        return self._make(index, index + 1)[0]

@@ -1,4 +1,4 @@
-"""Questions of each kind, and answers as score rows and vote rows."""
+"""The questions of a panel by answer type, and their answers as rows of scores and votes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ import pyarrow.compute as pc
 
 from storage.arrays import Bools, Floats, Ints
 from storage.schemas import SCORES, VOTES
-from tasks.panel.annotators.protocol import Annotator, Comparison, Kind, Question, Ranking, Response, Slate, Vote
+from tasks.panel.annotators.protocol import Annotator, AnswerType, Comparison, Question, Ranking, Response, Slate, Vote
 from tasks.panel.answers import SPENT, as_answers, as_table
-from tasks.panel.lazy_sequence import Lazy
+from tasks.panel.lazy_sequence import LazySequence
 
-_REPEATED = 4096
+_REPEATED = 4096  # items in a block of one repeated value
 _TEXT = pa.string()
 
 
 @dataclass(frozen=True)
-class Ballot:
-    """What a panel said: `scores` of storage.schemas.SCORES, `votes` of VOTES; by annotator, then as given."""
+class PanelVotes:
+    """A panel's `scores` (storage.schemas.SCORES) and `votes` (VOTES): by annotator, then in the order of questions."""
 
     scores: pa.Table
     votes: pa.Table
@@ -30,21 +30,21 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Questions:
-    """What a panel is asked: `pairs` [n, 2], rows (a, b) of positions in `responses`; a and b answer one prompt."""
+    """The questions for a panel. `pairs` [n, 2]: rows (a, b) of positions in `responses`; both answer one prompt."""
 
     responses: Sequence[Response]
     pairs: Ints
 
-    def of(self, kind: Kind) -> Sequence[Question]:
-        """All questions of a kind."""
-        if kind == "scores":
+    def of(self, answer_type: AnswerType) -> Sequence[Question]:
+        """All questions that an annotator of this answer type gets."""
+        if answer_type == "scores":
             return self.responses
-        return self.comparisons if kind == "pairs" else Lazy(len(self._members), self._slates)
+        return self.comparisons if answer_type == "pairs" else LazySequence(len(self._members), self._slates)
 
     @property
     def comparisons(self) -> Sequence[Comparison]:
-        """The pairs as questions; they are made when they are asked for."""
-        return Lazy(len(self.pairs), self._comparisons)
+        """The pairs as questions, which are made when they are read."""
+        return LazySequence(len(self.pairs), self._comparisons)
 
     def _comparisons(self, start: int, stop: int) -> list[Comparison]:
         first, second = (self._at(side) for side in self.pairs[start:stop].T)
@@ -56,7 +56,7 @@ class Questions:
         return [Slate(tuple(islice(responses, len(slate)))) for slate in members]
 
     def _at(self, positions: Ints) -> list[Response]:
-        """The responses at positions that lie close together."""
+        """The responses at `positions`, which are close together."""
         if not len(positions):
             return []
         low = int(positions.min())
@@ -65,7 +65,7 @@ class Questions:
 
     @cached_property
     def _members(self) -> list[list[int]]:
-        """Positions of each slate: responses that are compared with each other, directly or through others."""
+        """The positions in each slate: responses that are compared with each other, directly or through others."""
         slate = {position: {position} for position in np.unique(self.pairs).tolist()}
         for a, b in self.pairs.tolist():
             if slate[a] is not slate[b]:
@@ -74,16 +74,16 @@ class Questions:
                     slate[member] = slate[a]
         return [sorted(members) for members in {id(members): members for members in slate.values()}.values()]
 
-    def votes_of_rankings(self, given: Sequence[Ranking]) -> list[Vote]:
-        """The vote on each pair that follows from the ranking of its slate; what a ranking cost stands at its first."""
+    def votes_of_rankings(self, rankings: Sequence[Ranking]) -> list[Vote]:
+        """The vote on each pair, from the ranking of its slate. A ranking's cost is on the first of its votes."""
         slate: dict[int, int] = {}
         tier: dict[int, int] = {}
-        for number, (members, ranking) in enumerate(zip(self._members, given, strict=True)):
+        for number, (members, ranking) in enumerate(zip(self._members, rankings, strict=True)):
             slate |= dict.fromkeys(members, number)
-            tier |= {members[place]: level for level, tied in enumerate(ranking.tiers) for place in tied}
+            tier |= {members[position]: level for level, tied in enumerate(ranking.tiers) for position in tied}
         votes, charged = [], set[int]()
         for a, b in self.pairs.tolist():
-            ranking = given[slate[a]]
+            ranking = rankings[slate[a]]
             spent = {name: None if slate[a] in charged else getattr(ranking, name) for name in SPENT}
             charged.add(slate[a])
             if ranking.outcome == "error":
@@ -96,7 +96,7 @@ class Questions:
         return votes
 
     @cached_property
-    def _named(self) -> list[pa.Array]:
+    def _response_columns(self) -> list[pa.Array]:
         """Prompt id, source and index of each response."""
         ids: list[str] = []
         sources: list[str] = []
@@ -108,9 +108,9 @@ class Questions:
         return [pa.array(ids, pa.string()), pa.array(sources, pa.string()), pa.array(indices, pa.int32())]
 
     @cached_property
-    def _names(self) -> dict[str, pa.ChunkedArray]:
-        """The columns of vote rows that say what was compared: the same arrays for every annotator."""
-        ids, sources, indices = self._named
+    def _pair_columns(self) -> dict[str, pa.ChunkedArray]:
+        """The columns of vote rows that name the two responses: the same arrays for every annotator."""
+        ids, sources, indices = self._response_columns
         a, b = pa.array(self.pairs[:, 0], pa.int64()), pa.array(self.pairs[:, 1], pa.int64())
         return {
             "prompt_id": ids.take(a),
@@ -121,50 +121,52 @@ class Questions:
         }
 
     @cached_property
-    def _nothing(self) -> dict[str, pa.ChunkedArray]:
-        """The columns of vote rows that have no value where votes follow from scores."""
+    def _null_columns(self) -> dict[str, pa.ChunkedArray]:
+        """The columns of vote rows that are null if votes follow from scores."""
         names = ("probability", "raw", "ab", "ba", *SPENT)
         return {name: _same(None, len(self.pairs), VOTES.field(name).type) for name in names}
 
-    def ballot(self, annotator: Annotator, said: pa.Table) -> Ballot:
-        """Score rows and vote rows of one annotator, whose answers are the rows of `said` (answers.ANSWERS)."""
+    def panel_votes(self, annotator: Annotator, answers: pa.Table) -> PanelVotes:
+        """Score rows and vote rows of one annotator, whose answers are the rows of `answers` (answers.ANSWERS)."""
         n = len(self.pairs)
-        columns = self._names | {"annotator": _same(annotator.name, n), "kind": _same(annotator.kind, n)}
-        if annotator.kind == "scores":
-            columns |= self._nothing
-            columns |= {"order": _same("none", n), "outcome": _votes_of_scores(annotator, said, self.pairs)}
-            return Ballot(self._score_rows(annotator.name, said), pa.table(columns, schema=VOTES))
-        if annotator.kind == "ranking":
-            rankings = as_answers("ranking", said)
-            said = as_table("pairs", self.votes_of_rankings([each for each in rankings if isinstance(each, Ranking)]))
-        return Ballot(SCORES.empty_table(), pa.table(columns | _columns(said), schema=VOTES))
+        columns = self._pair_columns | {"annotator": _same(annotator.name, n), "kind": _same(annotator.answer_type, n)}
+        if annotator.answer_type == "scores":
+            columns |= self._null_columns
+            columns |= {"order": _same("none", n), "outcome": _votes_of_scores(annotator, answers, self.pairs)}
+            return PanelVotes(self._score_rows(annotator.name, answers), pa.table(columns, schema=VOTES))
+        if annotator.answer_type == "ranking":
+            rankings = [answer for answer in as_answers("ranking", answers) if isinstance(answer, Ranking)]
+            answers = as_table("pairs", self.votes_of_rankings(rankings))
+        return PanelVotes(SCORES.empty_table(), pa.table(columns | _columns(answers), schema=VOTES))
 
-    def _score_rows(self, annotator: str, said: pa.Table) -> pa.Table:
-        columns = dict(zip(("prompt_id", "source", "response_index"), self._named, strict=True)) | _columns(said)
-        columns |= {"annotator": _same(annotator, len(said)), "score": columns.pop("value")}
+    def _score_rows(self, annotator: str, answers: pa.Table) -> pa.Table:
+        columns = dict(zip(("prompt_id", "source", "response_index"), self._response_columns, strict=True)) | _columns(
+            answers
+        )
+        columns |= {"annotator": _same(annotator, len(answers)), "score": columns.pop("value")}
         return pa.table(columns, schema=SCORES)
 
 
 def _columns(rows: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """Columns by name, each in one piece; those without any value take no memory."""
+    """Columns by name, each as one chunk; a column of nulls shares one block."""
     return {
         name: _same(None, len(rows), column.type) if column.null_count == len(rows) else column.combine_chunks()
         for name, column in zip(rows.column_names, rows.columns, strict=True)
     }
 
 
-def _same(value: str | None, count: int, kind: pa.DataType = _TEXT) -> pa.ChunkedArray:
-    """`value` so many times, in the memory of _REPEATED times."""
+def _same(value: str | None, count: int, data_type: pa.DataType = _TEXT) -> pa.ChunkedArray:
+    """`value` repeated `count` times, in the memory of _REPEATED items."""
     whole, rest = divmod(count, _REPEATED)
-    block = pa.repeat(pa.scalar(value, kind), min(count, _REPEATED))
-    return pa.chunked_array([block] * whole + [block[:rest]], kind)
+    block = pa.repeat(pa.scalar(value, data_type), min(count, _REPEATED))
+    return pa.chunked_array([block] * whole + [block[:rest]], data_type)
 
 
-def _votes_of_scores(annotator: Annotator, said: pa.Table, pairs: Ints) -> pa.Array:
-    """The outcomes that follow from scores: the higher one wins; a gap of at most tie_margin is a tie; a failed
-    score makes an error, a missing one an abstention."""
-    value: Floats = said["value"].to_numpy()  # null is NaN
-    failed: Bools = pc.equal(said["outcome"], "error").to_numpy()
+def _votes_of_scores(annotator: Annotator, answers: pa.Table, pairs: Ints) -> pa.Array:
+    """The outcome of each pair from two scores: the higher one wins; a difference of at most tie_margin is a tie; a
+    failed score makes an error, a missing one an abstention."""
+    value: Floats = answers["value"].to_numpy()  # null is NaN
+    failed: Bools = pc.equal(answers["outcome"], "error").to_numpy()
     a, b = pairs[:, 0], pairs[:, 1]
     gap = value[a] - value[b]
     outcome = np.select(
@@ -174,7 +176,7 @@ def _votes_of_scores(annotator: Annotator, said: pa.Table, pairs: Ints) -> pa.Ar
 
 
 def votes_by_outcome(votes: pa.Table) -> dict[str, dict[str, int]]:
-    """{annotator: {outcome: count}}, in the panel's order."""
+    """{annotator: {outcome: count}}, in the order of the panel."""
     counts: dict[str, Counter[str]] = {}
     for row in votes.group_by(["annotator", "outcome"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
         counts.setdefault(row["annotator"], Counter())[row["outcome"]] = row["count_all"]

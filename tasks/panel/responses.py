@@ -1,4 +1,4 @@
-"""The responses of finished generate stages, beside their prompts, in an order that does not depend on shards."""
+"""The responses of finished generate stages with their prompts, in an order that does not depend on shards."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,75 +18,71 @@ from storage.manifest import BrokenManifest, read_manifest
 from storage.schemas import PROMPTS, RESPONSES, read_parquet
 from storage.shards import Shards
 from tasks.panel.annotators.protocol import Response
-from tasks.panel.lazy_sequence import Lazy
+from tasks.panel.lazy_sequence import LazySequence
 
-_NAMED = ["prompt_id", "response_index", "finish_reason"]
-_ASKED = ["messages", "answer", "category", "reference"]
-_TOGETHER = 4096  # prompts whose responses are compared at once
+_RESPONSE_COLUMNS = ["prompt_id", "response_index", "finish_reason"]
+_PROMPT_COLUMNS = ["messages", "answer", "category", "reference"]
+_BLOCK = 4096  # prompts whose responses are compared at once
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """All responses of one source, numbered by prompt, then index. Texts and token ids stay where they are.
+class Responses:
+    """All responses of one source, numbered by prompt, then index. Texts and token ids stay in their files.
 
     N responses to P prompts, at most K to each. `rows[p, k]` is the number of response k of prompt p, -1 if absent.
     """
 
     source: str
-    prompt_ids: pa.Array  # [P], of prompts with a response
+    prompt_ids: pa.Array  # [P]: prompts that have a response
     rows: Ints  # [P, K]
-    prompt: Ints  # [N]: the p of each response
-    index: Ints  # [N]: its k
-    ended: Bools  # [N]: by itself, not cut off
+    prompt: Ints  # [N]: the prompt p of each response
+    index: Ints  # [N]: the index k of each response
+    ended: Bools  # [N]: False if the response was cut off
     shards: Shards  # storage.schemas.RESPONSES
-    place: Ints  # [N]: the response's row in `shards`
-    asked: Shards  # storage.schemas.PROMPTS
-    asked_place: Ints  # [P]: the prompt's row in `asked`
+    shard_rows: Ints  # [N]: the response's row in `shards`
+    prompt_shards: Shards  # storage.schemas.PROMPTS
+    prompt_shard_rows: Ints  # [P]: the prompt's row in `prompt_shards`
 
     def __len__(self) -> int:
-        return len(self.place)
+        return len(self.shard_rows)
 
-    def responses(self, numbers: Ints, columns: list[str]) -> pa.Table:
-        """`columns` of storage.schemas.RESPONSES, of the responses with these numbers."""
-        return self.shards.take(self.place[numbers], columns)
+    def table(self, numbers: Ints, columns: list[str]) -> pa.Table:
+        """`columns` of storage.schemas.RESPONSES for the responses with these numbers."""
+        return self.shards.take(self.shard_rows[numbers], columns)
 
-    def prompts(self, prompts: Ints, columns: list[str]) -> pa.Table:
-        """`columns` of storage.schemas.PROMPTS, of these prompts (rows of `rows`)."""
-        return self.asked.take(self.asked_place[prompts], columns)
+    def prompt_table(self, prompts: Ints, columns: list[str]) -> pa.Table:
+        """`columns` of storage.schemas.PROMPTS for these prompts (rows of `rows`)."""
+        return self.prompt_shards.take(self.prompt_shard_rows[prompts], columns)
 
-    def seen(self, start: int, stop: int) -> list[Response]:
+    def for_annotators(self, start: int, stop: int) -> list[Response]:
         """The responses `start` .. `stop` - 1 as annotators see them."""
         prompts, which = np.unique(self.prompt[start:stop], return_inverse=True)
         names = self.prompt_ids.take(prompts).to_pylist()
-        asked = self.prompts(prompts, _ASKED).to_pylist()
-        texts = self.responses(np.arange(start, stop), ["text"])["text"].to_pylist()
-        spoken = zip(
-            which.tolist(), self.index[start:stop].tolist(), texts, self.ended[start:stop].tolist(), strict=True
-        )
+        prompt_fields = self.prompt_table(prompts, _PROMPT_COLUMNS).to_pylist()
+        texts = self.table(np.arange(start, stop), ["text"])["text"].to_pylist()
+        rows = zip(which.tolist(), self.index[start:stop].tolist(), texts, self.ended[start:stop].tolist(), strict=True)
         return [
-            Response(names[p], self.source, index, text=text, ended=ended, **asked[p])
-            for p, index, text, ended in spoken
+            Response(names[p], self.source, index, text=text, ended=ended, **prompt_fields[p])
+            for p, index, text, ended in rows
         ]
 
     @cached_property
     def characters(self) -> Ints:
-        """[N]: the length of each text."""
+        """[N]: the number of characters of each text."""
         lengths = [pc.utf8_length(part["text"]).to_numpy() for part in self.shards.pass_over(["text"])]
-        found: Ints = np.concatenate(lengths)[self.place]
-        return found
+        characters: Ints = np.concatenate(lengths)[self.shard_rows]
+        return characters
 
     @cached_property
     def twins(self) -> Ints:
-        """[P, K]: the first slot of the prompt whose response has the same token ids (itself when it is the first)."""
+        """[P, K]: the first index of the prompt that has the same token ids (the response's own if it is the first)."""
         tokens = np.concatenate([_digests(part["response_ids"]) for part in self.shards.pass_over(["response_ids"])])
-        tokens = tokens[self.place]
+        tokens = tokens[self.shard_rows]
         slots = np.tile(np.arange(self.rows.shape[1]), (len(self.rows), 1))
-        for start in range(0, len(slots), _TOGETHER):
-            rows = self.rows[start : start + _TOGETHER]
+        for start in range(0, len(slots), _BLOCK):
+            rows = self.rows[start : start + _BLOCK]
             equal = (tokens[rows][:, :, None] == tokens[rows][:, None, :]) & (rows >= 0)[:, None, :]
-            slots[start : start + _TOGETHER] = np.where(
-                rows >= 0, equal.argmax(axis=2), slots[start : start + _TOGETHER]
-            )
+            slots[start : start + _BLOCK] = np.where(rows >= 0, equal.argmax(axis=2), slots[start : start + _BLOCK])
         return slots
 
 
@@ -100,62 +96,64 @@ def _digests(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
     return np.frombuffer(raw, np.uint64)
 
 
-def for_annotators(sources: Sequence[Candidates]) -> Sequence[Response]:
-    """The responses of all `sources`, one source after the other, as annotators see them; read when asked for."""
+def for_annotators(sources: Sequence[Responses]) -> Sequence[Response]:
+    """The responses of all `sources`, one source after the other, as annotators see them. They are read when used."""
     starts = np.cumsum([0, *map(len, sources)]).tolist()
 
     def read(start: int, stop: int) -> list[Response]:
         parts = zip(starts, starts[1:], sources, strict=False)
-        wanted = [(max(start, low) - low, min(stop, high) - low, each) for low, high, each in parts]
-        return [response for low, high, each in wanted if low < high for response in each.seen(low, high)]
+        ranges = [(max(start, low) - low, min(stop, high) - low, source) for low, high, source in parts]
+        return [response for low, high, source in ranges if low < high for response in source.for_annotators(low, high)]
 
-    return Lazy(starts[-1], read)
+    return LazySequence(starts[-1], read)
 
 
-def read_candidates(source: str, folder: Path, prompts: Path) -> Candidates:
-    """Read which responses the responses-*.parquet have that the manifest in `folder` names, and to which prompts.
+def read_responses(source: str, folder: Path, prompts: Path) -> Responses:
+    """Read the ids and indices of the responses in the shards that the manifest in `folder` names.
 
-    Raises UserError when the generate stage is not finished or altered, when it has no responses, and for responses
-    whose prompt is not in `prompts` or that are there twice.
+    Raises UserError when the generate stage is unfinished, altered or without responses, when a response's prompt is
+    not in `prompts`, and for two responses with the same prompt and index.
     """
     try:
         manifest = read_manifest(folder)
     except BrokenManifest as broken:
         raise UserError(
-            f"these responses are not those of a finished generate stage: {broken}",
+            f"the generate stage is not finished: {broken}",
             where=str(folder),
             remedy="run the generate stage of this folder again",
         ) from None
     shards = sorted(entry.path for entry in manifest.files if Path(entry.path).match("responses-*.parquet"))
     paths = [folder / shard for shard in shards]
-    asked = read_parquet(prompts, PROMPTS, ["prompt_id"])["prompt_id"].combine_chunks()
-    responses = read_parquet(paths, RESPONSES, _NAMED) if paths else None
+    known = read_parquet(prompts, PROMPTS, ["prompt_id"])["prompt_id"].combine_chunks()
+    responses = read_parquet(paths, RESPONSES, _RESPONSE_COLUMNS) if paths else None
     if responses is None or not len(responses):
         raise UserError("there are no responses", where=str(folder), remedy="run the generate stage again")
-    place = pc.index_in(responses["prompt_id"], value_set=asked)
-    if place.null_count:
-        lost = responses.filter(pc.is_null(place))["prompt_id"][0].as_py()
+    prompt_rows = pc.index_in(responses["prompt_id"], value_set=known)
+    if prompt_rows.null_count:
+        missing = responses.filter(pc.is_null(prompt_rows))["prompt_id"][0].as_py()
         raise UserError(
-            f"prompt {lost} of {folder} is not there ({place.null_count} responses)",
+            f"the prompt {missing} is missing; {prompt_rows.null_count} responses in {folder} have no prompt",
             where=str(prompts),
-            remedy="give the prompts that these responses were sampled for",
+            remedy="give the prompts file that these responses were sampled from",
         )
-    at, index = place.to_numpy(), responses["response_index"].to_numpy()
+    at, index = prompt_rows.to_numpy(), responses["response_index"].to_numpy()
     order = np.lexsort((index, at))
     answered, prompt = np.unique(at, return_inverse=True)
     rows = np.full((len(answered), int(index.max()) + 1), -1)
     rows[prompt[order], index[order]] = np.arange(len(order))
     if (rows >= 0).sum() != len(order):
-        raise UserError("a response is there twice", where=str(folder), remedy="run the generate stage again")
-    return Candidates(
+        raise UserError(
+            "two responses have the same prompt and index", where=str(folder), remedy="run the generate stage again"
+        )
+    return Responses(
         source=source,
-        prompt_ids=asked.take(answered),
+        prompt_ids=known.take(answered),
         rows=rows,
         prompt=prompt[order],
         index=index[order],
         ended=pc.equal(responses["finish_reason"], "stop").to_numpy()[order],
         shards=Shards(paths, RESPONSES),
-        place=order,
-        asked=Shards([prompts], PROMPTS),
-        asked_place=answered,
+        shard_rows=order,
+        prompt_shards=Shards([prompts], PROMPTS),
+        prompt_shard_rows=answered,
     )

@@ -1,4 +1,4 @@
-"""The panel: every annotator on every comparison, all at once; what they say is kept as it comes."""
+"""The panel votes: all annotators at the same time on every comparison; answers are stored as they arrive."""
 
 import asyncio
 import threading
@@ -14,71 +14,72 @@ from storage.errors import UserError
 from storage.files import digest
 from storage.schemas import SCORES, VOTES
 from storage.stage import Progress, Spec, silent
-from tasks.panel.annotators.protocol import Annotator, Local, Remote, Response, is_remote
+from tasks.panel.annotators.protocol import Annotator, LocalAnnotator, RemoteAnnotator, Response, is_remote
 from tasks.panel.answers import as_table
-from tasks.panel.budget import Purse
+from tasks.panel.budget import Spending
 from tasks.panel.journal import Journal
 from tasks.panel.parts import Parts
-from tasks.panel.questions import Ballot, Questions
+from tasks.panel.questions import PanelVotes, Questions
 from tasks.panel.remote import ask_all
 from tasks.panel.settings import Budget
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """Where a pass keeps what is said before it ends: batches of local annotators, answers of remote ones."""
+class AnswerStore:
+    """Where a labeling pass stores answers before it ends."""
 
-    parts: Parts
-    answers: Path
+    parts: Parts  # batches of local annotators
+    journals: Path  # folder for the answers of remote annotators
 
 
 def vote(
     annotators: Sequence[Annotator],
     responses: Sequence[Response],
     comparisons: Ints,
-    keeping: Keeping,
+    store: AnswerStore,
     progress: Progress = silent,
     budget: Budget = Budget(),  # noqa: B008  (frozen)
-) -> Ballot:
+) -> PanelVotes:
     """Have each annotator judge `comparisons` [n, 2], rows (a, b) of positions in `responses`.
 
-    Score annotators score every response once, ranking annotators rank what is compared with each other, and both vote
-    by that. Remote annotators are asked at the same time, local ones lane by lane beside them. What was said before is
-    not asked again. Raises UserError for an empty panel, a spent budget, and what annotators refuse.
+    Score annotators score every response once, and ranking annotators rank the responses that are compared with each
+    other; votes follow from both. Remote annotators work at the same time, and beside them the lanes of local ones. A
+    question with a stored answer is not asked again. Raises UserError for an empty panel, a spent budget, and the
+    errors of annotators.
     """
     if not annotators:
-        raise UserError(
-            "the panel has no annotator", where="annotators", remedy="name at least one, e.g. panel=verifier"
-        )
+        raise UserError("the panel has no annotator", where="annotators", remedy="add at least one, e.g. panel=rules")
     questions = Questions(responses, np.asarray(comparisons).reshape(-1, 2))
-    ballots = asyncio.run(_ask_panel(annotators, questions, keeping, Purse(budget), progress))
-    return Ballot(
-        pa.concat_tables([ballot.scores for ballot in ballots]), pa.concat_tables([ballot.votes for ballot in ballots])
+    answers = asyncio.run(_ask_panel(annotators, questions, store, Spending(budget), progress))
+    return PanelVotes(
+        scores=pa.concat_tables([annotator.scores for annotator in answers]),
+        votes=pa.concat_tables([annotator.votes for annotator in answers]),
     )
 
 
 async def _ask_panel(
-    annotators: Sequence[Annotator], questions: Questions, keeping: Keeping, purse: Purse, progress: Progress
-) -> list[Ballot]:
-    """One ballot an annotator, in their order. Answers are objects only while their annotator is at work."""
-    ballots = [Ballot(SCORES.empty_table(), VOTES.empty_table()) for _ in annotators]
-    counts = _Counts([len(questions.of(annotator.kind)) for annotator in annotators], progress)
+    annotators: Sequence[Annotator], questions: Questions, store: AnswerStore, spending: Spending, progress: Progress
+) -> list[PanelVotes]:
+    """The scores and votes of each annotator, in order. Answers are Python objects only while their annotator works."""
+    results = [PanelVotes(SCORES.empty_table(), VOTES.empty_table()) for _ in annotators]
+    counts = _Counts([len(questions.of(annotator.answer_type)) for annotator in annotators], progress)
     stopped = threading.Event()
 
-    def work_lane(lane: list[tuple[int, Local]]) -> None:
+    def work_lane(lane: list[tuple[int, LocalAnnotator]]) -> None:
         for number, annotator in lane:
-            asked = questions.of(annotator.kind)
-            said = keeping.parts.gather(number, annotator, asked, counts.of(number), stopped)
+            own_questions = questions.of(annotator.answer_type)
+            answers = store.parts.gather(number, annotator, own_questions, counts.of(number), stopped)
             if stopped.is_set():
-                break  # another one failed: what was said is incomplete
-            ballots[number] = questions.ballot(annotator, said)
+                break  # another annotator failed: these answers are incomplete
+            results[number] = questions.panel_votes(annotator, answers)
 
-    async def ask(number: int, annotator: Remote) -> None:
-        with Journal(keeping.answers, annotator.name, annotator.identity, annotator.kind) as journal:
-            said = await ask_all(annotator, questions.of(annotator.kind), journal, purse, counts.of(number))
-        ballots[number] = questions.ballot(annotator, as_table(annotator.kind, said))
+    async def ask(number: int, annotator: RemoteAnnotator) -> None:
+        own_questions = questions.of(annotator.answer_type)
+        with Journal(store.journals, annotator.name, annotator.identity, annotator.answer_type) as journal:
+            answers = await ask_all(annotator, own_questions, journal, spending, counts.of(number))
+        results[number] = questions.panel_votes(annotator, as_table(annotator.answer_type, answers))
 
-    lanes: dict[str, list[tuple[int, Local]]] = {}
+    lanes: dict[str, list[tuple[int, LocalAnnotator]]] = {}
     try:
         async with asyncio.TaskGroup() as group:
             for number, annotator in enumerate(annotators):
@@ -91,18 +92,18 @@ async def _ask_panel(
     except BaseExceptionGroup as failed:
         stopped.set()
         raise _first(failed) from None
-    return ballots
+    return results
 
 
 def _first(failed: BaseException) -> BaseException:
-    """The failure to tell of when several annotators failed."""
+    """The failure to report when several annotators failed."""
     while isinstance(failed, BaseExceptionGroup):
         failed = failed.exceptions[0]
     return failed
 
 
 class _Counts:
-    """Progress of the whole panel from what each annotator has done; annotators work in several threads."""
+    """Progress of the whole panel, summed over its annotators, which work in several threads."""
 
     def __init__(self, totals: Sequence[int], progress: Progress) -> None:
         self._total = sum(totals)
@@ -121,5 +122,5 @@ class _Counts:
 
 
 def drawing_seed(spec: Spec) -> int:
-    """The seed of annotators that draw: differs between stages and rounds that share a seed."""
+    """The seed of annotators that draw at random: different for stages and rounds that share a seed."""
     return int(digest([spec.stage, spec.round, spec.seed])[:16], 16)

@@ -72,7 +72,7 @@ JUDGE = [
         (["run=demo", "~panel.annotators", "+panel.annotators={}"], "the panel is empty"),
         (["run=demo", "evaluation.judges.held-out=${panel.annotators.reward-one}"], "a judge must be held out"),
         ([*JUDGE, "+evaluation.judges.other={kind: judge, model: m, template: short}"], "a judge must be held out"),
-        ([*JUDGE, "panel.budget.money=3"], "what judge costs is not known"),
+        ([*JUDGE, "panel.budget.money=3"], "judge has no price"),
         (["run=demo", "preferences.keep={share: 0.5, margin_of: {person: 1}}"], "person gives no scores"),
         (
             ["run=demo", "objective=sppo", "mixing.offline={path: x.jsonl, share: 0.5}"],
@@ -80,7 +80,7 @@ JUDGE = [
         ),
         (["run=demo", "objective=selm", "mixing=replay"], "objective=selm reads an extra response of this round"),
         (["run=demo", "preferences.gold=[nobody]"], "preferences.gold: nobody is not on the panel"),
-        ([*JUDGE, "~panel.annotators.brief", "preferences.estimator=ensemble_worst"], "made of scores"),
+        ([*JUDGE, "~panel.annotators.brief", "preferences.estimator=ensemble_worst"], "needs scores"),
         (["run=demo", "+evaluation.rates.own={kind: rubric, model: policy, backend: vllm}"], "only the panel can"),
     ],
 )

@@ -224,7 +224,7 @@ def test_references_of_their_own_file_and_refusals(tmp_path: Path) -> None:
 def test_a_judge_of_the_panel_is_refused(tmp_path: Path) -> None:
     words = ["run=demo", "mt_bench=judge", f"mt_bench.questions={questions(tmp_path)}", "mt_bench.judge.model=m"]
     assert compose_config(words).mt_bench.judge is not None
-    with pytest.raises(UserError, match=r"mt_bench.judge: m also votes in the panel"):
+    with pytest.raises(UserError, match=r"mt_bench.judge: its model m also votes on the panel"):
         compose_config([*words, "+panel.annotators.j={kind: judge, model: m}"])
 
 

@@ -84,7 +84,7 @@ def test_a_run_that_nobody_can_resume_ends_and_goes_on_with_its_command(served: 
     assert "waiting for people: 0 of 4 comparisons have their votes" in said
     assert f"python -m tasks.panel.humans {folder}" in said
     assert "Traceback" not in stopped.stderr
-    lines = [json.dumps({"id": name, "person": "ann", "outcome": "tie"}) for name in read_batch(folder).questions]
+    lines = [json.dumps({"id": name, "person": "ann", "outcome": "tie"}) for name in read_batch(folder).items]
     (folder / "votes.jsonl").write_text("\n".join(lines))  # by hand, in an editor
     done = served.by_hand(*words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -96,4 +96,4 @@ def test_a_run_that_nobody_can_resume_ends_and_goes_on_with_its_command(served: 
 def test_people_are_refused_as_judges(served: Served, group: str) -> None:
     done = served.by_hand("name=judged", f"+evaluation.{group}.people={{kind: human}}")
     assert done.returncode == 2
-    assert "people are people, who vote on the panel only" in done.stderr
+    assert "people is a group of people, who vote on the panel only" in done.stderr

@@ -12,7 +12,7 @@ from storage.schemas import SCORES, VOTES
 from tasks.labeling.annotator_stats import observe
 from tasks.labeling.preferences import make_preferences
 from tasks.labeling.settings import PreferenceSettings
-from tasks.panel.responses import read_candidates
+from tasks.panel.responses import read_responses
 
 OUTCOMES = ["a", "b", "tie", "abstain", "error"]
 
@@ -21,7 +21,7 @@ OUTCOMES = ["a", "b", "tie", "abstain", "error"]
 def observed(world):
     draw = np.random.default_rng(0)
     texts = {f"p{i}": ["x" * int(draw.integers(1, 9)) + str(k) for k in range(4)] for i in range(30)}
-    candidates = read_candidates("policy", world.responses(texts), world.prompts(list(texts)))
+    candidates = read_responses("policy", world.responses(texts), world.prompts(list(texts)))
     rows = []
     for name in ("one", "two", "three", "gold"):
         for prompt in texts:

@@ -14,7 +14,7 @@ from tasks.labeling.aggregation import bradley_terry, empirical_logit
 from tasks.labeling.preferences import make_preferences
 from tasks.labeling.settings import PreferenceSettings
 from tasks.labeling.stage import run
-from tasks.panel.responses import read_candidates
+from tasks.panel.responses import read_responses
 
 SCHEMAS = {
     "scores": SCORES,
@@ -129,7 +129,7 @@ def test_swapping_a_and_b_of_every_vote_changes_nothing(world):
         | {"index_a": votes["index_b"], "index_b": votes["index_a"], "outcome": other},
         schema=VOTES,
     )
-    candidates = read_candidates("policy", spec.responses.path, spec.prompts.path)
+    candidates = read_responses("policy", spec.responses.path, spec.prompts.path)
     made = [make_preferences(candidates, each, PreferenceSettings(), 1).table for each in (votes, swapped)]
     assert made[0].equals(made[1])
 
@@ -220,7 +220,7 @@ def test_refusals(world):
         run(spec)
     spec = world.spec({"p": ["a", "bb"]}, {"one": LENGTH})
     world.prompts(["other"])
-    with pytest.raises(UserError, match="prompt p of"):
+    with pytest.raises(UserError, match="the prompt p is missing"):
         run(spec)
 
 

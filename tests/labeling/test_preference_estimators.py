@@ -9,7 +9,7 @@ from storage.schemas import SCORES, VOTES, table
 from tasks.labeling import preferences as module
 from tasks.labeling.preferences import Preferences, make_preferences
 from tasks.labeling.settings import PreferenceSettings
-from tasks.panel.responses import Candidates, read_candidates
+from tasks.panel.responses import Responses, read_responses
 from tests.panel.conftest import World
 
 PROMPTS_, SLOTS = 60, 4
@@ -17,7 +17,7 @@ ESTIMATORS = ("empirical_logit", "plackett_luce", "davidson", "dawid_skene", "ge
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Candidates, pa.Table, pa.Table, np.ndarray]:
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Responses, pa.Table, pa.Table, np.ndarray]:
     """Four honest annotators (of which one ranks and one scores), one who reverses; and the true utilities."""
     rng = np.random.default_rng(0)
     utility = 1.5 * rng.normal(size=(PROMPTS_, SLOTS))
@@ -37,7 +37,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Candidates, pa.T
                     votes.append({"prompt_id": f"p{i:03}", "order": "ab"} | dict(zip(names, row, strict=True)))
     texts = {f"p{i:03}": [f"text {k}" for k in range(SLOTS)] for i in range(PROMPTS_)}
     world = World(tmp_path_factory.mktemp("labelled"))
-    candidates = read_candidates("policy", world.responses(texts), world.prompts(list(texts)))
+    candidates = read_responses("policy", world.responses(texts), world.prompts(list(texts)))
     return candidates, table(votes, VOTES), table(scores, SCORES), utility
 
 

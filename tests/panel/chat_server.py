@@ -95,7 +95,7 @@ def comparison(a: str, b: str, **more: Any) -> Comparison:
 
 
 def opened(server: ChatServer | None, name: str = "judge", **settings: Any) -> Any:
-    """The annotator of `settings`; one that asks a chat model asks `server`."""
+    """The annotator of `settings`; a chat model is that of `server`."""
     where = {} if server is None else {"model": "m", "base_url": server.url}
     (annotator,) = open_annotators(
         LabelSettings.model_validate({"annotators": {name: where | settings}}).annotators, seed=1
@@ -104,7 +104,7 @@ def opened(server: ChatServer | None, name: str = "judge", **settings: Any) -> A
 
 
 def ask(annotator: Any, *questions: Any) -> list[Any]:
-    """The answers to all questions, asked at once."""
+    """The answers to all questions, which are asked at the same time."""
 
     async def work() -> list[Any]:
         async with annotator.connected():
@@ -114,12 +114,12 @@ def ask(annotator: Any, *questions: Any) -> list[Any]:
 
 
 def fenced(instruction: str) -> list[str]:
-    """The texts between marks of an instruction, in order."""
+    """The fenced texts of an instruction, in order."""
     return [text for _, text in re.findall(r"<<<([0-9a-f]{12})\n(.*?)\n\1>>>", instruction, re.DOTALL)]
 
 
 def prefer(better: Callable[[str], float]) -> Callable[[str], str]:
-    """A judge that explains itself and prefers by `better`."""
+    """A judge that explains its verdict and prefers the response that `better` names."""
 
     def script(instruction: str) -> str:
         a, b = fenced(instruction)[-2:]

@@ -121,7 +121,7 @@ def make_world(tmp_path: Path) -> Callable[[str], World]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    """A chat server that is asked again quickly."""
+    """A chat server with quick retries."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("tasks.panel.chat.endpoint._FIRST_WAIT", 0.01)
     fake = ChatServer()

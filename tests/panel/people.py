@@ -1,4 +1,4 @@
-"""For the tests of humans: comparisons, votes as a hand would write them, and the page's server in a thread."""
+"""Helpers of the human tests: comparisons, hand-written votes, and the page's server in a thread."""
 
 import json
 import threading
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.protocol import Comparison, Response
 from tasks.panel.humans.batch import Batch, export
 from tasks.panel.humans.server import VoteServer
-from tasks.panel.humans.settings import HumanSettings
 
 
 def response(prompt: str, index: int, text: str) -> Response:

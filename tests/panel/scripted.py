@@ -1,4 +1,4 @@
-"""A remote annotator that answers by a script, and what it is asked."""
+"""A remote annotator that answers by a script, and questions for it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -28,12 +28,12 @@ class Scripted:
         script: Callable[[Any], Answer],
         *,
         name: str = "scripted",
-        kind: Any = "pairs",
+        answer_type: Any = "pairs",
         limits: Limits = LIMITS,
         delay: float = 0.0,
         identity: str = "scripted-1",
     ) -> None:
-        self.name, self.kind, self.limits, self.identity = name, kind, limits, identity
+        self.name, self.answer_type, self.limits, self.identity = name, answer_type, limits, identity
         self._script, self._delay = script, delay
         self.asked: list[Any] = []
         self.active = self.most_active = 0

@@ -84,10 +84,10 @@ def test_rule_points():
     [
         ({"kind": "rule"}, "no rule is set"),
         ({"kind": "rule", "require": ["("]}, "not a regular expression"),
-        ({"kind": "function", "function": "voters"}, "does not name a function"),
+        ({"kind": "function", "function": "voters"}, "not of the form package.module:name"),
         ({"kind": "function", "function": "voters:absent"}, "AttributeError"),
         ({"kind": "function", "function": "no.such.module:f"}, "ModuleNotFoundError"),
-        ({"kind": "function", "function": "voters:not_a_function"}, "not a function but a int"),
+        ({"kind": "function", "function": "voters:not_a_function"}, "is a int, not a function"),
         ({"kind": "simulated", "utility": "voters:absent"}, "annotators.it.utility"),
         ({"kind": "judge", "model": "m", "api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
         ({"kind": "judge", "model": "m", "template": "/no/such/file"}, "cannot be read"),

@@ -99,8 +99,8 @@ def test_checks_of_the_prompt():
 @pytest.mark.parametrize(
     ("check", "wanted"),
     [
-        ({"check": "no:such"}, "is not among the checks"),
-        ({"check": "language:response_language", "language": "de"}, "is not among the checks"),
+        ({"check": "no:such"}, "there is no check"),
+        ({"check": "language:response_language", "language": "de"}, "there is no check"),
         ({"check": "keywords:existence"}, "missing a required argument: 'keywords'"),
         ({"check": "punctuation:no_comma", "letter": "a"}, "unexpected keyword argument 'letter'"),
     ],

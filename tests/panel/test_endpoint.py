@@ -1,4 +1,4 @@
-"""The chat endpoint: what is asked again, what is an answer, how hard it asks, and where the key never is."""
+"""The chat endpoint: retries, answers, limits on requests, and where the key must not appear."""
 
 import json
 import logging
@@ -88,7 +88,7 @@ ANNOTATORS = {
     ],
 )
 def test_a_server_that_echoes_the_key_gets_it_nowhere(server, world, monkeypatch, caplog, echo):
-    """Not in votes, scores, kept answers, manifest, spec, logs or errors; and keys are read when they are needed."""
+    """It is not in votes, scores, stored answers, manifest, spec, logs or errors, and it is read when it is needed."""
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     server.script = echo
@@ -125,7 +125,7 @@ def test_what_the_backend_does_not_heed_is_refused():
         ({"backend": "vllm", "base_url": "http://elsewhere/v1"}, "base_url"),
         ({"engine": {"enforce_eager": True}}, "engine"),
     ):
-        with pytest.raises(ValueError, match=f"does not heed {named}"):
+        with pytest.raises(ValueError, match=f"does not use {named}"):
             LabelSettings.model_validate({"annotators": {"it": {"kind": "judge", "model": "m"} | settings}})
 
 

@@ -1,4 +1,4 @@
-"""Ten times the prompts in about the same memory: what label and judge hold does not grow with texts and token ids.
+"""Ten times the prompts in about the same memory: the memory of label and judge does not grow with texts and token ids.
 
 What is taken at once is made small, so that a few hundred prompts are many stretches; then whatever still grows from 20
 prompts to 200 is held. `python -m benchmarks.streams` measures whole processes.
@@ -36,7 +36,7 @@ _POOLS: list[pa.MemoryPool] = []  # must outlive what was allocated in them
 @pytest.fixture(autouse=True)
 def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_CHUNK", 4096)
-    monkeypatch.setattr(lazy, "_STRETCH", 16)
+    monkeypatch.setattr(lazy, "_CHUNK", 16)
     monkeypatch.setattr(parts, "BATCH", 64)
     monkeypatch.setattr(stage, "_BLOCK", 16)
     monkeypatch.setattr(preferences, "_BLOCK", 16)
@@ -45,7 +45,7 @@ def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def peak(body: Callable[[], object]) -> int:
-    """Bytes that a call held at most: Python's and NumPy's, and Arrow's."""
+    """Peak memory of a call in bytes: of Python and NumPy, and of Arrow."""
     pool, counting = pa.default_memory_pool(), pa.proxy_memory_pool(pa.system_memory_pool())
     _POOLS.append(counting)
     pa.set_memory_pool(counting)

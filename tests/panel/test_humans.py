@@ -1,4 +1,4 @@
-"""Batches for people and the votes that come back: what is asked, what counts, what is waited for."""
+"""Batches for people and the votes on them: what is in a batch, which votes count, when it is complete."""
 
 import itertools
 import json
@@ -27,19 +27,19 @@ def test_equal_comparisons_give_equal_bytes_and_an_export_is_not_written_twice(t
     exported(tmp_path / "one", 5)
     assert (batch.folder / "batch.jsonl").stat().st_ino == written
     assert read_batch(batch.folder) == batch
-    assert len(batch.questions) == 5
+    assert len(batch.items) == 5
 
 
 def test_a_comparison_is_named_by_its_content_whatever_side_is_a(tmp_path: Path) -> None:
-    """Swapped, and the same texts under other indices: one question, and votes mean the same response."""
+    """Swapped, or under other indices, equal texts are one item, and votes mean the same response."""
     there, back = comparison("p", "good", "bad"), comparison("p", "bad", "good")
     batch, places = export(settings(), "people", tmp_path, [there, back, comparison("q", "good", "bad")])
-    assert len(batch.questions) == 2
+    assert len(batch.items) == 2
     assert places[0] is not None
     assert places[1] is not None
     assert (places[0].id, places[0].swapped) == (places[1].id, not places[1].swapped)
-    question = batch.questions[places[0].id]
-    other = batch.questions[next(name for name in batch.questions if name != question.id)]
+    question = batch.items[places[0].id]
+    other = batch.items[next(name for name in batch.items if name != question.id)]
     write(
         tmp_path / "votes.jsonl",
         {"id": question.id, "person": "ann", "outcome": "a" if question.a == "good" else "b", "order": "ba"},
@@ -57,7 +57,7 @@ def test_a_comparison_is_named_by_its_content_whatever_side_is_a(tmp_path: Path)
 
 def test_responses_that_read_the_same_are_not_asked_about(tmp_path: Path) -> None:
     batch, places = export(settings(), "people", tmp_path, [comparison("p", "same", "same"), comparison("p", "x", "y")])
-    assert len(batch.questions) == batch.about.needed == 1
+    assert len(batch.items) == batch.info.needed == 1
     assert places[0] is None
 
 
@@ -68,13 +68,13 @@ def test_a_sample_is_spread_over_prompts_and_does_not_depend_on_order(tmp_path: 
     assert sum(counts) == 25
     assert set(counts) == {2, 3}
     shuffled = random.Random(3).sample(asked, len(asked))
-    assert set(export(settings(sample=25), "people", tmp_path / "two", shuffled)[0].questions) == set(batch.questions)
+    assert set(export(settings(sample=25), "people", tmp_path / "two", shuffled)[0].items) == set(batch.items)
     fewer = export(settings(sample=10), "people", tmp_path / "three", asked)[0]
-    assert set(fewer.questions) < set(batch.questions), "a larger sample keeps what was asked"
+    assert set(fewer.items) < set(batch.items), "a larger sample keeps what was asked"
 
 
 def test_the_order_shown_is_even_and_each_persons_own(tmp_path: Path) -> None:
-    ids = list(exported(tmp_path, 1000).questions)
+    ids = list(exported(tmp_path, 1000).items)
     orders = {person: [shown_order(name, person) for name in ids] for person in ("ann", "ben")}
     for order in orders.values():
         assert abs(order.count("ab") - 500) < 64  # four standard deviations
@@ -89,7 +89,7 @@ def test_the_round_waits_for_its_quorum(tmp_path: Path) -> None:
         collect(how, "people", tmp_path, asked)
     assert (waiting.value.have, waiting.value.need, waiting.value.folder) == (0, 3, tmp_path)
     assert f"python -m tasks.panel.humans {tmp_path}" in str(waiting.value)
-    ids = list(read_batch(tmp_path).questions)
+    ids = list(read_batch(tmp_path).items)
     for number, (person, name) in enumerate(itertools.product(("ann", "ben"), ids[:3])):
         with pytest.raises(WaitingForVotes) as waiting:
             collect(how, "people", tmp_path, asked)
@@ -102,7 +102,7 @@ def test_the_round_waits_for_its_quorum(tmp_path: Path) -> None:
 
 
 def test_the_last_word_holds_and_a_withdrawn_vote_is_none(tmp_path: Path) -> None:
-    one, two, three = exported(tmp_path, 3).questions
+    one, two, three = exported(tmp_path, 3).items
     write(
         tmp_path / "votes.jsonl",
         {"id": one, "person": "Ann", "outcome": "a"},
@@ -123,7 +123,7 @@ def test_the_last_word_holds_and_a_withdrawn_vote_is_none(tmp_path: Path) -> Non
 
 def test_bytes_do_not_depend_on_the_order_in_which_votes_come(tmp_path: Path) -> None:
     asked = comparisons(4)
-    ids = list(exported(tmp_path, 4).questions)
+    ids = list(exported(tmp_path, 4).items)
     outcomes = itertools.cycle(["a", "b", "tie", "skip"])
     votes = [
         {"id": name, "person": person, "outcome": next(outcomes), "seconds": 1.5}
@@ -140,7 +140,7 @@ def test_bytes_do_not_depend_on_the_order_in_which_votes_come(tmp_path: Path) ->
 
 def test_bad_lines_are_named_and_the_others_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = comparisons(2)
-    one, two = exported(tmp_path, 2).questions
+    one, two = exported(tmp_path, 2).items
     (tmp_path / "votes.jsonl").write_bytes(
         b"\xef\xbb\xbf"
         + json.dumps({"id": one, "person": "ann", "outcome": "a"}).encode()
@@ -161,14 +161,14 @@ def test_bad_lines_are_named_and_the_others_count(tmp_path: Path, caplog: pytest
         f"votes.jsonl, line {number}" for number in (3, 4, 5, 8, 6)
     ]
     assert "outcome: Input should be 'a', 'b', 'tie'" in collected.faults[0]
-    assert "a person needs a name" in collected.faults[2]
+    assert "needs a letter or a digit" in collected.faults[2]
     assert "0000000000000000" in collected.faults[4]
     assert "4 lines cannot be read: votes.jsonl, line 3" in caplog.text
-    assert "1 lines are about no comparison of the batch: votes.jsonl, line 6" in caplog.text
+    assert "1 lines are about a comparison that is not in the batch: votes.jsonl, line 6" in caplog.text
 
 
 def test_a_vote_after_a_torn_line_stands_on_a_line_of_its_own(tmp_path: Path) -> None:
-    (name,) = exported(tmp_path, 1).questions
+    (name,) = exported(tmp_path, 1).items
     (tmp_path / "votes.jsonl").write_text('{"id": "')
     append_vote(tmp_path, HumanVote(id=name, person="ann", outcome="tie"))
     arrived = read_votes(tmp_path, {name})
@@ -177,7 +177,7 @@ def test_a_vote_after_a_torn_line_stands_on_a_line_of_its_own(tmp_path: Path) ->
 
 
 def test_many_append_at_once(tmp_path: Path) -> None:
-    ids = list(exported(tmp_path, 10).questions)
+    ids = list(exported(tmp_path, 10).items)
 
     def work(person: str) -> None:
         for name in ids:
@@ -194,9 +194,9 @@ def test_many_append_at_once(tmp_path: Path) -> None:
 
 
 def test_votes_outlive_a_new_export(tmp_path: Path) -> None:
-    """More comparisons, other settings: what was said of a comparison still holds."""
+    """Votes stay valid with more comparisons and other settings."""
     first = exported(tmp_path, 2)
-    for name in first.questions:
+    for name in first.items:
         append_vote(tmp_path, HumanVote(id=name, person="ann", outcome="a"))
     with pytest.raises(WaitingForVotes) as waiting:
         collect(settings(title="Again"), "people", tmp_path, comparisons(3))
@@ -228,7 +228,7 @@ def test_a_broken_batch_is_named_by_line(tmp_path: Path) -> None:
 
 def test_a_vote_carries_time_and_note(tmp_path: Path) -> None:
     asked: list[Comparison] = comparisons(1)
-    (question,) = exported(tmp_path, 1).questions.values()
+    (question,) = exported(tmp_path, 1).items.values()
     append_vote(tmp_path, HumanVote(id=question.id, person="ann", outcome="tie", seconds=2.5, note="both fine"))
     (votes,) = collect(settings(), "people", tmp_path, asked).votes
     order = "ab" if question.a == asked[0].a.text else "ba"

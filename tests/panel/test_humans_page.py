@@ -1,4 +1,4 @@
-"""The voting page as people use it, in a real browser: vote, tie, skip, undo, reload, outages, two at once."""
+"""The voting page in a real browser: vote, tie, skip, undo, reload, outages, two people at once."""
 
 import json
 import socket
@@ -30,12 +30,12 @@ def running() -> Iterator[Browser]:
 
 
 def said(batch: Batch) -> dict[str, dict[str, str]]:
-    """{comparison: {person: the text that was preferred, or tie, or skip}}, as it lies on the disk."""
-    arrived = read_votes(batch.folder, batch.questions)
-    assert arrived.faults == arrived.strangers == []
+    """{comparison: {person: the text that was preferred, or tie, or skip}}, as it is on the disk."""
+    arrived = read_votes(batch.folder, batch.items)
+    assert arrived.faults == arrived.unknown == []
     return {
         name: {
-            person: {"a": batch.questions[name].a, "b": batch.questions[name].b}.get(vote.outcome, vote.outcome)
+            person: {"a": batch.items[name].a, "b": batch.items[name].b}.get(vote.outcome, vote.outcome)
             for person, vote in people.items()
         }
         for name, people in arrived.votes.items()
@@ -63,7 +63,7 @@ def shown(page: Page, side: str) -> str:
 
 
 def press(page: Page, key: str) -> None:
-    """Press a key once the comparison has been there for long enough to be read by somebody fast."""
+    """Press a key once the comparison is on the screen long enough not to be ignored."""
     until(lambda: page.evaluate(f"!document.getElementById('voting').hidden && performance.now() - shownAt > {QUICK}"))
     page.key(key)
 
@@ -84,7 +84,7 @@ def console_errors(page: Page) -> list[str]:
 
 
 def addresses(page: Page) -> set[str]:
-    """Where requests went, without data: URLs."""
+    """The hosts of requests, without data: URLs."""
     urls = {e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"}
     return {"/".join(url.split("/")[:3]) for url in urls if not url.startswith("data:")}
 
@@ -121,14 +121,14 @@ def test_vote_tie_skip_and_undo(running: Browser, tmp_path: Path) -> None:
         press(page, "a")
         page.until_it_says("All done", "5 of 5 done · 5 by you")
         saved(page)
-        standing = read_votes(batch.folder, batch.questions).votes
+        standing = read_votes(batch.folder, batch.items).votes
         (noted,) = [vote for people in standing.values() for vote in people.values() if vote.note]
         assert noted.note == "because t and s"
-        question = batch.questions[noted.id]
+        question = batch.items[noted.id]
         assert {"a": question.a, "b": question.b}[noted.outcome] == chosen
         assert all(vote.seconds is not None and vote.seconds < 30 for p in standing.values() for vote in p.values())
 
-        page.click("Take back my last vote U")  # also when there is nothing more to see
+        page.click("Undo my last vote U")  # also when there is nothing more to see
         page.until_it_says("A is better", "4 of 5 done")
         until(lambda: len(said(batch)) == 4)
         assert console_errors(page) == []
@@ -157,7 +157,7 @@ def test_a_reload_loses_nothing(running: Browser, tmp_path: Path) -> None:
 
 @contextmanager
 def killed(root: Path, port: int) -> Iterator[str]:
-    """The command, ended by SIGKILL; yields its address."""
+    """Run the command, yield its address, and end it by SIGKILL."""
     words = [sys.executable, "-m", "tasks.panel.humans", str(root), "--port", str(port)]
     process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -204,7 +204,7 @@ def test_votes_wait_in_the_browser_while_the_server_is_dead(running: Browser, tm
 
 
 def test_two_people_at_once(running: Browser, tmp_path: Path) -> None:
-    """One vote a comparison: they share the work, and end together."""
+    """One vote per comparison: they share the work and finish together."""
     batch = exported(tmp_path, 20)
     with serving(tmp_path) as server:
         ann, ben = running.page(), running.page()
@@ -263,7 +263,7 @@ HOSTILE = [
 def test_what_a_model_wrote_is_text(running: Browser, tmp_path: Path) -> None:
     asked = [comparison(f"<b>{i}</b>", text, "") for i, text in enumerate(HOSTILE)]
     batch = export(settings(title="<i>Which?</i>", instructions="<script>0</script>"), "people", tmp_path, asked)[0]
-    assert len(read_batch(tmp_path).questions) == len(HOSTILE)
+    assert len(read_batch(tmp_path).items) == len(HOSTILE)
     with serving(tmp_path) as server:
         page = running.page()
         enter(page, server.address, "ann")

@@ -1,4 +1,4 @@
-"""The server of the voting page: who is asked what, what is kept, and whom it does not listen to."""
+"""The server of the voting page: each person's queue, stored votes, and requests that it refuses."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ def stage(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(stage: Path) -> Iterator[httpx.Client]:
-    """Of a person at a server for all runs, with a batch of ten comparisons."""
+    """A person at a server for all runs, with a batch of ten comparisons."""
     exported(stage / "humans-people", 10)
     with (
         serving(stage.parents[2]) as server,
@@ -50,7 +50,7 @@ def test_what_a_person_sees_tells_nothing_of_who_wrote_it(client: httpx.Client, 
     batch = read_batch(stage / "humans-people")
     for question in given["questions"]:
         assert set(question) == {"id", "prompt", "a", "b", "order"}
-        kept = batch.questions[question["id"]]
+        kept = batch.items[question["id"]]
         shown = (kept.a, kept.b) if question["order"] == "ab" else (kept.b, kept.a)
         assert (question["a"], question["b"]) == shown
     assert {question["order"] for question in given["questions"]} == {"ab", "ba"}
@@ -62,10 +62,10 @@ def test_a_vote_is_on_the_disk_as_what_it_was_cast_for(client: httpx.Client, sta
         said = cast(client, given, question, seconds=1.5, note="n").json()
     assert (said["complete"], said["mine"], said["left"], said["reached"]) == (6, 6, 4, False)
     batch = read_batch(stage / "humans-people")
-    arrived = read_votes(batch.folder, batch.questions)
+    arrived = read_votes(batch.folder, batch.items)
     for question in given["questions"]:
         vote = arrived.votes[question["id"]]["ann"]
-        kept = batch.questions[question["id"]]
+        kept = batch.items[question["id"]]
         assert (kept.a if vote.outcome == "a" else kept.b) == question["a"]
         assert (vote.order, vote.seconds, vote.note) == (question["order"], 1.5, "n")
     again = work(client, "ann")
@@ -174,7 +174,7 @@ def test_the_page_runs_no_script_but_its_own(client: httpx.Client) -> None:
 
 
 def test_a_folder_that_is_not_there_and_a_port_that_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="does not exist"):
         VoteServer(tmp_path / "absent")
     with serving(tmp_path) as server, pytest.raises(UserError, match="cannot be served") as caught:
         VoteServer(tmp_path, server.server_port)

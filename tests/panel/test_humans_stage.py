@@ -1,4 +1,4 @@
-"""People on the panel of a label stage: it waits, keeps what the others said, and takes their votes in."""
+"""People on the panel of a label stage: it waits, keeps the other votes, and collects those of people."""
 
 import random
 import subprocess
@@ -22,11 +22,11 @@ TEXTS = {"p": ["aaa", "bb", "c"], "q": ["dd", "ee", "f"]}
 
 
 def votes_of(folder, batch, **outcomes):
-    """Every person of `outcomes` says that of every comparison."""
+    """Every person in `outcomes` gives that outcome for every comparison."""
     return [
         {"id": name, "person": person, "outcome": outcome}
         for person, outcome in outcomes.items()
-        for name in batch.questions
+        for name in batch.items
     ]
 
 
@@ -66,12 +66,12 @@ def test_the_stage_waits_and_then_publishes_equal_bytes_whatever_came_first(worl
     said = [row for row in table.to_pylist() if row["annotator"] == "people/ann"]
     for row in said:
         pair = {side: texts[row["prompt_id"], row[f"index_{side}"]] for side in "ab"}
-        question = next(q for q in batch.questions.values() if {q.a, q.b} == set(pair.values()))
+        question = next(q for q in batch.items.values() if {q.a, q.b} == set(pair.values()))
         assert pair[row["outcome"]] == question.a
         assert row["kind"] == "pairs"
 
     # What comes later changes nothing that is done.
-    write(folder / "votes.jsonl", *votes, {"id": next(iter(batch.questions)), "person": "late", "outcome": "b"})
+    write(folder / "votes.jsonl", *votes, {"id": next(iter(batch.items)), "person": "late", "outcome": "b"})
     assert run(spec).content == manifest.content
 
 
@@ -80,7 +80,7 @@ def test_people_alone_are_a_panel(world):
     with pytest.raises(WaitingForVotes):
         run(spec)
     batch = read_batch(spec.folder / "humans-people")
-    assert len(batch.questions) == 2
+    assert len(batch.items) == 2
     write(spec.folder / "humans-people" / "votes.jsonl", *votes_of(spec.folder, batch, ann="b"))
     manifest = run(spec)
     assert manifest.rows["votes"] == manifest.rows["preferences"] == 2

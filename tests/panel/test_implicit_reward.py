@@ -46,7 +46,7 @@ def test_is_the_difference_of_log_probabilities(make_policy, ended):
     scores = annotator.vote(responses(ended))
     for text, score in zip(TEXTS, scores, strict=True):
         if not text and not ended:
-            assert (score.outcome, score.raw) == ("error", "there are no tokens to score")
+            assert (score.outcome, score.raw) == ("error", "the response has no tokens")
             continue
         wanted = 0.5 * (logprob(policy, text, ended) - logprob(initial, text, ended)) - 0.003 * len(text)
         assert score.value == pytest.approx(wanted, abs=1e-4)
@@ -73,7 +73,7 @@ def test_what_is_too_long_is_an_error(tiny_policy):
         [Response("p", "s", 0, said, None, None, "x", True)]
     )
     assert score.outcome == "error"
-    assert "the policy reads 256" in score.raw
+    assert "the policy reads at most 256" in score.raw
 
 
 def test_policies_that_are_not_there(tiny_policy, tmp_path):

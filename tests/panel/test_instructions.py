@@ -1,4 +1,4 @@
-"""The fence around untrusted texts, whatever they say."""
+"""The fence around untrusted texts, whatever they contain."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

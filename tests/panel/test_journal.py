@@ -1,4 +1,4 @@
-"""The journal of answers: whole lines count, anything cut or altered does not."""
+"""The journal of answers: intact lines count, damaged ones do not."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The panel works at once, and one annotator's failure ends the pass without waiting for the others."""
+"""Annotators work at the same time, and one annotator's failure ends the pass without waiting for the others."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import pytest
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Limits, Score, Vote
 from tasks.panel.parts import Parts
-from tasks.panel.voting import Keeping, vote
+from tasks.panel.voting import AnswerStore, vote
 from tests.panel.scripted import Scripted, response
 
 RESPONSES = [response(f"{i}", prompt=f"p{i // 2}", index=i % 2) for i in range(24)]
@@ -17,10 +17,10 @@ PAIRS = np.arange(24).reshape(-1, 2)
 
 
 class Sleeper:
-    """A local annotator that takes its time."""
+    """A slow local annotator."""
 
     tie_margin = 0.0
-    kind = "scores"
+    answer_type = "scores"
 
     def __init__(self, name, lane, seconds, log=None):
         self.name, self.lane, self._seconds = name, lane, seconds
@@ -36,7 +36,7 @@ class Sleeper:
 def keeping(world):
     spec = world.spec({"p": ["a", "b"]}, {"one": {"kind": "rule", "shorter": True}})
     spec.folder.mkdir()
-    return Keeping(Parts(spec, "panel"), spec.folder / "answers")
+    return AnswerStore(Parts(spec, "panel"), spec.folder / "answers")
 
 
 def test_a_pass_takes_as_long_as_its_slowest(keeping):

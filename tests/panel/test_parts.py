@@ -1,4 +1,4 @@
-"""A labeling pass that dies between two batches, or amid a judge's answers, goes on from there."""
+"""A labeling pass that dies between two batches, or among a judge's answers, resumes from there."""
 
 import os
 import signal
@@ -18,11 +18,11 @@ TEXTS = {f"p{i}": ["aaa", "bb", "c"] for i in range(4)}  # 12 comparisons
 
 
 class Killed(BaseException):
-    """As abrupt as a signal: nothing of ours catches it."""
+    """Ends the pass like a signal: no code of ours catches it."""
 
 
 def test_a_judge_is_not_asked_twice_across_a_kill(world):
-    """The real command under kill -9; only what was under way then is asked again."""
+    """The real command under kill -9: only unfinished questions are asked again."""
     texts = {f"p{i}": [f"{i} aaa", f"{i} bb", f"{i} c"] for i in range(20)}
     server = ChatServer()
     server.delay = 0.02

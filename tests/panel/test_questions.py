@@ -1,4 +1,4 @@
-"""Slates and the votes that follow from rankings, against a brute-force reading."""
+"""Slates, and the votes that follow from rankings."""
 
 import numpy as np
 import pytest
@@ -46,8 +46,8 @@ def test_failed_rankings_are_failed_votes():
     questions = Questions(RESPONSES, all_pairs((0, 1), (4, 5, 6)))
     cast = questions.votes_of_rankings([Ranking("error", raw="?"), Ranking("abstain")])
     assert [vote.outcome for vote in cast] == ["error", "abstain", "abstain", "abstain"]
-    table = questions.ballot(
-        Scripted(lambda _: Ranking("abstain"), kind="ranking"),
+    table = questions.panel_votes(
+        Scripted(lambda _: Ranking("abstain"), answer_type="ranking"),
         as_table("ranking", [Ranking("error"), Ranking("abstain")]),
     )
     assert table.votes["kind"].to_pylist() == ["ranking"] * 4

@@ -1,4 +1,4 @@
-"""The ranking judge: strict parsing, the two orders' consensus by brute force, and responses that are data."""
+"""The ranking judge: strict parsing, the two orders' consensus by brute force, and responses as data."""
 
 import itertools
 import json
@@ -125,7 +125,7 @@ def test_a_response_cannot_rank_itself(server):
 def test_own_template(server, tmp_path):
     template = tmp_path / "rank.txt"
     template.write_text("Rank {prompt}")
-    with pytest.raises(UserError, match=r"lacks \{responses\}"):
+    with pytest.raises(UserError, match=r"lacks the fields \{responses\}"):
         rank(server, "x", "yy", template=str(template))
     template.write_text("Rank {prompt}: {responses}")
     server.script = longest_first

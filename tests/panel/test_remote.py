@@ -1,4 +1,4 @@
-"""Asking remote annotators: once for each content, many at once, kept as it comes, within the budget."""
+"""Asking remote annotators: once per content, many at once, stored as answers arrive, within the budget."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Answer, Comparison, Fault, Limits, Vote
-from tasks.panel.budget import Purse
+from tasks.panel.budget import Spending
 from tasks.panel.chat import faults_met
 from tasks.panel.journal import Journal
 from tasks.panel.remote import ask_all
@@ -25,8 +25,8 @@ def ask(
     folder: Path, annotator: Scripted, questions: list[Comparison], budget: Budget | None = None
 ) -> tuple[list[Answer], list[int]]:
     counts: list[int] = []
-    with Journal(folder, annotator.name, annotator.identity, annotator.kind) as journal:
-        purse = Purse(budget or Budget())
+    with Journal(folder, annotator.name, annotator.identity, annotator.answer_type) as journal:
+        purse = Spending(budget or Budget())
         return asyncio.run(ask_all(annotator, questions, journal, purse, counts.append)), counts
 
 

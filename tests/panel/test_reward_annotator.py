@@ -50,7 +50,7 @@ def small(vocabulary: int, pad: int | None, labels: int = 1) -> LlamaConfig:
 
 @pytest.fixture
 def build(tmp_path: Path, tiny_policy: Path):
-    """Saves a classifier (pad token as asked) with the tiny policy's tokenizer, with or without its chat template."""
+    """Saves a classifier with pad token `pad` and the tiny policy's tokenizer, with or without its chat template."""
 
     def make(*, pad: str | None, template: bool = True, labels: int = 1, kind: str = "llama") -> Path:
         tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
@@ -114,7 +114,7 @@ def test_equal_batches_give_equal_scores(build):
 def test_what_is_too_long_is_an_error(build):
     scores = open_model(build(pad="<|endoftext|>")).vote(responses(["fine", "a b c " * 100]))
     assert [score.outcome for score in scores] == ["score", "error"]
-    assert "the reward model reads 128" in scores[1].raw
+    assert "the reward model reads at most 128" in scores[1].raw
 
 
 def test_a_template_that_refuses_is_an_error(build):
@@ -129,7 +129,7 @@ def test_a_template_that_refuses_is_an_error(build):
     ("settings", "wanted"),
     [
         ({"labels": 2}, "has 2 labels"),
-        ({"kind": "language_model"}, r"lacks weights of a reward model: \['score.weight'\]"),
+        ({"kind": "language_model"}, r"weights are missing in .*: \['score.weight'\]"),
     ],
 )
 def test_what_is_no_reward_model_is_refused(build, settings, wanted):
@@ -138,5 +138,5 @@ def test_what_is_no_reward_model_is_refused(build, settings, wanted):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no reward model can be loaded"):
+    with pytest.raises(UserError, match="cannot load a reward model"):
         open_model(tmp_path / "nothing")

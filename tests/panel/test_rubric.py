@@ -1,4 +1,4 @@
-"""The rubric judge: scores where they belong, weights, expected scores, and responses that are data."""
+"""The rubric judge: scores in their place, weights, expected scores, and responses as data."""
 
 import json
 
@@ -61,8 +61,8 @@ def test_expected_scores(server):
     ("settings", "wanted"),
     [
         ({"soft": True}, "scores of one digit"),
-        ({"scale": [5, 5]}, "a scale of two scores or more"),
-        ({"criteria": {}}, "has a criterion"),
+        ({"scale": [5, 5]}, "a scale from a lower to a higher score"),
+        ({"criteria": {}}, "needs at least one criterion"),
     ],
 )
 def test_impossible_rubrics(settings, wanted):

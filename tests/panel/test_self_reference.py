@@ -9,7 +9,7 @@ from tests.panel.chat_server import ask, comparison, fenced, opened
 
 
 def like_mine(instruction: str) -> str:
-    """Its own answer is "12345"; a response is as good as its length is near to it."""
+    """Its own answer is "12345"; a response is better the closer its length is to that."""
     if not fenced(instruction):
         return "12345"
     reference, _, a, b = fenced(instruction)
@@ -34,7 +34,7 @@ def test_no_answer_of_its_own_is_an_error(server):
     server.script, server.finish = like_mine, "length"
     (said,) = ask(opened(server, kind="self_reference"), comparison("1", "2"))
     assert said.outcome == "error"
-    assert "its own answer is none: cut off at max_tokens" in said.raw
+    assert "the judge did not answer the prompt: cut off at max_tokens" in said.raw
     assert said.tokens == 10
     assert len(server.requests) == 1
 

@@ -1,18 +1,17 @@
-"""Every annotator of pairs and rankings: swapping what it is given swaps its answer, and nothing else."""
+"""Every annotator of pairs and rankings: swapping its inputs swaps its answer, and changes nothing else."""
 
 import hashlib
 import itertools
 import json
 import random
-from typing import get_args
 
 import pytest
 
 from tasks.panel.annotators.protocol import Slate
-from tasks.panel.settings import AnnotatorSettings
+from tasks.panel.annotators.registry import ANNOTATORS
 from tests.panel.chat_server import Spelt, ask, comparison, fenced, opened, response
 
-#: Kinds that score single responses: they see no order.
+#: Kinds that score single responses: order cannot matter to them.
 SCORES = {"verifier", "rule", "function", "text_metric", "reward_model", "implicit_reward", "rubric", "order"}
 BIASED = {"noise": 0.3, "accuracy": 0.4, "length_bias": 1.0, "position_bias": 2.0, "ties": 0.2, "abstentions": 0.1}
 PAIRS = [
@@ -34,7 +33,7 @@ def mirror(outcome):
 
 
 def whimsical(instruction: str) -> Spelt | str:
-    """Verdicts that follow from nothing but the texts in the order shown, each as sure as it happens to be."""
+    """Verdicts and probabilities that depend only on the texts in the order shown."""
     texts = fenced(instruction)
     draw = random.Random(hashlib.sha256(json.dumps(texts).encode()).hexdigest())
     if len(texts) == 1 or not texts:  # its own answer
@@ -50,9 +49,8 @@ def whimsical(instruction: str) -> Spelt | str:
 
 
 def test_every_kind_is_here_or_scores():
-    kinds = {get_args(each.model_fields["kind"].annotation)[0] for each in get_args(get_args(AnnotatorSettings)[0])}
-    # People (kind human) are asked by a page: tests/labeling/test_humans.py swaps them.
-    assert kinds - {"human"} == SCORES | {each["kind"] for each in [*PAIRS, *RANKINGS]}
+    # People (kind human) vote on a page: tests/panel/test_humans.py swaps their comparisons.
+    assert ANNOTATORS.ours().keys() - {"human"} == SCORES | {each["kind"] for each in [*PAIRS, *RANKINGS]}
 
 
 @pytest.mark.parametrize("settings", PAIRS, ids=lambda each: "-".join(map(str, each.values()))[:60])

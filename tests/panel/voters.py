@@ -23,7 +23,7 @@ def fails_on_bad(prompt: str, answer: str | None, category: str | None, response
 
 
 def hears_all(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """A digest of what a function is given."""
+    """A number that shows which arguments a function got."""
     return float((prompt == "p?") + 2 * (answer == "42") + 4 * (category == "sums") + 8 * ended)
 
 

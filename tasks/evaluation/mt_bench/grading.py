@@ -26,7 +26,7 @@ from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.chat.registry import chat_limits, open_chat
 from tasks.panel.chat.settings import ChatSettings
 from tasks.panel.parts import Parts, remove_parts
-from tasks.panel.voting import Keeping, vote
+from tasks.panel.voting import AnswerStore, vote
 
 WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
 _TURNS = 2
@@ -69,8 +69,11 @@ class GraderSettings(ChatSettings):
     #: FastChat's judge_prompts.jsonl, for its very words; None = the project's own.
     prompts: Annotated[Path | None, KeyedBy("judge_files")] = None
 
-    def reads(self) -> list[str]:
-        return [*super().reads(), *([] if self.prompts is None else [str(self.prompts)])]
+    def open(self, name: str, *, seed: int) -> "Grader":
+        return Grader(self)
+
+    def files(self) -> list[str]:
+        return [*super().files(), *([] if self.prompts is None else [str(self.prompts)])]
 
 
 class GradeSettings(BaseModel):
@@ -98,7 +101,7 @@ class GradeSpec(Spec):
 class Grader:
     """A remote annotator of kind `scores`; a reply without a grade is an error that keeps it."""
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     name = "mt-bench"
     tie_margin = 0.0
 
@@ -180,7 +183,7 @@ def _grade(spec: GradeSpec, progress: Progress) -> Outcome:
     dialogues = read_parquet(spec.dialogues.path, DIALOGUES).to_pylist()
     check_references(dialogues)
     responses = [_response(row, turn) for row in dialogues for turn in range(_TURNS)]
-    keeping = Keeping(Parts(spec, "grades"), spec.answers or spec.folder / "answers")
+    keeping = AnswerStore(Parts(spec, "grades"), spec.answers or spec.folder / "answers")
     no_pairs = np.empty((0, 2), dtype=np.int64)
     scores = vote([Grader(spec.settings.judge)], responses, no_pairs, keeping, progress).scores.to_pylist()
     rows = [_row(response, score) for response, score in zip(responses, scores, strict=True)]

@@ -1,1 +1,1 @@
-"""Annotators: one file a kind. Add one by a settings class, a file here and a case in registry.py."""
+"""Annotators: each module with a settings class is one kind, found by registry.py."""

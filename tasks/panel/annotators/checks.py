@@ -1,8 +1,8 @@
 """Instructions that a program can check, by the names and arguments of IFEval (arXiv 2311.07911).
 
-What differs from it: keywords are literal texts, not expressions; sentences are counted by their full stops, not by a
-trained splitter; upper and lower case are checked without asking whether the text is English; the language of a
-response (`language:response_language`) is not checked at all, because nothing here can.
+Differences from IFEval: keywords are literal texts, not expressions; sentences are counted by their full stops, not by
+a trained splitter; upper and lower case are checked without testing whether the text is English; the language of a
+response (`language:response_language`) is not checked, because that needs a language detector.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 Relation = Literal["at least", "less than"]
 
-#: Checks of IFEval that are passed over.
+#: Checks of IFEval that are skipped.
 SKIPPED = frozenset({"language:response_language"})
 
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*(?:```)?", re.DOTALL | re.IGNORECASE)
@@ -21,10 +21,10 @@ _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|[A-Z])\.
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
-def _compare(found: int, relation: Relation, wanted: int) -> bool:
+def _compare(count: int, relation: Relation, limit: int) -> bool:
     if relation not in ("at least", "less than"):
-        raise ValueError(f"the relation is 'at least' or 'less than', not {relation!r}")
-    return found >= wanted if relation == "at least" else found < wanted
+        raise ValueError(f"the relation must be 'at least' or 'less than', not {relation!r}")
+    return count >= limit if relation == "at least" else count < limit
 
 
 def _count(text: str, keyword: str) -> int:
@@ -56,21 +56,21 @@ def _sentences(text: str, num_sentences: int, relation: Relation = "at least") -
 
 
 def count_sentences(text: str) -> int:
-    """Stretches with a word in them, ended by '.', '!' or '?' before a blank, or by the text's end. Full stops of
-    common abbreviations and initials end nothing."""
-    text = _ABBREVIATION.sub(lambda found: found[0][:-1], text)
+    """Number of pieces with a word in them that end at '.', '!' or '?' before white space, or at the end of the text.
+    The full stops of common abbreviations and of initials do not end a sentence."""
+    text = _ABBREVIATION.sub(lambda match: match[0][:-1], text)
     return sum(bool(re.search(r"\w", part)) for part in re.split(r"[.!?]+[\"')\]]*(?=\s|$)", text))
 
 
 def _paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Parted by a line of ***; an empty one counts against the response unless it is the first or the last."""
+    """Paragraphs separated by ***; an empty one fails the check unless it is the first or the last."""
     parts = [part.strip() for part in text.split("***")]
     inner = parts[bool(not parts[0]) : len(parts) - bool(not parts[-1])]
     return len(inner) == num_paragraphs and all(inner)
 
 
 def _nth_paragraph_first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Paragraphs are parted by blank lines; the n-th counts from 1."""
+    """Paragraphs are separated by blank lines; nth_paragraph counts from 1."""
     parts = [part.strip() for part in text.split("\n\n") if part.strip()]
     if len(parts) != num_paragraphs or not 1 <= nth_paragraph <= len(parts):
         return False
@@ -84,8 +84,8 @@ def _bullets(text: str, num_bullets: int) -> bool:
 
 def _highlights(text: str, num_highlights: int) -> bool:
     """*like this* or **like this**."""
-    found = re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]+\*", text)
-    return sum(bool(each.strip("* ")) for each in found) >= num_highlights
+    highlights = re.findall(r"\*\*[^\n*]+\*\*|\*[^\n*]+\*", text)
+    return sum(bool(highlight.strip("* ")) for highlight in highlights) >= num_highlights
 
 
 def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
@@ -173,16 +173,17 @@ CHECKS: dict[str, Callable[..., bool]] = {
 
 
 def holds(text: str, check: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether `text` follows one instruction; an empty text follows none. Raises ValueError as `complain` says."""
-    if wrong := complain(check, arguments):
-        raise ValueError(wrong)
+    """Whether `text` follows one instruction; an empty text follows none. Raises ValueError for what `problem_with`
+    reports."""
+    if problem := problem_with(check, arguments):
+        raise ValueError(problem)
     return bool(text.strip()) and CHECKS[check](text, **arguments)
 
 
-def complain(check: str, arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with a check's name or its arguments' names, if anything."""
+def problem_with(check: str, arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with a check's name or the names of its arguments; None if nothing is."""
     if check not in CHECKS:
-        return f"{check!r} is not among the checks {', '.join(CHECKS)}"
+        return f"there is no check {check!r}; the checks are {', '.join(CHECKS)}"
     try:
         inspect.signature(CHECKS[check]).bind("", **arguments)
     except TypeError as error:

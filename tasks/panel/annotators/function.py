@@ -3,11 +3,16 @@
 import importlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import Scorer
+
+_REMEDY = "write package.module:name, and run irepo from a folder from which the module can be imported"
+
+#: `score(prompt, answer, category, response, ended)`; None abstains.
+ScoreFunction = Callable[[str, str | None, str | None, str, bool], float | None]
 
 
 class FunctionSettings(Scorer):
@@ -16,17 +21,23 @@ class FunctionSettings(Scorer):
     It returns a float, or None to abstain.
     """
 
-    kind: Literal["function"]
+    kind: Literal["function"] = "function"
     function: str  # "package.module:name"
 
-    def reads(self) -> list[str]:
+    def open(self, name: str, *, seed: int) -> "FunctionAnnotator":
+        return FunctionAnnotator(name, self)
+
+    def check(self, name: str) -> None:
+        self.open(name, seed=0)
+
+    def files(self) -> list[str]:
         return [self.function]
 
 
 class FunctionAnnotator:
-    """Scores by `function(prompt, answer, category, response, ended)`; None abstains, an exception is an error."""
+    """The score is the function's value. None is an abstention; an exception is an error."""
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: FunctionSettings) -> None:
@@ -38,26 +49,24 @@ class FunctionAnnotator:
         return [apply_function(self._function, response) for response in batch]
 
 
-def import_function(path: str, *, where: str) -> Callable[..., Any]:
+def import_function(path: str, *, where: str) -> ScoreFunction:
     """The function at "package.module:name". Raises UserError when it cannot be imported or is not callable."""
     module, colon, name = path.partition(":")
-    remedy = "give it as package.module:name, importable from the folder that irepo runs in"
     if not (module and colon and name):
-        raise UserError(f"{path!r} does not name a function", where=where, remedy=remedy)
+        raise UserError(f"{path!r} is not of the form package.module:name", where=where, remedy=_REMEDY)
     try:
-        function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the user's module raises when it is imported
+        function: object = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a user's module can raise anything when it is imported
         raise UserError(
-            f"{path!r} cannot be imported: {type(error).__name__}: {error}", where=where, remedy=remedy
+            f"{path!r} cannot be imported: {type(error).__name__}: {error}", where=where, remedy=_REMEDY
         ) from error
     if not callable(function):
-        raise UserError(f"{path!r} is not a function but a {type(function).__name__}", where=where, remedy=remedy)
-    result: Callable[..., Any] = function
-    return result
+        raise UserError(f"{path!r} is a {type(function).__name__}, not a function", where=where, remedy=_REMEDY)
+    return function
 
 
-def apply_function(function: Callable[..., Any], response: Response) -> Score:
-    """The function's score of one response; whatever it raises, or returns that is no finite number, is an error."""
+def apply_function(function: ScoreFunction, response: Response) -> Score:
+    """The function's score of one response. An exception, or a value that is not a finite number, is an error."""
     try:
         value = function(response.prompt, response.answer, response.category, response.text, response.ended)
         if value is None:
@@ -65,7 +74,7 @@ def apply_function(function: Callable[..., Any], response: Response) -> Score:
         if isinstance(value, str):
             return Score("error", raw=f"the function returned the text {value!r}, not a number")
         number = float(value)
-    except Exception as error:  # user code: any exception is this response's failure, not the run's
+    except Exception as error:  # an exception in the user's code fails this response, not the run
         return Score("error", raw=f"{type(error).__name__}: {error}")
     if not math.isfinite(number):
         return Score("error", raw=f"the function returned {number}")

@@ -1,8 +1,8 @@
-"""Annotator of kind `implicit_reward`: what an aligned policy has come to prefer over the one it started from.
+"""Annotator of kind `implicit_reward`: how much more likely a policy makes a response than its reference does.
 
 score = beta * (log pi(y|x) - log pi_ref(y|x)) - length_penalty * characters(y), as in DICE (arXiv 2406.09760, where
-beta is 1) and SeRA (arXiv 2410.09362). Each model reads prompt and response by its own chat template and tokenizer;
-a response that ended by itself ends with the tokenizer's end token, one that was cut off does not.
+beta is 1) and SeRA (arXiv 2410.09362). Each model uses its own chat template and tokenizer. A complete response ends
+with the tokenizer's end token; one that was cut off does not.
 """
 
 import math
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import Scorer, policy_folder
+from tasks.panel.annotators.settings import POLICY_NAMES, Scorer, policy_folder, same_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,58 +24,83 @@ if TYPE_CHECKING:
 
 
 class ImplicitRewardSettings(Scorer):
-    """Two policies' folders; or policy, previous, initial, which stand for those of the run."""
+    """Two policies: folders, or policy, previous, initial for the run's own."""
 
-    kind: Literal["implicit_reward"]
+    kind: Literal["implicit_reward"] = "implicit_reward"
     policy: str
     reference: str
     beta: float = Field(1.0, gt=0)
-    # A character. level: what makes the best responses of the round as long as the worst (tasks/labeling/length).
+    # Per character. level: the penalty at which the round's best responses are as long as its worst ones
+    # (tasks/labeling/length_penalty.py).
     length_penalty: Annotated[float, Field(ge=0)] | Literal["level"] = 0.0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
     device: str = "auto"
 
-    def reads(self) -> list[str]:
+    def open(self, name: str, *, seed: int) -> "ImplicitReward":
+        return ImplicitReward(name, self)
+
+    def check(self, name: str) -> None:
+        from tasks.modeling.load import check_policy_folder
+
+        for folder in self.files():
+            if folder not in POLICY_NAMES:
+                check_policy_folder(Path(folder))
+
+    def files(self) -> list[str]:
         return [self.policy, self.reference]
+
+    def models(self) -> list[str]:
+        return [self.policy, self.reference]
+
+    def only_ties(self, policies: Mapping[str, str]) -> bool:
+        policy, reference = (same_model(policies.get(model, model)) for model in (self.policy, self.reference))
+        return policy == reference
+
+    def unfit_to_judge(self) -> str | None:
+        if self.length_penalty == "level":
+            return "levels lengths over a round's votes; give length_penalty a number"
+        return super().unfit_to_judge()
 
     def with_policies(self, name: str, policies: Mapping[str, Path]) -> Self:
         folders = {
             field: policy_folder(getattr(self, field), policies, where=f"annotators.{name}.{field}")
             for field in ("policy", "reference")
         }
-        return self.model_copy(update=folders)
+        return type(self)(**(dict(self) | folders))
 
 
 class ImplicitReward:
-    """Deterministic. Raises UserError for a folder that is no policy."""
+    """Scores by the formula above. Deterministic. Raises UserError for a folder without a policy."""
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     lane: Literal["model"] = "model"
 
     def __init__(self, name: str, settings: ImplicitRewardSettings) -> None:
         self.name = name
         self.tie_margin = settings.tie_margin
         self._settings = settings
-        self._policy = _Reader(settings.policy, settings, where=f"annotators.{name}.policy")
-        self._reference = _Reader(settings.reference, settings, where=f"annotators.{name}.reference")
+        self._policy = _PolicyLogprobs(settings.policy, settings, where=f"annotators.{name}.policy")
+        self._reference = _PolicyLogprobs(settings.reference, settings, where=f"annotators.{name}.reference")
 
     def vote(self, batch: Sequence[Response]) -> list[Score]:
         policy, reference = self._policy.logprobs(batch), self._reference.logprobs(batch)
-        return [self._score(each, p, r) for each, p, r in zip(batch, policy, reference, strict=True)]
+        return [self._score(*row) for row in zip(batch, policy, reference, strict=True)]
 
     def _score(self, response: Response, policy: float | str, reference: float | str) -> Score:
-        for found in (policy, reference):
-            if isinstance(found, str):
-                return Score("error", raw=found)
+        if isinstance(policy, str):
+            return Score("error", raw=policy)
+        if isinstance(reference, str):
+            return Score("error", raw=reference)
         settings = self._settings
-        penalty = 0.0 if settings.length_penalty == "level" else settings.length_penalty  # found when all is scored
-        value = settings.beta * (policy - reference) - penalty * len(response.text)  # type: ignore[operator]
+        # The label stage subtracts a "level" penalty once all responses are scored.
+        penalty = 0.0 if settings.length_penalty == "level" else settings.length_penalty
+        value = settings.beta * (policy - reference) - penalty * len(response.text)
         return Score("score", value) if math.isfinite(value) else Score("error", raw=f"the score is {value}")
 
 
-class _Reader:
-    """One of the two models."""
+class _PolicyLogprobs:
+    """Log-probabilities of responses by one of the two models."""
 
     def __init__(self, folder: str, settings: ImplicitRewardSettings, *, where: str) -> None:
         from tasks.modeling.load import check_policy_folder, load_policy, load_tokenizer
@@ -86,34 +111,34 @@ class _Reader:
             self._model: PreTrainedModel = load_policy(Path(folder), dtype=settings.dtype, device=settings.device)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"no policy can be loaded from {folder}: {error}", where=where, remedy="give a policy's folder"
+                f"cannot load a policy from {folder}: {error}", where=where, remedy="give the folder of a policy"
             ) from None
         self._tokens = settings.batch_tokens
         self._longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
 
     def logprobs(self, batch: Sequence[Response]) -> list[float | str]:
-        """log p(response | prompt) of each, nats; a text where there is none, saying why."""
+        """log p(response | prompt) of each response, in nats; or a text that says why there is none."""
         from tasks.modeling.logprobs import sequence_logprobs
 
-        found: list[float | str] = [0.0] * len(batch)
+        logprobs: list[float | str] = [0.0] * len(batch)
         rows: dict[int, TokenSequence] = {}
         for i, response in enumerate(batch):
             try:
                 row = self._encode(response)
             except TemplateError as error:
-                found[i] = f"the chat template refuses this conversation: {error}"
+                logprobs[i] = f"the chat template rejects this conversation: {error}"
                 continue
             if self._longest is not None and len(row) > self._longest:
-                found[i] = f"{len(row)} tokens, the policy reads {self._longest}"
+                logprobs[i] = f"{len(row)} tokens; the policy reads at most {self._longest}"
             elif not len(row.response):
-                found[i] = "there are no tokens to score"
+                logprobs[i] = "the response has no tokens"
             else:
                 rows[i] = row
         if rows:
             sums = sequence_logprobs(self._model, list(rows.values()), tokens=self._tokens)
             for i, logprob in zip(rows, sums.tolist(), strict=True):
-                found[i] = logprob
-        return found
+                logprobs[i] = logprob
+        return logprobs
 
     def _encode(self, response: Response) -> "TokenSequence":
         from tasks.modeling.load import encode_chat

@@ -1,9 +1,9 @@
-"""What a chat model is asked: a template whose fields are filled with fenced data, and a system message.
+"""Instructions for a chat model: a template whose fields are filled with fenced data, and a system message.
 
-Prompts and responses are written by models and strangers. Each stands between marks made of a digest of all the texts,
-so that no text can contain its own end; fields are filled in one pass, so that no text can open another field; and
-what chat templates read as control (<|im_end|>, [INST]) is broken by an invisible character. That the judge heeds the
-fence is the model's affair: measure it (python -m benchmarks.llmbar), it is not proven here.
+Prompts and responses are untrusted text. Each is fenced by a mark that is a digest of all the texts, so that no text
+can contain the end of its own fence. Fields are filled in one pass, so that no text can open another field. Control
+tokens of chat templates (<|im_end|>, [INST]) are broken by an invisible character. Whether a judge ignores orders
+inside the fence depends on the model: measure it with `python -m benchmarks.llmbar`.
 """
 
 import re
@@ -21,9 +21,9 @@ _BREAK = "\u200b"  # zero-width space
 
 
 class Instructions:
-    """A template with `{name}` fields of `required` and perhaps `optional`, and a system message.
+    """A template with `{name}` fields from `required` and `optional`, and a system message.
 
-    `value` is one of `builtin`'s names or a file. Raises UserError when it cannot be read or lacks a required field.
+    `value` is a name in `builtin` or a file. Raises UserError when it cannot be read or lacks a required field.
     """
 
     def __init__(
@@ -42,16 +42,16 @@ class Instructions:
         self.fields = frozenset(self._field.findall(self._template))
         if missing := [field for field in required if field not in self.fields]:
             raise UserError(
-                f"{value} lacks {', '.join('{' + field + '}' for field in missing)}",
+                f"the template {value} lacks the fields {', '.join('{' + field + '}' for field in missing)}",
                 where=where,
-                remedy=f"write {', '.join('{' + field + '}' for field in required)} where the data belong",
+                remedy=f"write {', '.join('{' + field + '}' for field in required)} where the texts belong",
             )
         self.digest = digest([self._template, system])
 
     def messages(
         self, data: Mapping[str, str | Sequence[str]], plain: Mapping[str, str] | None = None
     ) -> list[dict[str, str]]:
-        """The chat to send. `data` is fenced (a sequence as numbered entries); `plain`, of our own making, is not."""
+        """The chat to send. `data` is fenced (a sequence as numbered entries); `plain` is our own text and is not."""
         mark = digest([self.digest, {name: list(_texts(value)) for name, value in data.items()}])[:12]
         filled = {name: _fenced(value, mark) for name, value in data.items()} | dict(plain or {})
         content = self._field.sub(lambda field: filled[field[1]], self._template)
@@ -59,8 +59,8 @@ class Instructions:
         return [*system, {"role": "user", "content": content}]
 
 
-def asked(response: Response) -> str:
-    """The prompt as text: its only message, or all of them with their roles."""
+def prompt_text(response: Response) -> str:
+    """The prompt as text: its message, or all its messages with their roles if there are several."""
     messages: Messages = response.messages
     if len(messages) == 1:
         return messages[0]["content"]
@@ -68,7 +68,7 @@ def asked(response: Response) -> str:
 
 
 def without_control(text: str) -> str:
-    """`text` with the control tokens of common chat templates broken, so that a tokenizer reads them as text."""
+    """`text` with the control tokens of common chat templates broken up, so that a tokenizer reads them as text."""
     return _CONTROL.sub(lambda token: token[0][0] + _BREAK + token[0][1:], text)
 
 
@@ -87,5 +87,7 @@ def _read(value: str, builtin: Mapping[str, str], where: str) -> str:
         return Path(value).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"the template cannot be read: {error}", where=where, remedy=f"name a file, or one of {', '.join(builtin)}"
+            f"the template file cannot be read: {error}",
+            where=where,
+            remedy=f"name a file, or one of {', '.join(builtin)}",
         ) from None

@@ -1,7 +1,7 @@
 """Annotator of kind `judge`: a chat model compares two responses, in both orders.
 
-The same verdict twice is a vote, a contradiction is a tie; a reply without a verdict where it belongs is an error that
-keeps the reply. A soft judge casts the same votes, and says how sure it was.
+The same verdict in both orders is a vote, and a contradiction is a tie. A reply without a verdict in its place is an
+error that keeps the reply. A soft judge casts the same votes and adds their probability.
 """
 
 import json
@@ -10,9 +10,18 @@ from functools import cached_property
 from typing import Literal
 
 from storage.files import digest
-from tasks.panel.annotators.instructions import Instructions, asked
+from tasks.panel.annotators.instructions import Instructions, prompt_text
 from tasks.panel.annotators.protocol import Comparison, Vote, VoteOutcome
-from tasks.panel.annotators.verdicts import TOP, Place, Verdict, both, margin, probability, read_verdict, total
+from tasks.panel.annotators.verdicts import (
+    TOP,
+    Verdict,
+    VerdictPlace,
+    await_both,
+    margin,
+    probability,
+    read_verdict,
+    sum_known,
+)
 from tasks.panel.chat import Chat, Reply
 from tasks.panel.chat.registry import chat_limits, open_chat
 from tasks.panel.chat.settings import ChatSettings
@@ -81,46 +90,61 @@ Explain in a few sentences. {_LAST_LINE}""",
 
 
 class JudgeSettings(ChatSettings):
-    """A pairwise judge; sees both orders, a contradiction is a tie."""
+    """A pairwise judge. It sees both orders; a contradiction is a tie."""
 
-    kind: Literal["judge"]
-    # explain, mt-bench, short, reference (the prompt's, or abstains), or a file with {prompt} {response_a} {response_b}
+    kind: Literal["judge"] = "judge"
+    # explain, mt-bench, short, reference (shows the prompt's reference; abstains without one), or a file with the
+    # fields {prompt} {response_a} {response_b}
     template: str = "explain"
-    verdict: Place | None = None  # where it stands: alone on the last_line as [[A]], or the whole reply is the letter
-    soft: bool = False  # the vote's probability, from log-probabilities where the model gives them
+    verdict: VerdictPlace | None = None  # last_line: [[A]] alone on the last line; letter: the reply is the letter
+    soft: bool = False  # add the vote's probability, from log-probabilities if the model gives them
 
-    def reads(self) -> list[str]:
-        return [*super().reads(), *([] if self.template in TEMPLATES else [self.template])]
+    def open(self, name: str, *, seed: int) -> "Judge":
+        return Judge(name, self)
+
+    def check(self, name: str) -> None:
+        super().check(name)
+        self.pair_prompt(name)
+
+    def files(self) -> list[str]:
+        return [*super().files(), *([] if self.template in TEMPLATES else [self.template])]
+
+    def pair_prompt(self, name: str) -> "PairPrompt":
+        """Raises UserError when the template cannot be read or lacks a field."""
+        return PairPrompt(name, self, self.template, self.verdict, soft=self.soft)
 
 
 class Judge:
-    """Asks both orders at once. Raises UserError when the key is not set or the template lacks a field."""
+    """Asks for both orders at the same time. Raises UserError when the API key is not set or the template lacks a
+    field."""
 
-    kind: Literal["pairs"] = "pairs"
+    answer_type: Literal["pairs"] = "pairs"
     tie_margin = 0.0
 
     def __init__(self, name: str, settings: JudgeSettings) -> None:
         self.name = name
         self.limits = chat_limits(settings)
-        self._question = PairQuestion(name, settings, settings.template, settings.verdict, soft=settings.soft)
+        self._prompt = settings.pair_prompt(name)
         self._chat: Chat = open_chat(name, settings)
         self._settings = settings
 
     @cached_property
     def identity(self) -> str:
-        return digest(["judge", 2, self._question.identity, self._settings.answers()])
+        return digest(["judge", 2, self._prompt.identity, self._settings.answers()])
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         return self._chat.connected()
 
     async def ask(self, question: Comparison) -> Vote:
-        return await self._question.ask(self._chat, question, question.a.reference)
+        return await self._prompt.ask(self._chat, question, question.a.reference)
 
 
-class PairQuestion:
-    """How two responses are shown to a chat model, and how its replies become a vote."""
+class PairPrompt:
+    """Shows two responses to a chat model in both orders, and turns its replies into a vote."""
 
-    def __init__(self, name: str, settings: ChatSettings, template: str, place: Place | None, *, soft: bool) -> None:
+    def __init__(
+        self, name: str, settings: ChatSettings, template: str, place: VerdictPlace | None, *, soft: bool
+    ) -> None:
         self._instructions = Instructions(
             template,
             settings.system,
@@ -129,7 +153,7 @@ class PairQuestion:
             optional=("reference",),
             where=f"annotators.{name}.template",
         )
-        self._place: Place = place or ("letter" if template == "short" else "last_line")
+        self._place: VerdictPlace = place or ("letter" if template == "short" else "last_line")
         self._soft = soft
         self._max_tokens, self._temperature = settings.max_tokens, settings.temperature
 
@@ -142,11 +166,11 @@ class PairQuestion:
             return Vote("abstain", raw="the prompt has no reference")
         ab = self._reply(chat, question, reference, swapped=False)
         ba = self._reply(chat, question, reference, swapped=True)
-        return self.vote(*await both(ab, ba))
+        return self.vote(*await await_both(ab, ba))
 
     def messages(self, question: Comparison, reference: str | None, *, swapped: bool) -> list[dict[str, str]]:
         first, second = (question.b, question.a) if swapped else (question.a, question.b)
-        data = {"prompt": asked(question.a), "response_a": first.text, "response_b": second.text}
+        data = {"prompt": prompt_text(question.a), "response_a": first.text, "response_b": second.text}
         return self._instructions.messages(data | ({} if reference is None else {"reference": reference}))
 
     async def _reply(self, chat: Chat, question: Comparison, reference: str | None, *, swapped: bool) -> Reply:
@@ -158,8 +182,8 @@ class PairQuestion:
         )
 
     def vote(self, shown_ab: Reply, shown_ba: Reply) -> Vote:
-        """One vote from the replies to both orders. `raw` is JSON: both texts ("ab", "ba"), and the digest of template
-        and system message ("instructions")."""
+        """The vote from the replies to both orders. Its `raw` is JSON: both texts ("ab", "ba") and the digest of
+        template and system message ("instructions")."""
         verdicts = read_verdict(shown_ab, self._place), read_verdict(shown_ba, self._place)
         first, second = outcome(verdicts[0], "ab"), outcome(verdicts[1], "ba")
         decided: VoteOutcome = first if first == second else "tie"
@@ -178,8 +202,8 @@ class PairQuestion:
             ba=second,
             raw=json.dumps(raw),
             seconds=shown_ab.seconds + shown_ba.seconds,
-            tokens=total(shown_ab.tokens, shown_ba.tokens),
-            cost=total(shown_ab.cost, shown_ba.cost),
+            tokens=sum_known(shown_ab.tokens, shown_ba.tokens),
+            cost=sum_known(shown_ab.cost, shown_ba.cost),
         )
 
     def _probability(
@@ -192,7 +216,7 @@ class PairQuestion:
 
 
 def outcome(verdict: Verdict | None, order: Literal["ab", "ba"]) -> VoteOutcome:
-    """What a verdict says of a and b; "error" when there is none."""
+    """The verdict as an outcome for a and b, given the `order` shown; "error" without a verdict."""
     if verdict is None:
         return "error"
     if verdict.letter == "C":

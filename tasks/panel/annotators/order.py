@@ -1,22 +1,27 @@
-"""Annotator of kind `order`: the response with the lower index is better. For responses made so (drafts)."""
+"""Annotator of kind `order`: the response with the lower index is better. For drafts, which are made in that order."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import Scorer
 
 
 class OrderSettings(Scorer):
-    """Knows how drafts were made, and nothing else."""
+    """Prefers the first of a prompt's two drafts."""
 
-    kind: Literal["order"]
+    kind: Literal["order"] = "order"
+
+    needs_drafts: ClassVar[bool] = True
+
+    def open(self, name: str, *, seed: int) -> "OrderAnnotator":
+        return OrderAnnotator(name, self)
 
 
-class Order:
+class OrderAnnotator:
     """score = -index."""
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: OrderSettings) -> None:

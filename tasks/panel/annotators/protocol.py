@@ -1,4 +1,4 @@
-"""What an annotator is given and what it hands back. A failure is an outcome with its text kept, never a number."""
+"""What an annotator is asked and what it answers. A failure is an outcome that keeps its text, never a number."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -8,25 +8,25 @@ from typing import Any, Literal, Protocol
 from typing_extensions import TypeIs
 
 Messages = list[dict[str, str]]
-Kind = Literal["scores", "pairs", "ranking"]
-Lane = Literal["python", "model"]  # "model": loads one, and has the device to itself while it votes
+AnswerType = Literal["scores", "pairs", "ranking"]  # a score per response, a vote per pair, or a ranking per prompt
+Lane = Literal["python", "model"]  # "model": loads a model, and has the device to itself while it votes
 VoteOutcome = Literal["a", "b", "tie", "abstain", "error"]
-Order = Literal["ab", "ba", "both", "none"]
+ShownOrder = Literal["ab", "ba", "both", "none"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How hard a remote annotator may be asked, and when to leave it alone."""
+    """How many requests a remote annotator gets at once, and when it is given a pause."""
 
     concurrency: int  # questions in flight
-    faults: int  # consecutive faults that open its circuit: then nothing is asked for `pause` seconds
+    faults: int  # consecutive faults that open the circuit breaker: then nothing is asked for `pause` seconds
     pause: float  # seconds; doubles each time the probing question fails as well
-    probes: int  # failed probes after which the rest of the pass is given up: errors, each with this reason
+    probes: int  # failed probes after which the annotator is given up: its other questions become errors
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response with what its prompt's row says."""
+    """One response, with the fields of its prompt."""
 
     prompt_id: str
     source: str
@@ -35,12 +35,12 @@ class Response:
     answer: str | None
     category: str | None
     text: str
-    ended: bool  # by itself, not cut off
+    ended: bool  # False: cut off at the token limit
     reference: str | None = None  # the prompt's
 
     @property
     def prompt(self) -> str:
-        """The last message of the prompt: what is asked."""
+        """The last message of the prompt."""
         return self.messages[-1]["content"]
 
 
@@ -54,14 +54,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Slate:
-    """All responses to one prompt that are to be ranked, in the order of their positions."""
+    """The responses to one prompt that are ranked together, in the order of their positions."""
 
     responses: tuple[Response, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a score annotator says of one response. `value` is a finite number when outcome is "score", else None."""
+    """Answer to a Response. `value` is a finite number if the outcome is "score", else None."""
 
     outcome: Literal["score", "abstain", "error"]
     value: float | None = None
@@ -69,18 +69,18 @@ class Score:
     seconds: float | None = None  # None for local, deterministic annotators: equal runs give equal bytes
     tokens: int | None = None
     cost: float | None = None  # in the currency of the annotator's price; None without a price
-    faults: str | None = None  # faults of transport on the way, e.g. "HTTP 500, ReadTimeout"; UNANSWERED at the end
+    faults: str | None = None  # transport faults before the answer, e.g. "HTTP 500, ReadTimeout"; may end in UNANSWERED
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What a pair annotator says of one comparison."""
+    """Answer to a Comparison."""
 
     outcome: VoteOutcome
-    probability: float | None = None  # of "a is better", where the annotator gives one
-    order: Order = "none"  # in which order a and b were shown; "none": not shown as a pair
-    ab: VoteOutcome | None = None  # what was said when a was shown first, where both orders were shown
-    ba: VoteOutcome | None = None  # what was said when b was shown first
+    probability: float | None = None  # of "a is better", if the annotator gives one
+    order: ShownOrder = "none"  # the order in which a and b were shown; "none": not shown as a pair
+    ab: VoteOutcome | None = None  # the verdict when a was shown first, if both orders were shown
+    ba: VoteOutcome | None = None  # the verdict when b was shown first
     raw: str | None = None
     seconds: float | None = None
     tokens: int | None = None
@@ -90,9 +90,9 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What a ranking annotator says of one slate: tiers of positions, best first; each position in one tier at most.
+    """Answer to a Slate: tiers of positions, best first; each position is in one tier at most.
 
-    Positions in one tier are tied. A position in no tier was not ranked: it takes no part in votes.
+    Positions in one tier are tied. A position in no tier was not ranked: the annotator abstains on its pairs.
     """
 
     outcome: Literal["ranking", "abstain", "error"]
@@ -111,10 +111,10 @@ Answer = Score | Vote | Ranking
 
 
 class Fault(Exception):
-    """Nobody answered: the endpoint could not be reached, or kept failing, after all retries. The text says how.
+    """The model could not be reached, or failed on every retry. The text says how.
 
-    `seconds` is what the attempts took. Faults count towards the circuit breaker; an answer that cannot be parsed
-    is no fault but an error.
+    `seconds` is what the attempts took. Faults count towards the circuit breaker. An answer that cannot be parsed is
+    not a fault but an answer with the outcome "error".
     """
 
     def __init__(self, text: str, seconds: float) -> None:
@@ -122,10 +122,10 @@ class Fault(Exception):
         self.seconds = seconds
 
 
-class Local(Protocol):
-    """An annotator on this machine that answers batches: kind "scores", "pairs" or "ranking".
+class LocalAnnotator(Protocol):
+    """An annotator on this machine, which answers batches.
 
-    Annotators of one lane take turns; lanes work at the same time.
+    Annotators of one lane take turns; the lanes work at the same time.
     """
 
     @property
@@ -135,50 +135,50 @@ class Local(Protocol):
     def name(self) -> str: ...
 
     @property
-    def kind(self) -> Kind: ...
+    def answer_type(self) -> AnswerType: ...
 
     @property
     def tie_margin(self) -> float:
-        """Scores this close, or closer, are a tie. 0 for kinds other than "scores"."""
+        """Scores that differ by at most this are a tie. 0 for other answer types than "scores"."""
 
     def vote(self, batch: Sequence[Any]) -> Sequence[Answer]:
-        """One answer a question, in order: Score to Response, Vote to Comparison, Ranking to Slate.
+        """One answer per question, in order: Score to Response, Vote to Comparison, Ranking to Slate.
 
-        Swapping a and b of a comparison swaps the outcome, and nothing else.
+        Swapping a and b of a comparison must swap the outcome and change nothing else.
         """
 
 
-class Remote(Protocol):
-    """An annotator whose every answer costs time or money: asked one question at a time, many at once.
+class RemoteAnnotator(Protocol):
+    """An annotator whose answers cost time or money: it gets one question per request, and many requests at once.
 
-    Its answers are kept as they come, by `identity` and the question's content, and never asked for twice.
+    Its answers are stored as they arrive, by `identity` and the question's content, and never requested twice.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def kind(self) -> Kind: ...
+    def answer_type(self) -> AnswerType: ...
 
     @property
     def tie_margin(self) -> float: ...
 
     @property
     def identity(self) -> str:
-        """Digest of everything but the question that decides an answer: model, template, sampling; no addresses."""
+        """Digest of everything but the question that decides an answer: model, template, sampling; not the address."""
 
     @property
     def limits(self) -> Limits: ...
 
     def connected(self) -> AbstractAsyncContextManager[None]:
-        """Within it `ask` works. Raises UserError for what is known to be wrong before anything is asked."""
+        """`ask` works inside this context. Raises UserError for settings that cannot work."""
 
     async def ask(self, question: Any) -> Answer:
         """Score to Response, Vote to Comparison, Ranking to Slate. Raises Fault."""
 
 
-Annotator = Local | Remote
+Annotator = LocalAnnotator | RemoteAnnotator
 
 
-def is_remote(annotator: Annotator) -> TypeIs[Remote]:
+def is_remote(annotator: Annotator) -> TypeIs[RemoteAnnotator]:
     return hasattr(annotator, "ask")

@@ -1,7 +1,7 @@
 """Annotator of kind `ranking_judge`: a chat model ranks all responses to a prompt at once, shown in two orders.
 
-The order shown is that of a hash of the texts, and its reverse: it depends on what the responses say and not on where
-they stand in the slate. Equal texts are shown once and tied.
+The responses are shown in the order of a hash of their texts, and in reverse. So the order depends on the texts and not
+on their positions in the slate. Equal texts are shown once and tied.
 """
 
 import json
@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Literal
 
 from storage.files import digest
-from tasks.panel.annotators.instructions import Instructions, asked
+from tasks.panel.annotators.instructions import Instructions, prompt_text
 from tasks.panel.annotators.protocol import Ranking, Slate
-from tasks.panel.annotators.verdicts import both, total
+from tasks.panel.annotators.verdicts import await_both, sum_known
 from tasks.panel.chat import Reply
 from tasks.panel.chat.registry import chat_limits, open_chat
 from tasks.panel.chat.settings import ChatSettings
@@ -41,32 +41,44 @@ _LAST_LINE = re.compile(r"\[\[\s*([0-9]{1,4}(?:\s*[>=]\s*[0-9]{1,4})*)\s*\]\]")
 
 
 class RankingJudgeSettings(ChatSettings):
-    """A judge of all of a prompt's responses at once; pairs that its two orders contradict each other on are tied."""
+    """A judge of all responses to a prompt at once. Pairs on which its two orders disagree are tied."""
 
-    kind: Literal["ranking_judge"]
-    template: str = "explain"  # explain, or a file with {prompt} {responses} {count} {example}
+    kind: Literal["ranking_judge"] = "ranking_judge"
+    template: str = "explain"  # explain, or a file with the fields {prompt} {responses} {count} {example}
 
-    def reads(self) -> list[str]:
-        return [*super().reads(), *([] if self.template in TEMPLATES else [self.template])]
+    def open(self, name: str, *, seed: int) -> "RankingJudge":
+        return RankingJudge(name, self)
 
+    def check(self, name: str) -> None:
+        super().check(name)
+        self.instructions(name)
 
-class RankingJudge:
-    """Asks both orders at once. Raises UserError when the key is not set or the template lacks a field."""
+    def files(self) -> list[str]:
+        return [*super().files(), *([] if self.template in TEMPLATES else [self.template])]
 
-    kind: Literal["ranking"] = "ranking"
-    tie_margin = 0.0
-
-    def __init__(self, name: str, settings: RankingJudgeSettings) -> None:
-        self.name = name
-        self.limits = chat_limits(settings)
-        self._instructions = Instructions(
-            settings.template,
-            settings.system,
+    def instructions(self, name: str) -> Instructions:
+        """Raises UserError when the template cannot be read or lacks a field."""
+        return Instructions(
+            self.template,
+            self.system,
             builtin=TEMPLATES,
             required=("prompt", "responses"),
             optional=("count", "example"),
             where=f"annotators.{name}.template",
         )
+
+
+class RankingJudge:
+    """Asks for both orders at the same time. Raises UserError when the API key is not set or the template lacks a
+    field."""
+
+    answer_type: Literal["ranking"] = "ranking"
+    tie_margin = 0.0
+
+    def __init__(self, name: str, settings: RankingJudgeSettings) -> None:
+        self.name = name
+        self.limits = chat_limits(settings)
+        self._instructions = settings.instructions(name)
         self._settings = settings
         self._chat = open_chat(name, settings)
 
@@ -81,17 +93,17 @@ class RankingJudge:
         positions: dict[str, list[int]] = {}
         for position, response in enumerate(question.responses):
             positions.setdefault(response.text, []).append(position)
-        texts = sorted(positions, key=lambda text: digest([asked(question.responses[0]), text]))
+        texts = sorted(positions, key=lambda text: digest([prompt_text(question.responses[0]), text]))
         if len(texts) < 2:
-            return Ranking("ranking", tiers=tuple(tuple(each) for each in positions.values()))
-        forward, backward = await both(self._reply(question, texts), self._reply(question, texts[::-1]))
+            return Ranking("ranking", tiers=tuple(tuple(equal) for equal in positions.values()))
+        forward, backward = await await_both(self._reply(question, texts), self._reply(question, texts[::-1]))
         return self._ranking(forward, backward, [positions[text] for text in texts])
 
     def messages(self, question: Slate, texts: Sequence[str]) -> list[dict[str, str]]:
         numbers = range(1, len(texts) + 1)
-        # Numbers from the middle out: an example that is neither of the shown orders.
+        # Numbers from the middle outwards, so that the example is neither of the shown orders.
         example = " > ".join(map(str, sorted(numbers, key=lambda i: (abs(2 * i - len(texts) - 1), i))))
-        data: dict[str, str | Sequence[str]] = {"prompt": asked(question.responses[0]), "responses": texts}
+        data: dict[str, str | Sequence[str]] = {"prompt": prompt_text(question.responses[0]), "responses": texts}
         return self._instructions.messages(data, {"count": str(len(texts)), "example": example})
 
     async def _reply(self, question: Slate, texts: Sequence[str]) -> Reply:
@@ -101,7 +113,7 @@ class RankingJudge:
         )
 
     def _ranking(self, forward: Reply, backward: Reply, positions: Sequence[list[int]]) -> Ranking:
-        """`positions[i]`: where in the slate the i-th text of the forward order stands."""
+        """`positions[i]`: the positions in the slate of the i-th text of the forward order."""
         n = len(positions)
         first, second = read_ranking(forward, n), read_ranking(backward, n)
         raw = {
@@ -119,15 +131,15 @@ class RankingJudge:
             tiers=tiers,
             raw=json.dumps(raw),
             seconds=forward.seconds + backward.seconds,
-            tokens=total(forward.tokens, backward.tokens),
-            cost=total(forward.cost, backward.cost),
+            tokens=sum_known(forward.tokens, backward.tokens),
+            cost=sum_known(forward.cost, backward.cost),
         )
 
 
 def read_ranking(reply: Reply, n: int) -> Tiers | None:
-    """The ranking that stands alone on the reply's last line: tiers of the numbers 0 .. n-1 as shown, best first.
+    """The ranking alone on the reply's last line: tiers of the numbers 0 .. n-1 as shown, best first.
 
-    None unless every number is there exactly once, and for a reply that is no answer or was cut off.
+    None unless it has every number exactly once, and for a reply that failed or was cut off.
     """
     if reply.error is not None or reply.text is None:
         return None
@@ -140,10 +152,9 @@ def read_ranking(reply: Reply, n: int) -> Tiers | None:
 
 
 def consensus(first: Tiers, second: Tiers) -> Tiers:
-    """The finest tiers in which every pair that the two rankings do not agree on is tied.
+    """The finest tiers that tie every pair on which the two rankings disagree.
 
-    A ranking cannot tie a pair and separate what one of them ties with: a response that the two orders place far apart
-    takes those between into its tier.
+    Ties are transitive: a response that the two rankings place far apart shares its tier with all responses between.
     """
     ranks = [{i: rank for rank, tier in enumerate(tiers) for i in tier} for tiers in (first, second)]
     order = sorted(ranks[0], key=lambda i: (ranks[0][i] + ranks[1][i], i))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2.exceptions import TemplateError
@@ -18,24 +19,41 @@ if TYPE_CHECKING:
 class RewardModelSettings(Scorer):
     """A transformers sequence-classification folder or id with one label."""
 
-    kind: Literal["reward_model"]
+    kind: Literal["reward_model"] = "reward_model"
     path: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
     device: str = "auto"
 
-    def reads(self) -> list[str]:
+    def open(self, name: str, *, seed: int) -> "RewardModel":
+        return RewardModel(name, self)
+
+    def check(self, name: str) -> None:
+        """A path that looks like a hub id (owner/name) is not checked."""
+        local = self.path.startswith((".", "/", "artifacts")) or self.path.count("/") != 1
+        if local and not (Path(self.path) / "config.json").is_file():
+            raise UserError(
+                f"the reward model of {name!r} is not a model folder: config.json is missing",
+                where=self.path,
+                remedy="give the folder or hub id of a sequence-classification model",
+            )
+
+    def files(self) -> list[str]:
+        return [self.path]
+
+    def models(self) -> list[str]:
         return [self.path]
 
 
 class RewardModel:
-    """Scores the prompt's messages plus the reply as the assistant's turn, rendered by the model's own chat template
-    (or "prompt\\n\\nreply" when its tokenizer has none). Nothing is cut: a conversation too long for it is an error.
+    """Scores the prompt's messages and the response as the assistant's turn, in the model's own chat template
+    (or as "prompt\\n\\nresponse" if its tokenizer has none). A conversation too long for the model is an error; nothing
+    is cut.
 
-    Deterministic: equal batches give equal scores. Raises UserError for a folder that is no such model.
+    Deterministic: equal batches give equal scores. Raises UserError for a folder without a reward model.
     """
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     lane: Literal["model"] = "model"
 
     def __init__(self, name: str, settings: RewardModelSettings) -> None:
@@ -53,10 +71,12 @@ class RewardModel:
             try:
                 rows[i] = self._encode(response)
             except TemplateError as error:
-                scores[i] = Score("error", raw=f"the chat template refuses this conversation: {error}")
+                scores[i] = Score("error", raw=f"the chat template rejects this conversation: {error}")
                 continue
             if self._longest is not None and len(rows[i]) > self._longest:
-                scores[i] = Score("error", raw=f"{len(rows.pop(i))} tokens, the reward model reads {self._longest}")
+                scores[i] = Score(
+                    "error", raw=f"{len(rows.pop(i))} tokens; the reward model reads at most {self._longest}"
+                )
         for indices in _batches({i: len(ids) for i, ids in rows.items()}, self._batch_tokens):
             for i, value in zip(indices, self._forward([rows[i] for i in indices]), strict=True):
                 finite = math.isfinite(value)
@@ -77,8 +97,8 @@ class RewardModel:
         import torch
 
         width = max(len(row) for row in rows)
-        with_pad = self._config.pad_token_id
-        pad = with_pad if with_pad is not None else _unused_id(rows)
+        own_pad = self._config.pad_token_id
+        pad = own_pad if own_pad is not None else _unused_id(rows)
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         try:
@@ -87,23 +107,23 @@ class RewardModel:
             with torch.inference_mode():
                 logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         finally:
-            self._config.pad_token_id = with_pad
+            self._config.pad_token_id = own_pad
         scores: list[float] = logits[:, 0].double().cpu().tolist()
         return scores
 
 
 def _unused_id(rows: Sequence[list[int]]) -> int:
-    """The smallest token id that none of `rows` has.
+    """The smallest token id that is in none of `rows`.
 
-    Causal classifiers read the score at the last token that is not the pad token: for a model that names none, a pad
-    id that no row contains makes every row's own last token that one, whatever the batch.
+    A causal classifier reads the score at the last token that is not padding. If the model names no pad token, a pad
+    id that no row contains makes that the last token of every row, whatever the batch.
     """
     used = set().union(*rows)
     return next(i for i in range(len(used) + 1) if i not in used)
 
 
 def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
-    """Indices, longest first, in batches of at most `tokens` padded tokens (at least one row each)."""
+    """Indices in batches of at most `tokens` padded tokens, longest rows first; each batch has at least one row."""
     batches: list[list[int]] = []
     for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
         if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
@@ -124,7 +144,7 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
         config = AutoConfig.from_pretrained(settings.path)
         if config.num_labels != 1:
             raise UserError(
-                f"{settings.path} has {config.num_labels} labels; a reward model has one",
+                f"{settings.path} has {config.num_labels} labels, but a reward model has one",
                 where=where,
                 remedy="give a sequence-classification folder saved with num_labels=1",
             )
@@ -134,16 +154,16 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
         tokenizer = AutoTokenizer.from_pretrained(settings.path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no reward model can be loaded from {settings.path}: {error}",
+            f"cannot load a reward model from {settings.path}: {error}",
             where=where,
-            remedy="give a folder (or id) of a transformers sequence classifier with safetensors weights and tokenizer",
+            remedy="give a sequence classifier (folder or hub id) with safetensors weights and a tokenizer",
         ) from None
     if report["missing_keys"]:
-        # transformers only warns, and draws the score head at random.
+        # transformers only warns, and initialises the score head at random.
         raise UserError(
-            f"{settings.path} lacks weights of a reward model: {sorted(report['missing_keys'])}",
+            f"weights are missing in {settings.path}: {sorted(report['missing_keys'])}",
             where=where,
-            remedy="give a fitted reward model, not a language model",
+            remedy="give a trained reward model, not a language model",
         )
     model: PreTrainedModel = loaded.to(resolve_device(settings.device)).eval()
     return model, tokenizer

@@ -1,4 +1,4 @@
-"""Annotator of kind `rubric`: a chat model scores one response on a scale, by one criterion or several."""
+"""Annotator of kind `rubric`: a chat model scores one response on a scale, by one or more criteria."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.files import digest
-from tasks.panel.annotators.instructions import Instructions, asked
+from tasks.panel.annotators.instructions import Instructions, prompt_text
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import Scorer
 from tasks.panel.annotators.verdicts import TOP, masses_at
@@ -45,7 +45,7 @@ _LAST_LINE = re.compile(r"\[\[\s*(-?[0-9]{1,4}(?:\s*,\s*-?[0-9]{1,4})*)\s*\]\]")
 class Criterion(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    what: str  # a sentence for the judge
+    what: str  # a sentence that tells the judge what to look for
     weight: float = Field(1.0, gt=0)
 
 
@@ -53,54 +53,65 @@ _QUALITY = Criterion(what="Does what was asked: correct first, then helpful, cle
 
 
 class RubricSettings(ChatSettings, Scorer):
-    """A judge of single responses: score = weighted mean of its scores for the criteria."""
+    """A judge of single responses. The score is the weighted mean of its scores for the criteria."""
 
-    kind: Literal["rubric"]
+    kind: Literal["rubric"] = "rubric"
     criteria: dict[str, Criterion] = Field({"quality": _QUALITY})
     scale: tuple[int, int] = (1, 10)  # lowest and highest score
-    template: str = "explain"  # explain, reference (the prompt's, or abstains), or a file with {prompt} {response}
-    soft: bool = False  # the expected score, from log-probabilities where the model gives them, for the one it wrote
+    template: str = "explain"  # explain, reference (abstains without one), or a file with {prompt} {response}
+    soft: bool = False  # use the expected score, from log-probabilities if the model gives them
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _scale_is_usable(self) -> Self:
         low, high = self.scale
         if low >= high or not self.criteria:
-            raise ValueError("a rubric has a criterion and a scale of two scores or more")
+            raise ValueError("a rubric needs at least one criterion, and a scale from a lower to a higher score")
         if self.soft and not 0 <= low < high <= 9:
-            # The first digit of 10 is the token 1: what it would be worth is not known.
-            raise ValueError("soft needs scores of one digit: scale: [0, 9] or less")
+            # The first token of 10 is 1: its probability mass could mean either score.
+            raise ValueError("soft: true needs scores of one digit; use scale: [0, 9] or a part of it")
         return self
 
-    def reads(self) -> list[str]:
-        return [*super().reads(), *([] if self.template in TEMPLATES else [self.template])]
+    def open(self, name: str, *, seed: int) -> "Rubric":
+        return Rubric(name, self)
 
+    def check(self, name: str) -> None:
+        super().check(name)
+        self.instructions(name)
 
-class Rubric:
-    """Raises UserError when the key is not set or the template lacks a field."""
+    def files(self) -> list[str]:
+        return [*super().files(), *([] if self.template in TEMPLATES else [self.template])]
 
-    kind: Literal["scores"] = "scores"
-
-    def __init__(self, name: str, settings: RubricSettings) -> None:
-        self.name = name
-        self.tie_margin = settings.tie_margin
-        self.limits = chat_limits(settings)
-        self._instructions = Instructions(
-            settings.template,
-            settings.system,
+    def instructions(self, name: str) -> Instructions:
+        """Raises UserError when the template cannot be read or lacks a field."""
+        return Instructions(
+            self.template,
+            self.system,
             builtin=TEMPLATES,
             required=("prompt", "response"),
             optional=("reference", "criteria", "lowest", "highest", "example"),
             where=f"annotators.{name}.template",
         )
+
+
+class Rubric:
+    """Asks once per response. Raises UserError when the API key is not set or the template lacks a field."""
+
+    answer_type: Literal["scores"] = "scores"
+
+    def __init__(self, name: str, settings: RubricSettings) -> None:
+        self.name = name
+        self.tie_margin = settings.tie_margin
+        self.limits = chat_limits(settings)
+        self._instructions = settings.instructions(name)
         self._settings = settings
         self._chat = open_chat(name, settings)
 
     @cached_property
     def identity(self) -> str:
         settings = self._settings
-        criteria = [[name, each.what, each.weight] for name, each in settings.criteria.items()]
-        asked_for = [criteria, list(settings.scale), settings.soft]
-        return digest(["rubric", 1, self._instructions.digest, asked_for, settings.answers()])
+        criteria = [[name, criterion.what, criterion.weight] for name, criterion in settings.criteria.items()]
+        rubric = [criteria, list(settings.scale), settings.soft]
+        return digest(["rubric", 1, self._instructions.digest, rubric, settings.answers()])
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         return self._chat.connected()
@@ -128,11 +139,11 @@ class Rubric:
     def messages(self, question: Response) -> list[dict[str, str]]:
         low, high = self._settings.scale
         criteria = self._settings.criteria
-        data = {"prompt": asked(question), "response": question.text}
+        data = {"prompt": prompt_text(question), "response": question.text}
         if question.reference is not None:
             data["reference"] = question.reference
         plain = {
-            "criteria": "\n".join(f"- {name}: {each.what}" for name, each in criteria.items()),
+            "criteria": "\n".join(f"- {name}: {criterion.what}" for name, criterion in criteria.items()),
             "lowest": str(low),
             "highest": str(high),
             "example": ", ".join(str(low + (high - low + i) // 2) for i in range(len(criteria))),
@@ -140,9 +151,9 @@ class Rubric:
         return self._instructions.messages(data, plain)
 
     def read(self, reply: Reply) -> float | None:
-        """The weighted mean of the scores that stand alone on the reply's last line as [[7, 4]].
+        """The weighted mean of the scores that are alone on the reply's last line, as in [[7, 4]].
 
-        None unless there is one score on the scale for every criterion, and for a reply that is no answer.
+        None unless there is one score on the scale for every criterion, and for a reply that failed or was cut off.
         """
         if reply.error is not None or reply.text is None:
             return None
@@ -153,11 +164,11 @@ class Rubric:
         if match is None:
             return None
         low, high = self._settings.scale
-        found = [(int(number[0]), match.start(1) + number.start()) for number in re.finditer(r"-?[0-9]+", match[1])]
-        if len(found) != len(self._settings.criteria) or not all(low <= score <= high for score, _ in found):
+        written = [(int(number[0]), match.start(1) + number.start()) for number in re.finditer(r"-?[0-9]+", match[1])]
+        if len(written) != len(self._settings.criteria) or not all(low <= score <= high for score, _ in written):
             return None
-        weights = [each.weight for each in self._settings.criteria.values()]
-        scores = [self._expected(reply, at, score) for score, at in found]
+        weights = [criterion.weight for criterion in self._settings.criteria.values()]
+        scores = [self._expected(reply, at, score) for score, at in written]
         return sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights)
 
     def _expected(self, reply: Reply, at: int, written: int) -> float:

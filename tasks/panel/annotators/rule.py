@@ -1,4 +1,4 @@
-"""Annotator of kind `rule`: points for regular expressions, lengths, and instructions that a program can check."""
+"""Annotator of kind `rule`: points for regular expressions, lengths and instructions that a program can check."""
 
 import json
 import re
@@ -8,28 +8,35 @@ from typing import Any, Literal
 from pydantic import Field
 
 from storage.errors import UserError
-from tasks.panel.annotators.checks import SKIPPED, complain, holds
+from tasks.panel.annotators.checks import SKIPPED, holds, problem_with
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import Scorer
 
 
 class RuleSettings(Scorer):
-    """A check that needs no model: score = points of the rules that hold."""
+    """Rules that need no model. The score is the sum of the points below."""
 
-    kind: Literal["rule"]
-    require: list[str] = Field([])  # regular expressions; +1 each that is found
-    forbid: list[str] = Field([])  # regular expressions; -1 each that is found
+    kind: Literal["rule"] = "rule"
+    require: list[str] = Field([])  # regular expressions; +1 for each that matches
+    forbid: list[str] = Field([])  # regular expressions; -1 for each that matches
     max_words: int | None = Field(None, ge=1)  # -1 when longer
     min_words: int | None = Field(None, ge=1)  # -1 when shorter
-    shorter: bool = False  # score = -words (use tie_margin for 'about as long')
-    checks: list[dict[str, Any]] = Field([])  # {check: "punctuation:no_comma"}; +1 each that holds; names in checks.py
-    prompt_checks: bool = False  # the same from each prompt's `answer`, a JSON list of such objects
+    shorter: bool = False  # -1 per word (tie_margin: words that do not matter)
+    checks: list[dict[str, Any]] = Field([])  # {check: "punctuation:no_comma"}; +1 for each that holds; see checks.py
+    prompt_checks: bool = False  # also the checks in each prompt's `answer`, a JSON list of such objects
+
+    def open(self, name: str, *, seed: int) -> "Rule":
+        return Rule(name, self)
+
+    def check(self, name: str) -> None:
+        self.open(name, seed=0)
 
 
 class Rule:
-    """Points add up. Raises UserError when no rule is set, an expression does not compile or a check is unknown."""
+    """The sum of the points. Raises UserError when no rule is set, an expression does not compile or a check is
+    unknown."""
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: RuleSettings) -> None:
@@ -45,10 +52,10 @@ class Rule:
         self._settings = settings
         self._require = [_compile(name, "require", pattern) for pattern in settings.require]
         self._forbid = [_compile(name, "forbid", pattern) for pattern in settings.forbid]
-        self._checks = [_split(each) for each in settings.checks]
+        self._checks = [_split(check) for check in settings.checks]
         for check, arguments in self._checks:
-            if wrong := complain(check, arguments):
-                raise UserError(wrong, where=f"annotators.{name}.checks", remedy="mend its name or arguments")
+            if problem := problem_with(check, arguments):
+                raise UserError(problem, where=f"annotators.{name}.checks", remedy="correct the name or the arguments")
 
     def vote(self, batch: Sequence[Response]) -> list[Score]:
         return [self._score(response) for response in batch]
@@ -56,25 +63,28 @@ class Rule:
     def _score(self, response: Response) -> Score:
         try:
             points = self._points(response.text)
-            points += sum(holds(response.text, *each) for each in self._checks)
+            points += sum(holds(response.text, *check) for check in self._checks)
             if not self._settings.prompt_checks:
                 return Score("score", points)
             return self._prompt_score(response, points)
-        except (ValueError, TypeError, LookupError) as error:  # of checks whose arguments are of a wrong type
+        except (ValueError, TypeError, LookupError) as error:  # a check's argument has the wrong type
             return Score("error", raw=f"{type(error).__name__}: {error}")
 
     def _prompt_score(self, response: Response, points: float) -> Score:
-        """Raises ValueError (also of json), TypeError or LookupError when the prompt's answer is no list of checks."""
+        """Raises ValueError, TypeError or LookupError when the prompt's answer is not a JSON list of checks."""
         if not (response.answer or "").strip():
             return Score("abstain")
-        asked = [_split(each) for each in json.loads(response.answer or "")]
-        done = [(check, holds(response.text, check, arguments)) for check, arguments in asked if check not in SKIPPED]
-        skipped = [check for check, _ in asked if check in SKIPPED]
-        said = {"followed": [c for c, ok in done if ok], "not": [c for c, ok in done if not ok], "skipped": skipped}
-        raw = json.dumps({key: value for key, value in said.items() if value})
-        if not done:
+        checks = [_split(check) for check in json.loads(response.answer or "")]
+        results = [(check, holds(response.text, check, options)) for check, options in checks if check not in SKIPPED]
+        summary = {
+            "followed": [check for check, followed in results if followed],
+            "not": [check for check, followed in results if not followed],
+            "skipped": [check for check, _ in checks if check in SKIPPED],
+        }
+        raw = json.dumps({key: value for key, value in summary.items() if value})
+        if not results:
             return Score("abstain", raw=raw)
-        return Score("score", points + sum(ok for _, ok in done), raw=raw)
+        return Score("score", points + sum(followed for _, followed in results), raw=raw)
 
     def _points(self, text: str) -> float:
         words = len(text.split())
@@ -90,9 +100,9 @@ class Rule:
 
 
 def _split(check: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(name, arguments) of {"check": name, argument: value, ...}; arguments that are null are left out."""
+    """(name, arguments) of {"check": name, argument: value, ...}, without arguments that are null."""
     if not isinstance(check, Mapping):
-        raise TypeError(f"a check is an object, not {check!r}")
+        raise TypeError(f"a check must be an object, not {check!r}")
     return str(check.get("check")), {key: value for key, value in check.items() if key != "check" and value is not None}
 
 
@@ -103,5 +113,5 @@ def _compile(name: str, field: str, pattern: str) -> re.Pattern[str]:
         raise UserError(
             f"{pattern!r} is not a regular expression: {error}",
             where=f"annotators.{name}.{field}",
-            remedy="mend it; a literal dot, bracket or plus needs a backslash",
+            remedy="correct it; a literal dot, bracket or plus needs a backslash",
         ) from None

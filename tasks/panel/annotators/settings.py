@@ -1,42 +1,105 @@
-"""What the settings of every annotator have in common. Each kind's own stand in its file, beside the annotator."""
+"""The base of every annotator's settings. Each kind's own settings are in its file, beside the annotator."""
 
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import UserError
+from tasks.panel.annotators.protocol import Annotator
 
-#: Words that stand for policies of the run where an annotator names a model of this machine. A folder that is called
-#: so is written ./policy.
+#: Names of the run's own policies, where an annotator takes the folder of a model. Write ./policy for a folder that
+#: has one of these names.
 POLICY_NAMES = ("policy", "previous", "initial")
 
+_OURS = "tasks."  # modules of the project; any other module is a user's own
 
-class AnnotatorBase(BaseModel):
+
+class AnnotatorBase(BaseModel, ABC):
+    """Settings of one annotator. A kind is a subclass with the method `open` and its name as default of `kind`.
+
+    The project's kinds declare `kind: Literal["verifier"] = "verifier"`. A user's class declares `kind: str = "mine"`,
+    because a configuration may also name the class by its path.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def reads(self) -> list[str]:
-        """What decides its votes besides these settings: files, model folders or ids, "package.module:name"."""
+    #: Fields that affect speed, address or price, but no vote. They are not part of a stage's key.
+    operational: ClassVar[frozenset[str]] = frozenset()
+    #: Whether the annotator only makes sense for drafts, which come in pairs of a better and a worse response.
+    needs_drafts: ClassVar[bool] = False
+
+    @abstractmethod
+    def open(self, name: str, *, seed: int) -> Annotator:
+        """Open the annotator called `name`; `seed` is for annotators that draw votes at random.
+
+        Heavy imports (torch, vllm, httpx) belong inside this method, so that reading a configuration stays fast.
+        Raises UserError when the annotator cannot be opened: no such function, no API key, no such model.
+        """
+
+    def check(self, name: str) -> None:
+        """Check what can be checked without loading a model. Raises UserError. Called before a run starts."""
+
+    def files(self) -> list[str]:
+        """Files, model folders and functions ("package.module:name") that decide the votes."""
         return []
 
+    def models(self) -> list[str]:
+        """Models that decide the votes: folders, hub ids, or the names that an endpoint serves them by."""
+        return []
+
+    def key_variables(self) -> list[str]:
+        """Environment variables that must hold an API key."""
+        return []
+
+    @property
+    def unpriced(self) -> bool:
+        """Whether answers cost money but no price is set."""
+        return False
+
     def with_policies(self, name: str, policies: Mapping[str, Path]) -> Self:
-        """These settings with words of POLICY_NAMES replaced by folders. Raises UserError for one that is unknown."""
+        """These settings with POLICY_NAMES replaced by folders. Raises UserError for a policy that does not exist."""
         return self
+
+    def only_ties(self, policies: Mapping[str, str]) -> bool:
+        """Whether every vote is a tie when POLICY_NAMES stand for the models in `policies`."""
+        return False
+
+    def unfit_to_judge(self) -> str | None:
+        """Why this annotator cannot be one of the evaluation's judges or rates, or None when it can."""
+        names = [file for file in self.files() if file in POLICY_NAMES]
+        return f"reads the run's own {', '.join(names)}, and only the panel can" if names else None
+
+    @final
+    def reads(self) -> list[str]:
+        """Everything besides these settings that decides the votes: `files`, and the module of a user's own class."""
+        cls = type(self)
+        own = [] if cls.__module__.startswith(_OURS) else [f"{cls.__module__}:{cls.__qualname__}"]
+        return [*self.files(), *own]
 
 
 class Scorer(AnnotatorBase):
-    tie_margin: float = Field(0.0, ge=0)  # scores closer than this (or equal) are a tie
+    """Settings of an annotator that scores single responses."""
+
+    tie_margin: float = Field(0.0, ge=0)  # scores that differ by at most this are a tie
+
+
+def same_model(model: str) -> str:
+    """`model` in a form that is equal for two spellings of one folder: absolute, no symbolic links, no final slash."""
+    return os.path.realpath(model)
 
 
 def policy_folder(model: str, policies: Mapping[str, Path], *, where: str) -> str:
-    """The folder of `model` when it is one of POLICY_NAMES, else `model` itself."""
+    """The folder of `model` if it is one of POLICY_NAMES, else `model` itself."""
     if model not in POLICY_NAMES:
         return model
     if model not in policies:
         raise UserError(
             f"there is no policy called {model!r} here",
             where=where,
-            remedy="name a folder (./policy for one that is called so), or use this annotator inside a run",
+            remedy="give a folder (./policy if it has that name), or use this annotator inside a run",
         )
     return str(policies[model])

@@ -13,16 +13,19 @@ _ORDER = 4  # BLEU counts n-grams up to this n
 
 
 class TextMetricSettings(Scorer):
-    """Score in [0, 1] against the prompt's `reference`; none known = abstain."""
+    """Score in [0, 1] against the prompt's `reference`; without a reference it abstains."""
 
-    kind: Literal["text_metric"]
+    kind: Literal["text_metric"] = "text_metric"
     metric: Literal["bleu", "rouge_l"] = "bleu"
+
+    def open(self, name: str, *, seed: int) -> "TextMetric":
+        return TextMetric(name, self)
 
 
 class TextMetric:
-    """Deterministic."""
+    """The metric of each response against its prompt's reference. Deterministic."""
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: TextMetricSettings) -> None:
@@ -40,16 +43,16 @@ class TextMetric:
 
 
 def bleu(text: str, reference: str) -> float:
-    """Sentence BLEU (Papineni et al. 2002) in [0, 1] as sacrebleu reports it: 13a tokens, effective order (only n-grams
-    that the text is long enough for), and the k-th order without a match counted as 1 / (2^k total)."""
-    words, wanted = tokens_13a(text), tokens_13a(reference)
+    """Sentence BLEU (Papineni et al. 2002) in [0, 1], as sacrebleu computes it: 13a tokens, effective order (n only up
+    to the length of the text), and 1 / (2^k total) for the k-th order without a match."""
+    words, target = tokens_13a(text), tokens_13a(reference)
     precisions: list[float] = []
     halvings = 1
     for n in range(1, _ORDER + 1):
         total = len(words) - n + 1
         if total < 1:
             break
-        matches = (_ngrams(words, n) & _ngrams(wanted, n)).total()
+        matches = (_ngrams(words, n) & _ngrams(target, n)).total()
         if matches == 0:
             halvings *= 2
         precisions.append(matches / total if matches else 1 / (halvings * total))
@@ -57,20 +60,20 @@ def bleu(text: str, reference: str) -> float:
             return 0.0
     if not precisions:
         return 0.0
-    brevity = min(0.0, 1 - len(wanted) / len(words))
+    brevity = min(0.0, 1 - len(target) / len(words))
     return math.exp(brevity + sum(map(math.log, precisions)) / len(precisions))
 
 
 def rouge_l(text: str, reference: str) -> float:
-    """ROUGE-L F1 (Lin 2004) in [0, 1] over lower-case words of letters and digits: longest common subsequence."""
-    words, wanted = (re.findall(r"[a-z0-9]+", each.lower()) for each in (text, reference))
-    common = _common_subsequence(words, wanted)
-    return 2 * common / (len(words) + len(wanted)) if common else 0.0
+    """ROUGE-L F1 (Lin 2004) in [0, 1] over lower-case words of letters and digits."""
+    words, target = (re.findall(r"[a-z0-9]+", string.lower()) for string in (text, reference))
+    common = _common_subsequence(words, target)
+    return 2 * common / (len(words) + len(target)) if common else 0.0
 
 
 def tokens_13a(text: str) -> list[str]:
-    """Words as NIST's mteval-v13a separates them: symbols stand alone, '.' and ',' unless between digits, and '-'
-    after a digit."""
+    """Tokens of NIST's mteval-v13a: symbols are tokens of their own, and so are '.' and ',' except between digits, and
+    '-' after a digit."""
     text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
     for entity, character in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
         text = text.replace(entity, character)
@@ -85,7 +88,7 @@ def _ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 
 
 def _common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest common subsequence; a row of the table is one integer (Hyyro 2004)."""
+    """Length of the longest common subsequence; each row of the table is one integer (Hyyro 2004)."""
     places: dict[str, int] = {}
     for i, word in enumerate(one):
         places[word] = places.get(word, 0) | 1 << i

@@ -1,4 +1,4 @@
-"""Reading a judge's reply: a verdict is accepted only where it belongs; how sure it was, from log-probabilities."""
+"""Parsing a judge's reply: the verdict, accepted only in its place, and its probability from log-probabilities."""
 
 import asyncio
 import math
@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple, TypeVar
 
 from tasks.panel.chat import Reply
 
-Place = Literal["last_line", "letter"]
+VerdictPlace = Literal["last_line", "letter"]
 Amount = TypeVar("Amount", int, float)
 
-#: Alternatives asked for at each token: the most that all providers give.
+#: Alternatives requested per token: the largest number that all providers allow.
 TOP = 5
 
 _LAST_LINE = re.compile(r"\[\[([ABC])\]\]")
@@ -20,13 +20,13 @@ _GRID = 2.0**40
 
 
 class Verdict(NamedTuple):
-    letter: str  # A: the first shown is better, B: the second, C: neither
-    at: int  # where the letter stands in the reply's text
+    letter: str  # A: the response shown first is better, B: the second, C: neither
+    at: int  # index of the letter in the reply's text
 
 
-def read_verdict(reply: Reply, place: Place) -> Verdict | None:
-    """The verdict that stands alone on the reply's last line as [[A]], [[B]] or [[C]] (`last_line`), or that is the
-    whole reply as A, B or C (`letter`). None for everything else, and for a reply that is no answer or was cut off."""
+def read_verdict(reply: Reply, place: VerdictPlace) -> Verdict | None:
+    """The verdict: [[A]], [[B]] or [[C]] alone on the last line (`last_line`), or A, B or C as the whole reply
+    (`letter`). None for any other text, and for a reply that failed or was cut off."""
     if reply.error is not None or reply.text is None:
         return None
     text = reply.text.rstrip()
@@ -37,7 +37,7 @@ def read_verdict(reply: Reply, place: Place) -> Verdict | None:
 
 
 def margin(reply: Reply, verdict: Verdict) -> float | None:
-    """P(A) - P(B) at the verdict's token, of the mass on A, B and C; None where the server gave no log-probabilities.
+    """P(A) - P(B) at the verdict's token, normalised over A, B and C; None if the server gave no log-probabilities.
 
     Swapping A and B changes the sign and nothing else.
     """
@@ -51,8 +51,8 @@ def margin(reply: Reply, verdict: Verdict) -> float | None:
 def masses_at(reply: Reply, at: int, symbols: Sequence[str]) -> tuple[float, ...] | None:
     """Probability mass of each symbol at the token that covers character `at` of the reply.
 
-    A token counts for a symbol when it is the symbol, with blanks, brackets or a full stop around it. None where there
-    are no log-probabilities, they do not spell the reply, or the token at `at` is not a symbol by itself.
+    A token counts for a symbol if it is the symbol with spaces, brackets or full stops around it. None if there are no
+    log-probabilities, the tokens do not spell the reply, or the token at `at` is not a symbol by itself.
     """
     tokens, text = reply.top_logprobs, reply.text or ""
     shift = _shift("".join(token.text for token in tokens), text, at) if tokens else None
@@ -64,26 +64,26 @@ def masses_at(reply: Reply, at: int, symbols: Sequence[str]) -> tuple[float, ...
         if at < end:
             if _bare(token.text) not in symbols:
                 return None
-            found = [
+            masses = [
                 math.fsum(math.exp(logprob) for other, logprob in token.top.items() if _bare(other) == symbol)
                 for symbol in symbols
             ]
-            return tuple(found) if math.fsum(found) > 0 else None
+            return tuple(masses) if math.fsum(masses) > 0 else None
     return None
 
 
-def _shift(spelt: str, text: str, at: int) -> int | None:
-    """How much further on the character `at` of `text` stands in what the tokens spell.
+def _shift(spelled: str, text: str, at: int) -> int | None:
+    """Offset from `text` to the tokens' concatenation `spelled` at character `at`; None if they do not match.
 
-    Servers strip blanks from replies, and spell characters that are cut by tokens in their own ways: then the last line
-    alone must be spelt as it is.
+    Servers strip white space from replies, and differ in how they write a character that spans several tokens. If the
+    whole text does not match, matching its last line is enough.
     """
-    lost = (len(spelt) - len(spelt.lstrip())) - (len(text) - len(text.lstrip()))
-    if lost >= 0 and spelt[lost:].startswith(text):
-        return lost
-    line = text.rfind("\n", 0, at)  # with the end of the line before
-    found = spelt.rfind(text[line:]) if line >= 0 else -1
-    return found - line if found >= 0 else None
+    stripped = (len(spelled) - len(spelled.lstrip())) - (len(text) - len(text.lstrip()))
+    if stripped >= 0 and spelled[stripped:].startswith(text):
+        return stripped
+    line = text.rfind("\n", 0, at)  # the newline before the last line
+    start = spelled.rfind(text[line:]) if line >= 0 else -1
+    return start - line if start >= 0 else None
 
 
 def _bare(token: str) -> str:
@@ -91,15 +91,15 @@ def _bare(token: str) -> str:
 
 
 def probability(shown_ab: float, shown_ba: float) -> float:
-    """P(a is better), a tie counted half, from both orders' margins (first shown minus second shown).
+    """P(a is better), a tie counting half, from the margins of both orders (first shown minus second shown).
 
-    On a grid of 2^-40, where p and 1 - p are exact: swapping a and b gives exactly 1 - p.
+    Rounded to multiples of 2^-40, so that 1 - p is exact: swapping a and b gives exactly 1 - p.
     """
     return 0.5 + round((shown_ab - shown_ba) / 4 * _GRID) / _GRID
 
 
-async def both(first: Awaitable[Reply], second: Awaitable[Reply]) -> tuple[Reply, Reply]:
-    """Both replies, asked for at once. When one faults, the other is waited for before the Fault is raised."""
+async def await_both(first: Awaitable[Reply], second: Awaitable[Reply]) -> tuple[Reply, Reply]:
+    """Both replies, requested at the same time. If one raises a Fault, it is raised after the other has ended."""
     replies = await asyncio.gather(first, second, return_exceptions=True)
     for reply in replies:
         if isinstance(reply, BaseException):
@@ -107,7 +107,7 @@ async def both(first: Awaitable[Reply], second: Awaitable[Reply]) -> tuple[Reply
     return replies  # type: ignore[return-value]
 
 
-def total(*amounts: Amount | None) -> Amount | None:
-    """The sum of what is known; None where nothing is."""
+def sum_known(*amounts: Amount | None) -> Amount | None:
+    """The sum of the amounts that are not None; None if all are."""
     known = [amount for amount in amounts if amount is not None]
     return sum(known[1:], known[0]) if known else None

@@ -1,4 +1,4 @@
-"""Annotator of kind `verifier`: is the response's final answer the prompt's known answer?"""
+"""Annotator of kind `verifier`: does the response's final answer equal the prompt's known answer?"""
 
 import re
 from collections.abc import Sequence
@@ -8,23 +8,27 @@ from typing import Literal
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import Scorer
 
-# A sign counts unless it follows a letter, digit or bracket ("7-3" ends in 3); thousands are grouped by threes.
+# A minus sign counts unless it follows a letter, digit or bracket ("7-3" ends in 3). Thousands are groups of three.
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]])(?P<sign>[-\u2212]))?[$\u20ac\u00a3]?(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 )
 
 
 class VerifierSettings(Scorer):
-    """Compares a response's final answer with the prompt's `answer`: score 1 or 0; no answer known = abstain."""
+    """Compares a response's final answer with the prompt's `answer`: score 1 or 0; without an answer it abstains."""
 
-    kind: Literal["verifier"]
-    method: Literal["number", "exact", "contains"] = "number"  # number: the last number, after '####' if it is there
+    kind: Literal["verifier"] = "verifier"
+    method: Literal["number", "exact", "contains"] = "number"  # number: the last number, or the one after '####'
+
+    def open(self, name: str, *, seed: int) -> "Verifier":
+        return Verifier(name, self)
 
 
 class Verifier:
-    """Scores 1 (right) or 0 (wrong); abstains where the prompt has no answer; an answer it cannot read is an error."""
+    """Scores 1 (right) or 0 (wrong). Abstains if the prompt has no answer; a prompt's answer without a number is an
+    error."""
 
-    kind: Literal["scores"] = "scores"
+    answer_type: Literal["scores"] = "scores"
     lane: Literal["python"] = "python"
 
     def __init__(self, name: str, settings: VerifierSettings) -> None:
@@ -43,16 +47,16 @@ class Verifier:
             return Score("score", float(response.text.strip() == answer))
         if self._method == "contains":
             return Score("score", float(answer in response.text))
-        wanted, found = final_number(answer), final_number(response.text)
+        wanted, number = final_number(answer), final_number(response.text)
         if wanted is None:
             return Score("error", raw=f"the prompt's answer has no number: {answer!r}")
-        return Score("score", float(found == wanted), raw=None if found is None else str(found))
+        return Score("score", float(number == wanted), raw=None if number is None else str(number))
 
 
 def final_number(text: str) -> Decimal | None:
     """The final number of a GSM8K-style solution: the first one after the last '####', else the last one in `text`.
 
-    Reads signs, thousands separators, decimals and a currency sign; None where there is no number.
+    Reads signs, thousands separators, decimals and currency signs. None if there is no number.
     """
     _, marker, tail = text.rpartition("####")
     numbers = list(_NUMBER.finditer(tail))

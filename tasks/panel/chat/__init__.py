@@ -1,11 +1,11 @@
-"""Chat models that judge: behind an OpenAI-compatible endpoint, or on this machine."""
+"""Chat models that judge: behind an OpenAI-compatible endpoint, or in vLLM on this machine."""
 
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
-#: Where requests note the faults of transport they meet; whoever asks sets it to a list of his own.
+#: Requests append their transport faults to this list; the caller sets a new list for each question.
 faults_met: ContextVar[list[str]] = ContextVar("faults_met")
 
 Messages = list[dict[str, str]]
@@ -13,7 +13,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token and the likeliest alternatives at its place: text -> log-probability (nats), itself too."""
+    """One generated token and the log-probabilities (nats) of the likeliest tokens at its place, itself included."""
 
     text: str
     top: dict[str, float]
@@ -21,20 +21,20 @@ class Token:
 
 @dataclass(frozen=True)
 class Reply:
-    """The end of one request that was answered. `error` says what is wrong with the answer, if anything."""
+    """The answer to one request. `error` says what is wrong with it; None if nothing is."""
 
     text: str | None
     error: str | None
     seconds: float
     tokens: int | None  # prompt and completion
     cost: float | None  # None without a price
-    top_logprobs: tuple[Token, ...] = ()  # by generated token, where they were asked for and the server gives them
+    top_logprobs: tuple[Token, ...] = ()  # one per generated token, if requested and given by the server
 
 
 class Chat(Protocol):
-    """A chat model. Requests may be made concurrently; it keeps its own limits on them."""
+    """A chat model. It accepts concurrent requests, and limits them itself."""
 
     def connected(self) -> AbstractAsyncContextManager[None]: ...
 
     async def chat(self, messages: Messages, *, max_tokens: int, temperature: float, top_logprobs: int = 0) -> Reply:
-        """One completion of `messages`. Raises protocol.Fault when nobody answers after the retries."""
+        """One completion of `messages`. Raises protocol.Fault when all retries fail."""

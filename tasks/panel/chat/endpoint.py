@@ -1,6 +1,6 @@
-"""A chat model behind any OpenAI-compatible endpoint: retries, a rate limit, the price, and a key that is kept nowhere.
+"""A chat model behind any OpenAI-compatible endpoint, with retries, a rate limit and a price. Its key is never stored.
 
-Only faults of transport are asked again; an answer that makes no sense is an answer, and its text is kept.
+Only transport faults are retried. An answer that cannot be parsed is not retried, and its text is kept.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ import httpx
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Fault
 from tasks.panel.chat import Messages, Reply, Token, faults_met
-from tasks.panel.chat.rate import Rate
+from tasks.panel.chat.rate import RateLimit
 from tasks.panel.chat.settings import ChatSettings
 
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _FIRST_WAIT = 0.5  # seconds before the first retry; doubles each time
 _LONGEST_WAIT = 60.0
-_KEPT = 2000  # characters of an answer that is not a chat completion
+_KEPT = 2000  # characters kept of an answer that is not a chat completion
 
 
 class Endpoint:
@@ -42,7 +42,7 @@ class Endpoint:
         settings = self._settings
         self._key = _read_key(self._name, settings.api_key_env)
         self._gate = asyncio.Semaphore(settings.concurrency)
-        self._rate = Rate(settings.per_minute)
+        self._rate_limit = RateLimit(settings.per_minute)
         limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         async with httpx.AsyncClient(timeout=settings.timeout, limits=limits, headers=headers) as self._client:
@@ -61,13 +61,13 @@ class Endpoint:
         return await self._ask(body)
 
     async def _ask(self, body: dict[str, Any]) -> Reply:
-        assert self._client is not None, "chat() is for inside connected()"
+        assert self._client is not None, "chat() needs connected()"
         spent = 0.0
         error = ""
         for attempt in range(self._settings.retries + 1):
             wait = _FIRST_WAIT * 2**attempt
             async with self._gate:
-                await self._rate.turn()
+                await self._rate_limit.turn()
                 started = time.monotonic()
                 try:
                     answer = await self._client.post(self._url, json=body)
@@ -89,7 +89,7 @@ class Endpoint:
         raise Fault(error, spent)
 
     def _read(self, answer: httpx.Response, seconds: float) -> Reply:
-        """The text of a chat completion; an answer of another shape is an error that keeps it."""
+        """The text of a chat completion; any other answer is an error that keeps the answer's text."""
         tokens: int | None = None
         cost: float | None = None
         try:
@@ -111,39 +111,42 @@ class Endpoint:
         return Reply(self._without_key(text), cut, seconds, tokens, cost, top)
 
     def _without_key(self, text: str) -> str:
-        """Some servers quote the key in their complaint, as it is or as JSON has it."""
+        """Some servers repeat the key in error messages, either plain or escaped as JSON."""
         if not self._key:
             return text
         return text.replace(self._key, "[key]").replace(json.dumps(self._key)[1:-1], "[key]")
 
 
 def _top_logprobs(choice: dict[str, Any]) -> tuple[Token, ...]:
-    """The alternatives of each generated token; empty when the server gives none. Raises what a wrong shape raises."""
+    """The alternatives of each generated token; empty if the server gives none.
+
+    Raises LookupError, TypeError, ValueError or AttributeError for another shape.
+    """
     content = (choice.get("logprobs") or {}).get("content") or []
     return tuple(
         Token(
-            each["token"],
-            {each["token"]: float(each["logprob"])}
-            | {other["token"]: float(other["logprob"]) for other in each.get("top_logprobs") or []},
+            token["token"],
+            {token["token"]: float(token["logprob"])}
+            | {other["token"]: float(other["logprob"]) for other in token.get("top_logprobs") or []},
         )
-        for each in content
+        for token in content
     )
 
 
 def _retry_after(answer: httpx.Response, wait: float) -> float:
-    """Seconds that the server asks to be left alone (a number or a date), else `wait`."""
-    asked = answer.headers.get("retry-after", "").strip()
-    if asked.isdecimal():
-        return float(asked)
+    """Seconds until the time in the Retry-After header (a number or a date), else `wait`."""
+    header = answer.headers.get("retry-after", "").strip()
+    if header.isdecimal():
+        return float(header)
     try:
-        moment = email.utils.parsedate_to_datetime(asked)
+        moment = email.utils.parsedate_to_datetime(header)
     except ValueError:
         return wait
     return max(0.0, moment.timestamp() - time.time())
 
 
 def _read_key(name: str, variable: str | None) -> str | None:
-    """The key, read when it is needed and kept nowhere else."""
+    """The key in the environment variable, or None without a variable. Raises UserError when it is not set."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -151,6 +154,6 @@ def _read_key(name: str, variable: str | None) -> str | None:
         raise UserError(
             f"the environment variable {variable} is not set",
             where=f"annotators.{name}.api_key_env",
-            remedy=f"export {variable}=<key>, or leave api_key_env out for a server that needs none",
+            remedy=f"export {variable}=<key>, or remove api_key_env if the server needs no key",
         )
     return key

@@ -1,11 +1,11 @@
-"""At most so many requests a minute, evenly spread."""
+"""A limit on requests per minute, evenly spaced."""
 
 import asyncio
 import time
 
 
-class Rate:
-    """`turn()` returns when the next request may be made; None: at once."""
+class RateLimit:
+    """`turn()` returns when the next request may be made; with None, immediately."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._gap = 60.0 / per_minute if per_minute else 0.0
@@ -14,6 +14,6 @@ class Rate:
     async def turn(self) -> None:
         if self._gap:
             now = time.monotonic()
-            mine = max(self._next, now)
-            self._next = mine + self._gap
-            await asyncio.sleep(mine - now)
+            start = max(self._next, now)
+            self._next = start + self._gap
+            await asyncio.sleep(start - now)

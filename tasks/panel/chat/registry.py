@@ -1,4 +1,4 @@
-"""Settings to chat models. httpx and vLLM are imported, or started, only when one is opened."""
+"""Opens chat models. httpx is imported only for an endpoint, and vLLM started only for a local model."""
 
 from tasks.panel.annotators.protocol import Limits
 from tasks.panel.chat import Chat
@@ -6,7 +6,7 @@ from tasks.panel.chat.settings import ChatSettings
 
 
 def open_chat(name: str, settings: ChatSettings) -> Chat:
-    """The chat model of annotator `name`. Raises UserError for what is known to be wrong before it is connected."""
+    """The chat model of annotator `name`. Raises UserError when the API key, the folder or vLLM is missing."""
     if settings.backend == "vllm":
         from tasks.panel.chat.vllm import VllmChat
 

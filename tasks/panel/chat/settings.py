@@ -1,4 +1,4 @@
-"""Settings of annotators that ask a chat model: where the model is, what it costs, and how hard it may be asked."""
+"""Settings of annotators that use a chat model: where the model is, its price, and the limits on requests."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.files import digest
 from storage.manifest import folder_digest
-from tasks.panel.annotators.settings import AnnotatorBase, policy_folder
-
-#: Settings of a chat annotator that decide nothing about its answers. They may change between attempts.
-OPERATIONS = frozenset(
-    {"base_url", "api_key_env", "concurrency", "per_minute", "timeout", "retries", "faults", "pause", "probes", "price"}
-)
+from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, policy_folder
 
 
 class Price(BaseModel):
-    """What a provider charges, in the currency of your choice, for a million tokens."""
+    """What a provider charges for a million tokens, in any currency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,12 +25,12 @@ class Price(BaseModel):
 
 
 class ChatEngineSettings(BaseModel):
-    """How vLLM runs a judge on this machine."""
+    """How vLLM runs the judge on this machine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    max_model_len: int | None = Field(None, ge=1)  # tokens of question and answer; None = the model's context
+    max_model_len: int | None = Field(None, ge=1)  # tokens of prompt and answer; None = the model's context length
     enforce_eager: bool = False
     tensor_parallel: int = Field(1, ge=1)
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)  # GPU
@@ -44,46 +39,74 @@ class ChatEngineSettings(BaseModel):
 
 
 class ChatSettings(AnnotatorBase):
-    """What every annotator that asks a chat model has."""
-
-    operational: ClassVar[frozenset[str]] = OPERATIONS
+    """Settings of every annotator that uses a chat model."""
 
     backend: Literal["endpoint", "vllm"] = "endpoint"  # an OpenAI-compatible server, or vLLM on this machine
-    model: str  # endpoint: the name it serves; vllm: a folder; or policy, previous, initial (of the run)
+    model: str  # endpoint: the name it serves; vllm: a folder, or the run's policy, previous, initial
     base_url: str = "http://127.0.0.1:8000/v1"  # endpoint
-    api_key_env: str | None = None  # endpoint: environment variable with the key; None = no key is sent
+    api_key_env: str | None = None  # endpoint: environment variable that holds the key; None = send no key
     engine: ChatEngineSettings = ChatEngineSettings()  # vllm
     system: str | None = None  # system message
     max_tokens: int = Field(512, ge=1)
     temperature: float = Field(0.0, ge=0)
-    extra_body: dict[str, Any] = Field({})  # endpoint: further fields of each request, e.g. {seed: 0}
+    extra_body: dict[str, Any] = Field({})  # endpoint: more fields for each request, e.g. {seed: 0}
     concurrency: int = Field(16, ge=1)  # requests in flight
-    per_minute: float | None = Field(None, gt=0)  # endpoint: requests; None = as many as come
-    timeout: float = Field(120, gt=0)  # endpoint: seconds a request
+    per_minute: float | None = Field(None, gt=0)  # endpoint: requests; None = no limit
+    timeout: float = Field(120, gt=0)  # endpoint: seconds per request
     retries: int = Field(3, ge=0)  # endpoint: transport faults only
-    faults: int = Field(8, ge=1)  # consecutive faults (after their retries) that open the circuit
-    pause: float = Field(30, ge=0)  # seconds until one question probes an open circuit; doubles each time
+    faults: int = Field(8, ge=1)  # consecutive faults (after retries) that open the circuit breaker
+    pause: float = Field(30, ge=0)  # seconds until one question probes the model again; doubles each time
     probes: int = Field(3, ge=0)  # failed probes after which the annotator is given up for this stage
     price: Price | None = None
 
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {
+            "base_url",
+            "api_key_env",
+            "concurrency",
+            "per_minute",
+            "timeout",
+            "retries",
+            "faults",
+            "pause",
+            "probes",
+            "price",
+        }
+    )
+
     @model_validator(mode="after")
-    def _of_its_backend(self) -> Self:
-        """What the backend would not heed is refused."""
-        foreign = {
+    def _fits_the_backend(self) -> Self:
+        unused = {
             "endpoint": ("engine",),
             "vllm": ("base_url", "api_key_env", "extra_body", "per_minute", "timeout", "retries"),
         }[self.backend]
-        if unheeded := [name for name in foreign if name in self.model_fields_set and _differs(self, name)]:
-            raise ValueError(f"backend={self.backend} does not heed {', '.join(unheeded)}")
+        if ignored := [name for name in unused if name in self.model_fields_set and _differs(self, name)]:
+            raise ValueError(f"backend={self.backend} does not use {', '.join(ignored)}; remove it")
         if "@" in urlsplit(self.base_url).netloc:
-            raise ValueError("base_url has a password in it, which config copies would keep; use api_key_env")
+            raise ValueError("base_url contains a password, and copies of the configuration keep it; use api_key_env")
         return self
 
-    def reads(self) -> list[str]:
+    def check(self, name: str) -> None:
+        from tasks.modeling.load import check_policy_folder
+
+        if self.backend == "vllm" and self.model not in POLICY_NAMES:
+            check_policy_folder(Path(self.model))
+
+    def files(self) -> list[str]:
         return [self.model] if self.backend == "vllm" else []
 
+    def models(self) -> list[str]:
+        return [self.model]
+
+    def key_variables(self) -> list[str]:
+        return [self.api_key_env] if self.api_key_env else []
+
+    @property
+    def unpriced(self) -> bool:
+        return self.backend == "endpoint" and self.price is None
+
     def answers(self) -> str:
-        """Digest of what decides an answer: the model (a served name, or a folder's files) and the sampling."""
+        """Digest of what decides an answer: the model (its served name, or its folder's files) and the sampling."""
         model: object = self.model
         if self.backend == "vllm":
             contents = folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model
@@ -94,7 +117,7 @@ class ChatSettings(AnnotatorBase):
         if self.backend != "vllm":
             return self
         model = policy_folder(self.model, policies, where=f"annotators.{name}.model")
-        return self.model_copy(update={"model": model})
+        return type(self)(**(dict(self) | {"model": model}))
 
 
 def _differs(settings: ChatSettings, name: str) -> bool:

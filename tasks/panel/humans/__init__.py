@@ -1,1 +1,1 @@
-"""People as annotators, asynchronously: a batch is exported, they vote in their own time, votes are collected."""
+"""People as annotators: a batch is exported, people vote on it in their own time, and their votes are collected."""

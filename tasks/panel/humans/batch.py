@@ -1,6 +1,6 @@
-"""What people are asked: a folder with batch.jsonl (one comparison a line) and batch.json (what is wanted of them).
+"""A batch for people to vote on: a folder with batch.jsonl (one comparison per line) and batch.json (its settings).
 
-A comparison is named by its content. Votes on it stay good when the batch is exported again, with more comparisons or
+A comparison's id is a digest of its content. Votes stay valid when the batch is exported again with more comparisons or
 other settings.
 """
 
@@ -17,73 +17,73 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
+from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.protocol import Comparison, Messages
-from tasks.panel.humans.settings import HumanSettings
 
 BATCH = "batch.jsonl"
-ABOUT = "batch.json"
+INFO = "batch.json"
 
 Shown = Literal["ab", "ba"]
 
 
-class Question(BaseModel):
-    """One line of batch.jsonl. Which response is a, and which b, follows from the texts alone."""
+class BatchItem(BaseModel):
+    """One comparison: a line of batch.jsonl. Which response is a depends on the two texts only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str  # 16 hex digits of sha256 of the prompt and both responses
+    id: str  # 16 hex digits of the sha256 of the prompt and both responses
     prompt: Messages
     a: str
     b: str
 
 
-class About(BaseModel):
-    """batch.json: whom the batch is for, and when it is done."""
+class BatchInfo(BaseModel):
+    """batch.json: what voters are shown, and when the batch is complete."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str  # of the annotator in the panel
+    name: str  # the annotator's name on the panel
     title: str
     instructions: str
-    votes: int  # people that a comparison needs
-    needed: int  # comparisons that must have them before the round goes on
+    votes: int  # people who must answer a comparison
+    needed: int  # comparisons that must be complete before the round goes on
     comparisons: int
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch as it lies on disk."""
+    """A batch on disk."""
 
     folder: Path
-    about: About
-    questions: dict[str, Question]  # by id, in the order of batch.jsonl
+    info: BatchInfo
+    items: dict[str, BatchItem]  # by id, in the order of batch.jsonl
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Where a comparison is in the batch; `swapped`: its a is the question's b."""
+class ItemOfComparison:
+    """The batch item of a comparison. `swapped`: the comparison's a is the item's b."""
 
     id: str
     swapped: bool
 
 
 def batch_folder(stage: Path, name: str) -> Path:
-    """Where the batch of annotator `name` lies in its label stage's folder."""
+    """The folder of annotator `name`'s batch in the folder of its label stage."""
     return stage / f"humans-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
 
 
 def export(
     settings: HumanSettings, name: str, folder: Path, comparisons: Sequence[Comparison]
-) -> tuple[Batch, list[Asked | None]]:
-    """Write the batch of `comparisons` to `folder`, if it is not there already; equal comparisons give equal bytes.
+) -> tuple[Batch, list[ItemOfComparison | None]]:
+    """Write the batch of `comparisons` to `folder` if it is not there yet. Equal comparisons give equal bytes.
 
-    Returns it, with the place of each comparison in it: None where people are not asked, because the two responses
-    read the same or the comparison is not in the sample. Comparisons that read the same are asked about once.
+    Returns the batch, and the item of each comparison: None if it is not in the sample or its two responses have the
+    same text. Comparisons with the same content share one item.
     """
-    placed = [_place(comparison) for comparison in comparisons]
-    found = {question.id: question for question, _ in placed if question.a != question.b}
-    chosen = _spread(list(found.values()), settings.sample)
-    about = About(
+    located = [_item(comparison) for comparison in comparisons]
+    distinct = {item.id: item for item, _ in located if item.a != item.b}
+    chosen = _spread(list(distinct.values()), settings.sample)
+    info = BatchInfo(
         name=name,
         title=settings.title,
         instructions=settings.instructions,
@@ -91,56 +91,57 @@ def export(
         needed=math.ceil(settings.share * len(chosen) - 1e-9),
         comparisons=len(chosen),
     )
-    questions = {question.id: question for question in chosen}
-    lines = "".join(canonical_json(question.model_dump()) + "\n" for question in chosen)
+    items = {item.id: item for item in chosen}
+    lines = "".join(canonical_json(item.model_dump()) + "\n" for item in chosen)
     _publish(folder / BATCH, lines)
-    _publish(folder / ABOUT, json.dumps(about.model_dump(), indent=2, ensure_ascii=False) + "\n")
-    places = [Asked(question.id, swapped) if question.id in questions else None for question, swapped in placed]
-    return Batch(folder, about, questions), places
+    _publish(folder / INFO, json.dumps(info.model_dump(), indent=2, ensure_ascii=False) + "\n")
+    places = [ItemOfComparison(item.id, swapped) if item.id in items else None for item, swapped in located]
+    return Batch(folder, info, items), places
 
 
 def read_batch(folder: Path) -> Batch:
-    """Read an exported batch. Raises UserError, naming file and line, for one that is not whole."""
-    path = folder / ABOUT
+    """Read an exported batch. Raises UserError with file and line if it cannot be read."""
+    path = folder / INFO
     try:
-        about = About.model_validate_json(path.read_bytes())
-        path, questions = folder / BATCH, {}
+        info = BatchInfo.model_validate_json(path.read_bytes())
+        path, items = folder / BATCH, {}
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             path = folder / f"{BATCH}:{number}"
-            question = Question.model_validate_json(line)
-            questions[question.id] = question
+            item = BatchItem.model_validate_json(line)
+            items[item.id] = item
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise UserError(
             f"the batch for people cannot be read: {reason}",
             where=str(path),
-            remedy="start the run again: its label stage exports the batch anew, and votes on it are kept",
+            remedy="start the run again: its label stage exports the batch again, and the votes are kept",
         ) from None
-    return Batch(folder, about, questions)
+    return Batch(folder, info, items)
 
 
-def shown_order(question: str, person: str) -> Shown:
-    """Which response this person sees as A: the question's a ("ab") or its b ("ba"); half of each, by hash."""
-    return "ab" if hashlib.sha256(f"{person}\n{question}".encode()).digest()[0] % 2 else "ba"
+def shown_order(item: str, person: str) -> Shown:
+    """Which response this person sees as A: the item's a ("ab") or its b ("ba"). Each half of the time, by hash."""
+    return "ab" if hashlib.sha256(f"{person}\n{item}".encode()).digest()[0] % 2 else "ba"
 
 
-def _place(comparison: Comparison) -> tuple[Question, bool]:
-    messages = [{"role": each["role"], "content": each["content"]} for each in comparison.a.messages]
+def _item(comparison: Comparison) -> tuple[BatchItem, bool]:
+    """The item of a comparison, and whether the comparison's a is the item's b."""
+    messages = [{"role": message["role"], "content": message["content"]} for message in comparison.a.messages]
     texts = sorted((comparison.a.text, comparison.b.text), key=lambda text: hashlib.sha256(text.encode()).digest())
-    name = hashlib.sha256(canonical_json([messages, texts]).encode()).hexdigest()[:16]
-    return Question(id=name, prompt=messages, a=texts[0], b=texts[1]), texts[0] != comparison.a.text
+    digest = hashlib.sha256(canonical_json([messages, texts]).encode()).hexdigest()[:16]
+    return BatchItem(id=digest, prompt=messages, a=texts[0], b=texts[1]), texts[0] != comparison.a.text
 
 
-def _spread(questions: list[Question], sample: int | None) -> list[Question]:
-    """So many questions, as equally over prompts as they go, by hash; in the order in which they were given."""
-    if sample is None or sample >= len(questions):
-        return questions
-    of_prompt: dict[str, list[str]] = {}
-    for question in sorted(questions, key=lambda question: question.id):
-        of_prompt.setdefault(canonical_json(question.prompt), []).append(question.id)
-    ranked = sorted((rank, name) for names in of_prompt.values() for rank, name in enumerate(names))
-    kept = {name for _, name in ranked[:sample]}
-    return [question for question in questions if question.id in kept]
+def _spread(items: list[BatchItem], sample: int | None) -> list[BatchItem]:
+    """A sample of `sample` items, spread evenly over prompts, chosen by hash; in the order of `items`."""
+    if sample is None or sample >= len(items):
+        return items
+    by_prompt: dict[str, list[str]] = {}
+    for item in sorted(items, key=lambda item: item.id):
+        by_prompt.setdefault(canonical_json(item.prompt), []).append(item.id)
+    ranked = sorted((rank, item_id) for ids in by_prompt.values() for rank, item_id in enumerate(ids))
+    sampled = {item_id for _, item_id in ranked[:sample]}
+    return [item for item in items if item.id in sampled]
 
 
 def _publish(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The label stage's side: hand the comparisons out, and take in what people have said of them."""
+"""The label stage's side of voting: export the comparisons, and collect the votes on them."""
 
 import logging
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ from pathlib import Path
 import pyarrow as pa
 
 from storage.schemas import VOTES
+from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.protocol import Comparison, Vote, VoteOutcome
 from tasks.panel.humans.batch import export
-from tasks.panel.humans.settings import HumanSettings
 from tasks.panel.humans.votes import HumanVote, read_votes
 
 log = logging.getLogger("irepo")
 
-#: Exit code of a command that ends because people have to vote first.
+#: Exit code of a command that ends because it waits for people's votes.
 EXIT_WAITING = 3
 
-_NAMED = 5  # faults that a message spells out
+_LISTED = 5  # bad lines that a log message lists
 
 
 class WaitingForVotes(Exception):
-    """People have not said enough yet. Nothing is wrong: run the stage again when they have."""
+    """There are not enough votes yet. This is not an error: run the stage again when people have voted."""
 
     def __init__(self, folder: Path, have: int, need: int) -> None:
         super().__init__(folder, have, need)
@@ -39,19 +39,19 @@ class WaitingForVotes(Exception):
 
 
 @dataclass(frozen=True)
-class Collected:
-    """What people said. Equal votes give equal contents, whatever the order in which they came."""
+class CollectedVotes:
+    """The votes of people. Their order of arrival makes no difference."""
 
-    votes: list[dict[str, Vote]]  # for each comparison, by annotator: "<name>/<person>", sorted; none where not asked
-    faults: list[str]  # lines that were left out: file, line, why
+    votes: list[dict[str, Vote]]  # per comparison, by voter "<name>/<person>", sorted
+    faults: list[str]  # lines that were ignored: file, line, reason
 
     @property
     def annotators(self) -> list[str]:
-        """Everybody who voted, sorted."""
+        """All voters, sorted."""
         return sorted({annotator for votes in self.votes for annotator in votes})
 
     def rows(self, comparisons: Sequence[Comparison]) -> pa.Table:
-        """Vote rows (storage.schemas.VOTES) on `comparisons`, those that were collected: by person, then as given."""
+        """Vote rows (storage.schemas.VOTES) on the collected `comparisons`, by voter, then in their order."""
         rows = [
             {
                 "prompt_id": comparison.a.prompt_id,
@@ -70,32 +70,32 @@ class Collected:
         return pa.Table.from_pylist(rows, schema=VOTES)
 
 
-def collect(settings: HumanSettings, name: str, folder: Path, comparisons: Sequence[Comparison]) -> Collected:
-    """Export `comparisons` to `folder` (see batch.export) and take in the votes that lie there.
+def collect(settings: HumanSettings, name: str, folder: Path, comparisons: Sequence[Comparison]) -> CollectedVotes:
+    """Export `comparisons` to `folder` (see batch.export) and collect the votes in it.
 
-    Each person is an annotator. A skip is an abstention. Raises WaitingForVotes below the quorum: while fewer than
-    `share` of the comparisons that people are asked about have been answered by `votes` of them.
+    Each person is an annotator. A skip is an abstention. Raises WaitingForVotes while fewer than `share` of the
+    comparisons in the batch have the answers of `votes` people.
     """
     batch, places = export(settings, name, folder, comparisons)
-    arrived = read_votes(folder, batch.questions)
-    _warn(folder, "cannot be read", arrived.faults)
-    _warn(folder, "are about no comparison of the batch", arrived.strangers)
-    have = arrived.complete(settings.votes)
-    if have < batch.about.needed:
-        raise WaitingForVotes(folder, have, batch.about.needed)
+    received = read_votes(folder, batch.items)
+    _warn(folder, "cannot be read", received.faults)
+    _warn(folder, "are about a comparison that is not in the batch", received.unknown)
+    have = received.complete(settings.votes)
+    if have < batch.info.needed:
+        raise WaitingForVotes(folder, have, batch.info.needed)
     votes = [
-        {f"{name}/{person}": _as_vote(vote, place.swapped) for person, vote in arrived.votes.get(place.id, {}).items()}
+        {f"{name}/{person}": _as_vote(vote, place.swapped) for person, vote in received.votes.get(place.id, {}).items()}
         if place
         else {}
         for place in places
     ]
-    return Collected(votes, arrived.faults + arrived.strangers)
+    return CollectedVotes(votes, received.faults + received.unknown)
 
 
 def _warn(folder: Path, what: str, lines: list[str]) -> None:
     if lines:
-        more = f", and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
-        log.warning("%s: %d lines %s: %s%s", folder, len(lines), what, "; ".join(lines[:_NAMED]), more)
+        more = f", and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+        log.warning("%s: %d lines %s: %s%s", folder, len(lines), what, "; ".join(lines[:_LISTED]), more)
 
 
 _OUTCOMES: dict[str, VoteOutcome] = {"a": "a", "b": "b", "tie": "tie", "skip": "abstain"}
@@ -103,7 +103,7 @@ _SWAPPED: dict[str, VoteOutcome] = _OUTCOMES | {"a": "b", "b": "a"}
 
 
 def _as_vote(vote: HumanVote, swapped: bool) -> Vote:
-    """The vote on a comparison whose a is the question's a, or (`swapped`) its b."""
+    """The vote on a comparison whose a is the item's a, or (`swapped`) its b."""
     a_first = (vote.order == "ab") != swapped
     outcome = (_SWAPPED if swapped else _OUTCOMES)[vote.outcome]
     return Vote(

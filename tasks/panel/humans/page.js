@@ -1,22 +1,22 @@
 "use strict";
-// One page: who votes, the next comparison, and votes that are kept here until the server has them on its disk.
+// The page: the voter's name, the next comparison, and the votes that the server has not written to its disk yet.
 
 const $ = id => document.getElementById(id);
-const QUICK = 250;      // ms after a comparison appears in which a key is taken for a slip
-const LOOK = 5000;      // ms between looks at the server while there is nothing to do
-const UNDOABLE = 20;    // votes that can be taken back
+const QUICK = 250;      // ms after a comparison appears in which keys are ignored as accidental
+const LOOK = 5000;      // ms between requests for work while there is none
+const UNDOABLE = 20;    // votes that can be undone
 
-const OUT = "irepo-vote ";  // + person, batch, comparison: a vote that the server does not have yet
+const OUT = "irepo-vote ";  // + person, batch, comparison: storage key of an unsent vote
 let person = localStorage.getItem("irepo-person") || "";
-let batch = null;       // what the server says of the batch that is voted on
-let wanted = null;      // the batch that this person chose, by path
-let queue = [];         // comparisons to come; the first one is on the screen
-let shownAt = 0;        // when it appeared, ms
+let batch = null;       // the current batch, as the server describes it
+let wanted = null;      // path of the batch that this person chose
+let queue = [];         // the next comparisons; the first one is on the screen
+let shownAt = 0;        // time at which it appeared, ms
 let fetching = null, look = null;
-let taken = 0;          // votes that the server took from this tab
-const settled = new Set();  // comparisons voted on in this tab: an answer under way may still hold them
+let taken = 0;          // votes from this tab that the server accepted
+const settled = new Set();  // comparisons voted on in this tab; a response on its way may still list them
 
-// ---------------------------------------------------------------- votes on their way
+// ---------------------------------------------------------------- unsent votes
 
 const outKey = vote => `${OUT}${vote.person} ${vote.batch} ${vote.id}`;
 
@@ -34,10 +34,10 @@ function send(vote) {
 
 let pause = 0, timer = null, refused = "";
 
-// One tab at a time, oldest first: a vote that was changed cannot overtake the change.
+// One tab sends at a time, oldest vote first, so that a changed vote never arrives after its change.
 function flush() {
   clearTimeout(timer);
-  tell();
+  showStatus();
   navigator.locks.request("irepo-votes", async () => {
     for (const {key, kept} of waiting()) {
       let answer;
@@ -60,29 +60,29 @@ function flush() {
       }
       if (localStorage.getItem(key) === kept) localStorage.removeItem(key);
       drawProgress();
-      tell();
+      showStatus();
     }
     return true;
   }).then(done => {
     pause = done ? 0 : Math.min(8000, pause * 2 || 500);
     if (!done) timer = setTimeout(flush, pause);
-    tell();
+    showStatus();
     if (done && !queue.length && person) refill();
   });
 }
 
-function tell() {
+function showStatus() {
   const votes = waiting().length;
   const status = $("status");
   status.classList.toggle("wrong", Boolean(refused) || (votes > 0 && pause > 0));
   const many = votes === 1 ? "1 vote is" : `${votes} votes are`;
-  if (refused) status.textContent = `A vote was not taken: ${refused}`;
-  else if (votes && pause) status.textContent = `The server does not answer. ${many} kept in this browser and sent when it is back.`;
+  if (refused) status.textContent = `A vote was not accepted: ${refused}`;
+  else if (votes && pause) status.textContent = `The server does not answer. ${many} kept in this browser and will be sent when the server is back.`;
   else if (votes) status.textContent = "Saving…";
   else status.textContent = batch && batch.mine ? "All your votes are saved." : "";
 }
 
-// ---------------------------------------------------------------- what comes next
+// ---------------------------------------------------------------- the next comparison
 
 function history() {
   return JSON.parse(localStorage.getItem(`irepo-history ${person}`) || "[]");
@@ -110,9 +110,9 @@ async function ask() {
     answer = null;
   }
   if (who !== person) return;
-  if (taken !== before) return ask();  // this answer may be older than a vote: it would be asked for again
+  if (taken !== before) return ask();  // this response may be older than the last vote
   if (!answer || !answer.ok) {
-    if (!queue.length) blank("No answer", answer ? said.error : "The server does not answer. This page goes on by itself when it is back.");
+    if (!queue.length) blank("No answer", answer ? said.error : "The server does not answer. This page tries again by itself.");
     again();
     return;
   }
@@ -124,15 +124,15 @@ async function ask() {
     .filter(vote => vote.person === person && batch && vote.batch === batch.batch && vote.choice !== "withdrawn")
     .map(vote => vote.id));
   const fresh = each => each.id !== queue[0]?.id && !voted.has(each.id) && !settled.has(`${said.batch} ${each.id}`);
-  queue = [...queue.slice(0, 1), ...said.questions.filter(fresh)];  // less what others have done meanwhile
+  queue = [...queue.slice(0, 1), ...said.questions.filter(fresh)];  // without comparisons that others completed meanwhile
   if (!queue.length && batch && !wanted && !batch.left && said.batches.some(each => each.left)) {
-    batch = null;  // done with this one: the server chooses the next
+    batch = null;  // this batch is done: the server chooses the next one
     setTimeout(refill, 0);
     return;
   }
   drawBatches(said.batches);
   drawProgress();
-  tell();
+  showStatus();
   if (queue.length) {
     if (queue[0] !== current || $("voting").hidden) show();
   } else {
@@ -142,10 +142,10 @@ async function ask() {
 
 function rest(batches) {
   const mine = batches.reduce((sum, each) => sum + each.mine, 0);
-  if (!batches.length) blank("Nothing to vote on", "No round is waiting for people just now. This page looks again by itself.");
+  if (!batches.length) blank("Nothing to vote on", "No round is waiting for votes. This page checks again by itself.");
   else if (batches.every(each => each.reached)) blank("All done", "The comparisons have the votes they need, and the round can go on. Thank you!");
-  else if (mine) blank("Nothing left for you", "You have seen everything that still needs votes. The rest is up to others; this page looks again by itself.");
-  else blank("Nothing for you here", "Others have voted on everything. This page looks again by itself.");
+  else if (mine) blank("Nothing left for you", "You have voted on everything that still needs votes. The rest is up to others. This page checks again by itself.");
+  else blank("Nothing for you here", "Others have voted on everything. This page checks again by itself.");
   again();
 }
 
@@ -169,7 +169,7 @@ function blank(title, text) {
   screen("empty");
 }
 
-// Texts are set as text, never as HTML: what a model wrote is shown, not run.
+// Responses are set as text, never as HTML, so that nothing in them runs.
 function put(element, text) {
   element.textContent = text.trim() ? text : text ? "(only white space)" : "(empty)";
   element.classList.toggle("nothing", !text.trim());
@@ -227,7 +227,7 @@ function drawBatches(batches) {
   }));
 }
 
-// ---------------------------------------------------------------- what a person does
+// ---------------------------------------------------------------- the voter's actions
 
 function vote(choice) {
   const now = performance.now();

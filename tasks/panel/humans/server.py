@@ -1,11 +1,12 @@
-"""The page where people vote: a server for this machine alone, on 127.0.0.1, from the standard library.
+"""The page where people vote: a server on 127.0.0.1, for this machine only, from the standard library.
 
-It writes files on behalf of whoever reaches it, so it answers only to its own name (a page elsewhere that points its
-host name here is refused) and takes votes only from its own page.
+It writes files for everyone who can reach it. So it refuses requests for another host name (DNS rebinding), and votes
+that do not come from its own page (the Origin header).
 """
 
 import json
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import ValidationError
 
 from storage.errors import UserError
-from tasks.panel.humans.vote_queue import Cast, Desk
+from tasks.panel.humans.vote_queue import SubmittedVote, VoteQueue
 from tasks.panel.humans.votes import clean_person
 
 log = logging.getLogger("irepo")
@@ -39,23 +40,23 @@ _HEADERS = {
 
 
 class VoteServer(ThreadingHTTPServer):
-    """Serves the batches below `root`. Each request has a thread: nobody waits for anybody."""
+    """Serves the batches below `root`. Each request has its own thread."""
 
     daemon_threads = True
 
     def __init__(self, root: Path, port: int = PORT) -> None:
-        """Raises UserError when there is no such folder, or the port is taken."""
+        """Raises UserError when the folder does not exist, a batch cannot be read or the port is taken."""
         if not root.is_dir():
-            raise UserError("there is no such folder", where=str(root), remedy="name a run folder, e.g. runs/mine")
-        self.desk = Desk(root)
-        self.desk.standings()  # a broken batch is said now, not to whoever comes to vote
+            raise UserError("this folder does not exist", where=str(root), remedy="give a run folder, e.g. runs/mine")
+        self.queue = VoteQueue(root)
+        self.queue.open_batches()  # raises now if a batch cannot be read, not when someone comes to vote
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except OSError as error:
             raise UserError(
                 f"the page cannot be served: {error.strerror}",
                 where=f"127.0.0.1:{port}",
-                remedy="it may be served already: open that address; else choose another port: --port <number>",
+                remedy="if the page is served already, open that address; else choose another port: --port <number>",
             ) from None
 
     @property
@@ -85,32 +86,34 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self) -> None:
         url = urlsplit(self.path)
         if url.path in _PAGE:
-            name, kind = _PAGE[url.path]
-            self._send(HTTPStatus.OK, (_HERE / name).read_bytes(), f"{kind}; charset=utf-8")
+            name, content_type = _PAGE[url.path]
+            self._send(HTTPStatus.OK, (_HERE / name).read_bytes(), f"{content_type}; charset=utf-8")
         elif url.path == "/api/work":
-            words = parse_qs(url.query)
-            person = clean_person(words.get("person", [""])[0])
-            self._say(HTTPStatus.OK, self.server.desk.work(person, words.get("batch", [None])[0]) | {"person": person})
+            query = parse_qs(url.query)
+            person = clean_person(query.get("person", [""])[0])
+            work = self.server.queue.work(person, query.get("batch", [None])[0])
+            self._send_json(HTTPStatus.OK, work | {"person": person})
         else:
-            raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
+            raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def _post(self) -> None:
         if urlsplit(self.path).path != "/api/votes":
-            raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
+            raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
         if self.headers.get("Origin") != f"http://{self.headers['Host']}":
-            raise _Refused(HTTPStatus.FORBIDDEN, "votes are taken from this server's own page only")
+            raise _Refused(HTTPStatus.FORBIDDEN, "votes are accepted only from this server's own page")
         if self.headers.get_content_type() != "application/json":
-            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a vote is application/json")
+            raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "a vote must be application/json")
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > _LARGEST:
-            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a vote has at most {_LARGEST} bytes")
-        self._say(HTTPStatus.OK, self.server.desk.cast(Cast.model_validate_json(self.rfile.read(int(length)))))
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a vote may have at most {_LARGEST} bytes")
+        vote = SubmittedVote.model_validate_json(self.rfile.read(int(length)))
+        self._send_json(HTTPStatus.OK, self.server.queue.submit(vote))
 
-    def _answer(self, respond: Any) -> None:
+    def _answer(self, respond: Callable[[], None]) -> None:
         try:
             host = self.headers.get("Host", "")
             if host.rpartition(":")[0] not in _NAMES and host not in _NAMES:
-                raise _Refused(HTTPStatus.FORBIDDEN, "this server answers to 127.0.0.1 and localhost only")
+                raise _Refused(HTTPStatus.FORBIDDEN, "this server is reached as 127.0.0.1 or localhost only")
             respond()
         except _Refused as refused:
             self._fail(refused.status, str(refused))
@@ -122,20 +125,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.GONE, error.what)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
-        except OSError as error:  # a full disk: the page keeps the vote and tries again
-            log.warning("%s: %s", self.server.desk.root, error)
+        except OSError as error:  # e.g. a full disk: the page keeps the vote and tries again
+            log.warning("%s: %s", self.server.queue.root, error)
             self._fail(HTTPStatus.SERVICE_UNAVAILABLE, f"the vote cannot be written: {error.strerror}")
 
     def _fail(self, status: HTTPStatus, why: str) -> None:
-        self.close_connection = True  # what is left of the request is not read
-        self._say(status, {"error": why})
+        self.close_connection = True  # the rest of the request is not read
+        self._send_json(status, {"error": why})
 
-    def _say(self, status: HTTPStatus, value: dict[str, Any]) -> None:
+    def _send_json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
         self._send(status, json.dumps(value, ensure_ascii=False).encode(), "application/json; charset=utf-8")
 
-    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+    def _send(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", kind)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         for name, value in _HEADERS.items():
             self.send_header(name, value)
@@ -145,4 +148,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Requests are not written to the terminal."""
+        """Do not write requests to the terminal."""

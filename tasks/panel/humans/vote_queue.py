@@ -1,4 +1,4 @@
-"""Who is asked what next: the batches that wait below a folder, and each person's own queue through them."""
+"""The open batches below a folder, and each person's queue of comparisons in them."""
 
 import hashlib
 import threading
@@ -12,92 +12,93 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.errors import UserError
 from storage.manifest import MANIFEST
-from tasks.panel.humans.batch import ABOUT, Batch, Shown, read_batch, shown_order
-from tasks.panel.humans.votes import Arrived, HumanVote, Said, append_vote, read_votes
+from tasks.panel.humans.batch import INFO, Batch, Shown, read_batch, shown_order
+from tasks.panel.humans.votes import Choice, HumanVote, ReceivedVotes, append_vote, read_votes
 
-_AHEAD = 6  # comparisons that a page is given at once: it goes on while the server is away
-_LOOK = 1.0  # seconds for which what was found below the folder is taken to hold
-_IN_HAND = 120.0  # seconds for which a comparison given to one person is given to others last
+_AHEAD = 6  # comparisons that a page gets at once, so that it works on while the server is down
+_RESCAN = 1.0  # seconds between scans of the folder for batches
+_RESERVED = 120.0  # seconds for which a comparison given to one person is last in the queues of others
 
 
-class Cast(BaseModel):
-    """A vote as the page sends it. a is what stood on the left (or on top)."""
+class SubmittedVote(BaseModel):
+    """A vote as the page sends it. a is the response shown on the left (or on top)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch: str
     id: str
     person: str
-    choice: Said
+    choice: Choice
     order: Shown
     seconds: float | None = None
     note: str | None = None
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a batch is."""
+class BatchProgress:
+    """A batch and the votes on it so far."""
 
     batch: Batch
-    arrived: Arrived
+    received: ReceivedVotes
 
     @property
     def complete(self) -> int:
-        return self.arrived.complete(self.batch.about.votes)
+        """Comparisons that have all their votes."""
+        return self.received.complete(self.batch.info.votes)
 
     @property
     def reached(self) -> bool:
         """Whether the round can go on."""
-        return self.complete >= self.batch.about.needed
+        return self.complete >= self.batch.info.needed
 
 
-class Desk:
-    """Everything below `root`: a batch's folder, a run's or one with many runs. Safe for several threads."""
+class VoteQueue:
+    """The batches below `root`: the folder of a batch, of a run, or of many runs. Safe for several threads."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.Lock()
-        self._looked = -_LOOK
-        self._found: dict[str, Path] = {}
+        self._scanned = -_RESCAN
+        self._found_folders: dict[str, Path] = {}
         self._batches: dict[Path, tuple[Any, Batch]] = {}
-        self._arrived: dict[Path, tuple[Any, Arrived]] = {}
-        self._in_hand: dict[tuple[str, str], tuple[str, float]] = {}  # (batch, comparison): last given to, when
+        self._received: dict[Path, tuple[Any, ReceivedVotes]] = {}
+        self._reserved: dict[tuple[str, str], tuple[str, float]] = {}  # (batch, comparison): person, time
 
-    def standings(self) -> dict[str, Standing]:
-        """The batches that wait for votes, by their path below the root; those of finished stages are left out."""
+    def open_batches(self) -> dict[str, BatchProgress]:
+        """The batches whose stage still waits for votes, by their path below the root."""
         with self._lock:
-            return {name: self._standing(folder) for name, folder in self._folders().items() if _open(folder)}
+            return {name: self._progress(folder) for name, folder in self._folders().items() if _open(folder)}
 
     def work(self, person: str, wanted: str | None = None) -> dict[str, Any]:
-        """What the page shows `person`: all open batches, and the next comparisons of `wanted` (else of the first
-        batch that has some for this person)."""
+        """What the page shows `person`: all open batches, and the next comparisons of the batch `wanted`, or else of
+        the first batch that has some for this person."""
         with self._lock:
-            standings = {name: self._standing(folder) for name, folder in self._folders().items() if _open(folder)}
-            queues = {name: self._queue(name, standing, person) for name, standing in standings.items()}
+            batches = {name: self._progress(folder) for name, folder in self._folders().items() if _open(folder)}
+            queues = {name: self._queue(name, progress, person) for name, progress in batches.items()}
             chosen = wanted if wanted in queues else next((name for name, queue in queues.items() if queue), None)
             ahead = queues[chosen][:_AHEAD] if chosen is not None else []
             now = time.monotonic()
-            self._in_hand |= {(str(chosen), name): (person, now) for name in ahead}
+            self._reserved |= {(str(chosen), item): (person, now) for item in ahead}
             return {
-                "batches": [_progress(name, standing, person, queues[name]) for name, standing in standings.items()],
+                "batches": [_batch_row(name, progress, person, queues[name]) for name, progress in batches.items()],
                 "batch": chosen,
-                "questions": [_shown(standings[str(chosen)].batch, name, person) for name in ahead],
+                "questions": [_shown(batches[str(chosen)].batch, item, person) for item in ahead],
             }
 
-    def cast(self, vote: Cast) -> dict[str, Any]:
-        """Keep a vote; when this returns, it is on the disk. Returns the batch's progress.
+    def submit(self, vote: SubmittedVote) -> dict[str, Any]:
+        """Write a vote to the disk. Returns the batch's progress.
 
-        Raises UserError for a batch or comparison that is not there, and ValueError for a vote that cannot be one.
+        Raises UserError for an unknown batch or comparison, and ValueError for an invalid vote.
         """
         with self._lock:
             folder = self._folders().get(vote.batch)
             if folder is None:
-                raise UserError("this batch is gone", where=vote.batch, remedy="reload the page")
-            batch = self._standing(folder).batch
-            if vote.id not in batch.questions:
-                raise UserError("the batch has no such comparison any more", where=vote.id, remedy="reload the page")
-        mirrored: dict[Said, Said] = {"a": "b", "b": "a"} if vote.order == "ba" else {}
-        kept = HumanVote(
+                raise UserError("this batch is closed", where=vote.batch, remedy="reload the page")
+            batch = self._progress(folder).batch
+            if vote.id not in batch.items:
+                raise UserError("this comparison is no longer in the batch", where=vote.id, remedy="reload the page")
+        mirrored: dict[Choice, Choice] = {"a": "b", "b": "a"} if vote.order == "ba" else {}
+        stored = HumanVote(
             id=vote.id,
             person=vote.person,
             outcome=mirrored.get(vote.choice, vote.choice),
@@ -106,81 +107,83 @@ class Desk:
             seconds=vote.seconds,
             note=vote.note or None,
         )
-        append_vote(folder, kept)
+        append_vote(folder, stored)
         with self._lock:
-            standing = self._standing(folder)
-            queue = self._queue(vote.batch, standing, kept.person)
-            return _progress(vote.batch, standing, kept.person, queue)
+            progress = self._progress(folder)
+            queue = self._queue(vote.batch, progress, stored.person)
+            return _batch_row(vote.batch, progress, stored.person, queue)
 
     def _folders(self) -> dict[str, Path]:
-        if time.monotonic() - self._looked >= _LOOK:
-            folders = sorted(path.parent for path in self.root.rglob(ABOUT) if path.is_file())
-            self._found = {folder.relative_to(self.root).as_posix(): folder for folder in folders}
-            self._looked = time.monotonic()
-        return self._found
+        if time.monotonic() - self._scanned >= _RESCAN:
+            folders = sorted(path.parent for path in self.root.rglob(INFO) if path.is_file())
+            self._found_folders = {folder.relative_to(self.root).as_posix(): folder for folder in folders}
+            self._scanned = time.monotonic()
+        return self._found_folders
 
-    def _standing(self, folder: Path) -> Standing:
-        """As it is on the disk now; a file that did not change is not read again."""
+    def _progress(self, folder: Path) -> BatchProgress:
+        """The batch as it is on the disk now. A file that did not change is not read again."""
         stamp = _stamp(folder, "batch.json*")
         if self._batches.get(folder, (None,))[0] != stamp:
             self._batches[folder] = stamp, read_batch(folder)
         batch = self._batches[folder][1]
-        said = stamp, _stamp(folder, "votes*.jsonl")
-        if self._arrived.get(folder, (None,))[0] != said:
-            self._arrived[folder] = said, read_votes(folder, batch.questions)
-        return Standing(batch, self._arrived[folder][1])
+        votes_stamp = stamp, _stamp(folder, "votes*.jsonl")
+        if self._received.get(folder, (None,))[0] != votes_stamp:
+            self._received[folder] = votes_stamp, read_votes(folder, batch.items)
+        return BatchProgress(batch, self._received[folder][1])
 
-    def _queue(self, name: str, standing: Standing, person: str) -> list[str]:
-        """The comparisons that still need this person, in an order of this person's own.
+    def _queue(self, name: str, progress: BatchProgress, person: str) -> list[str]:
+        """The comparisons that still need a vote of this person, in an order that differs between people.
 
-        Those that somebody else has just been given come last, so that two at once do not do the same work.
+        Comparisons that somebody else is working on come last, so that two people do not do the same work.
         """
-        needed = standing.batch.about.votes
-        people = standing.arrived.votes
+        needed = progress.batch.info.votes
+        people = progress.received.votes
         left = [
-            each
-            for each in standing.batch.questions
-            if person not in people.get(each, {}) and len(people.get(each, {})) < needed
+            item
+            for item in progress.batch.items
+            if person not in people.get(item, {}) and len(people.get(item, {})) < needed
         ]
         now = time.monotonic()
 
-        def taken(each: str) -> bool:
-            holder, since = self._in_hand.get((name, each), (person, now))
-            return holder != person and now - since < _IN_HAND and len(people.get(each, {})) + 1 >= needed
+        def taken(item: str) -> bool:
+            holder, since = self._reserved.get((name, item), (person, now))
+            return holder != person and now - since < _RESERVED and len(people.get(item, {})) + 1 >= needed
 
         return sorted(
-            left, key=lambda each: (taken(each), hashlib.sha256(f"{person}\n{each}\norder".encode()).digest())
+            left, key=lambda item: (taken(item), hashlib.sha256(f"{person}\n{item}\norder".encode()).digest())
         )
 
 
 def _open(folder: Path) -> bool:
-    """Whether the stage that exported the batch still waits: it has no manifest."""
+    """Whether the stage that exported the batch is unfinished: it has no manifest."""
     return not (folder.parent / MANIFEST).exists()
 
 
 def _stamp(folder: Path, pattern: str) -> list[tuple[str, int, int]]:
-    found = [(path.name, path.stat()) for path in sorted(folder.glob(pattern))]
-    return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in found]
+    """Name, time of change (ns) and size of the files that match."""
+    stats = [(path.name, path.stat()) for path in sorted(folder.glob(pattern))]
+    return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
 
 
-def _progress(name: str, standing: Standing, person: str, queue: list[str]) -> dict[str, Any]:
-    about = standing.batch.about
+def _batch_row(name: str, progress: BatchProgress, person: str, queue: list[str]) -> dict[str, Any]:
+    """A batch as the page lists it."""
+    info = progress.batch.info
     return {
         "batch": name,
-        "name": about.name,
-        "title": about.title,
-        "instructions": about.instructions,
-        "needed": about.needed,
-        "comparisons": about.comparisons,
-        "complete": standing.complete,
-        "reached": standing.reached,
-        "mine": sum(person in people for people in standing.arrived.votes.values()),
+        "name": info.name,
+        "title": info.title,
+        "instructions": info.instructions,
+        "needed": info.needed,
+        "comparisons": info.comparisons,
+        "complete": progress.complete,
+        "reached": progress.reached,
+        "mine": sum(person in people for people in progress.received.votes.values()),
         "left": len(queue),
     }
 
 
-def _shown(batch: Batch, name: str, person: str) -> dict[str, Any]:
-    """A comparison as the person sees it: nothing tells who wrote what."""
-    question, order = batch.questions[name], shown_order(name, person)
-    first, second = (question.a, question.b) if order == "ab" else (question.b, question.a)
-    return {"id": name, "prompt": question.prompt, "a": first, "b": second, "order": order}
+def _shown(batch: Batch, item_id: str, person: str) -> dict[str, Any]:
+    """A comparison as the person sees it, without any sign of which model wrote which response."""
+    item, order = batch.items[item_id], shown_order(item_id, person)
+    first, second = (item.a, item.b) if order == "ab" else (item.b, item.a)
+    return {"id": item_id, "prompt": item.prompt, "a": first, "b": second, "order": order}
