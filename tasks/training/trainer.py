@@ -1,6 +1,6 @@
 """The train stage: trains the next policy from preferences and the current policy.
 
-    python -m tasks.training runs/<name>/round-01/train/spec.yaml
+    python -m tasks.run runs/<name>/round-01/train
 
 A killed stage resumes from its last valid checkpoint. On a CPU it ends with the same bytes as an uninterrupted one.
 """
