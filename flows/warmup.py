@@ -33,7 +33,7 @@ from storage.errors import UserError  # noqa: E402
 from storage.prompts import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402
 from tasks.progress import progress_bar  # noqa: E402
-from tasks.training.supervised import SupervisedSettings, supervise  # noqa: E402
+from tasks.training.supervised import SupervisedSettings, fine_tune  # noqa: E402
 
 
 class WarmupConfig(BaseModel):
@@ -101,7 +101,7 @@ def tune(config: WarmupConfig) -> str:
     start = PolicySettings(path=config.policy, revision=config.revision, trust_remote_code=config.trust_remote_code)
     folder = find_policy(start, chat_template=config.chat_template is None)
     with progress_bar("supervise", 0) as progress:
-        supervise(
+        fine_tune(
             folder,
             rows,
             Path(config.out),

@@ -74,12 +74,12 @@ def ours(work: Work) -> Callable[[], Epoch]:
     from tasks.training.batching import PackedForward
     from tasks.training.examples import Example
     from tasks.training.groups import windows
+    from tasks.training.label_columns import LabeledGroup
     from tasks.training.loop import Step, accumulate
     from tasks.training.objectives.dpo import Dpo
     from tasks.training.optimizer import build_optimizer, trainable
     from tasks.training.reference import compute
     from tasks.training.settings import OptimizationSettings
-    from tasks.training.supervision import Supervised
 
     settings = OptimizationSettings(learning_rate=RATE, dtype="bfloat16" if work.bf16 else "float32")
     model = build_model(work.vocabulary).to(work.device)
@@ -91,7 +91,7 @@ def ours(work: Work) -> Callable[[], Epoch]:
     spent = clock(work.device) - started
     parameters = trainable(model)
     optimizer = build_optimizer(parameters, settings)
-    data = _examples(work.groups, values, Example, Supervised)
+    data = _examples(work.groups, values, Example, LabeledGroup)
 
     def run() -> Epoch:
         norms = []
@@ -108,13 +108,13 @@ def ours(work: Work) -> Callable[[], Epoch]:
     return run
 
 
-def _examples(groups: Sequence[PromptGroup], values: Any, example: Any, supervised: Any) -> list[Any]:
+def _examples(groups: Sequence[PromptGroup], values: Any, example: Any, labeled: Any) -> list[Any]:
     from tasks.training.reference import Logprobs
 
     result, start = [], 0
     for group in groups:
         end = start + len(group.responses)
-        result.append(example(supervised(group), Logprobs(values[start:end])))
+        result.append(example(labeled(group), Logprobs(values[start:end])))
         start = end
     return result
 

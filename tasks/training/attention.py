@@ -1,8 +1,8 @@
 """Attention over packed rows, as an implementation of transformers' AttentionInterface.
 
-Each response attends to its prompt and to itself, segment by segment, so that nothing is computed to be masked. On a
-GPU in half precision it is one call of variable-length flash attention (torch.nn.attention.varlen) for all segments;
-this was not run on a GPU yet. The implementation is chosen with `use_segments`; a forward without a packed row is
+Each response attends to its prompt and to itself, segment by segment, so no score is computed only to be masked. On a
+GPU in half precision, one call of variable-length flash attention (torch.nn.attention.varlen) covers all segments; that
+path has not run on a GPU yet. `use_segments` selects this implementation. A forward without a packed row uses
 transformers' own sdpa.
 """
 
@@ -21,35 +21,35 @@ NAME = "irepo_segments"
 
 
 def use_segments(model: "PreTrainedModel") -> None:
-    """Have the model attend by `packed_attention`."""
+    """Make the model attend with `packed_attention`."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)  # of forwards without a packed row
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # for forwards without a packed row
     model.set_attn_implementation(NAME)
 
 
 def packing_options(config: Any, row: PackedRow, dtype: torch.dtype, *, by_mask: bool) -> dict[str, Any]:
-    """Keyword arguments of a decoder's forward over `row`: the row for `packed_attention`, or a mask.
+    """Keyword arguments for a decoder's forward over `row`: the row for `packed_attention`, or a mask.
 
-    A mask that is given (in `dtype` where it is added) replaces the one that transformers would make, its sliding
-    windows included; a model whose layers differ takes one for each of their types. Raises NotImplementedError for
-    other types of layers than full and sliding attention.
+    The mask replaces the one that transformers would build, including its sliding window. It is bool, or additive in
+    `dtype` for eager attention. A model with layers of several types gets one mask per type. Raises
+    NotImplementedError for layer types other than full and sliding attention.
     """
     if not by_mask:
-        # A mask of four dimensions is taken as it is, so that none is made; this one can only be ignored.
+        # transformers passes a mask of four dimensions on and builds none. `packed_attention` ignores this one.
         return {"packed_row": row, "attention_mask": torch.zeros((1, 1, 0, 0), device=row.ids.device)}
     window = getattr(config, "sliding_window", None)
     types = set(getattr(config, "layer_types", None) or ())
     if unknown := types - {"full_attention", "sliding_attention"}:
-        raise NotImplementedError(f"packed rows have no mask for layers of {', '.join(sorted(unknown))}")
+        raise NotImplementedError(f"packed rows have no mask for layers of type {', '.join(sorted(unknown))}")
 
     def mask(window: int | None) -> Tensor:
-        seen = row.whole_mask(window)
+        visible = row.whole_mask(window)
         if config._attn_implementation != "eager":
-            return seen
-        return additive(seen, dtype)
+            return visible
+        return additive(visible, dtype)
 
     if types:
         windows = {"full_attention": None, "sliding_attention": window}
@@ -73,17 +73,18 @@ def packed_attention(
     position_bias: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of heads [1, H, T, D] (keys and values may have fewer heads), as [1, T, H, D].
+    """Attention over queries [1, H, T, D]; keys and values may have fewer heads. Returns [1, T, H, D].
 
-    Honours scaling, sliding windows, soft-capping and grouped queries. Raises NotImplementedError for dropout,
+    Supports scaling, sliding windows, soft-capping and grouped queries. Raises NotImplementedError for dropout,
     attention sinks and position biases.
     """
     if dropout or s_aux is not None or position_bias is not None:
-        raise NotImplementedError("packed rows know no dropout, attention sinks or position biases")
+        raise NotImplementedError("packed rows do not support dropout, attention sinks or position biases")
     if packed_row is None:
-        if softcap is not None:  # which transformers' sdpa leaves out without a word
-            seen = causal(query.shape[2], query.device) if attention_mask is None else attention_mask
-            return _soft_capped(query, key, value, additive(seen, query.dtype), scaling, softcap).transpose(1, 2), None
+        if softcap is not None:  # transformers' sdpa silently ignores it
+            visible = causal(query.shape[2], query.device) if attention_mask is None else attention_mask
+            capped = _soft_capped(query, key, value, additive(visible, query.dtype), scaling, softcap)
+            return capped.transpose(1, 2), None
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         output: Tensor = sdpa_attention_forward(
@@ -104,7 +105,7 @@ def _by_segment(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    # split, whose gradient is one concatenation: slices would each add into a tensor of the whole row.
+    # The gradient of split is one concatenation. Each slice's gradient would be a tensor as long as the row.
     sizes = [size for segment in row.segments for size in (segment.prompt, *segment.responses)]
     parts = zip(*(tensor.split(sizes, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = []
@@ -112,14 +113,14 @@ def _by_segment(
     def attend(q: Tensor, k: Tensor, v: Tensor) -> None:
         queries, keys = q.shape[2], k.shape[2]
         if queries == keys and softcap is None and (window is None or keys <= window):
-            seen: dict[str, Any] = {"is_causal": True}
+            masking: dict[str, Any] = {"is_causal": True}
         else:
-            seen = {"attn_mask": row.mask(queries, keys, window, q.dtype)}
+            masking = {"attn_mask": row.mask(queries, keys, window, q.dtype)}
         if softcap is None:
             gqa = q.shape[1] != k.shape[1]
-            outputs.append(scaled_dot_product_attention(q, k, v, scale=scaling, enable_gqa=gqa, **seen))
+            outputs.append(scaled_dot_product_attention(q, k, v, scale=scaling, enable_gqa=gqa, **masking))
         else:
-            outputs.append(_soft_capped(q, k, v, seen["attn_mask"], scaling, softcap))
+            outputs.append(_soft_capped(q, k, v, masking["attn_mask"], scaling, softcap))
 
     for segment in row.segments:
         prompt = next(parts)
@@ -132,7 +133,7 @@ def _by_segment(
 
 
 def _soft_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float | None, softcap: float) -> Tensor:
-    """softmax(softcap tanh(q k / softcap)) v, softmax in float32 at least."""
+    """softmax(softcap * tanh(scaling * q k^T / softcap) + mask) v; the softmax is in float32 or float64."""
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -143,7 +144,7 @@ def _soft_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float |
 def _variable_length(
     query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None, window: int | None
 ) -> Tensor:
-    """All segments in one call. Queries of a response are the last of its keys (flash attention aligns them so)."""
+    """All segments in one call. Flash attention aligns a response's queries with the last of its keys."""
     from torch.nn.attention.varlen import varlen_attn
 
     gathered, starts, longest = row.variable_length

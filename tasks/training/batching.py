@@ -1,6 +1,6 @@
-"""From prompt groups to log-probabilities of their responses: `Forward`, packed or plain.
+"""Forwards that turn prompt groups into log-probabilities of their responses: packed or plain rows.
 
-These are all that know how rows are laid out. Packed: `tasks.training.packing`. Plain: one row a response, padded.
+Only these classes know how rows are laid out. Packed: see `tasks.training.packing`. Plain: one padded row per response.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class Forward(Protocol):
     """A model's forward over prompt groups."""
 
-    model: "PreTrainedModel"  # or a PeftModel, which forwards like the model it wraps
+    model: "PreTrainedModel"  # or a PeftModel, which is called like the model it wraps
 
     def batches(self, groups: Sequence[PromptGroup]) -> list[list[int]]:
-        """Indices of groups that share a forward; each group once, none cut."""
+        """Indices of the groups in each forward. Each group occurs once and is never split."""
         ...
 
     def tokens_of(self, group: PromptGroup) -> int:
@@ -35,17 +35,17 @@ class Forward(Protocol):
         ...
 
     def logprobs(self, groups: Sequence[PromptGroup]) -> tuple[Tensor, Tensor]:
-        """log p(response | prompt) of every response, [sum of K], and of its single tokens, [T]; group after group.
+        """log p(response | prompt) of every response, [sum of K], and of every response token, [T], in group order.
 
-        float64, nats, differentiable once.
+        float64, in nats, differentiable once.
         """
         ...
 
 
 def build_forward(model: "PreTrainedModel", settings: OptimizationSettings) -> Forward:
-    """The forward that `settings.batching` asks for, of at most `settings.microbatch_tokens` tokens.
+    """The forward for `settings.batching`, with at most `settings.microbatch_tokens` tokens per call.
 
-    A packed one changes the model's attention implementation.
+    A packed forward changes the model's attention implementation.
     """
     if settings.batching == "packed":
         return PackedForward(model, settings.microbatch_tokens)
@@ -53,7 +53,7 @@ def build_forward(model: "PreTrainedModel", settings: OptimizationSettings) -> F
 
 
 class PlainForward:
-    """One row a response, each with its prompt, padded to the longest."""
+    """One row per response, each with its prompt, padded to the longest row."""
 
     def __init__(self, model: "PreTrainedModel", tokens: int) -> None:
         self.model = model
@@ -71,11 +71,11 @@ class PlainForward:
 
 
 class PackedForward:
-    """Several groups in one row, each prompt and response once (see `tasks.training.packing`).
+    """Several groups in one row, with each prompt and response computed once (see `tasks.training.packing`).
 
-    Attention goes segment by segment where the architecture lets us choose its attention (then the layout reaches it as
-    a keyword argument of the forward), else by a mask. The head sees response positions only, in chunks; where a model
-    does more to its logits than its output layer (soft-capping, scaling), the head is the model's own.
+    If the architecture supports custom attention, attention runs segment by segment, and the layout reaches it as a
+    keyword argument of the forward. Otherwise a mask is used. Logits are computed for response positions only, in
+    chunks. Models that also soft-cap or scale their logits use their own head.
     """
 
     def __init__(self, model: "PreTrainedModel", tokens: int, *, by_mask: bool = False) -> None:
@@ -114,21 +114,21 @@ class PackedForward:
 
 
 def output_layer(model: "PreTrainedModel") -> nn.Linear | None:
-    """The output layer, where the model's logits are what it makes of the last hidden states and nothing else.
+    """The output layer if the model's logits are exactly this layer applied to the last hidden states; else None.
 
-    Found out by a forward in which the layer answers something else: that must be what the model answers, and what the
-    layer is asked must be what the decoder gives.
+    Checked by one forward with a hook that replaces the layer's output: the model must return the replacement as its
+    logits, and the layer's input must be the decoder's last hidden states.
     """
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear:
         return None
-    asked: list[Tensor] = []
+    layer_inputs: list[Tensor] = []
     device = layer.weight.device
-    answer = torch.linspace(-1e3, 1e3, layer.out_features, device=device, dtype=layer.weight.dtype)
+    replacement = torch.linspace(-1e3, 1e3, layer.out_features, device=device, dtype=layer.weight.dtype)
 
     def replace(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        asked.append(arguments[0])
-        return answer.expand_as(output)
+        layer_inputs.append(arguments[0])
+        return replacement.expand_as(output)
 
     ids = torch.arange(4, device=device)[None] % layer.in_features
     hook = layer.register_forward_hook(replace)
@@ -138,14 +138,15 @@ def output_layer(model: "PreTrainedModel") -> nn.Linear | None:
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     finally:
         hook.remove()
-    plain = torch.equal(logits, answer.expand_as(logits)) and len(asked) == 1 and torch.equal(asked[0], hidden)
-    return layer if plain else None
+    same_output = torch.equal(logits, replacement.expand_as(logits))
+    same_input = len(layer_inputs) == 1 and torch.equal(layer_inputs[0], hidden)
+    return layer if same_output and same_input else None
 
 
 def padded_batches(groups: Sequence[PromptGroup], tokens: int) -> list[list[int]]:
     """Indices of `groups`, longest first, in batches of at most `tokens` padded tokens (at least one group each).
 
-    A group is never cut, so that every pair finds both its responses in one forward.
+    A group is never split, so both responses of a pair are in one forward.
     """
     order = sorted(range(len(groups)), key=lambda i: (-groups[i].longest, i))
     result: list[list[int]] = []
@@ -162,5 +163,5 @@ def padded_batches(groups: Sequence[PromptGroup], tokens: int) -> list[list[int]
 
 
 def token_starts(groups: Sequence[PromptGroup]) -> list[int]:
-    """Where each response's tokens start among the tokens of `Forward.logprobs`, and where the last ends."""
+    """Start of each response's tokens among the tokens of `Forward.logprobs`, and the end of the last response."""
     return [0, *accumulate(len(response) for group in groups for response in group.responses)]

@@ -1,15 +1,15 @@
-"""Checkpoints inside an unfinished stage: all that is needed to go on and end with the same bytes.
+"""Checkpoints inside an unfinished stage: a resumed stage ends with the same bytes as an uninterrupted one.
 
-`checkpoints/step-000016/` holds the trained parameters and the optimizer's state as safetensors, and `checkpoint.json`:
-which work it belongs to, the step, the metrics so far, and every file's digest. The data position and the learning rate
-are functions of the step. A folder without a record that holds is no checkpoint.
+`checkpoints/step-000016/` holds the trained parameters and the optimizer state as safetensors, and `checkpoint.json`:
+the stage's key, the step, the metrics so far, and the digest of every file. Data position and learning rate follow from
+the step. A folder without a valid checkpoint.json is not a checkpoint.
 """
 
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -34,7 +34,7 @@ _GENERATORS = "generators.safetensors"
 
 
 class Checkpoint(BaseModel):
-    """The record of a checkpoint. `step` optimizer steps were done; `metrics` are theirs."""
+    """The content of checkpoint.json, after `step` optimizer steps with `metrics`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,22 +44,27 @@ class Checkpoint(BaseModel):
     window: int  # of the next step, within its epoch
     metrics: list[StepMetrics]
     files: list[FileEntry]
-    memory: dict[str, float] = {}  # what the objective carries from step to step
+    memory: dict[str, float] = {}  # the objective's state between steps
     digest: str = ""
 
+    def sealed(self) -> Self:
+        """This record with its own digest."""
+        return type(self)(**self.model_dump(exclude={"digest"}), digest=self.own_digest())
+
     def own_digest(self) -> str:
+        """Digest of all other fields."""
         return digest(self.model_dump(mode="json", exclude={"digest"}))
 
     @classmethod
     def read(cls, folder: Path, key: str) -> Self:
-        """Raises BrokenManifest, saying why, unless `folder` is a whole checkpoint of the work `key`."""
+        """The record in `folder`. Raises BrokenManifest unless it is complete, unaltered, and of the stage `key`."""
         path = folder / _RECORD
         try:
             record = cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise BrokenManifest(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
         if record.digest != record.own_digest():
-            raise BrokenManifest(f"{path} was altered: its own digest does not hold")
+            raise BrokenManifest(f"{path} was altered: its digest does not match")
         if record.key != key:
             raise BrokenManifest(f"{path} belongs to other settings or inputs")
         for entry in record.files:
@@ -80,8 +85,8 @@ def save_checkpoint(
 ) -> None:
     """Publish the state after the last of `metrics`, then remove all but the newest KEPT checkpoints.
 
-    `position`: epoch, and window within it, of the next step (both from 0). A checkpoint is whole, however many ranks
-    hold the shards of what is in it: as many or others can go on from it.
+    `position`: epoch of the next step and its window within the epoch, both from 0. A checkpoint holds full tensors,
+    gathered from all ranks, so training can resume with any number of ranks.
     """
     step, (epoch, window) = len(metrics), position
     weights = gathered(parameters, ranks)
@@ -96,8 +101,7 @@ def save_checkpoint(
             record = Checkpoint(
                 key=key, step=step, epoch=epoch, window=window, metrics=metrics, files=files, memory=dict(memory)
             )
-            record = record.model_copy(update={"digest": record.own_digest()})
-            publish_text(temporary / _RECORD, record.model_dump_json())
+            publish_text(temporary / _RECORD, record.sealed().model_dump_json())
         for old in list(_newest_first(stage))[KEPT:]:
             shutil.rmtree(old)
 
@@ -105,7 +109,7 @@ def save_checkpoint(
 
 
 def gathered(tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
-    """The tensors, whole: where they are, or, gathered from several ranks, on the main one's CPU and nowhere else."""
+    """Full tensors. With several ranks: gathered on the main rank's CPU, and empty on the others."""
     if ranks.size == 1:
         return {name: value.detach().contiguous() for name, value in tensors.items()}
     result = {}
@@ -116,6 +120,13 @@ def gathered(tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, tor
     return result
 
 
+class ResumedState(NamedTuple):
+    """What training continues from, besides parameters and optimizer state. Empty without a checkpoint."""
+
+    metrics: list[StepMetrics]
+    memory: dict[str, float]
+
+
 def resume(
     stage: Path,
     *,
@@ -123,23 +134,23 @@ def resume(
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     ranks: Ranks = ALONE,
-) -> tuple[list[StepMetrics], dict[str, float]]:
-    """Load the newest valid checkpoint of the work `key`; the metrics of its steps, and the objective's memory.
+) -> ResumedState:
+    """Load the newest valid checkpoint of the stage `key` into `parameters` and `optimizer`.
 
-    Both are empty when there is none. Checkpoints that are cut, altered or of other work are logged and removed.
+    Truncated or altered checkpoints, and those of other settings or inputs, are logged and removed.
     """
-    found = ranks.by_main(lambda: _newest(stage, key))
-    if found is None:
-        return [], {}
-    folder, record = found
+    newest = ranks.by_main(lambda: _newest(stage, key))
+    if newest is None:
+        return ResumedState([], {})
+    folder, record = newest
     weights = load_file(folder / _WEIGHTS)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(placed_like(weights[name], parameter))
     load_optimizer(optimizer, parameters, load_file(folder / _OPTIMIZER))
     _restore_generators(load_file(folder / _GENERATORS))
-    log.info("training goes on after step %d", record.step)
-    return record.metrics, record.memory
+    log.info("training resumes after step %d", record.step)
+    return ResumedState(record.metrics, record.memory)
 
 
 def _newest(stage: Path, key: str) -> tuple[Path, Checkpoint] | None:
@@ -149,13 +160,13 @@ def _newest(stage: Path, key: str) -> tuple[Path, Checkpoint] | None:
         try:
             return folder, Checkpoint.read(folder, key)
         except BrokenManifest as broken:
-            log.warning("checkpoint %s is passed over: %s", folder.name, broken)
+            log.warning("checkpoint %s is skipped: %s", folder.name, broken)
             shutil.rmtree(folder)
     return None
 
 
 def remove_checkpoints(stage: Path) -> None:
-    """Remove all checkpoints: the stage is done, and they are no part of what it published."""
+    """Remove all checkpoints of a finished stage; they are not part of its manifest."""
     shutil.rmtree(stage / CHECKPOINTS, ignore_errors=True)
 
 
@@ -164,7 +175,7 @@ def _newest_first(stage: Path) -> Iterator[Path]:
 
 
 def _generators() -> dict[str, torch.Tensor]:
-    """States of torch's random generators. Nothing in the loop draws from them today; a resumed run must not care."""
+    """States of torch's random generators, so that a resumed run draws the same numbers. Nothing draws today."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}

@@ -1,4 +1,4 @@
-"""Prompts as vectors: by a sentence encoder (mean pooling, as sentence-transformers do), or by the policy itself."""
+"""Prompt embeddings by a sentence encoder (mean pooling, as in sentence-transformers) or by the policy itself."""
 
 import json
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POLICY = "policy"
-_BATCH = 64  # prompts in one forward
+_BATCH = 64  # prompts per forward
 
 
 def find_embedder(name: str) -> Path:
-    """The folder of a sentence encoder; a hub id is downloaded first. Loads nothing.
+    """The folder of a sentence encoder. A hub id is downloaded first; no model is loaded.
 
-    Raises UserError when there is none, when its weights are not safetensors, and for one that does not pool by the
-    mean of its tokens.
+    Raises UserError when the folder or hub model does not exist, when its weights are not safetensors, and when it does
+    not use mean pooling.
     """
     folder = Path(name)
     if not folder.is_dir():
         folder = _download(name)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise _refuse("this is no model folder with config.json and safetensors", name)
+        raise _refuse("this is not a model folder: it needs config.json and *.safetensors", name)
     pooling = folder / "1_Pooling" / "config.json"
     if pooling.is_file() and not json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
-        raise _refuse("this encoder does not pool by the mean of its tokens", name)
+        raise _refuse("this encoder does not use mean pooling", name)
     return folder
 
 
@@ -41,7 +41,7 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise _refuse(
-            f"there is no such folder, and the hub gave no such model: {str(error).splitlines()[0]}", name
+            f"there is no such folder, and the download from the hub failed: {str(error).splitlines()[0]}", name
         ) from None
 
 
@@ -49,26 +49,29 @@ def _refuse(what: str, name: str) -> UserError:
     return UserError(
         what,
         where=f"objective.embedder={name}",
-        remedy="give a sentence-transformers folder or hub id (all-MiniLM-L6-v2 is the paper's), or objective.embedder="
-        "policy for the policy's own hidden states",
+        remedy="give a sentence-transformers folder or hub id (the paper uses all-MiniLM-L6-v2), or set "
+        "objective.embedder=policy to use the policy's hidden states",
     )
 
 
 def embed(folder: Path, texts: Sequence[str], device: str) -> np.ndarray:
-    """Unit vectors of texts by the encoder in `folder`, float64 [len(texts), E]; longer texts are cut as it says."""
+    """Unit vectors of texts by the encoder in `folder`, float64 [len(texts), E].
+
+    Texts are truncated to the encoder's max_seq_length (512 tokens if it names none).
+    """
     from transformers import AutoModel, AutoTokenizer
 
     model: Any = AutoModel.from_pretrained(folder, use_safetensors=True)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    cut = folder / "sentence_bert_config.json"
-    longest = json.loads(cut.read_text(encoding="utf-8"))["max_seq_length"] if cut.is_file() else 512
+    limits = folder / "sentence_bert_config.json"
+    longest = json.loads(limits.read_text(encoding="utf-8"))["max_seq_length"] if limits.is_file() else 512
     return _embed(model.to(device).eval(), tokenizer, texts, longest)
 
 
 def embed_by_policy(
     policy: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
 ) -> np.ndarray:
-    """Unit vectors of texts: means of the policy's last hidden states, float64 [len(texts), E]. No chat template."""
+    """Unit vectors of texts, float64 [len(texts), E]: means of the policy's last hidden states. No chat template."""
     return _embed(policy, tokenizer, texts, int(getattr(policy.config, "max_position_embeddings", 512)))
 
 

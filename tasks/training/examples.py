@@ -1,4 +1,4 @@
-"""What a step is made of: a prompt group with everything that its loss reads, and several of them as one batch."""
+"""Training examples: a prompt group with everything that its loss reads. `collate` makes a batch of several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ import torch
 from torch import Tensor
 
 from tasks.training.groups import EXTRA, PromptGroup
+from tasks.training.label_columns import LabeledGroup
 from tasks.training.objectives.batch import Batch, TokenColumns
 from tasks.training.reference import Logprobs
-from tasks.training.supervision import Supervised
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt group, log-probabilities of its responses under the reference (and the previous policy), and labels."""
+    """A labeled prompt group with log-probabilities of its responses under the reference and the previous policy."""
 
-    item: Supervised
+    labeled: LabeledGroup
     reference: Logprobs
     previous: Logprobs | None = None
     embedding: np.ndarray | None = None  # [E], of the prompt
-    differing: Sequence[tuple[list[int], list[int]]] | None = None  # positions of differing tokens of each pair's two
+    differing: Sequence[tuple[list[int], list[int]]] | None = None  # per pair: positions of the tokens that differ
 
     @property
     def group(self) -> PromptGroup:
-        return self.item.group
+        return self.labeled.group
 
 
 def collate(examples: Sequence[Example], device: torch.device, annotators: tuple[str, ...] = ()) -> Batch:
-    """The examples as one batch, in which the policy is the reference (use `Batch.at` for another)."""
+    """One batch of the examples. Its policy log-probabilities are the reference's: replace them with `Batch.at`."""
     groups = [example.group for example in examples]
     sizes = [len(group.responses) for group in groups]
     starts = np.cumsum([0, *sizes])
@@ -47,7 +47,7 @@ def collate(examples: Sequence[Example], device: torch.device, annotators: tuple
     previous = [example.previous.sums for example in examples if example.previous is not None]
     vectors = [example.embedding for example in examples if example.embedding is not None]
     extra = [start + size - 1 for start, size, group in zip(starts, sizes, groups, strict=False) if _has_extra(group)]
-    items = [example.item for example in examples]
+    labeled = [example.labeled for example in examples]
     return Batch(
         logprobs=reference,
         reference=reference,
@@ -59,8 +59,8 @@ def collate(examples: Sequence[Example], device: torch.device, annotators: tuple
         rejected=torch.tensor(rejected, device=device),
         labels=torch.tensor(labels, dtype=torch.float64, device=device),
         previous=column(previous) if previous else None,
-        pairs={name: column([item.pairs[name] for item in items]) for name in items[0].pairs},
-        responses={name: column([item.responses[name] for item in items]) for name in items[0].responses},
+        pairs={name: column([group.pairs[name] for group in labeled]) for name in labeled[0].pairs},
+        responses={name: column([group.responses[name] for group in labeled]) for name in labeled[0].responses},
         embeddings=column([vector[None] for vector in vectors]) if vectors else None,
         extra=torch.tensor(extra, device=device) if extra else None,
         tokens=_tokens(examples, device) if examples[0].reference.tokens is not None else None,

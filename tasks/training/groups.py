@@ -1,4 +1,4 @@
-"""The unit of training data: a prompt with its responses, each once, and the labelled pairs among them."""
+"""The unit of training data: a prompt, its distinct responses, and the labeled pairs among them."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ _COLUMNS = [
     "rejected_ids",
 ]
 
-#: response_index of a prompt's extra response, which is in no pair.
+#: response_index of a prompt's extra response, which is part of no pair.
 EXTRA = -1
 
 
 class Pair(NamedTuple):
-    """Positions of two responses in their group, and the logit of the empirical preference of chosen over rejected."""
+    """Positions of two responses in their group, and the logit of the empirical preference for chosen over rejected."""
 
     chosen: int
     rejected: int
@@ -38,18 +38,18 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """A prompt (of the round that sampled it), its K distinct responses as int32 token ids, and its pairs.
+    """A prompt of one round, its K distinct responses as int32 token ids, and its pairs.
 
-    An extra response, where the objective needs one, is the last, with the index EXTRA.
+    If the objective needs an extra response, it is the last one, with index EXTRA.
     """
 
     prompt_id: str
-    round: int
+    round: int  # that sampled the responses
     prompt_ids: np.ndarray
     indices: list[int]  # response_index of each response
     responses: list[np.ndarray]
     pairs: list[Pair]
-    messages: list[dict[str, str]] = field(default_factory=list)  # the prompt as a conversation, where it is asked for
+    messages: list[dict[str, str]] = field(default_factory=list)  # the prompt as a conversation; empty unless read
 
     @property
     def longest(self) -> int:
@@ -63,11 +63,11 @@ class PromptGroup:
 
 
 @dataclass(frozen=True)
-class Preferences:
-    """What was read: groups in the order of the file, and how many pairs were left out: of equal responses, ties."""
+class PreferenceData:
+    """Prompt groups in the order of the file, and counts of the pairs that were skipped."""
 
     groups: list[PromptGroup]
-    identical_pairs: int
+    identical_pairs: int  # both responses have the same tokens
     tied_pairs: int = 0
 
     @property
@@ -79,21 +79,20 @@ class Preferences:
         return sum(len(group.responses) for group in self.groups)
 
 
-def read_preferences(path: Path, *, ties: bool = True, messages: bool = False) -> Preferences:
-    """Prompt groups of a preferences.parquet, with targets on the pairs and, if asked for, the prompts' messages.
+def read_preferences(path: Path, *, ties: bool = True, messages: bool = False) -> PreferenceData:
+    """Prompt groups of a preferences.parquet with targets on the pairs and, with `messages`, the prompts' messages.
 
-    A pair whose responses are the same tokens has no gradient and is left out (and counted); so is, without `ties`, a
-    pair whose target is 0: which of the two is called chosen says nothing then. Raises UserError for a file that is
-    missing or of another schema, for one without pairs, for an empty response, a target that is not finite, and for a
-    response index that stands for two different token sequences.
+    A pair of identical responses has no gradient: it is skipped and counted. Without `ties`, so is a pair whose target
+    is 0: its order is arbitrary. Raises UserError for a file that is missing or has another schema, for no pairs, for
+    an empty response, for a target that is not finite, and for a response index with two different token sequences.
     """
     columns = [*_COLUMNS, "prompt"] if messages else _COLUMNS
     groups: dict[tuple[int, str], PromptGroup] = {}
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     first = 0
     try:
         for data in read_row_groups(path, PREFERENCES, columns):
-            _add(groups, left_out, data, path, first, ties=ties)
+            _add(groups, skipped, data, path, first, ties=ties)
             first += len(data)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(
@@ -103,43 +102,43 @@ def read_preferences(path: Path, *, ties: bool = True, messages: bool = False) -
         ) from None
     if not groups:
         raise UserError(
-            "there is no labelled pair of different responses to train on",
+            "there is no labeled pair of different responses to train on",
             where=str(path),
-            remedy="sample more responses or prompts, raise the temperature, or loosen the filters of the label stage",
+            remedy="sample more responses or prompts, raise the temperature, or relax the filters of the label stage",
         )
-    return Preferences(list(groups.values()), left_out["identical"], left_out["tied"])
+    return PreferenceData(list(groups.values()), skipped["identical"], skipped["tied"])
 
 
 def _add(
     groups: dict[tuple[int, str], PromptGroup],
-    left_out: Counter[str],
+    skipped: Counter[str],
     data: pa.Table,
     path: Path,
     first: int,
     *,
     ties: bool,
 ) -> None:
-    """Add the pairs of some rows, of which the first is row `first` of the file. Nothing of `data` is kept alive."""
+    """Add the pairs of `data`, whose first row is row `first` of the file. Copies arrays, so `data` can be freed."""
     prompt_ids, chosen_ids, rejected_ids = (_arrays(data, name) for name in _COLUMNS[-3:])
     keys = (data[name].to_pylist() for name in _COLUMNS[:5])
-    for at, (prompt_id, round_number, chosen, rejected, value) in enumerate(zip(*keys, strict=True)):
+    for at, (prompt_id, round_number, chosen, rejected, target) in enumerate(zip(*keys, strict=True)):
         row = first + at
-        if not np.isfinite(value):
-            raise _refuse(f"target is {value}", path, row)
+        if not np.isfinite(target):
+            raise _refuse(f"target is {target}", path, row)
         if np.array_equal(chosen_ids[at], rejected_ids[at]):
-            left_out["identical"] += 1
+            skipped["identical"] += 1
             continue
-        if value == 0 and not ties:
-            left_out["tied"] += 1
+        if target == 0 and not ties:
+            skipped["tied"] += 1
             continue
         group = groups.get((round_number, prompt_id))
         if group is None:
-            said = data["prompt"][at].as_py() if "prompt" in data.column_names else []
-            group = PromptGroup(prompt_id, round_number, prompt_ids[at].copy(), [], [], [], said)
+            messages = data["prompt"][at].as_py() if "prompt" in data.column_names else []
+            group = PromptGroup(prompt_id, round_number, prompt_ids[at].copy(), [], [], [], messages)
             groups[round_number, prompt_id] = group
-        better = _position(group, chosen, chosen_ids[at], path, row)
-        worse = _position(group, rejected, rejected_ids[at], path, row)
-        group.pairs.append(Pair(better, worse, value))
+        first_position = _position(group, chosen, chosen_ids[at], path, row)
+        second_position = _position(group, rejected, rejected_ids[at], path, row)
+        group.pairs.append(Pair(first_position, second_position, target))
 
 
 def _arrays(data: pa.Table, name: str) -> list[np.ndarray]:
@@ -150,7 +149,7 @@ def _arrays(data: pa.Table, name: str) -> list[np.ndarray]:
 
 
 def _position(group: PromptGroup, index: int, ids: np.ndarray, path: Path, row: int) -> int:
-    """Where response `index` stands in its group; added when it is new."""
+    """Position of response `index` in its group; a new response is added."""
     if index in group.indices:
         position = group.indices.index(index)
         if not np.array_equal(group.responses[position], ids):
@@ -170,7 +169,7 @@ def _refuse(what: str, path: Path, row: int) -> UserError:
 
 
 def windows(groups: int, prompts_per_step: int, *, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Group indices of each optimizer step of an epoch: a seeded order of its own, cut; the last may be smaller."""
+    """Group indices of each optimizer step of an epoch, in a seeded order per epoch. The last step may be smaller."""
     order = np.random.default_rng((seed, epoch)).permutation(groups).tolist()
     for start in range(0, groups, prompts_per_step):
         yield order[start : start + prompts_per_step]

@@ -1,4 +1,4 @@
-"""One optimizer step over a window of prompts, and the check that the first one must pass."""
+"""One optimizer step over a window of prompts, and the check of the first step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step takes beside its window: whose votes there are, what the step before left, a generator of its own."""
+    """Inputs of a step besides its window."""
 
-    annotators: tuple[str, ...] = ()
-    memory: Memory = field(default_factory=dict)
-    seed: tuple[int, ...] = (0,)
+    annotators: tuple[str, ...] = ()  # of the columns of votes
+    memory: Memory = field(default_factory=dict)  # the objective's state after the previous step
+    seed: tuple[int, ...] = (0,)  # of the step's random generator
 
     def loss(self, objective: Objective, batch: Batch) -> StepLoss:
         """The loss of a whole step; the same at every call."""
@@ -36,17 +36,14 @@ class Step:
 
 @dataclass(frozen=True)
 class WindowResult:
-    """Means over the window's pairs by name, and the largest |h| / sqrt(response tokens); all 0-dim float64 tensors.
+    """Loss and metrics of a window; all tensors are 0-dim float64."""
 
-    `details` are the objective's own figures, `memory` what it carries to the next step.
-    """
-
-    means: dict[str, Tensor]
-    largest_ratio: Tensor
+    means: dict[str, Tensor]  # over the window's pairs, by metric
+    largest_ratio: Tensor  # the largest |h| / sqrt(response tokens)
     pairs: int
-    tokens: int
-    details: Mapping[str, float] = field(default_factory=dict)
-    memory: Memory = field(default_factory=dict)
+    tokens: int  # prompt + response tokens over all responses
+    details: Mapping[str, float] = field(default_factory=dict)  # the objective's own figures
+    memory: Memory = field(default_factory=dict)  # the objective's state for the next step
 
 
 def accumulate(
@@ -58,15 +55,15 @@ def accumulate(
     step: Step,
     ranks: Ranks = ALONE,
 ) -> WindowResult:
-    """Add the gradient of the mean loss over the window, in the micro-batches that `forward` makes of it.
+    """Accumulate the gradient of the mean loss over the window, in the micro-batches of `forward`.
 
-    Each response is forwarded once, and all its pairs take its log-probability from there. Micro-batches are whole
-    groups and every term is divided by the terms of the whole window, so the split changes nothing but rounding: not
-    the split over `ranks` either, each of which forwards its share. The result is that of the whole window on each.
+    Each response is forwarded once, and all its pairs share its log-probability. Micro-batches are whole groups, and
+    every term is divided by the number of terms in the whole window, so micro-batches and `ranks` change the gradient
+    by rounding only. Every rank forwards its share and returns the result of the whole window.
 
-    An objective of whole steps is split exactly too: its gradient is taken with respect to all log-probabilities of the
-    window, which a first forward without gradient gives, and then carried into the model micro-batch by micro-batch.
-    A window that fits one micro-batch needs no second forward.
+    An objective that couples the pairs of a step is exact too. A first forward without gradient gives all
+    log-probabilities of the window; the loss is differentiated with respect to these; a second forward backpropagates
+    that gradient into the model, micro-batch by micro-batch. A window of one micro-batch needs no second forward.
     """
     groups = [example.group for example in window]
     rows = ranks.rows(forward, groups)
@@ -77,7 +74,7 @@ def accumulate(
 
     def forwards() -> Iterator[tuple[list[int], Batch]]:
         for indices in rows[ranks.rank]:
-            members = indices or [smallest]  # a rank that is through keeps step, and makes nothing of it
+            members = indices or [smallest]  # idle ranks run a dummy forward so collectives stay in sync
             batch = collate([window[i] for i in members], accelerator.device, step.annotators)
             with accelerator.autocast():
                 logprobs, single = forward.logprobs([groups[i] for i in members])
@@ -99,16 +96,15 @@ def accumulate(
         accelerator.backward(total)
         totals.add(whole, total.detach())
     else:
-        order = [i for mine in rows for indices in mine for i in indices]
-        known = _known(forwards, groups, order, ranks)
-        leaf = known.requires_grad_()
+        order = [i for rank_rows in rows for indices in rank_rows for i in indices]
+        leaf = _window_logprobs(forwards, groups, order, ranks).requires_grad_()
         whole = collate([window[i] for i in order], accelerator.device, step.annotators).at(leaf)
         loss, total = _whole_loss(objective, whole, step)
         totals.add(whole, total.detach())
-        (slope,) = torch.autograd.grad(total, leaf)
-        slopes = dict(zip(order, slope.split([len(groups[i].responses) for i in order]), strict=True))
+        (gradient,) = torch.autograd.grad(total, leaf)
+        gradients = dict(zip(order, gradient.split([len(groups[i].responses) for i in order]), strict=True))
         for indices, batch in forwards():
-            weights = torch.cat([slopes[i] for i in indices]) if indices else torch.zeros_like(batch.logprobs)
+            weights = torch.cat([gradients[i] for i in indices]) if indices else torch.zeros_like(batch.logprobs)
             accelerator.backward((batch.logprobs * weights).sum())
     return WindowResult(
         totals.means,
@@ -120,36 +116,36 @@ def accumulate(
     )
 
 
-def _known(
+def _window_logprobs(
     forwards: Callable[[], Iterator[tuple[list[int], Batch]]],
     groups: Sequence[PromptGroup],
     order: Sequence[int],
     ranks: Ranks,
 ) -> Tensor:
-    """Log-probabilities of all responses, the groups in `order`, float64 [sum of K]; each rank forwards its share."""
+    """Log-probabilities of all responses, groups in `order`, float64 [sum of K], without gradient; on every rank."""
     ends = list(running_sums(len(groups[i].responses) for i in order))
-    places = {i: slice(end - len(groups[i].responses), end) for i, end in zip(order, ends, strict=True)}
-    known: Tensor | None = None
+    slices = {i: slice(end - len(groups[i].responses), end) for i, end in zip(order, ends, strict=True)}
+    logprobs: Tensor | None = None
     with torch.no_grad():
         for indices, batch in forwards():
-            if known is None:
-                known = torch.zeros(ends[-1], dtype=batch.logprobs.dtype, device=batch.logprobs.device)
+            if logprobs is None:
+                logprobs = torch.zeros(ends[-1], dtype=batch.logprobs.dtype, device=batch.logprobs.device)
             parts = batch.logprobs.split([len(groups[i].responses) for i in indices or [0]])
             for i, part in zip(indices, parts, strict=False):
-                known[places[i]] = part
-    assert known is not None
-    return ranks.total(known)
+                logprobs[slices[i]] = part
+    assert logprobs is not None
+    return ranks.total(logprobs)
 
 
 def _whole_loss(objective: Objective, batch: Batch, step: Step) -> tuple[StepLoss, Tensor]:
-    """Loss of a whole step, and the mean of its terms with the add-ons."""
+    """Loss of a whole step, and the mean of its terms plus the NLL term."""
     loss = step.loss(objective, batch)
     total = loss.values.mean()
     return loss, total + objective.nll_losses(batch).mean() if objective.nll_weight else total
 
 
 class _Totals:
-    """Means over the pairs of a window, added up micro-batch by micro-batch; the largest |h| / sqrt(tokens)."""
+    """Sums up the metrics of a window over micro-batches."""
 
     def __init__(self, objective: Objective, pairs: int, device: torch.device) -> None:
         self.objective = objective
@@ -174,7 +170,7 @@ class _Totals:
         self.ratio = torch.maximum(self.ratio, (h.abs() / batch.lengths.sqrt()).max())
 
     def gather(self, ranks: Ranks) -> None:
-        """Those of all ranks, each of which has added its share."""
+        """Combine the shares of all ranks."""
         means = ranks.total(torch.stack(list(self.means.values())))
         self.means = dict(zip(self.means, means.unbind(), strict=True))
         self.ratio = ranks.largest(self.ratio)
@@ -183,13 +179,13 @@ class _Totals:
 _MEANS = ("loss", "margin", "accuracy", "h_chosen", "h_rejected", "label")
 
 
-#: By dtype: largest |h| / sqrt(response tokens) at the start in nats, and relative deviation of the first loss.
-#: float32 forwards of other batch shapes differ by 1e-6 a token; bfloat16 ones by 1e-2 (findings: 2e-3 .. 2e-2).
+#: By dtype: tolerance of |h| / sqrt(response tokens) at the first step, in nats, and of the first loss, relative.
+#: Forwards of other batch shapes differ by 1e-6 per token in float32 and by 2e-3 to 2e-2 in bfloat16.
 FIRST_STEP = {"float32": (1e-3, 1e-4), "bfloat16": (0.1, 0.1)}
 
 
 def first_loss(objective: Objective, window: Sequence[Example], step: Step) -> float:
-    """The loss of a window under a policy that is the reference: of iREPO mean(target^2), of DPO log 2."""
+    """The loss of a window if the policy is the reference: mean(target^2) for iREPO, log 2 for DPO."""
     batch = collate(window, torch.device("cpu"), step.annotators)
     if isinstance(objective, BatchObjective):
         return float(objective.losses(batch).mean())
@@ -197,21 +193,20 @@ def first_loss(objective: Objective, window: Sequence[Example], step: Step) -> f
 
 
 def check_first_step(result: WindowResult, expected: float, dtype: str) -> None:
-    """Refuse to train when a policy that *is* the reference does not start at log-ratio 0.
+    """Raise UserError when the policy equals the reference but training does not start at log-ratio 0.
 
-    Then the policy's forward and the reference's are not the same function (adapters that are not neutral, another
-    precision or kernel, dropout, wrong alignment of tokens), and every target would be off by the difference. The first
-    loss must be `expected`, which `first_loss` gives. Raises UserError.
+    Then the two forwards compute different functions (adapters that are not neutral, another precision or kernel,
+    dropout, misaligned tokens), and every target would be off by the difference. `expected`: see `first_loss`.
     """
-    allowed, relative = FIRST_STEP[dtype]
+    tolerance, relative = FIRST_STEP[dtype]
     largest, first = float(result.largest_ratio), float(result.means["loss"])
-    if largest < allowed and abs(first - expected) <= relative * abs(expected) + 1e-6:
+    if largest < tolerance and abs(first - expected) <= relative * abs(expected) + 1e-6:
         return
     raise UserError(
-        "before the first update the policy is the reference, but they do not agree: "
-        f"|log-ratio| / sqrt(tokens) is up to {largest:.2e} (allowed {allowed:g}) and the first loss is {first:.6g} "
+        "before the first update, policy and reference are the same model, but their log-probabilities differ: "
+        f"|log-ratio| / sqrt(tokens) is up to {largest:.2e} (allowed {tolerance:g}) and the first loss is {first:.6g} "
         f"(expected {expected:.6g} within {relative:g})",
         where="first training step",
-        remedy="delete reference.parquet of the stage and run it again; if it stays, train in float32 and check that "
-        "the model has no noise (dropout, routing) in its forward",
+        remedy="delete reference.parquet of the stage and run it again; if the error stays, train with "
+        "training.dtype=float32 and check that the model's forward is deterministic (no dropout, no noisy routing)",
     )

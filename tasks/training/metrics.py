@@ -1,4 +1,4 @@
-"""What each optimizer step reports, and the file that grows with it."""
+"""Metrics of each optimizer step, and metrics.jsonl, which grows with them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class StepMetrics(BaseModel):
-    """One line of metrics.jsonl. Means are over the step's pairs. No times: equal runs give equal files."""
+    """One line of metrics.jsonl. Means are over the step's pairs. It holds no times, so equal runs give equal files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -19,22 +19,59 @@ class StepMetrics(BaseModel):
     epoch: int  # from 1
     loss: float
     margin: float  # implicit-reward difference, beta * (h_chosen - h_rejected), in the objective's own unit
-    accuracy: float  # share of pairs whose margin agrees with the label in sign
-    h_chosen: float  # log-ratio to the reference, nats per response; both can fall while the margin grows
+    accuracy: float  # share of pairs whose margin and label have the same sign; ties count 1/2
+    h_chosen: float  # mean log-ratio to the reference, nats per response; both can fall while the margin grows
     h_rejected: float
-    label: float  # mean target, the logit of the preference: what iREPO's margin is drawn to
+    label: float  # mean target: the logit of the preference, which iREPO's margin is regressed on
     grad_norm: float  # before clipping
     learning_rate: float
     pairs: int
-    tokens: int  # prompt and response tokens of the step's responses, without padding
-    details: dict[str, float] | None = None  # what else the objective tells, by name
+    tokens: int  # prompt + response tokens over all responses, without padding
+    details: dict[str, float] | None = None  # the objective's own figures, by name
+
+
+class StepSummary(BaseModel):
+    """The figures of one step that the manifest shows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss: float
+    margin: float
+    accuracy: float
+    h_chosen: float
+    h_rejected: float
+
+    @classmethod
+    def of(cls, metrics: StepMetrics) -> "StepSummary":
+        return cls(**metrics.model_dump(include=set(cls.model_fields)))
+
+
+class PhaseSeconds(BaseModel):
+    """Wall time of each part of the stage, seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prepare: float
+    optimize: float
+    publish: float
+
+
+class TrainSummary(BaseModel):
+    """The summary in the manifest of a train stage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: StepSummary
+    last: StepSummary
+    seconds: PhaseSeconds
 
 
 @contextmanager
-def metrics_file(folder: Path | None, done: list[StepMetrics]) -> Iterator[Callable[[StepMetrics], None]]:
-    """Write metrics.jsonl: the steps of a checkpoint, then one line a call, readable as it grows; synced at the end.
+def metrics_file(folder: Path | None, earlier: list[StepMetrics]) -> Iterator[Callable[[StepMetrics], None]]:
+    """Open metrics.jsonl, write `earlier` (the steps of a checkpoint), and yield a function that appends one step.
 
-    Without a folder (a process whose metrics another one writes) nothing is written.
+    Each line is flushed, so readers can follow; the file is synced at the end. With folder None (ranks other than the
+    main one) nothing is written.
     """
     if folder is None:
         yield lambda metrics: None
@@ -45,7 +82,7 @@ def metrics_file(folder: Path | None, done: list[StepMetrics]) -> Iterator[Calla
             file.write(metrics.model_dump_json(exclude_none=True) + "\n")
             file.flush()
 
-        for metrics in done:
+        for metrics in earlier:
             append(metrics)
         yield append
         os.fsync(file.fileno())

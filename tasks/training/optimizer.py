@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices only, its learning rate as a function of the step, and its state as tensors."""
+"""AdamW with weight decay on matrices only, the learning-rate schedule, and the optimizer state as tensors."""
 
 import math
 
@@ -10,12 +10,12 @@ from tasks.training.sharding import placed_like
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that are trained, by name; a tied one once."""
+    """Trainable parameters by name; tied parameters occur once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def build_optimizer(parameters: dict[str, nn.Parameter], settings: OptimizationSettings) -> torch.optim.AdamW:
-    """AdamW; norms and biases (one-dimensional parameters) are not decayed."""
+    """AdamW without weight decay on norms and biases (one-dimensional parameters)."""
     matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
     groups = [
@@ -28,20 +28,20 @@ def build_optimizer(parameters: dict[str, nn.Parameter], settings: OptimizationS
 def learning_rate(step: int, steps: int, settings: OptimizationSettings) -> float:
     """Learning rate of optimizer step `step` (from 0) of `steps`.
 
-    Rises linearly over the first ceil(warmup_ratio * steps) steps, is at its peak on the step after them, and reaches
-    final_fraction of the peak at the last step (linear, cosine).
+    Rises linearly over the first ceil(warmup_ratio * steps) steps and peaks on the next step. The linear and cosine
+    schedules end at final_fraction of the peak.
     """
     warmup = math.ceil(settings.warmup_ratio * steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, steps - 1 - warmup)
-    shape = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[settings.schedule]
+    fraction = (step - warmup) / max(1, steps - 1 - warmup)
+    shapes = {"constant": 1.0, "linear": 1 - fraction, "cosine": (1 + math.cos(math.pi * fraction)) / 2}
     floor = 0.0 if settings.schedule == "constant" else settings.final_fraction
-    return settings.learning_rate * (floor + (1 - floor) * shape)
+    return settings.learning_rate * (floor + (1 - floor) * shapes[settings.schedule])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """The optimizer's state, named `<parameter>/<field>`; in shards where the parameters are."""
+    """The optimizer state by `<parameter>/<field>`; sharded like the parameters."""
     return {
         f"{name}/{field}": value
         for name, parameter in parameters.items()
@@ -52,7 +52,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn
 def load_optimizer(
     optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor]
 ) -> None:
-    """Put the state of `optimizer_tensors` back, where and in shards as each parameter is (bit for bit)."""
+    """Restore the state of `optimizer_tensors` bit for bit, on each parameter's device and sharded like it."""
     for key, value in tensors.items():
         name, _, field = key.rpartition("/")
         parameter = parameters[name]

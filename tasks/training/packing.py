@@ -1,7 +1,7 @@
-"""Prompt groups in one row: [x, y1 .. yK] of one group after another, positions restarting after each x for every y.
+"""Several prompt groups in one row: [x, y1 .. yK] of each group. Positions of every y continue from the end of x.
 
-The prompt and each response are computed once, whatever the number of pairs. A response's last token predicts nothing
-and is left out of the row.
+The prompt and each response are computed once, regardless of the number of pairs. A response's last token predicts
+nothing, so the row omits it.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from tasks.training.groups import PromptGroup
 
 
 def packed_tokens(group: PromptGroup) -> int:
-    """Tokens that a group takes in a row."""
+    """Tokens that a group takes in a packed row."""
     return len(group.prompt_ids) + sum(len(response) - 1 for response in group.responses)
 
 
 def first_fit(groups: Sequence[PromptGroup], tokens: int) -> list[list[int]]:
-    """Indices of `groups` in rows of at most `tokens` tokens: the largest first, each into the first row with room.
+    """First-fit decreasing: indices of `groups` in rows of at most `tokens` tokens.
 
-    A group is never cut; one that is larger than `tokens` has a row of its own.
+    A group is never split; a group with more than `tokens` tokens gets its own row.
     """
     sizes = [packed_tokens(group) for group in groups]
     rows: list[list[int]] = []
@@ -40,20 +40,20 @@ def first_fit(groups: Sequence[PromptGroup], tokens: int) -> list[list[int]]:
 
 
 def causal(length: int, device: torch.device, window: int | None = None) -> Tensor:
-    """Which of `length` positions sees which, bool [length, length]."""
-    place = torch.arange(length, device=device)
-    seen = place[:, None] >= place
-    return seen if window is None else seen & (place[:, None] - place < window)
+    """Causal mask with an optional sliding window, bool [length, length]; true where query (row) attends to key."""
+    position = torch.arange(length, device=device)
+    visible = position[:, None] >= position
+    return visible if window is None else visible & (position[:, None] - position < window)
 
 
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask that is added to scores: 0 where `seen`, else the lowest number (padding that sees nothing stays one)."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask: 0 where `visible`, else the dtype's lowest finite number, so fully masked rows give no NaN."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Where a group lies in its row: `prompt` tokens, then those of each response."""
+    """Token counts of a group in its row: `prompt`, then each response."""
 
     prompt: int
     responses: tuple[int, ...]
@@ -61,22 +61,22 @@ class Segment:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """One row of T tokens that predicts N response tokens; what attention must know to keep its segments apart.
+    """One row of T tokens that predicts N response tokens, with the layout that attention needs.
 
-    Goes through the model's forward as a keyword argument, so that whatever calls layers again finds it again.
+    It travels through the model's forward as a keyword argument, so recomputed layers receive it too.
     """
 
     segments: tuple[Segment, ...]
     ids: Tensor  # int64 [1, T]
     positions: Tensor  # int64 [1, T]
-    predicting: Tensor  # int64 [N], place of the token that predicts each response token, response after response
+    predicting: Tensor  # int64 [N], index of the token that predicts each response token
     targets: Tensor  # int64 [N]
     lengths: tuple[int, ...]  # tokens of each response
     _masks: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, groups: Sequence[PromptGroup], device: torch.device) -> "PackedRow":
-        """The groups one after another. A prompt has at least one token."""
+        """A row of `groups`. Every prompt needs at least one token."""
         ids: list[np.ndarray] = []
         positions: list[np.ndarray] = []
         predicting: list[np.ndarray] = []
@@ -108,36 +108,42 @@ class PackedRow:
 
     @cached_property
     def owner(self) -> Tensor:
-        """The response of each predicted token, int64 [N]."""
+        """Index of the response that each predicted token belongs to, int64 [N]."""
         lengths = torch.tensor(self.lengths, device=self.ids.device)
         return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.ids.device), lengths)
 
     def mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Additive mask [queries, keys]: each of the last `queries` of `keys` positions sees itself and those before
-        it, at most `window` of them in all. Made once for all layers."""
-        known = (queries, keys, window, dtype)
-        if known not in self._masks:
-            self._masks[known] = additive(causal(keys, self.ids.device, window)[keys - queries :], dtype)
-        return self._masks[known]
+        """Additive causal mask [queries, keys] for the last `queries` of `keys` positions; cached for all layers.
+
+        With `window`, a query attends to at most `window` keys, including itself.
+        """
+        key = (queries, keys, window, dtype)
+        if key not in self._masks:
+            self._masks[key] = additive(causal(keys, self.ids.device, window)[keys - queries :], dtype)
+        return self._masks[key]
 
     def whole_mask(self, window: int | None = None) -> Tensor:
-        """Which tokens of the row see which, bool [1, 1, T, T], for models that take a mask."""
-        sizes = torch.tensor([size for each in self.segments for size in (each.prompt, *each.responses)])
-        groups = torch.repeat_interleave(torch.tensor([1 + len(each.responses) for each in self.segments]))
-        prompts = torch.searchsorted(groups, groups)  # the part that is the prompt of each part
+        """Mask of the whole row, bool [1, 1, T, T], for models without custom attention; true where row attends.
+
+        A part is a prompt or a response. Tokens attend to earlier tokens of their own part and of its prompt.
+        """
+        sizes = torch.tensor([size for segment in self.segments for size in (segment.prompt, *segment.responses)])
+        groups = torch.repeat_interleave(torch.tensor([1 + len(segment.responses) for segment in self.segments]))
+        prompts = torch.searchsorted(groups, groups)  # the prompt's part of each part
         part = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         order = torch.arange(len(part))
-        seen = (order[:, None] >= order) & ((part[:, None] == part) | (prompts[part][:, None] == part))
-        seen = seen.to(self.ids.device)
+        visible = (order[:, None] >= order) & ((part[:, None] == part) | (prompts[part][:, None] == part))
+        visible = visible.to(self.ids.device)
         if window is not None:
-            seen &= self.positions[0][:, None] - self.positions[0] < window
-        return seen[None, None]
+            visible &= self.positions[0][:, None] - self.positions[0] < window
+        return visible[None, None]
 
     @cached_property
     def variable_length(self) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[int, int]]:
-        """For variable-length attention, where each part's queries have the keys of its prompt before its own.
+        """Layout for variable-length attention, where a response's keys are those of its prompt and its own.
 
-        Places of all keys; where each part's queries and keys start (int32, with the end); the most of either.
+        Returns the row index of every key; cumulative query and key counts per part (int32, from 0 to the total); the
+        largest query and key counts.
         """
         places: list[Tensor] = []
         queries: list[int] = []

@@ -1,4 +1,4 @@
-"""The policy on its way in and out of training: adapters, gradient checkpointing, and the published folder."""
+"""Prepare a policy for training (adapters, gradient checkpointing) and publish its folder."""
 
 import json
 import shutil
@@ -21,14 +21,17 @@ _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", "
 
 
 def checkpoint_activations(model: "PreTrainedModel") -> None:
-    """Recompute activations in the backward. The model stays without dropout: only the recomputed layers are put into
-    training mode (transformers asks for it), not what is in them."""
+    """Recompute activations in the backward pass. Dropout stays off.
+
+    transformers only recomputes layers in training mode, so `training` is set on these layers but not on their
+    submodules, and their own dropout rates are set to 0. Raises NotImplementedError for a model without such layers.
+    """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model.gradient_checkpointing_enable({"use_reentrant": False})
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
-        raise NotImplementedError(f"{type(model).__name__} has no layer that transformers can recompute")
+        raise NotImplementedError(f"{type(model).__name__} has no layers that transformers can recompute")
     for layer in layers:
         layer.training = True
         for name, value in vars(layer).items():
@@ -37,7 +40,7 @@ def checkpoint_activations(model: "PreTrainedModel") -> None:
 
 
 def add_adapters(model: "PreTrainedModel", settings: LoraSettings, seed: int) -> "PeftModel":
-    """The model with LoRA adapters on, weights frozen; the seed decides the adapters. Seeds torch's RNG."""
+    """The model with LoRA adapters and frozen weights. `seed` determines the adapters; seeds torch's global RNG."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -53,19 +56,19 @@ def add_adapters(model: "PreTrainedModel", settings: LoraSettings, seed: int) ->
 
 
 def publish_adapter(model: "PeftModel", folder: Path) -> None:
-    """Write the adapters alone, as peft's PeftModel.from_pretrained reads them."""
+    """Write only the adapters, for peft's PeftModel.from_pretrained."""
     with publish_folder(folder) as temporary:
         model.save_pretrained(str(temporary))
         config = temporary / "adapter_config.json"
         values = json.loads(config.read_text(encoding="utf-8"))
-        if isinstance(values["target_modules"], list):  # from a set: its order changes from process to process
+        if isinstance(values["target_modules"], list):  # made from a set, whose order differs between processes
             values["target_modules"].sort()
         config.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
         (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
 
 
 def publish_policy(model: "PreTrainedModel", source: Path, folder: Path) -> None:
-    """Write `model` as an ordinary Hugging Face folder: weights in the dtype of `source`, all else copied from there.
+    """Write `model` as an ordinary Hugging Face folder: weights in the dtype of `source`, other files copied from it.
 
     The model is converted in place. Copying keeps configuration, tokenizer and chat template byte for byte.
     """
@@ -78,7 +81,7 @@ def publish_policy(model: "PreTrainedModel", source: Path, folder: Path) -> None
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The dtype that most floating-point weights of a Hugging Face folder are stored in."""
+    """The dtype of most floating-point weights in a Hugging Face folder. Raises ValueError if there are none."""
     sizes: Counter[torch.dtype] = Counter()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -96,6 +99,6 @@ def _is_weights(path: Path) -> bool:
 
 
 def merge(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
-    """The ordinary model: adapters, if there are any, merged into the weights."""
+    """The model with any adapters merged into its weights."""
     merged: Any = model
     return merged.merge_and_unload() if hasattr(merged, "merge_and_unload") else merged

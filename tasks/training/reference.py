@@ -1,4 +1,4 @@
-"""Log-probabilities of every response under the reference, once a round, by the very forward that training uses."""
+"""Reference log-probabilities of every response, computed once per round by the same forward that training uses."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,12 +18,12 @@ from tasks.training.groups import PromptGroup
 from tasks.training.settings import TrainSpec
 
 REFERENCE_FILE = "reference.parquet"
-PREVIOUS_FILE = "previous.parquet"  # the same under the policy that training starts from, where both are needed
-_WITH_TOKENS = REFERENCE.append(pa.field("tokens", pa.list_(pa.float64()), nullable=False))  # of single tokens
+PREVIOUS_FILE = "previous.parquet"  # the same under the policy that training starts from, if needed
+_WITH_TOKENS = REFERENCE.append(pa.field("tokens", pa.list_(pa.float64()), nullable=False))  # of each response token
 
 
 class Logprobs(NamedTuple):
-    """Log-probabilities of a group's responses: sums, float64 [K]; of single tokens too, where they are needed."""
+    """Log-probabilities of a group's responses: sums, float64 [K], and per token if needed. In nats."""
 
     sums: np.ndarray
     tokens: list[np.ndarray] | None = None
@@ -39,10 +39,10 @@ def reference_logprobs(
     file: str = REFERENCE_FILE,
     ranks: Ranks = ALONE,
 ) -> list[Logprobs]:
-    """Log-probabilities of each group's responses under the policy that `load` gives, nats.
+    """Log-probabilities of each group's responses under the policy that `load` returns, in nats.
 
-    Published as `file` in the stage's folder; a stage that goes on adopts the file, and then `load` is not called.
-    Raises UserError when the file is not complete.
+    Published as `file` in the stage's folder. A resumed stage reuses the file and does not call `load`. Raises
+    UserError when the file is not complete.
     """
     path = spec.folder / file
     tokens = spec.settings.objective.needs().tokens
@@ -66,9 +66,9 @@ def compute(
     tokens: bool = False,
     ranks: Ranks = ALONE,
 ) -> pa.Table:
-    """Table of schema REFERENCE in the order of `groups`; with `tokens`, those of single tokens beside the sums.
+    """Table of schema REFERENCE in the order of `groups`; with `tokens`, also the log-probability of each token.
 
-    Each rank forwards its share. What no forward filled becomes -inf, and is found out later.
+    Each rank forwards its share. Values that were not computed exactly once become -inf, which `look_up` rejects.
     """
     sizes = [len(group.responses) for group in groups]
     firsts = np.cumsum([0, *sizes])
@@ -82,18 +82,18 @@ def compute(
     for number, row in enumerate(rows[ranks.rank]):
         members = [groups[i] for i in row or [smallest]]
         with torch.no_grad(), autocast():
-            summed, each = forward.logprobs(members)
-        inside = token_starts(members)
+            row_sums, row_tokens = forward.logprobs(members)
+        row_starts = token_starts(members)
         first = 0
-        summed, each = summed.cpu(), each.cpu()
+        row_sums, row_tokens = row_sums.cpu(), row_tokens.cpu()
         for index in row:
             low, high, last = firsts[index], firsts[index + 1], first + sizes[index]
-            values[low:high] = summed[first:last]
+            values[low:high] = row_sums[first:last]
             filled[low:high] += 1
             if tokens:
-                single[starts[low] : starts[high]] = each[inside[first] : inside[last]]
+                single[starts[low] : starts[high]] = row_tokens[row_starts[first] : row_starts[last]]
             first = last
-        done += sum(sizes[i] for mine in rows for i in mine[number])
+        done += sum(sizes[i] for rank_rows in rows for i in rank_rows[number])
         progress(done, len(values), "reference responses")
     values, filled = ranks.total(torch.stack([values, filled]))
     values[filled != 1] = -np.inf
@@ -110,32 +110,32 @@ def compute(
 
 
 def look_up(rows: pa.Table, groups: Sequence[PromptGroup], path: Path) -> list[Logprobs]:
-    """Each group's values. Raises UserError unless `rows` has each response once, with a finite value."""
+    """Each group's log-probabilities. Raises UserError unless `rows` has each response once, with a finite value."""
     values: dict[tuple[str, int, int], float] = {}
     single: dict[tuple[str, int, int], np.ndarray] = {}
-    wrong: list[str] = []
+    problems: list[str] = []
     for row in rows.to_pylist():
         key = (row["prompt_id"], row["round"], row["response_index"])
         if key in values:
-            wrong.append(f"{_name(*key)} twice")
+            problems.append(f"{_name(*key)} twice")
         elif not np.isfinite(row["logprob"]):
-            wrong.append(f"{_name(*key)} with the value {row['logprob']}")
+            problems.append(f"{_name(*key)} with the value {row['logprob']}")
         values[key] = row["logprob"]
         if "tokens" in row:
             single[key] = np.array(row["tokens"])
-    wanted = {(group.prompt_id, group.round, index) for group in groups for index in group.indices}
-    wrong += [f"{_name(*key)} missing" for key in sorted(wanted - values.keys())]
-    if wrong:
+    needed = {(group.prompt_id, group.round, index) for group in groups for index in group.indices}
+    problems += [f"{_name(*key)} missing" for key in sorted(needed - values.keys())]
+    if problems:
         raise UserError(
-            f"the reference log-probabilities are not complete: {'; '.join(wrong[:5])}"
-            + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            f"the reference log-probabilities are not complete: {'; '.join(problems[:5])}"
+            + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""),
             where=str(path),
-            remedy="delete the file and run the stage again; if values are not finite, look at the reference policy",
+            remedy="delete the file and run the stage again; if values are not finite, check the reference policy",
         )
     keys = [[(group.prompt_id, group.round, index) for index in group.indices] for group in groups]
     return [
-        Logprobs(np.array([values[key] for key in mine]), [single[key] for key in mine] if single else None)
-        for mine in keys
+        Logprobs(np.array([values[key] for key in group_keys]), [single[key] for key in group_keys] if single else None)
+        for group_keys in keys
     ]
 
 

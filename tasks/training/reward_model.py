@@ -1,24 +1,25 @@
-"""Reward models: a transformers sequence classifier with one label, fitted to pairs by the Bradley-Terry loss.
+"""Reward models: a transformers sequence classifier with one label, trained on pairs with the Bradley-Terry loss.
 
     python -m tasks.training.reward_model <policy> runs/<name>/round-01/label/preferences.parquet <output>
 
--log sigmoid(r(prompt, chosen) - r(prompt, rejected)), as in Ouyang et al. 2022 (arXiv 2203.02155), eq. 1. The score is
-of the whole conversation, prompt and reply, rendered once by the chat template and ending with the end-of-turn token;
-whoever scores with the folder renders it the same way (`encode_scored`).
+The loss is -log sigmoid(r(prompt, chosen) - r(prompt, rejected)): Ouyang et al. 2022 (arXiv 2203.02155), eq. 1. The
+score is for the whole conversation, rendered once by the chat template and ending with the end-of-turn token. Render
+conversations with `encode_scored` to score them.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pydantic import Field
 
 from storage.errors import UserError
 from storage.schemas import PREFERENCES, read_parquet
 from storage.stage import Progress, silent
-from tasks.training.supervised import SupervisedSettings, encode, optimize, pad_right, save_folder, seeded
+from tasks.training.conversations import encode, pad_right
+from tasks.training.supervised import SupervisedSettings, optimize, save_folder, seeded
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RewardTrainingSettings(SupervisedSettings):
-    """As for supervised fine-tuning; a row is a pair, and `seed` also draws a new score head."""
+    """Settings of reward-model training. A row is a pair; `seed` also initializes a new score head."""
 
     learning_rate: float = Field(1e-5, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "linear"
@@ -35,17 +36,18 @@ class RewardTrainingSettings(SupervisedSettings):
 def encode_scored(
     tokenizer: "PreTrainedTokenizerBase", prompt: str | Sequence[Mapping[str, str]], reply: str
 ) -> list[int]:
-    """Token ids of the conversation that is scored: prompt (one user message, or messages), reply and its end token.
+    """Token ids of a conversation to score: prompt (a user message or a list of messages), reply and end token.
 
-    Raises UserError for a chat template that `supervised.encode` cannot use.
+    Raises UserError for a chat template that `conversations.encode` cannot use.
     """
     return encode(tokenizer, {"prompt": prompt, "completion": reply}).ids
 
 
 def scores(model: "PreTrainedModel", conversations: Sequence[Sequence[int]]) -> "torch.Tensor":
-    """float32 [len(conversations)], differentiable: one forward over right-padded `encode_scored` conversations.
+    """Scores of `encode_scored` conversations in one right-padded forward: float32 [N], differentiable.
 
-    transformers reads the score at the last token that is not config.pad_token_id, so padding must be that token.
+    transformers reads the score at the last token that is not config.pad_token_id, so rows are padded with that token.
+    Raises UserError for a model that is not a one-label classifier with a pad token.
     """
     ids = pad_right(conversations, _pad(model)).to(model.device)
     mask = pad_right([[1] * len(row) for row in conversations], 0).to(model.device)
@@ -57,9 +59,9 @@ def _pad(model: "PreTrainedModel") -> int:
     pad = model.config.pad_token_id
     if pad is None or model.config.num_labels != 1:
         raise UserError(
-            f"pad_token_id is {pad} and num_labels {model.config.num_labels}: not a reward model's configuration",
+            f"pad_token_id is {pad} and num_labels is {model.config.num_labels}: this is not a reward model",
             where="config.json of the reward model",
-            remedy="set pad_token_id to the tokenizer's pad token (not its end token) and num_labels to 1",
+            remedy="set pad_token_id to the tokenizer's pad token (not its eos_token) and num_labels to 1",
         )
     return int(pad)
 
@@ -71,9 +73,9 @@ def train_reward_model(
     settings: RewardTrainingSettings,
     progress: Progress = silent,
 ) -> list[float]:
-    """Train `model` in place on {prompt, chosen, rejected}; the loss of every step, nats per pair.
+    """Train `model` in place on rows {prompt, chosen, rejected}. Returns the loss of every step, nats per pair.
 
-    `prompt` is a string or a list of messages, `chosen` and `rejected` are replies as strings. Raises UserError for no
+    `prompt` is a string or a list of messages; `chosen` and `rejected` are replies as strings. Raises UserError for no
     pairs, a conversation over max_length tokens, and a model that is not a one-label classifier with a pad token.
     """
     from torch.nn import functional as F
@@ -93,7 +95,7 @@ def train_reward_model(
             raise UserError(
                 f"a conversation has {length} tokens, max_length is {settings.max_length}",
                 where=f"reward pairs, pair {number}",
-                remedy="raise max_length or leave the pair out; nothing is cut silently",
+                remedy="raise max_length or remove the pair; conversations are never truncated",
             )
     device = str(model.device)
 
@@ -104,8 +106,8 @@ def train_reward_model(
             chosen = [encoded[indices[i]][0] for i in part]
             rejected = [encoded[indices[i]][1] for i in part]
             with autocast(device, settings.dtype):
-                both = scores(model, chosen + rejected)
-            total = -F.logsigmoid(both[: len(part)] - both[len(part) :]).sum() / len(indices)
+                rewards = scores(model, chosen + rejected)
+            total = -F.logsigmoid(rewards[: len(part)] - rewards[len(part) :]).sum() / len(indices)
             total.backward()
             loss += total.item()
         return loss
@@ -125,8 +127,8 @@ def fit_reward_model(
 ) -> list[float]:
     """Train a reward model from the folder `start` (a policy, or a reward model) and write it to `output`.
 
-    A policy's language-model head is replaced by a new score head. Weights are trained and saved in float32. Returns
-    the loss of every step. Raises UserError as `train_reward_model`, and for a tokenizer without a pad token.
+    A new score head replaces a policy's language-model head. Weights are trained and saved in float32. Returns the loss
+    of every step. Raises UserError as `train_reward_model` does, and for a tokenizer without a pad token of its own.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -137,9 +139,9 @@ def fit_reward_model(
     tokenizer = load_tokenizer(start, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
-            f"the tokenizer's pad token is {tokenizer.pad_token!r}: a conversation's end would look like padding",
+            f"the tokenizer's pad token is {tokenizer.pad_token!r}, so a conversation's end would look like padding",
             where=str(start / "tokenizer_config.json"),
-            remedy="give the tokenizer a pad_token of its own, different from eos_token",
+            remedy="set pad_token of the tokenizer to a token other than eos_token",
         )
     with seeded(settings.seed):
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -156,10 +158,18 @@ def fit_reward_model(
     return losses
 
 
-def read_pairs(path: Path) -> list[dict[str, Any]]:
-    """Prompt (messages), chosen and rejected reply of every pair of a preferences.parquet that is no tie.
+class RewardPair(TypedDict):
+    """One row for `train_reward_model`."""
 
-    Chosen is what the target says: the first where it is above 0, else the second. Raises UserError for another file.
+    prompt: list[dict[str, str]]  # messages
+    chosen: str
+    rejected: str
+
+
+def read_pairs(path: Path) -> list[RewardPair]:
+    """All pairs of a preferences.parquet except ties.
+
+    The sign of the target decides which reply is chosen. Raises UserError for a file that cannot be read.
     """
     try:
         rows = read_parquet(path, PREFERENCES, ["prompt", "chosen", "rejected", "target"]).to_pylist()
@@ -169,33 +179,33 @@ def read_pairs(path: Path) -> list[dict[str, Any]]:
             where=str(path),
             remedy="give the preferences.parquet of a label or mix stage",
         ) from None
-    pairs = []
+    pairs: list[RewardPair] = []
     for row in rows:
         better, worse = ("chosen", "rejected") if row["target"] > 0 else ("rejected", "chosen")
         if row["target"]:
-            texts = {"chosen": row[better][-1]["content"], "rejected": row[worse][-1]["content"]}
-            pairs.append({"prompt": row["prompt"]} | texts)
+            replies = row[better][-1]["content"], row[worse][-1]["content"]
+            pairs.append(RewardPair(prompt=row["prompt"], chosen=replies[0], rejected=replies[1]))
     return pairs
 
 
 def main() -> None:
-    """The command: a reward model of what a panel, or people, said. It can sit on the next panel."""
+    """Train a reward model on the preferences of a panel or of people. It can be an annotator of the next panel."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("start", type=Path, help="folder of a policy, or of a reward model to go on from")
+    parser.add_argument("start", type=Path, help="folder of a policy, or of a reward model to train further")
     parser.add_argument("preferences", type=Path, help="preferences.parquet of a round")
     parser.add_argument("output", type=Path)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    words = vars(parser.parse_args())
-    start, preferences, output = (words.pop(name) for name in ("start", "preferences", "output"))
+    options = vars(parser.parse_args())
+    start, preferences, output = (options.pop(name) for name in ("start", "preferences", "output"))
     try:
-        losses = fit_reward_model(start, read_pairs(preferences), output, RewardTrainingSettings(**words))
+        losses = fit_reward_model(start, read_pairs(preferences), output, RewardTrainingSettings(**options))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    print(f"{output}   {len(losses)} steps, loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+    print(f"{output}   {len(losses)} steps, loss {losses[0]:.3f} at the first, {losses[-1]:.3f} at the last")
 
 
 if __name__ == "__main__":

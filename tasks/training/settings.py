@@ -17,45 +17,45 @@ class LoraSettings(BaseModel):
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, le=0)  # log-ratios need a policy without noise
+    dropout: float = Field(0.0, ge=0, le=0)  # must be 0: log-ratios need a deterministic policy
     target_modules: str | list[str] = "all-linear"
 
 
 class OptimizationSettings(BaseModel):
-    """How it is minimised. The unit of data is a prompt with its responses and labelled pairs."""
+    """Optimization of the objective. The unit of data is a prompt with its responses and labeled pairs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: Not part of the key of a train stage: the update is the same, except for rounding.
+    #: Not part of the key of a train stage: they change the update by rounding at most.
     operational: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint_steps", "gradient_checkpointing", "launch", "processes", "launcher"}
     )
 
     learning_rate: float = Field(5e-7, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    final_fraction: float = Field(0.1, ge=0, le=1)  # of the learning rate, at the last step
+    final_fraction: float = Field(0.1, ge=0, le=1)  # of the peak learning rate, reached at the last step
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(1, ge=1)
-    prompts_per_step: int = Field(16, ge=1)  # prompts (with all their responses) in one optimizer step
-    microbatch_tokens: int = Field(8192, ge=1)  # tokens (plain: padded) in one forward; the step accumulates over them
+    prompts_per_step: int = Field(16, ge=1)  # prompts (with all their responses) per optimizer step
+    microbatch_tokens: int = Field(8192, ge=1)  # tokens (plain: padded) per forward; gradients accumulate over the step
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # autocast dtype; weights are held in float32
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # autocast dtype; weights stay in float32
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
     checkpoint_steps: int = Field(50, ge=1)  # optimizer steps between checkpoints
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batching: Literal["packed", "plain"] = "packed"  # packed: each prompt and response once, several groups a row
-    launch: Literal["inline", "process"] = "inline"  # process: its own process group, memory freed at its end
-    processes: int = Field(1, ge=1)  # that share the work, with launch=process: one a GPU of this machine
-    launcher: str | None = None  # the command that starts them instead of torchrun, for several machines
+    batching: Literal["packed", "plain"] = "packed"  # packed: several groups per row, each prompt and response once
+    launch: Literal["inline", "process"] = "inline"  # process: in a process group that frees its memory at its end
+    processes: int = Field(1, ge=1)  # with launch=process: one per GPU of this machine
+    launcher: str | None = None  # replaces torchrun as the command that starts the processes, for several machines
 
     @model_validator(mode="after")
     def _launched(self) -> "OptimizationSettings":
         if self.launch == "inline" and (self.processes > 1 or self.launcher):
-            raise ValueError("several processes, or a launcher, need launch=process")
+            raise ValueError("several processes or a launcher need launch=process")
         if self.processes > 1 and self.launcher:
-            raise ValueError("a launcher says itself how many processes it starts: leave processes at 1")
+            raise ValueError("the launcher sets the number of processes: leave processes at 1")
         return self
 
 
@@ -68,7 +68,7 @@ class TrainingSettings(BaseModel):
 
 
 class TrainSpec(Spec):
-    """One round's training: from `policy` (pi_t) to `folder`/policy (pi_t+1)."""
+    """One round of training: from `policy` (pi_t) to `folder`/policy (pi_t+1)."""
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 1
@@ -77,14 +77,14 @@ class TrainSpec(Spec):
     task: ClassVar[TaskName] = "train"
 
     settings: TrainingSettings
-    policy: Artifact  # pi_t, where training starts
-    reference: Artifact  # pi_0 or pi_t, as objective.reference says
+    policy: Artifact  # pi_t, the starting point
+    reference: Artifact  # pi_0 or pi_t, as set by objective.reference
     preferences: Artifact  # preferences.parquet of this round
-    scores: dict[int, Artifact] = Field({})  # round -> scores.parquet and votes.parquet of its label stage,
-    votes: dict[int, Artifact] = Field({})  # for objectives that learn from them
-    extra: Artifact | None = None  # folder of a generate stage: its first response to each prompt, for selm and xpo
+    scores: dict[int, Artifact] = Field({})  # round -> scores.parquet of its label stage, if the objective needs it
+    votes: dict[int, Artifact] = Field({})  # round -> votes.parquet of its label stage, if the objective needs it
+    extra: Artifact | None = None  # folder of a generate stage with one extra response per prompt, for selm and xpo
     embedder: Artifact | None = None  # the local sentence encoder that the objective names
-    mixture: float | None = None  # share of the reference in the policy that responses were sampled from, for ipo-md
+    mixture: float | None = None  # share of the reference in the mixture that responses were sampled from, for ipo-md
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -94,6 +94,6 @@ class TrainSpec(Spec):
 
     @property
     def starts_at_reference(self) -> bool:
-        """Whether policy and reference are the same: the same content, or the same folder."""
+        """Whether policy and reference have the same content or the same folder."""
         same_folder = self.policy.path.resolve() == self.reference.path.resolve()
         return same_folder or self.policy.digest == self.reference.digest

@@ -1,7 +1,7 @@
-"""A policy whose weights, gradients and optimizer state lie in shards on all ranks: PyTorch's fully_shard (FSDP2).
+"""Shard a policy's weights, gradients and optimizer state over all ranks with PyTorch's fully_shard (FSDP2).
 
-Weights are gathered in float32, layer by layer, so that a forward is what it is in one process. Gradients are summed
-over ranks: every rank's loss is divided by the terms of the whole optimizer step, not by its own.
+Weights are gathered in float32, layer by layer, so a forward computes the same as in one process. Gradients are summed
+over ranks, because each rank divides its loss by the number of terms in the whole optimizer step.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ _METHOD = "logprobs_of_groups"
 
 
 class ShardedForward:
-    """`forward`, its model's weights in shards on all ranks from now on.
+    """`forward` with its model's weights sharded over all ranks.
 
-    The model is taken from where it was loaded and cannot be used by itself any more, but as a whole, by all ranks.
+    The model is sharded in place: from then on only all ranks together can run it.
     """
 
     def __init__(self, forward: Forward, device: torch.device) -> None:
@@ -35,8 +35,8 @@ class ShardedForward:
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         for layer in _layers(self.model):
             fully_shard(layer, mesh=mesh)
-        # What the forward reads outside of layers (embeddings, head) belongs to the model as a whole; it is there
-        # inside of the model's own forward, or of a method that is registered as one.
+        # Embeddings and head belong to the outer module. FSDP gathers them only inside the model's own forward or a
+        # method that is registered as a forward.
         setattr(self.model, _METHOD, forward.logprobs)
         fully_shard(self.model, mesh=mesh)
         register_fsdp_forward_method(self.model, _METHOD)
@@ -51,23 +51,23 @@ class ShardedForward:
 
 
 def _layers(model: "PreTrainedModel") -> list[nn.Module]:
-    """The decoder's layers, by the names that its architecture gives as not to be split."""
+    """The decoder layers: modules whose class the architecture lists in _no_split_modules."""
     names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, on every rank (a collective); any other as it is."""
+    """A sharded tensor, gathered on every rank (a collective); any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own(tensor: Tensor) -> Tensor:
-    """This rank's shard; any other tensor as it is."""
+    """This rank's shard; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def placed_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole `value`, on the device of `parameter` and in shards as that one. Sends nothing."""
+    """The full `value` on the device of `parameter` and sharded like it. No communication."""
     value = value.to(parameter.device, copy=True)
     if not isinstance(parameter, DTensor):
         return value

@@ -1,8 +1,8 @@
-"""The train stage: preferences and a policy in, the next policy out.
+"""The train stage: trains the next policy from preferences and the current policy.
 
-    python -m tasks.training runs/<name>/round-01/train/spec.yaml
+    python -m tasks.run runs/<name>/round-01/train
 
-A killed stage goes on from its last valid checkpoint and, on a CPU, ends with the bytes of one that was not killed.
+A killed stage resumes from its last valid checkpoint. On a CPU it ends with the same bytes as an uninterrupted one.
 """
 
 import math
@@ -23,26 +23,24 @@ from tasks.training.distributed import ALONE, Ranks, joined
 from tasks.training.examples import Example
 from tasks.training.groups import windows
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
-from tasks.training.metrics import METRICS_FILE, StepMetrics, metrics_file
-from tasks.training.model_loading import Policies
+from tasks.training.metrics import METRICS_FILE, PhaseSeconds, StepMetrics, StepSummary, TrainSummary, metrics_file
+from tasks.training.model_loading import ModelLoader
 from tasks.training.objectives.base import Memory
 from tasks.training.optimizer import build_optimizer, learning_rate, trainable
 from tasks.training.settings import TrainSpec
 from tasks.training.sharding import whole
-from tasks.training.training_data import Provision
+from tasks.training.training_data import TrainingData
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_SHOWN = {"loss", "margin", "accuracy", "h_chosen", "h_rejected"}  # of the first and last step, in the manifest
-
 
 def run(spec: TrainSpec, progress: Progress = silent) -> Manifest:
-    """Run, go on with, or adopt the train stage of `spec`, in this process or, under torchrun, in all that it started.
+    """Run, resume or adopt the train stage of `spec`: in this process, or on all ranks that torchrun started.
 
-    Leaves policy/ (a Hugging Face folder), reference.parquet, metrics.jsonl and, with LoRA, adapter/ in `spec.folder`.
-    Raises UserError for what the user can mend: a folder that is no policy, preferences without pairs, tokens outside
-    the vocabulary, a first step that does not start at the reference, a loss that is not finite.
+    Publishes policy/ (a Hugging Face folder), reference.parquet, metrics.jsonl and, with LoRA, adapter/ in
+    `spec.folder`. Raises UserError for a folder that is not a policy, preferences without pairs, tokens outside the
+    vocabulary, a first step that does not start at the reference, and a loss that is not finite.
     """
     with joined(resolve_device(spec.settings.optimization.device)) as ranks:
         if ranks.size == 1:
@@ -55,7 +53,7 @@ def run(spec: TrainSpec, progress: Progress = silent) -> Manifest:
 
 
 def _run_together(spec: TrainSpec, progress: Progress, ranks: Ranks) -> Manifest:
-    """As `run_stage`, on several ranks: the main one keeps the stage's books, all of them work."""
+    """`run_stage` on several ranks: all of them train, and only the main rank writes the manifest."""
     adopted = ranks.by_main(lambda: finished(spec))
     if adopted is not None:
         return adopted
@@ -68,7 +66,7 @@ def _run_together(spec: TrainSpec, progress: Progress, ranks: Ranks) -> Manifest
 
 @contextmanager
 def _accelerator(spec: TrainSpec) -> Iterator["Accelerator"]:
-    """Accelerate for the spec's device and precision. Its state is global to the process: cleared before and after."""
+    """Accelerate for the spec's device and precision. Its state is global, so it is reset before and after."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -76,9 +74,9 @@ def _accelerator(spec: TrainSpec) -> Iterator["Accelerator"]:
     device = resolve_device(settings.device)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            "device is cuda, but torch sees no CUDA device",
-            where="optimization.device",
-            remedy="install the GPU requirements on a machine with a GPU, or use device=auto or device=cpu",
+            "training.device is cuda, but torch finds no CUDA device",
+            where="training.device=cuda",
+            remedy="install the GPU requirements on a machine with a GPU, or set training.device=auto",
         )
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
@@ -94,7 +92,7 @@ def _train(spec: TrainSpec, progress: Progress, ranks: Ranks) -> Outcome:
 
 
 class Training:
-    """The work of one train stage."""
+    """One train stage, from data to published policy."""
 
     def __init__(self, spec: TrainSpec, accelerator: "Accelerator", ranks: Ranks = ALONE) -> None:
         self.spec = spec
@@ -102,54 +100,54 @@ class Training:
         self.settings = spec.settings.optimization
         self.accelerator = accelerator
         self.objective = spec.settings.objective
-        self.provision = Provision.of(spec, ranks)
-        self.policies = Policies(spec, self.provision.groups, accelerator, ranks)
-        self.steps_per_epoch = math.ceil(len(self.provision.groups) / self.settings.prompts_per_step)
+        self.data = TrainingData.of(spec, ranks)
+        self.loader = ModelLoader(spec, self.data.groups, accelerator, ranks)
+        self.steps_per_epoch = math.ceil(len(self.data.groups) / self.settings.prompts_per_step)
         self.steps = self.settings.epochs * self.steps_per_epoch
 
     def run(self, progress: Progress) -> Outcome:
+        """Prepare the data, train, and publish."""
         started = time.monotonic()
-        load = self.policies.load
+        load = self.loader.load
         policy = load(self.spec.policy.path) if self.spec.starts_at_reference else None
-        data, policy = self.provision.examples(policy, load, self.accelerator.autocast, progress)
+        examples, policy = self.data.examples(policy, load, self.accelerator.autocast, progress)
         if self.ranks.size > 1:
-            policy = None  # a model in shards cannot be adapted any more: it makes room, and is read again
-        forward = self.policies.to_train(policy)
+            policy = None  # a sharded model cannot take adapters: free its memory, load_trainable reads it again
+        forward = self.loader.load_trainable(policy)
         prepared = time.monotonic()
-        metrics = self._optimize(forward, data, progress)
+        metrics = self._optimize(forward, examples, progress)
         trained = time.monotonic()
-        paths = self.policies.publish(forward.model)
-        summary = {
-            "first": metrics[0].model_dump(include=_SHOWN),
-            "last": metrics[-1].model_dump(include=_SHOWN),
-            "seconds": {
-                "prepare": round(prepared - started, 3),
-                "optimize": round(trained - prepared, 3),
-                "publish": round(time.monotonic() - trained, 3),
-            },
-        }
-        rows = self.provision.rows() | {"steps": self.steps}
-        paths += [*self.provision.files(), self.spec.folder / METRICS_FILE]
-        return Outcome(paths=paths, rows=rows, summary=summary)
+        paths = self.loader.publish(forward.model)
+        summary = TrainSummary(
+            first=StepSummary.of(metrics[0]),
+            last=StepSummary.of(metrics[-1]),
+            seconds=PhaseSeconds(
+                prepare=round(prepared - started, 3),
+                optimize=round(trained - prepared, 3),
+                publish=round(time.monotonic() - trained, 3),
+            ),
+        )
+        rows = self.data.rows() | {"steps": self.steps}
+        paths += [*self.data.files(), self.spec.folder / METRICS_FILE]
+        return Outcome(paths=paths, rows=rows, summary=summary.model_dump())
 
-    def _optimize(self, forward: Forward, data: list[Example], progress: Progress) -> list[StepMetrics]:
-        """All optimizer steps that no checkpoint has; the metrics of every step of the run."""
+    def _optimize(self, forward: Forward, examples: list[Example], progress: Progress) -> list[StepMetrics]:
+        """Run the optimizer steps after the last checkpoint. Returns the metrics of all steps."""
         parameters = trainable(forward.model)
         optimizer = build_optimizer(parameters, self.settings)
         key = self.spec.key()
-        metrics, remembered = resume(
-            self.spec.folder, key=key, parameters=parameters, optimizer=optimizer, ranks=self.ranks
-        )
-        memory: Memory = remembered
+        resumed = resume(self.spec.folder, key=key, parameters=parameters, optimizer=optimizer, ranks=self.ranks)
+        metrics = list(resumed.metrics)
+        memory: Memory = resumed.memory
         first = len(metrics)
         with metrics_file(self.spec.folder if self.ranks.main else None, metrics) as append:
             for step, indices in enumerate(self._windows()):
                 if step < first:
                     continue
-                window = [data[i] for i in indices]
-                done, memory = self._step(step, forward, optimizer, parameters, window, memory)
-                metrics.append(done)
-                append(metrics[-1])
+                window = [examples[i] for i in indices]
+                step_metrics, memory = self._step(step, forward, optimizer, parameters, window, memory)
+                metrics.append(step_metrics)
+                append(step_metrics)
                 progress(step + 1, self.steps, "steps")
                 if (step + 1) % self.settings.checkpoint_steps == 0 and step + 1 < self.steps:
                     position = divmod(step + 1, self.steps_per_epoch)
@@ -174,11 +172,11 @@ class Training:
         window: list[Example],
         memory: Memory,
     ) -> tuple[StepMetrics, Memory]:
-        """One optimizer step over a window of prompts, and what the objective carries to the next.
+        """One optimizer step over a window of prompts. Returns its metrics and the objective's next memory.
 
-        Raises UserError before the update when something is wrong.
+        Raises UserError before the update when loss or gradient is not finite, or the first step's check fails.
         """
-        context = Step(self.provision.annotators, memory, (self.spec.seed, self.spec.round, step))
+        context = Step(self.data.annotators, memory, (self.spec.seed, self.spec.round, step))
         result = accumulate(
             forward,
             window,
@@ -199,25 +197,23 @@ class Training:
         return metrics, result.memory
 
     def _windows(self) -> Iterator[list[int]]:
-        """Group indices of every optimizer step of the run, in order; a function of the spec alone."""
+        """Group indices of every optimizer step, in order; determined by the spec."""
         for epoch in range(self.settings.epochs):
-            yield from windows(
-                len(self.provision.groups), self.settings.prompts_per_step, seed=self.spec.seed, epoch=epoch
-            )
+            yield from windows(len(self.data.groups), self.settings.prompts_per_step, seed=self.spec.seed, epoch=epoch)
 
     def _metrics(
         self, step: int, result: WindowResult, norm: torch.Tensor, rate: float, window: list[Example]
     ) -> StepMetrics:
-        """The step's line, in one transfer from the device. Raises UserError when loss or gradient is not finite."""
+        """The step's metrics, in one transfer from the device. Raises UserError if loss or gradient is not finite."""
         names = list(result.means)
         values = torch.stack([*result.means.values(), norm.double()]).tolist()
         means, grad_norm = dict(zip(names, values[:-1], strict=True)), values[-1]
         if not all(math.isfinite(value) for value in values):
             raise UserError(
                 f"the loss is {means['loss']} and the gradient norm {grad_norm} at step {step + 1} of {self.steps}",
-                where="prompts " + ", ".join(item.group.prompt_id for item in window),
-                remedy="lower the learning rate or train in float32; if it is the first step, look at these prompts in "
-                f"{self.spec.preferences.path}",
+                where="prompts " + ", ".join(example.group.prompt_id for example in window),
+                remedy="lower training.learning_rate or set training.dtype=float32; if it is the first step, check the "
+                f"targets of these prompts in {self.spec.preferences.path}",
             )
         return StepMetrics(
             step=step + 1,

@@ -1,6 +1,6 @@
-"""What the objective needs, brought together before training: groups, labels, log-probabilities, vectors, extras.
+"""The data of a train stage: groups, labels, log-probabilities, prompt embeddings and extra responses.
 
-What cannot be had is refused as soon as it can be known: without a model where that is possible.
+Missing data is reported as early as possible: before a model is loaded, if that can be checked without one.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,56 +17,59 @@ from tasks.training.batching import Forward
 from tasks.training.distributed import ALONE, Ranks
 from tasks.training.embedding import POLICY, embed, embed_by_policy, find_embedder
 from tasks.training.examples import Example
-from tasks.training.extras import with_extras
-from tasks.training.groups import EXTRA, Preferences, PromptGroup, read_preferences
+from tasks.training.extras import add_extra_responses
+from tasks.training.groups import EXTRA, PreferenceData, PromptGroup, read_preferences
+from tasks.training.label_columns import LabeledData, add_label_columns
 from tasks.training.objectives.bmc import differing
 from tasks.training.objectives.needs import Needs
 from tasks.training.reference import PREVIOUS_FILE, REFERENCE_FILE, Logprobs, reference_logprobs
 from tasks.training.settings import TrainSpec
-from tasks.training.supervision import Labelled, supervise
 
-QUALITY_FILE = "quality.parquet"  # log-probabilities under the policy that training starts from, given an instruction
+QUALITY_FILE = "quality.parquet"  # as PREVIOUS_FILE, with the objective's instruction in the prompt
 
 Load = Callable[[Path], Forward]
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
-class Provision:
-    """The data of one train stage, by the needs of its objective."""
+class TrainingData:
+    """The data that the objective of one train stage needs."""
 
     spec: TrainSpec
-    preferences: Preferences
-    labelled: Labelled
-    embedder: Path | None
+    preferences: PreferenceData
+    labeled: LabeledData
+    embedder: Path | None  # folder of a sentence encoder
     ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, spec: TrainSpec, ranks: Ranks = ALONE) -> "Provision":
-        """Read what needs no model. Raises UserError for everything that the objective needs and cannot have."""
+    def of(cls, spec: TrainSpec, ranks: Ranks = ALONE) -> "TrainingData":
+        """Read everything that needs no model. Raises UserError when something that the objective needs is missing."""
         objective = spec.settings.objective
         needs = objective.needs()
         if needs.mixture is not None and spec.mixture != needs.mixture:
-            sampled = "the policy" if spec.mixture is None else f"a mixture with share {spec.mixture}"
+            source = "the policy" if spec.mixture is None else f"a mixture with share {spec.mixture}"
             raise UserError(
-                f"objective {objective.name} is for responses of a mixture that has the share {needs.mixture} of the "
-                f"reference; these are of {sampled}",
+                f"objective {objective.name} needs responses from a mixture with share {needs.mixture} of the "
+                f"reference; these are from {source}",
                 where="spec: mixture",
-                remedy="sample from that mixture, or choose objective=online-ipo: it is for the policy's own responses",
+                remedy="sample from that mixture, or choose objective=online-ipo, which trains on the policy's own "
+                "responses",
             )
         embedder = needs.embedder if needs.embedder != POLICY else None
-        found = find_embedder(embedder) if embedder else None
+        folder = find_embedder(embedder) if embedder else None
         messages = needs.embedder is not None or needs.quality_instruction is not None
         preferences = read_preferences(spec.preferences.path, ties=needs.ties, messages=messages)
-        labelled = supervise(spec, preferences.groups)
+        labeled = add_label_columns(spec, preferences.groups)
         if needs.extra:
-            groups = [item.group for item in labelled.items]
-            extended = with_extras(
-                groups, spec.extra.path if spec.extra else None, name=objective.name, kind=needs.extra
+            extended = add_extra_responses(
+                [item.group for item in labeled.groups],
+                spec.extra.path if spec.extra else None,
+                objective=objective.name,
+                kind=needs.extra,
             )
-            items = [replace(item, group=group) for item, group in zip(labelled.items, extended, strict=True)]
-            labelled = replace(labelled, items=items)
-        return cls(spec, preferences, labelled, found, ranks)
+            groups = [replace(item, group=group) for item, group in zip(labeled.groups, extended, strict=True)]
+            labeled = replace(labeled, groups=groups)
+        return cls(spec, preferences, labeled, folder, ranks)
 
     @property
     def needs(self) -> Needs:
@@ -74,14 +77,14 @@ class Provision:
 
     @property
     def groups(self) -> list[PromptGroup]:
-        return [item.group for item in self.labelled.items]
+        return [item.group for item in self.labeled.groups]
 
     @property
     def annotators(self) -> tuple[str, ...]:
-        return self.labelled.annotators
+        return self.labeled.annotators
 
     def rows(self) -> dict[str, int]:
-        """Counts for the manifest: what is trained on, and the pairs that were left out."""
+        """Row counts for the manifest: the training data and the skipped pairs."""
         groups = self.groups
         counts = {
             "prompts": len(groups),
@@ -89,11 +92,11 @@ class Provision:
             "pairs": sum(len(group.pairs) for group in groups),
             "identical_pairs": self.preferences.identical_pairs,
         }
-        left_out = {"tied_pairs": self.preferences.tied_pairs, "unknown_pairs": self.labelled.unknown_pairs}
-        return counts | {name: count for name, count in left_out.items() if count}
+        skipped = {"tied_pairs": self.preferences.tied_pairs, "unknown_pairs": self.labeled.unknown_pairs}
+        return counts | {name: count for name, count in skipped.items() if count}
 
     def files(self) -> list[Path]:
-        """The files that `examples` has published."""
+        """The files that `examples` publishes."""
         names = [REFERENCE_FILE]
         names += [PREVIOUS_FILE] if self.needs.previous and not self.spec.starts_at_reference else []
         names += [QUALITY_FILE] if self.needs.quality_instruction is not None else []
@@ -102,16 +105,16 @@ class Provision:
     def examples(
         self, policy: Forward | None, load: Load, autocast: Autocast, progress: Progress
     ) -> tuple[list[Example], Forward | None]:
-        """The groups with log-probabilities and vectors; and the policy, where it had to be loaded for them.
+        """Examples with log-probabilities and embeddings; and the policy, if it is loaded.
 
-        `policy` is what training starts from, loaded already when it is the reference too.
+        `policy`: the policy that training starts from, if it is loaded already because it is the reference too.
         """
         spec, needs, groups = self.spec, self.needs, self.groups
         ranks = self.ranks
         reference = reference_logprobs(
             spec, groups, lambda: policy or load(spec.reference.path), autocast, progress, ranks=ranks
         )
-        items = list(self.labelled.items)
+        labeled = list(self.labeled.groups)
         if needs.embedder == POLICY or needs.previous or needs.quality_instruction is not None:
             policy = policy or load(spec.policy.path)
         previous: Sequence[Logprobs | None] = [None] * len(groups)
@@ -137,9 +140,9 @@ class Provision:
                 file=QUALITY_FILE,
                 ranks=ranks,
             )
-            items = [
+            labeled = [
                 replace(item, responses=item.responses | {"quality": given.sums - plain.sums})
-                for item, given, plain in zip(items, instructed, previous, strict=True)
+                for item, given, plain in zip(labeled, instructed, previous, strict=True)
                 if plain is not None
             ]
         vectors = self._vectors(policy)
@@ -151,21 +154,21 @@ class Provision:
                 vectors[number] if vectors is not None else None,
                 self._differing(item.group) if needs.alignment else None,
             )
-            for number, item in enumerate(items)
+            for number, item in enumerate(labeled)
         ], policy
 
     def _instructed(self, instruction: str) -> list[PromptGroup]:
-        """The groups with `instruction` before the first message of their prompts."""
+        """The groups with `instruction` prepended to the first message of the prompt."""
         tokenizer = load_tokenizer(self.spec.policy.path, trust_remote_code=self.spec.settings.trust_remote_code)
-        result = []
+        instructed = []
         for group in self.groups:
             first, *rest = group.messages
             messages = [first | {"content": f"{instruction}\n\n{first['content']}"}, *rest]
-            result.append(replace(group, prompt_ids=np.array(encode_chat(tokenizer, messages), dtype=np.int32)))
-        return result
+            instructed.append(replace(group, prompt_ids=np.array(encode_chat(tokenizer, messages), dtype=np.int32)))
+        return instructed
 
     def _vectors(self, policy: Forward | None) -> np.ndarray | None:
-        """A unit vector for the prompt of each group, without its chat template; None where none is needed."""
+        """Unit vectors of the prompts, float64 [G, E], without chat template; None if the objective needs none."""
         if self.needs.embedder is None:
             return None
         texts = ["\n".join(message["content"] for message in group.messages) for group in self.groups]

@@ -1,13 +1,13 @@
-"""From what a round has trained to the policy that it ends with: as it is, with momentum, or averaged.
+"""The policy that a round ends with: the trained policy itself, with momentum, or averaged over rounds.
 
     momentum   theta_t+1 = theta^_t+1 + strength * (theta^_t+1 - theta^_t)      accelerated preference optimisation,
-               arXiv 2410.06293; theta^ is what was trained, theta what is sampled from (and the reference) next
+               arXiv 2410.06293; theta^: trained policy, theta: the policy (and reference) of the next round
     merge      theta_t+1 = sum_i w_i theta^_i over the last rounds, w_i ~ (i + 1)^power    in the spirit of MWA,
-               arXiv 2504.18580 (step weights; the paper's exact form was not seen)
+               arXiv 2504.18580 (step weights; not checked against the paper's exact form)
 
-The same stage moves the reference between rounds, from the one before and the policy: objectives/moving.py.
+The same stage moves the reference between rounds, from the previous reference and the policy: objectives/moving.py.
 
-Weights are those of whole policies: adapters were merged when they were published.
+Weights are those of whole policies: adapters are merged when a policy is published.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -30,20 +30,20 @@ class AsTrained(_Update):
 
 class Momentum(_Update):
     kind: Literal["momentum"]
-    strength: float = Field(0.3, gt=0, lt=1)  # alpha; ours: the paper's value was not seen
+    strength: float = Field(0.3, gt=0, lt=1)  # alpha; our default, not taken from the paper
 
 
 class Merge(_Update):
     kind: Literal["merge"]
-    last: int = Field(3, ge=2)  # rounds, the present one among them
-    power: float = Field(1.0, ge=0)  # 0: all alike; more: later ones weigh more
+    last: int = Field(3, ge=2)  # rounds, including the current one
+    power: float = Field(1.0, ge=0)  # 0: equal weights; larger: later rounds weigh more
 
 
 UpdateSettings = Annotated[AsTrained | Momentum | Merge, Field(discriminator="kind")]
 
 
 class UpdateSpec(Spec):
-    """Publish the round's policy (or reference) in `folder`/policy, from `trained` and what was there earlier."""
+    """Publish the round's policy (or reference) in `folder`/policy: a weighted sum of `trained` and `earlier`."""
 
     stage: ClassVar[str] = "update"
     version: ClassVar[int] = 1
@@ -52,14 +52,14 @@ class UpdateSpec(Spec):
     task: ClassVar[TaskName] = "train"
 
     settings: Momentum | Merge | Ema | TrustRegion = Field(discriminator="kind")
-    trained: Artifact  # this round's train/policy; of a reference: the policy that the round starts from
-    # Momentum: what the round before trained; merge: what earlier rounds trained, oldest first; of a reference: the one
-    # before.
+    trained: Artifact  # this round's train/policy; for a reference, the policy that the round starts from
+    # Momentum: the previous round's trained policy. Merge: the trained policies of earlier rounds, oldest first.
+    # For a reference: the previous reference.
     earlier: list[Artifact]
 
 
 def weights(settings: Momentum | Merge | Ema | TrustRegion, earlier: int) -> list[float]:
-    """The weight of each of `earlier` policies, oldest first, and of the trained one, last. They sum to 1."""
+    """Weights of the `earlier` policies, oldest first, then of the trained policy. They sum to 1."""
     if isinstance(settings, Momentum):
         return [-settings.strength, 1 + settings.strength]
     if not isinstance(settings, Merge):
@@ -69,7 +69,7 @@ def weights(settings: Momentum | Merge | Ema | TrustRegion, earlier: int) -> lis
 
 
 def run_update(spec: UpdateSpec, progress: Progress = silent) -> Manifest:
-    """Publish the sum. Raises UserError for policies of different architectures."""
+    """Publish the weighted sum. Raises UserError for policies of different architectures."""
 
     def body() -> Outcome:
         from tasks.modeling.merge import publish_sum

@@ -15,7 +15,7 @@ MakeSpec = Callable[..., TrainSpec]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny models: on a busy machine a second thread only waits, many times longer than the work takes."""
+    """Tiny models run faster on one thread: on a busy machine, they mostly wait for a second one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make_spec(tmp_path: Path, tiny_policy: Path) -> MakeSpec:
-    """A float32 train spec on the tiny policy, 12 prompts of 3 responses, 4 prompts a step; overrides by name."""
+    """Makes float32 train specs on the tiny policy: 12 prompts of 3 responses, 4 prompts per step."""
 
     def make(folder: str = "stage", **overrides: Any) -> TrainSpec:
         objective = overrides.pop("objective", {})

@@ -1,4 +1,4 @@
-"""Preferences over random responses: rows of preferences.parquet, and the file."""
+"""Rows of preferences.parquet over random responses."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ def preference_rows(
     prompt_tokens: int = 6,
     response_tokens: int = 8,
 ) -> list[dict[str, Any]]:
-    """All pairs of `responses` random responses of each prompt, lengths varied, targets in a range of +-2."""
+    """All pairs of `responses` random responses of each prompt, of varied lengths. Targets are mostly within +-2."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(prompts):

@@ -1,4 +1,4 @@
-"""Prompts as vectors: means over tokens, whatever they share a batch with."""
+"""Prompt embeddings are means over a text's own tokens, regardless of its batch."""
 
 import json
 import os
@@ -19,7 +19,7 @@ MINILM = os.environ.get("IREPO_MINILM", "")
 
 @pytest.fixture
 def encoder(tmp_path: Path, tiny_policy: Path) -> Path:
-    """A random BERT with the tiny policy's tokenizer, which cuts texts after 20 tokens."""
+    """A random BERT with the tiny policy's tokenizer that truncates texts to 20 tokens."""
     load_tokenizer(tiny_policy).save_pretrained(tmp_path / "encoder")
     config = BertConfig(
         vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
@@ -31,7 +31,7 @@ def encoder(tmp_path: Path, tiny_policy: Path) -> Path:
     return tmp_path / "encoder"
 
 
-def test_means_of_one_text_at_a_time(encoder: Path) -> None:
+def test_batched_embeddings_equal_single_texts(encoder: Path) -> None:
     vectors = embed(find_embedder(str(encoder)), TEXTS, "cpu")
     model, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
     for text, vector in zip(TEXTS, vectors, strict=True):
@@ -41,26 +41,26 @@ def test_means_of_one_text_at_a_time(encoder: Path) -> None:
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_the_policys_own_hidden_states(tiny_policy: Path) -> None:
+def test_policy_embeddings_are_means_of_hidden_states(tiny_policy: Path) -> None:
     policy, tokenizer = load_policy(tiny_policy, dtype="float32", device="cpu"), load_tokenizer(tiny_policy)
     vectors = embed_by_policy(policy, tokenizer, TEXTS)
     with torch.no_grad():
         ids = torch.tensor([tokenizer(TEXTS[1])["input_ids"]])
-        mean = policy.model(ids).last_hidden_state[0].mean(0).double().numpy()
+        mean = policy.base_model(ids).last_hidden_state[0].mean(0).double().numpy()
     np.testing.assert_allclose(vectors[1], mean / np.linalg.norm(mean), atol=1e-5)
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path, encoder: Path) -> None:
-    with pytest.raises(UserError, match="no model folder"):
+def test_invalid_encoders_are_refused(tmp_path: Path, encoder: Path) -> None:
+    with pytest.raises(UserError, match="not a model folder"):
         find_embedder(str(tmp_path))
     (encoder / "1_Pooling").mkdir()
     (encoder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
-    with pytest.raises(UserError, match="does not pool by the mean"):
+    with pytest.raises(UserError, match="does not use mean pooling"):
         find_embedder(str(encoder))
 
 
-@pytest.mark.skipif(not MINILM, reason="IREPO_MINILM names no folder with all-MiniLM-L6-v2")
-def test_minilm_knows_what_is_alike() -> None:
+@pytest.mark.skipif(not MINILM, reason="set IREPO_MINILM to a folder with all-MiniLM-L6-v2")
+def test_minilm_ranks_similar_texts() -> None:
     texts = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."]
     vectors = embed(find_embedder(MINILM), texts, "cpu")
     assert vectors.shape == (3, 384)

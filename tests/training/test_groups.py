@@ -1,4 +1,4 @@
-"""Prompt groups from preferences.parquet, and how they are cut into steps and forwards."""
+"""Prompt groups from preferences.parquet, and how steps and forwards split them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.training.preference_rows import preference_row, preference_rows, writ
 REPLIES = [[5, 6], [7, 8, 9], [5, 6]]
 
 
-def test_each_response_once(tmp_path: Path) -> None:
+def test_groups_hold_each_response_once(tmp_path: Path) -> None:
     path = write_preferences(tmp_path / "p.parquet", preference_rows(prompts=3, responses=4))
     preferences = read_preferences(path)
     assert [len(group.responses) for group in preferences.groups] == [4, 4, 4]
@@ -27,15 +27,15 @@ def test_each_response_once(tmp_path: Path) -> None:
         assert pair.label == row["target"]
 
 
-def test_rounds_are_groups_of_their_own(tmp_path: Path) -> None:
-    """Replay: the same prompt in two rounds has two sets of responses under the same indices."""
+def test_rounds_have_separate_groups(tmp_path: Path) -> None:
+    """With replay, the same prompt in two rounds has two sets of responses under the same indices."""
     first = preference_row("a", [3], [[5], [6]], 0, 1, 1.0)
     second = preference_row("a", [3], [[7], [8]], 0, 1, 2.0) | {"round": 2}
     preferences = read_preferences(write_preferences(tmp_path / "p.parquet", [first, second]))
     assert [(group.round, group.responses[0].tolist()) for group in preferences.groups] == [(1, [5]), (2, [7])]
 
 
-def test_identical_responses_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_identical_responses_are_skipped_and_counted(tmp_path: Path) -> None:
     rows = [preference_row("a", [3], REPLIES, 0, 2, 1.0), preference_row("a", [3], REPLIES, 1, 2, 1.0)]
     preferences = read_preferences(write_preferences(tmp_path / "p.parquet", rows))
     assert preferences.identical_pairs == 1
@@ -46,8 +46,8 @@ def test_identical_responses_are_left_out_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "no labelled pair"),
-        ([preference_row("a", [3], REPLIES, 0, 2, 1.0)], "no labelled pair"),
+        ([], "no labeled pair"),
+        ([preference_row("a", [3], REPLIES, 0, 2, 1.0)], "no labeled pair"),
         ([preference_row("a", [3], REPLIES, 0, 1, float("nan"))], "target is nan"),
         ([preference_row("a", [3], [[5], []], 0, 1, 1.0)], "response 1 of prompt a has no tokens"),
         (
@@ -56,21 +56,21 @@ def test_identical_responses_are_left_out_and_counted(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_refusals(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
+def test_invalid_rows_are_refused(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
     path = write_preferences(tmp_path / "p.parquet", rows)
     with pytest.raises(UserError, match=message):
         read_preferences(path)
 
 
-def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_preferences(tmp_path / "none.parquet")
-    (tmp_path / "text.parquet").write_text("no parquet")
+    (tmp_path / "text.parquet").write_text("not Parquet")
     with pytest.raises(UserError, match="cannot be read"):
         read_preferences(tmp_path / "text.parquet")
 
 
-def test_windows_cover_an_epoch_in_an_order_of_its_own() -> None:
+def test_windows_cover_each_epoch_in_its_own_order() -> None:
     first = list(windows(10, 4, seed=1, epoch=0))
     assert [len(window) for window in first] == [4, 4, 2]
     assert sorted(i for window in first for i in window) == list(range(10))

@@ -1,4 +1,4 @@
-"""The chunked head against log_softmax of all logits."""
+"""The chunked head against log_softmax of the full logits."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("chunk", "kept"), [(1, 0), (5 * V, 0), (5 * V, 12 * V), (10**9, 10**9)])
 def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, chunk: int, kept: int) -> None:
-    """Whatever the chunks, and whether their logits are kept or made again."""
+    """For any chunk size, with kept and with recomputed logits."""
     monkeypatch.setattr(head, "CHUNK", chunk)
     monkeypatch.setattr(head, "KEPT", kept)
     hidden, weight, shift, targets = inputs(bias)
@@ -29,10 +29,10 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, chunk
     slope = torch.linspace(-1, 1, N, dtype=torch.float64)
     plain = torch.nn.functional.linear(hidden, weight, shift).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     expected = torch.autograd.grad(plain, leaves, slope)
-    found = token_logprobs(hidden, weight, shift, targets)
-    torch.testing.assert_close(found, plain, atol=1e-12, rtol=0)
-    for _ in range(2):  # what was kept is used once
-        gradients = torch.autograd.grad(found, leaves, slope, retain_graph=True)
+    chunked = token_logprobs(hidden, weight, shift, targets)
+    torch.testing.assert_close(chunked, plain, atol=1e-12, rtol=0)
+    for _ in range(2):  # the second backward pass has no kept logits
+        gradients = torch.autograd.grad(chunked, leaves, slope, retain_graph=True)
         torch.testing.assert_close(gradients, expected, atol=1e-12, rtol=0)
 
 
@@ -43,23 +43,23 @@ def test_frozen_weights_have_no_gradient() -> None:
     assert weight.grad is None
 
 
-def test_no_tensor_of_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_logits_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHUNK", 4 * V)
     largest = 0
     plain = head.log_softmax
 
-    def watched(logits: Tensor, **options: object) -> Tensor:
+    def recorded(logits: Tensor, **options: object) -> Tensor:
         nonlocal largest
         largest = max(largest, logits.numel())
         return plain(logits, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(head, "log_softmax", watched)
+    monkeypatch.setattr(head, "log_softmax", recorded)
     hidden, weight, _, targets = inputs(False)
     token_logprobs(hidden, weight, None, targets).sum().backward()
     assert largest == 4 * V
 
 
-def test_autocast_is_that_of_a_plain_head() -> None:
+def test_autocast_equals_a_plain_head() -> None:
     hidden, weight, _, targets = (value.detach().float() if value is not None and value.is_floating_point() else value
                                   for value in inputs(False))  # fmt: skip
     assert hidden is not None
@@ -67,10 +67,10 @@ def test_autocast_is_that_of_a_plain_head() -> None:
     leaves = [hidden.requires_grad_(), weight.requires_grad_()]
     with torch.autocast("cpu", torch.bfloat16):
         plain = torch.nn.functional.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-        found = token_logprobs(hidden, weight, None, targets)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, plain, atol=1e-6, rtol=0)
+        chunked = token_logprobs(hidden, weight, None, targets)
+    assert chunked.dtype == torch.float32
+    torch.testing.assert_close(chunked, plain, atol=1e-6, rtol=0)
     expected = torch.autograd.grad(plain.sum(), leaves)
-    gradients = torch.autograd.grad(found.sum(), leaves)
+    gradients = torch.autograd.grad(chunked.sum(), leaves)
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
     torch.testing.assert_close(gradients, expected, atol=2e-2, rtol=2e-2)

@@ -1,4 +1,4 @@
-"""iREPO's own symmetries and minimum. Its vectors are in test_objective_vectors.py."""
+"""iREPO's symmetries and minimum. Its test vectors are in test_objective_vectors.py."""
 
 import math
 
@@ -14,8 +14,8 @@ def tensor(*values: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("scale", ["reward", "logratio"])
 @pytest.mark.parametrize("logit", [True, False])
-def test_invariants(scale: str, logit: bool) -> None:
-    """Swapping a pair and negating its target, and adding one constant to both log-ratios, change nothing."""
+def test_swap_and_shift_change_nothing(scale: str, logit: bool) -> None:
+    """Swap the pair and negate its target; add a constant to both log-ratios."""
     torch.manual_seed(0)
     h_w, h_l, target = torch.randn(3, 50, dtype=torch.float64)
     loss = irepo(h_w, h_l, target, beta=0.3, scale=scale, logit=logit)  # type: ignore[arg-type]
@@ -32,8 +32,8 @@ def test_scales_differ_by_beta_squared() -> None:
     assert reward.item() == pytest.approx(0.04 * logratio.item(), rel=1e-12)
 
 
-def test_identical_responses_pull_nowhere() -> None:
-    """The same response twice: the loss is target^2 whatever the policy does, and the gradients cancel."""
+def test_identical_responses_have_no_gradient() -> None:
+    """The same response twice: the loss is target^2 for any policy, and the gradients cancel."""
     h = tensor(0.9)
     loss = irepo(h, h, tensor(2.0), beta=0.1)
     loss.sum().backward()
@@ -42,7 +42,7 @@ def test_identical_responses_pull_nowhere() -> None:
     assert h.grad.item() == 0.0
 
 
-def test_target_has_no_gradient_and_minimum_is_target_over_beta() -> None:
+def test_minimum_is_target_over_beta_and_target_has_no_gradient() -> None:
     target = tensor(1.5)
     loss = irepo(tensor(3.0), tensor(0.0), target, beta=0.5, scale="logratio")
     loss.sum().backward()
@@ -50,5 +50,5 @@ def test_target_has_no_gradient_and_minimum_is_target_over_beta() -> None:
     assert target.grad is None
 
 
-def test_without_the_logit_the_minimum_is_at_the_preference_less_one_half() -> None:
+def test_without_logit_the_minimum_is_the_preference_minus_one_half() -> None:
     assert irepo(tensor(2.5), tensor(0.0), tensor(math.log(3)), beta=0.1, logit=False).item() == pytest.approx(0.0)

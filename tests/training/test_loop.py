@@ -1,8 +1,9 @@
-"""The gradient of a step: exact against one pair at a time in float64, and the same however it is accumulated."""
+"""The gradient of a step: exact against single pairs in float64, and independent of micro-batches."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tasks.modeling.logprobs import TokenSequence, sequence_logprobs, summed_log
 from tasks.training.batching import PackedForward
 from tasks.training.examples import Example
 from tasks.training.groups import read_preferences
+from tasks.training.label_columns import LabeledGroup, strength_shares
 from tasks.training.loop import Step, WindowResult, accumulate, check_first_step, first_loss
 from tasks.training.objectives.bmc import differing
 from tasks.training.objectives.irepo import Irepo
@@ -24,7 +26,6 @@ from tasks.training.objectives.registry import OBJECTIVES
 from tasks.training.objectives.rpo import Rpo
 from tasks.training.policy import checkpoint_activations
 from tasks.training.reference import Logprobs, compute, look_up
-from tasks.training.supervision import Supervised, strength_shares
 from tests.training.preference_rows import preference_rows, write_preferences
 
 OBJECTIVE = Irepo(beta=0.5)
@@ -44,7 +45,10 @@ def window(tmp_path: Path, tiny_policy: Path) -> list[Example]:
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
     noise = np.random.default_rng(0)
     return [
-        Example(Supervised(group), Logprobs(sequence_logprobs(model, rows, tokens=4096) + noise.normal(size=len(rows))))
+        Example(
+            LabeledGroup(group),
+            Logprobs(sequence_logprobs(model, rows, tokens=4096) + noise.normal(size=len(rows))),
+        )
         for group in read_preferences(path).groups
         for rows in [[TokenSequence(group.prompt_ids, response) for response in group.responses]]
     ]
@@ -66,7 +70,7 @@ def accumulated(
     return gradient(model), result
 
 
-def test_gradient_is_that_of_every_pair_alone_in_float64(
+def test_gradient_equals_the_sum_over_single_pairs_in_float64(
     tiny_policy: Path, window: list[Example], accelerator: Accelerator
 ) -> None:
     model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
@@ -74,10 +78,10 @@ def test_gradient_is_that_of_every_pair_alone_in_float64(
     def logprob(prompt: np.ndarray, response: np.ndarray) -> torch.Tensor:
         ids = torch.tensor([[*prompt, *response]], dtype=torch.long)
         logprobs = model(ids).logits[0].log_softmax(-1)
-        return sum(logprobs[len(prompt) + k - 1, token] for k, token in enumerate(response.tolist()))  # type: ignore[return-value]
+        return torch.stack([logprobs[len(prompt) + k - 1, token] for k, token in enumerate(response.tolist())]).sum()
 
     losses = []
-    pairs = [(each.group, each.reference.sums, pair) for each in window for pair in each.group.pairs]
+    pairs = [(example.group, example.reference.sums, pair) for example in window for pair in example.group.pairs]
     for group, reference, pair in pairs:
         difference = (
             logprob(group.prompt_ids, group.responses[pair.chosen])
@@ -89,15 +93,15 @@ def test_gradient_is_that_of_every_pair_alone_in_float64(
         (loss / len(pairs)).backward()
         losses.append(loss.item())
     expected = gradient(model)
-    found, result = accumulated(tiny_policy, window, accelerator, 8192)
+    actual, result = accumulated(tiny_policy, window, accelerator, 8192)
     assert float(result.means["loss"]) == pytest.approx(np.mean(losses), rel=1e-6)
-    assert float((found - expected).norm() / expected.norm()) < 1e-6
+    assert float((actual - expected).norm() / expected.norm()) < 1e-6
     assert result.pairs == 30
     assert result.tokens == sum(len(e.group.prompt_ids) + len(r) for e in window for r in e.group.responses)
 
 
 @pytest.mark.parametrize("tokens", [1, 150])
-def test_accumulation_changes_nothing(
+def test_micro_batches_change_nothing(
     tiny_policy: Path, window: list[Example], accelerator: Accelerator, tokens: int
 ) -> None:
     whole, whole_result = accumulated(tiny_policy, window, accelerator, 100_000)
@@ -107,7 +111,7 @@ def test_accumulation_changes_nothing(
         assert float(split_result.means[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-6)
 
 
-#: Whose loss ties the pairs of a step together, or reads more than sums of log-probabilities.
+#: Objectives that couple the pairs of a step, or read more than summed log-probabilities.
 COUPLED: list[dict[str, object]] = [
     {"name": "rpo"},
     {"name": "rpo", "pairing": "unpaired"},
@@ -123,26 +127,26 @@ COUPLED: list[dict[str, object]] = [
 
 @pytest.fixture
 def rich_window(window: list[Example], tiny_policy: Path) -> list[Example]:
-    """The window with all that objectives read."""
+    """The window with every column that an objective reads."""
     noise = np.random.default_rng(1)
     policy = load_policy(tiny_policy, dtype="float32", device="cpu")
     rows = compute(PackedForward(policy, 4096), [example.group for example in window], nullcontext, tokens=True)
     exact = look_up(rows, [example.group for example in window], Path("r"))
     result = []
-    for example, known in zip(window, exact, strict=True):
+    for example, previous in zip(window, exact, strict=True):
         group = example.group
         count = len(group.pairs)
         votes = noise.choice([0.0, 0.5, 1.0, np.nan], size=(count, 3))
         votes[:, 0] = 1.0
         pairs = {"votes": votes, "first_level": noise.choice([0.0, 1.0], size=count)}
-        assert known.tokens is not None
-        shifted = [tokens + noise.normal(size=len(tokens)) / 5 for tokens in known.tokens]
-        near = Logprobs(np.array([tokens.sum() for tokens in shifted]), shifted)
+        assert previous.tokens is not None
+        shifted = [tokens + noise.normal(size=len(tokens)) / 5 for tokens in previous.tokens]
+        reference = Logprobs(np.array([tokens.sum() for tokens in shifted]), shifted)
         result.append(
             Example(
-                Supervised(group, pairs, {"share": strength_shares(group)}),
-                near,
-                previous=known,
+                LabeledGroup(group, pairs, {"share": strength_shares(group)}),
+                reference,
+                previous=previous,
                 embedding=noise.normal(size=8),
                 differing=[differing(group.responses[p.chosen], group.responses[p.rejected]) for p in group.pairs],
             )
@@ -154,15 +158,15 @@ def rich_window(window: list[Example], tiny_policy: Path) -> list[Example]:
 def test_any_objective_is_accumulated_exactly(
     tiny_policy: Path, rich_window: list[Example], accelerator: Accelerator, settings: dict[str, object]
 ) -> None:
-    """One forward of everything, and many small ones: the same gradient, loss, figures and memory."""
+    """One large forward and many small ones give the same gradient, loss, metrics and memory."""
     objective = OBJECTIVES.read(settings)
     step = Step(("one", "two", "three"), {}, (1, 2, 3))
-    found = []
+    results = []
     for tokens in (100_000, 150, 1):
         model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
         result = accumulate(PackedForward(model, tokens), rich_window, objective, accelerator=accelerator, step=step)
-        found.append((gradient(model), result))
-    (whole, first), *others = found
+        results.append((gradient(model), result))
+    (whole, first), *others = results
     assert float(whole.norm()) > 0
     for split, result in others:
         assert float((whole - split).abs().max() / whole.abs().max()) < 1e-6
@@ -173,13 +177,14 @@ def test_any_objective_is_accumulated_exactly(
         assert dict(result.memory) == pytest.approx(dict(first.memory), rel=1e-6)
 
 
-def test_gradient_of_a_coupled_objective_is_that_of_its_formula(
+def test_gradient_of_a_coupled_objective_equals_its_formula(
     tiny_policy: Path, rich_window: list[Example], accelerator: Accelerator
 ) -> None:
-    """RPO over all pairs of five prompts, written out pair against pair."""
+    """RPO over all pairs of five prompts, written as a sum over pairs of pairs."""
     model = load_policy(tiny_policy, dtype="float32", device="cpu").double()
     sides = []
     for example in rich_window:
+        assert example.embedding is not None
         vector = torch.from_numpy(example.embedding / np.linalg.norm(example.embedding))
         rows = [TokenSequence(example.group.prompt_ids, response) for response in example.group.responses]
         h = summed_logprobs(model, rows)[0] - torch.from_numpy(example.reference.sums)
@@ -207,20 +212,26 @@ def test_recomputed_activations_give_the_same_gradient(
     assert torch.equal(plain, recomputed)
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
     checkpoint_activations(model)
-    forward, calls = PackedForward(model, 8192), []
-    for layer in model.model.layers:
-        inner = layer._gradient_checkpointing_func
-        layer._gradient_checkpointing_func = lambda *a, inner=inner: calls.append(1) or inner(*a)
+    forward = PackedForward(model, 8192)
+    calls: list[int] = []
+    layers: Any = model.base_model.layers
+    for layer in layers:
+
+        def counted(*arguments: Any, inner: Any = layer._gradient_checkpointing_func) -> Any:
+            calls.append(1)
+            return inner(*arguments)
+
+        layer._gradient_checkpointing_func = counted
     accumulate(forward, window, OBJECTIVE, accelerator=accelerator, step=Step())
-    assert len(calls) == len(model.model.layers)
+    assert len(calls) == len(layers)
 
 
-def test_first_loss_is_that_of_log_ratios_of_zero(window: list[Example]) -> None:
+def test_first_loss_is_the_loss_at_log_ratios_of_zero(window: list[Example]) -> None:
     squares = [pair.label**2 for example in window for pair in example.group.pairs]
     assert first_loss(OBJECTIVE, window, Step()) == pytest.approx(np.mean(squares), rel=1e-12)
 
 
-def test_first_step_check() -> None:
+def test_first_step_check_tolerates_rounding_only() -> None:
     mean_square = 14 / 3
 
     def result(loss: float, ratio: float) -> WindowResult:
@@ -234,5 +245,5 @@ def test_first_step_check() -> None:
         (mean_square, float("nan"), "float32"),
         (mean_square * 1.2, 0.05, "bfloat16"),
     ]:
-        with pytest.raises(UserError, match="they do not agree"):
+        with pytest.raises(UserError, match="log-probabilities differ"):
             check_first_step(result(loss, ratio), mean_square, dtype)

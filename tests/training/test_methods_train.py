@@ -1,4 +1,4 @@
-"""Every method composes by one word, and trains with what the stage provides for it."""
+"""Every method is selected by one word and trains on the data that the stage provides."""
 
 import json
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from tasks.training.batching import PackedForward
 from tasks.training.objectives.rpo import PAPERS_EMBEDDER
 from tasks.training.settings import TrainSpec
 from tasks.training.trainer import run
-from tasks.training.training_data import Provision
+from tasks.training.training_data import TrainingData
 from tests.conftest import MakePolicy
 from tests.training.conftest import MakeSpec
 from tests.training.preference_rows import preference_rows
@@ -44,7 +44,7 @@ def score(prompt: str, index: int, annotator: str, value: float | None) -> dict[
 
 @pytest.fixture
 def label_stage(tmp_path: Path) -> dict[str, dict[int, Path]]:
-    """scores.parquet and votes.parquet that agree with the preferences of `rows`."""
+    """scores.parquet and votes.parquet that match the preferences of `rows`."""
     prompts = {row["prompt_id"] for row in rows()}
     votes = [
         vote(row["prompt_id"], row["chosen_index"], row["rejected_index"], name, outcome)
@@ -65,7 +65,7 @@ def label_stage(tmp_path: Path) -> dict[str, dict[int, Path]]:
 
 @pytest.fixture
 def extra(tmp_path: Path) -> Path:
-    """A generate stage with one response to each prompt."""
+    """A generate stage with one response per prompt."""
     prompts = {row["prompt_id"]: row["prompt_ids"] for row in rows()}
     responses = [
         {"prompt_id": name, "response_index": 0, "prompt_ids": ids, "response_ids": [40, 41, 2], "text": "",
@@ -77,7 +77,7 @@ def extra(tmp_path: Path) -> Path:
 
 
 def spec_of(method: str, make_spec: MakeSpec, make_policy: MakePolicy, **fields: Any) -> TrainSpec:
-    """Two steps of a method at its configured settings; a reference of its own where it asks for the initial one."""
+    """A spec of two steps with the method's configured settings; its reference differs if it is the initial policy."""
     words = [f"objective={method}"] if method != "ipo-md" else []
     objective = compose_config(["run=demo", *words]).objective.model_dump()
     if method == "ipo-md":
@@ -85,7 +85,7 @@ def spec_of(method: str, make_spec: MakeSpec, make_policy: MakePolicy, **fields:
     if objective.get("embedder") == PAPERS_EMBEDDER:
         objective["embedder"] = "policy"
     if objective.get("reference", "initial") == "initial":
-        fields |= {"reference": make_policy(seed=1), "inputs": {"policy": "p", "reference": "r", "preferences": "d"}}
+        fields |= {"reference": make_policy(seed=1)}
     optimization = {"prompts_per_step": 3, "microbatch_tokens": 120}
     return make_spec(objective=objective, optimization=optimization, rows=rows(), **fields)
 
@@ -95,7 +95,7 @@ def metrics(spec: TrainSpec) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_steps(
+def test_every_method_trains_two_steps(
     method: str, make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, dict[int, Path]], extra: Path
 ) -> None:
     spec = spec_of(method, make_spec, make_policy, **label_stage, extra=extra, mixture=0.5)
@@ -105,10 +105,10 @@ def test_two_steps(
     assert manifest.rows["responses"] == 18
 
 
-def test_step_objectives_carry_their_memory(
+def test_memory_of_an_objective_carries_over_to_the_next_step(
     make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, dict[int, Path]]
 ) -> None:
-    """What is learnt about annotators goes on from step to step, and into the metrics."""
+    """LCPO's annotator reliabilities are updated in each step and written to the metrics."""
     spec = spec_of("lcpo", make_spec, make_policy, **label_stage)
     run(spec)
     first, second = (step["details"] for step in metrics(spec))
@@ -117,34 +117,34 @@ def test_step_objectives_carry_their_memory(
     assert first != second
 
 
-def test_two_references(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
-    """INPO: the initial policy's log-probabilities and those of the policy that training starts from."""
+def test_previous_policy_has_its_own_log_probabilities(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
+    """INPO reads log-probabilities of the initial policy and of the policy that training starts from."""
     spec = spec_of("inpo", make_spec, make_policy)
     manifest = run(spec)
     files = {entry.path for entry in manifest.files}
     assert {"reference.parquet", "previous.parquet"} <= files
     assert (spec.folder / "reference.parquet").read_bytes() != (spec.folder / "previous.parquet").read_bytes()
     alone = run(make_spec("alone", objective={"name": "inpo"}, rows=rows()))
-    assert "previous.parquet" not in {entry.path for entry in alone.files}  # it is the reference
+    assert "previous.parquet" not in {entry.path for entry in alone.files}  # the starting policy is the reference
 
 
-def test_the_policys_own_sense_of_quality(make_spec: MakeSpec, tiny_policy: Path) -> None:
-    """What the instruction adds to a response's log-probability, by forwards of single sequences."""
+def test_quality_is_the_gain_from_the_instruction(make_spec: MakeSpec, tiny_policy: Path) -> None:
+    """SR-DPO: log-probability of a response with the instruction minus without it, by single-sequence forwards."""
     spec = make_spec(objective={"name": "sr-dpo", "instruction": "Be kind."}, rows=rows())
     model, tokenizer = load_policy(tiny_policy, dtype="float32", device="cpu"), load_tokenizer(tiny_policy)
     forward = PackedForward(model, 4096)
     spec.folder.mkdir()
-    examples, _ = Provision.of(spec).examples(forward, lambda folder: forward, nullcontext, silent)
+    examples, _ = TrainingData.of(spec).examples(forward, lambda folder: forward, nullcontext, silent)
     for example in examples:
         group = example.group
-        asked = encode_chat(tokenizer, [{"role": "user", "content": f"Be kind.\n\n{group.prompt_id}"}])
-        for response, quality in zip(group.responses, example.item.responses["quality"], strict=True):
-            rows_of = [TokenSequence(prompt, response) for prompt in (asked, group.prompt_ids)]
-            given, plain = (sequence_logprobs(model, [row], tokens=1)[0] for row in rows_of)
-            assert quality == pytest.approx(given - plain, abs=1e-3)
+        instructed_ids = encode_chat(tokenizer, [{"role": "user", "content": f"Be kind.\n\n{group.prompt_id}"}])
+        for response, quality in zip(group.responses, example.labeled.responses["quality"], strict=True):
+            sequences = [TokenSequence(prompt, response) for prompt in (instructed_ids, group.prompt_ids)]
+            instructed, plain = (sequence_logprobs(model, [sequence], tokens=1)[0] for sequence in sequences)
+            assert quality == pytest.approx(instructed - plain, abs=1e-3)
 
 
-def test_tied_pairs_are_left_out_of_hard_labels(make_spec: MakeSpec, tiny_policy: Path) -> None:
+def test_hard_labels_skip_tied_pairs(make_spec: MakeSpec, tiny_policy: Path) -> None:
     tied = [row | ({"target": 0.0, "p_hat": 0.5} if number % 3 == 0 else {}) for number, row in enumerate(rows())]
     hard = run(make_spec("hard", objective={"name": "dpo"}, rows=tied))
     assert (hard.rows["pairs"], hard.rows["tied_pairs"]) == (12, 6)
@@ -161,14 +161,14 @@ def test_tied_pairs_are_left_out_of_hard_labels(make_spec: MakeSpec, tiny_policy
         ({"name": "lcpo"}, {}, "lcpo needs the votes"),
         ({"name": "rebel", "score_annotators": ["four"]}, {"scores": True}, "there are none by four"),
         ({"name": "sppo"}, {"votes": {2: "votes.parquet"}, "round": 2}, "the votes of the label stage of round 1"),
-        ({"name": "selm"}, {}, "selm needs a greedy response .* of the reference to each prompt"),
-        ({"name": "xpo"}, {"extra": True}, "6 have none here"),
-        ({"name": "ipo-md"}, {}, "these are of the policy"),
+        ({"name": "selm"}, {}, "selm needs a greedy response .* from the reference for each prompt"),
+        ({"name": "xpo"}, {"extra": True}, "6 prompts have none"),
+        ({"name": "ipo-md"}, {}, "these are from the policy"),
         ({"name": "ipo-md"}, {"mixture": 0.25}, "a mixture with share 0.25"),
         ({"name": "rpo", "embedder": "no/where/at/all"}, {}, "no such folder"),
     ],
 )
-def test_what_cannot_be_had_is_refused_at_the_start(
+def test_missing_data_is_refused_before_the_policy_is_read(
     objective: dict[str, Any],
     fields: dict[str, Any],
     message: str,
@@ -176,24 +176,24 @@ def test_what_cannot_be_had_is_refused_at_the_start(
     label_stage: dict[str, dict[int, Path]],
     tmp_path: Path,
 ) -> None:
-    """Before the policy is read: it does not even exist."""
-    given = {
+    """The policy folder does not exist."""
+    inputs = {
         name: label_stage[name] if value is True and name in label_stage else value for name, value in fields.items()
     }
-    if given.get("extra") is True:
+    if inputs.get("extra") is True:
         write_parquet(tmp_path / "extra" / "responses-0.parquet", table([], RESPONSES))
-        given["extra"] = tmp_path / "extra"
+        inputs["extra"] = tmp_path / "extra"
     with pytest.raises(UserError, match=message) as refused:
-        run(make_spec(objective=objective, rows=rows(), policy=tmp_path / "none", **given))
+        run(make_spec(objective=objective, rows=rows(), policy=tmp_path / "none", **inputs))
     assert refused.value.remedy
 
 
-def test_extra_responses_are_in_no_pair(make_spec: MakeSpec, make_policy: MakePolicy, extra: Path) -> None:
+def test_extra_responses_are_part_of_no_pair(make_spec: MakeSpec, make_policy: MakePolicy, extra: Path) -> None:
     spec = spec_of("selm", make_spec, make_policy, extra=extra)
-    provision = Provision.of(spec)
-    assert [group.responses[-1].tolist() for group in provision.groups] == [[40, 41, 2]] * 6
-    assert all(pair.rejected < 3 and pair.chosen < 3 for group in provision.groups for pair in group.pairs)
+    groups = TrainingData.of(spec).groups
+    assert [group.responses[-1].tolist() for group in groups] == [[40, 41, 2]] * 6
+    assert all(pair.rejected < 3 and pair.chosen < 3 for group in groups for pair in group.pairs)
     manifest = run(spec)
     assert (manifest.rows["responses"], manifest.rows["pairs"]) == (18, 18)
-    known = read_parquet(spec.folder / "reference.parquet", REFERENCE)
-    assert known["response_index"].to_pylist().count(-1) == 6
+    reference = read_parquet(spec.folder / "reference.parquet", REFERENCE)
+    assert reference["response_index"].to_pylist().count(-1) == 6

@@ -1,4 +1,4 @@
-"""The learning rate, weight decay on matrices only, and optimizer state that survives as tensors."""
+"""Learning-rate schedules, weight decay on matrices only, and saving the optimizer state as tensors."""
 
 import pytest
 import torch
@@ -24,12 +24,12 @@ def test_schedules(values: dict[str, object], rates: list[float]) -> None:
     assert [learning_rate(step, 5, settings(**values)) for step in range(5)] == pytest.approx(rates, abs=1e-6)
 
 
-def test_one_step_runs_at_the_peak() -> None:
+def test_a_single_step_runs_at_the_peak() -> None:
     assert learning_rate(0, 1, settings(final_fraction=0.0)) == 1.0
 
 
-def test_only_matrices_decay() -> None:
-    """With zero gradients the only change is decay: by lr * weight_decay on the matrix, none on norm and bias."""
+def test_weight_decay_applies_to_matrices_only() -> None:
+    """With zero gradients the only change is the decay of the matrix by lr * weight_decay."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = build_optimizer(trainable(model), settings(weight_decay=0.1))
@@ -42,7 +42,7 @@ def test_only_matrices_decay() -> None:
         assert torch.equal(after[name], before[name])
 
 
-def test_state_goes_on_bit_for_bit() -> None:
+def test_restored_state_continues_bit_for_bit() -> None:
     torch.manual_seed(0)
     gradients = torch.randn(6, 4, 4)
 

@@ -1,6 +1,6 @@
-"""Packed rows against one plain forward a response: log-probabilities and gradients, for each architecture."""
+"""Packed rows against one plain forward per response: log-probabilities and gradients, for each architecture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ from tasks.training.policy import add_adapters, checkpoint_activations
 from tasks.training.settings import LoraSettings
 from tests.modeling.architectures import MODELS, VOCABULARY, build
 
-#: Tokens of prompts and of their responses: of one token, longer than the windows, all in one row.
+#: Tokens of prompts and their responses: single tokens and lengths above the sliding windows, all in one row.
 LENGTHS = [(9, (7, 12)), (1, (1, 20, 5)), (20, (1, 2, 11, 6)), (3, (4,))]
 
 
@@ -36,7 +36,7 @@ def groups(lengths: list[tuple[int, tuple[int, ...]]] = LENGTHS) -> list[PromptG
 
 
 def alone(model: PreTrainedModel, data: list[PromptGroup]) -> Tensor:
-    """Each response by itself: no padding, no mask, no positions, the full logits."""
+    """Token log-probabilities by one forward per response: no padding, mask or positions, full logits."""
 
     def tokens() -> Iterator[Tensor]:
         for group in data:
@@ -48,30 +48,30 @@ def alone(model: PreTrainedModel, data: list[PromptGroup]) -> Tensor:
     return torch.cat(list(tokens()))
 
 
-def answer(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The tokens' log-probabilities, and the gradient of a sum in which each weighs differently."""
+def with_gradient(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The token log-probabilities, and the gradient of their sum with a different weight for each."""
     model.zero_grad()
     (torch.cos(torch.arange(len(tokens), dtype=tokens.dtype)) @ tokens).backward()
     gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
     return tokens.detach(), torch.cat(gradients)
 
 
-def agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float) -> None:
-    assert found[0].shape == expected[0].shape
-    assert float((found[0] - expected[0]).abs().max()) < tolerance
-    assert float((found[1] - expected[1]).norm() / expected[1].norm()) < tolerance
+def agree(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float) -> None:
+    assert actual[0].shape == expected[0].shape
+    assert float((actual[0] - expected[0]).abs().max()) < tolerance
+    assert float((actual[1] - expected[1]).norm() / expected[1].norm()) < tolerance
 
 
 @pytest.mark.parametrize("by_mask", [False, True], ids=["segments", "mask"])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_packed_rows_are_the_responses_one_by_one(name: str, by_mask: bool) -> None:
-    """In float64 weights; some models take norms, rotations and softmax in float32 whatever their weights are."""
+def test_packed_rows_equal_single_responses(name: str, by_mask: bool) -> None:
+    """With float64 weights; some models still compute norms, rotations and softmax in float32."""
     model, data = build(name), groups()
-    expected = answer(model, alone(model, data))
+    expected = with_gradient(model, alone(model, data))
     forward = PackedForward(model, 1000, by_mask=by_mask)
     assert (model.config._attn_implementation == NAME) is not by_mask
     sums, tokens = forward.logprobs(data)
-    agree(answer(model, tokens), expected, 2e-6)
+    agree(with_gradient(model, tokens), expected, 2e-6)
     lengths = [len(response) for group in data for response in group.responses]
     torch.testing.assert_close(
         sums, torch.stack([part.sum() for part in expected[0].split(lengths)]), atol=1e-5, rtol=0
@@ -79,8 +79,8 @@ def test_packed_rows_are_the_responses_one_by_one(name: str, by_mask: bool) -> N
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_forward_without_rows_is_what_it_was(name: str) -> None:
-    """Generation and embedding by a policy whose attention was chosen for packed rows."""
+def test_forwards_without_packed_rows_do_not_change(name: str) -> None:
+    """A policy whose attention is set up for packed rows still generates and embeds."""
     model, data = build(name), groups()
     with torch.no_grad():
         expected = alone(model, data)
@@ -89,9 +89,9 @@ def test_a_forward_without_rows_is_what_it_was(name: str) -> None:
         torch.testing.assert_close(PlainForward(model, 1).logprobs(data)[1], expected, atol=1e-6, rtol=0)
 
 
-def test_whose_head_is_more_than_a_matrix() -> None:
-    own = {name for name in MODELS if output_layer(build(name)) is None}
-    assert own == {"gemma2", "cohere"}
+def test_models_whose_head_is_more_than_a_matrix() -> None:
+    names = {name for name in MODELS if output_layer(build(name)) is None}
+    assert names == {"gemma2", "cohere"}
 
 
 def adapted() -> PreTrainedModel:
@@ -110,24 +110,24 @@ def recomputing() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("make", [adapted, recomputing])
-def test_adapters_and_recomputed_activations(make: object) -> None:
-    model, data = make(), groups()  # type: ignore[operator]
-    expected = answer(model, alone(model, data))
-    agree(answer(model, PackedForward(model, 1000).logprobs(data)[1]), expected, 1e-6)
+def test_adapters_and_recomputed_activations(make: Callable[[], PreTrainedModel]) -> None:
+    model, data = make(), groups()
+    expected = with_gradient(model, alone(model, data))
+    agree(with_gradient(model, PackedForward(model, 1000).logprobs(data)[1]), expected, 1e-6)
 
 
-def test_autocast_is_as_near_as_plain_rows_are() -> None:
-    """bfloat16 products, float32 softmax: both layouts are off by the same order, and not by much."""
+def test_autocast_error_is_that_of_plain_rows() -> None:
+    """bfloat16 products and float32 softmax: both layouts have errors of the same size."""
     model, data = build("llama").float(), groups()
-    exact = answer(model, alone(model, data))
+    exact = with_gradient(model, alone(model, data))
 
-    def off(forward: PlainForward | PackedForward) -> tuple[float, float]:
+    def errors(forward: PlainForward | PackedForward) -> tuple[float, float]:
         with torch.autocast("cpu", torch.bfloat16):
             tokens = forward.logprobs(data)[1]
-        found = answer(model, tokens)
-        return float((found[0] - exact[0]).abs().mean()), float((found[1] - exact[1]).norm() / exact[1].norm())
+        actual = with_gradient(model, tokens)
+        return float((actual[0] - exact[0]).abs().mean()), float((actual[1] - exact[1]).norm() / exact[1].norm())
 
-    plain, packed = off(PlainForward(model, 1)), off(PackedForward(model, 1000))
+    plain, packed = errors(PlainForward(model, 1)), errors(PackedForward(model, 1000))
     assert packed != plain
     assert 0 < packed[0] < 2 * plain[0] < 0.2
     assert 0 < packed[1] < 2 * plain[1] < 0.2
@@ -149,7 +149,7 @@ def test_first_fit_holds_every_group_once_within_the_budget(
     assert sorted(index for row in rows for index in row) == list(range(len(data)))
     used = [sum(sizes[i] for i in row) for row in rows]
     assert all(total <= tokens or len(row) == 1 for total, row in zip(used, rows, strict=True))
-    for before, after in pairwise(range(len(rows))):  # no row was opened while its first group fitted an earlier one
+    for before, after in pairwise(range(len(rows))):  # a row is opened only if its first group fits no earlier row
         largest = sizes[rows[after][0]]
         held = sum(size for i, size in ((i, sizes[i]) for i in rows[before]) if size >= largest and i != rows[after][0])
         assert held + largest > tokens
@@ -157,8 +157,8 @@ def test_first_fit_holds_every_group_once_within_the_budget(
         assert PackedRow.of([data[i] for i in row], torch.device("cpu")).ids.shape[1] == sum(sizes[i] for i in row)
 
 
-def test_window_counts_positions_not_places() -> None:
-    """A response far from its prompt in the row is next to it in position."""
+def test_sliding_window_counts_positions_not_row_indices() -> None:
+    """The second response is far from its prompt in the row, but next to it in position."""
     row = PackedRow.of(groups([(2, (3, 3))]), torch.device("cpu"))
     assert row.positions.tolist() == [[0, 1, 2, 3, 2, 3]]
     expected = [
@@ -173,7 +173,7 @@ def test_window_counts_positions_not_places() -> None:
     assert row.predicting.tolist() == [1, 2, 3, 1, 4, 5]
 
 
-def test_places_of_variable_length_attention() -> None:
+def test_layout_for_variable_length_attention() -> None:
     row = PackedRow.of(groups([(2, (3, 1)), (1, (2,))]), torch.device("cpu"))
     places, (queries, keys), longest = row.variable_length
     assert places.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 4, 4, 5]

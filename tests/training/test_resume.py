@@ -1,10 +1,11 @@
-"""A stage that was killed goes on, and ends with the bytes of one that was not."""
+"""A killed stage resumes and ends with the same bytes as an uninterrupted one."""
 
 import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.training.conftest import MakeSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED_AFTER = 6
-#: Runs stages, each in a fork of its own that kills itself, as the kernel would, after some optimizer steps.
+#: Runs each stage in a fork that kills itself with SIGKILL after some optimizer steps.
 RUN_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
@@ -38,7 +39,7 @@ for path in sys.argv[2:]:
 
 
 def files(spec: TrainSpec) -> dict[str, str]:
-    """sha256 of everything published. metrics.jsonl holds no times, so it must be equal as it is."""
+    """sha256 of all published files. metrics.jsonl holds no times, so its bytes must be equal too."""
     return {
         path.relative_to(spec.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for name in ("policy", "adapter", "reference.parquet", "metrics.jsonl")
@@ -48,17 +49,21 @@ def files(spec: TrainSpec) -> dict[str, str]:
 
 
 def steps_of(spec: TrainSpec) -> list[int]:
-    """Run the stage; the optimizer steps that it did."""
+    """Run the stage and return its optimizer steps."""
     steps: list[int] = []
     run(spec, lambda done, total, unit: steps.append(done) if unit == "steps" else None)
     return steps
 
 
-def test_killed_and_resumed_is_undisturbed(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """All weights, adapters, and an objective with a memory. Another process with another hash seed starts."""
-    common = {"epochs": 3, "checkpoint_steps": 2, "weight_decay": 0.1}
+def test_killed_and_resumed_equals_uninterrupted(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Full training, LoRA, and an objective with memory. The killed process has another hash seed."""
+    common: dict[str, Any] = {"epochs": 3, "checkpoint_steps": 2, "weight_decay": 0.1}
     specs = []
-    cases = {"all": (None, {}), "lora": ({"rank": 2}, {}), "memory": (None, {"name": "beta-dpo"})}
+    cases: dict[str, tuple[dict[str, int] | None, dict[str, str]]] = {
+        "all": (None, {}),
+        "lora": ({"rank": 2}, {}),
+        "memory": (None, {"name": "beta-dpo"}),
+    }
     for name, (lora, objective) in cases.items():
         whole, broken = (
             make_spec(f"{name}-{kind}", objective=objective, optimization=common | {"lora": lora})
@@ -102,7 +107,7 @@ def stop_after(spec: TrainSpec, step: int) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut weights", "altered record", "no record", "missing file"])
-def test_damaged_checkpoint_is_passed_over(make_spec: MakeSpec, damage: str) -> None:
+def test_damaged_checkpoint_is_skipped(make_spec: MakeSpec, damage: str) -> None:
     optimization = {"epochs": 3, "checkpoint_steps": 2}
     spec = make_spec("broken", optimization=optimization)
     stop_after(spec, 7)
@@ -130,8 +135,8 @@ def test_checkpoints_of_other_settings_are_not_used(make_spec: MakeSpec) -> None
     assert steps_of(other) == [1, 2, 3, 4, 5, 6]
 
 
-def test_record_names_the_data_position(make_spec: MakeSpec) -> None:
-    """Three windows an epoch: after step 4 the next is window 1 of epoch 1 (from 0)."""
+def test_record_holds_the_data_position(make_spec: MakeSpec) -> None:
+    """With three windows per epoch, step 4 is followed by window 1 of epoch 1 (from 0)."""
     spec = make_spec(optimization={"checkpoint_steps": 4, "epochs": 3})
     stop_after(spec, 5)
     record = Checkpoint.read(spec.folder / CHECKPOINTS / "step-000004", spec.key())

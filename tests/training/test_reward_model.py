@@ -1,4 +1,4 @@
-"""Reward models: the Bradley-Terry loss's value, that an obvious preference is learnt, and the folder."""
+"""Reward models: the value of the Bradley-Terry loss, learning an obvious preference, and the folder."""
 
 import random
 from pathlib import Path
@@ -25,7 +25,7 @@ WORDS = ["the", "sum", "of", "numbers", "is", "not", "known", "to", "a", "reader
 
 
 def kind_against_rude(count: int, seed: int) -> list[dict[str, str]]:
-    """Pairs whose chosen reply says 'kind' where the rejected one says 'rude'; all else is drawn alike."""
+    """Pairs whose chosen reply contains 'kind' and whose rejected one contains 'rude'; the rest is random."""
     rng = random.Random(seed)
 
     def sentence(word: str) -> str:
@@ -46,7 +46,7 @@ def trained(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder, fit_reward_model(tiny_policy, kind_against_rude(200, 0), folder, settings, device="cpu")
 
 
-def test_an_obvious_preference_is_learnt_and_holds_on_new_pairs(trained: tuple[Path, list[float]]) -> None:
+def test_an_obvious_preference_is_learned_and_generalizes(trained: tuple[Path, list[float]]) -> None:
     folder, losses = trained
     assert sum(losses[-5:]) / 5 < 0.3 < losses[0]
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -60,7 +60,7 @@ def test_an_obvious_preference_is_learnt_and_holds_on_new_pairs(trained: tuple[P
     assert (chosen > rejected).float().mean() >= 0.9
 
 
-def test_folder_is_an_ordinary_one_with_one_label_and_a_pad_token(trained: tuple[Path, list[float]]) -> None:
+def test_folder_is_a_one_label_classifier_with_a_pad_token(trained: tuple[Path, list[float]]) -> None:
     folder, _ = trained
     assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= {
         path.name for path in folder.iterdir()
@@ -71,7 +71,7 @@ def test_folder_is_an_ordinary_one_with_one_label_and_a_pad_token(trained: tuple
     assert model.config.pad_token_id == AutoTokenizer.from_pretrained(folder).pad_token_id
 
 
-def test_the_score_is_read_at_the_end_token_whatever_the_padding(trained: tuple[Path, list[float]]) -> None:
+def test_score_is_read_at_the_end_token_for_any_padding(trained: tuple[Path, list[float]]) -> None:
     folder, _ = trained
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -84,23 +84,23 @@ def test_the_score_is_read_at_the_end_token_whatever_the_padding(trained: tuple[
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_the_first_loss_is_bradley_terrys(trained: tuple[Path, list[float]]) -> None:
+def test_first_loss_is_the_bradley_terry_loss(trained: tuple[Path, list[float]]) -> None:
     folder, _ = trained
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     pairs = kind_against_rude(6, 2)
     with torch.no_grad():
-        gaps = [
+        margins = [
             scores(model, [encode_scored(tokenizer, pair["prompt"], pair["chosen"])])
             - scores(model, [encode_scored(tokenizer, pair["prompt"], pair["rejected"])])
             for pair in pairs
         ]
     settings = RewardTrainingSettings(steps=1, batch_size=6, microbatch_tokens=100)
     (loss,) = train_reward_model(model, tokenizer, pairs, settings)
-    assert loss == pytest.approx(F.softplus(-torch.cat(gaps)).mean().item(), rel=1e-4)
+    assert loss == pytest.approx(F.softplus(-torch.cat(margins)).mean().item(), rel=1e-4)
 
 
-def test_what_cannot_be_trained_is_refused(
+def test_unusable_pairs_models_and_tokenizers_are_refused(
     tiny_policy: Path, trained: tuple[Path, list[float]], tmp_path: Path
 ) -> None:
     folder, _ = trained
@@ -126,10 +126,10 @@ def test_what_cannot_be_trained_is_refused(
         fit_reward_model(ambiguous, kind_against_rude(1, 0), tmp_path / "out", settings)
 
 
-def test_the_command_fits_what_a_panel_said(
+def test_command_trains_on_preferences(
     tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the target says that the second reply is better, that one is chosen; ties teach nothing."""
+    """A negative target swaps the pair, and ties are skipped."""
     rows = [
         preference_row(str(i), [40], [[50 + i, 2], [60 + i, 2]], 0, 1, target)
         for i, target in enumerate((1.0, -2.0, 0.0))

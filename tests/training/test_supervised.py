@@ -1,9 +1,10 @@
-"""Supervised fine-tuning: what is trained on, the loss's value, the schedule, and the folder it writes."""
+"""Supervised fine-tuning: the trained tokens, the value of the loss, the schedule, and the written folder."""
 
 import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,17 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.errors import UserError
 from tasks.modeling.load import load_policy, load_tokenizer
-from tasks.training.supervised import (
-    SupervisedSettings,
-    encode,
-    encode_rows,
-    length_buckets,
-    rate_at,
-    supervise,
-    train_supervised,
-)
+from tasks.training.conversations import encode, encode_rows
+from tasks.training.supervised import SupervisedSettings, fine_tune, length_buckets, rate_at, train_supervised
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"prompt": "what is the sum", "completion": "a kind reply"},
     {"messages": [{"role": "user", "content": "numbers"}, {"role": "assistant", "content": "the answer is not known"}]},
     {"prompt": "to the reader", "completion": [{"role": "assistant", "content": "short"}]},
@@ -39,7 +33,7 @@ def settings(**changes: object) -> SupervisedSettings:
     return SupervisedSettings.model_validate({"steps": 1, "learning_rate": 1e-3, "batch_size": 4} | changes)
 
 
-def test_only_the_assistants_words_and_end_token_are_trained(tiny_policy: Path) -> None:
+def test_only_assistant_text_and_end_tokens_are_trained(tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
     turns = [
         {"role": "user", "content": "one"},
@@ -47,17 +41,17 @@ def test_only_the_assistants_words_and_end_token_are_trained(tiny_policy: Path) 
         {"role": "user", "content": "three"},
         {"role": "assistant", "content": "four"},
     ]
-    example = encode(tokenizer, {"messages": turns})
-    learned = [token for token, trained in zip(example.ids, example.trained, strict=True) if trained]
-    assert tokenizer.decode(learned) == "two<|im_end|>four<|im_end|>"
-    whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert tokenizer.decode(example.ids) == whole.removesuffix("\n")
+    encoded = encode(tokenizer, {"messages": turns})
+    trained = [token for token, is_trained in zip(encoded.ids, encoded.trained, strict=True) if is_trained]
+    assert tokenizer.decode(trained) == "two<|im_end|>four<|im_end|>"
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    assert tokenizer.decode(encoded.ids) == text.removesuffix("\n")
     prompt = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-    sampled_from = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    assert example.ids[: len(sampled_from)] == sampled_from
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert encoded.ids[: len(prompt_ids)] == prompt_ids
 
 
-def test_loss_is_the_mean_over_reply_tokens_computed_row_by_row(tiny_policy: Path) -> None:
+def test_loss_is_the_mean_over_reply_tokens(tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
     losses = []
@@ -77,7 +71,7 @@ def test_loss_is_the_mean_over_reply_tokens_computed_row_by_row(tiny_policy: Pat
     assert first == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
-def test_loss_falls_and_the_reply_is_learnt(tiny_policy: Path) -> None:
+def test_loss_falls_and_the_reply_is_learned(tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
     model = load_policy(tiny_policy, dtype="float32", device="cpu")
     losses = train_supervised(model, tokenizer, ROWS, settings(steps=60, learning_rate=5e-3))
@@ -91,17 +85,17 @@ def test_loss_falls_and_the_reply_is_learnt(tiny_policy: Path) -> None:
     assert tokenizer.decode(output[prompt["input_ids"].shape[1] :]) == "a kind reply<|im_end|>"
 
 
-def test_accumulating_over_microbatches_changes_nothing(tiny_policy: Path) -> None:
+def test_micro_batches_change_nothing(tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
-    whole, parts = (load_policy(tiny_policy, dtype="float64", device="cpu") for _ in range(2))
-    train_supervised(whole, tokenizer, ROWS, settings(steps=3))
-    train_supervised(parts, tokenizer, ROWS, settings(steps=3, microbatch_tokens=1))
-    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+    single, split = (load_policy(tiny_policy, dtype="float64", device="cpu") for _ in range(2))
+    train_supervised(single, tokenizer, ROWS, settings(steps=3))
+    train_supervised(split, tokenizer, ROWS, settings(steps=3, microbatch_tokens=1))
+    for one, other in zip(single.parameters(), split.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_every_token_weighs_the_same_whatever_its_batch(tiny_policy: Path) -> None:
-    """The mean gradient of an epoch's small batches is the gradient of the whole, though lengths differ."""
+def test_tokens_have_equal_weight_in_every_batch(tiny_policy: Path) -> None:
+    """The mean gradient over an epoch of small batches equals the gradient of one batch, although lengths differ."""
     tokenizer = load_tokenizer(tiny_policy)
 
     def step(rows: list[dict[str, object]], batch_size: int) -> list[torch.Tensor]:
@@ -129,9 +123,9 @@ def test_every_token_weighs_the_same_whatever_its_batch(tiny_policy: Path) -> No
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_folder_is_complete_and_the_same_bytes_again(tiny_policy: Path, tmp_path: Path) -> None:
+def test_folder_is_complete_and_reproducible(tiny_policy: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        supervise(tiny_policy, ROWS, tmp_path / name, settings(steps=6, batch_size=1), device="cpu")
+        fine_tune(tiny_policy, ROWS, tmp_path / name, settings(steps=6, batch_size=1), device="cpu")
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
         "model.safetensors",
         "config.json",
@@ -145,17 +139,17 @@ def test_folder_is_complete_and_the_same_bytes_again(tiny_policy: Path, tmp_path
     assert any(not torch.equal(before[name], after[name]) for name in after)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "a")
     assert model.generation_config.eos_token_id == [AutoTokenizer.from_pretrained(tmp_path / "a").eos_token_id]
-    supervise(tiny_policy, ROWS, tmp_path / "c", settings(steps=6, batch_size=1, seed=1), device="cpu")
+    fine_tune(tiny_policy, ROWS, tmp_path / "c", settings(steps=6, batch_size=1, seed=1), device="cpu")
     assert (tmp_path / "a" / "model.safetensors").read_bytes() != (tmp_path / "c" / "model.safetensors").read_bytes()
 
 
-def test_a_given_chat_template_is_used_and_saved(tiny_policy: Path, tmp_path: Path) -> None:
+def test_chat_template_argument_is_used_and_saved(tiny_policy: Path, tmp_path: Path) -> None:
     template = tmp_path / "turns.jinja"
     template.write_text(
         "{%- for message in messages -%}[{{ message['role'] }}]{{ message['content'] + eos_token }}{%- endfor -%}"
         "{%- if add_generation_prompt -%}[assistant]{%- endif -%}"
     )
-    supervise(tiny_policy, ROWS, tmp_path / "out", settings(), chat_template=template, device="cpu")
+    fine_tune(tiny_policy, ROWS, tmp_path / "out", settings(), chat_template=template, device="cpu")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     turns = [{"role": "user", "content": "one"}]
     assert (
@@ -164,7 +158,7 @@ def test_a_given_chat_template_is_used_and_saved(tiny_policy: Path, tmp_path: Pa
     )
 
 
-def test_batches_hold_each_row_once_an_epoch_and_like_lengths_together() -> None:
+def test_batches_hold_each_row_once_per_epoch_and_similar_lengths() -> None:
     lengths = [10, 50] * 40
     batches = list(length_buckets(lengths, 8, 25, seed=3))
     assert len(batches) == 25
@@ -176,9 +170,9 @@ def test_batches_hold_each_row_once_an_epoch_and_like_lengths_together() -> None
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)])
-def test_rate_warms_up_and_falls(schedule: str, middle: float) -> None:
-    chosen = settings(schedule=schedule, learning_rate=1.0, warmup_ratio=0.2)
-    rates = [rate_at(step, 100, chosen) for step in range(100)]
+def test_learning_rate_warms_up_and_falls(schedule: str, middle: float) -> None:
+    changed = settings(schedule=schedule, learning_rate=1.0, warmup_ratio=0.2)
+    rates = [rate_at(step, 100, changed) for step in range(100)]
     assert rates[:20] == pytest.approx([(step + 1) / 21 for step in range(20)])
     assert rates[20] == 1.0
     assert rates[60] == pytest.approx(middle)
@@ -187,15 +181,21 @@ def test_rate_warms_up_and_falls(schedule: str, middle: float) -> None:
     )
 
 
-def test_steps_or_epochs_not_both_and_nothing_unknown() -> None:
+def test_settings_need_steps_or_epochs_and_refuse_unknown_fields() -> None:
     assert SupervisedSettings(epochs=2, batch_size=32).total_steps(33) == 4
     assert SupervisedSettings(steps=7).total_steps(33) == 7
-    for words in ({}, {"epochs": 1, "steps": 1}, {"steps": 1, "lr": 1e-3}, {"steps": 1, "dtype": "float16"}):
+    invalid: list[dict[str, object]] = [
+        {},
+        {"epochs": 1, "steps": 1},
+        {"steps": 1, "lr": 1e-3},
+        {"steps": 1, "dtype": "float16"},
+    ]
+    for fields in invalid:
         with pytest.raises(ValidationError):
-            SupervisedSettings.model_validate(words)
+            SupervisedSettings.model_validate(fields)
 
 
-def test_rows_that_cannot_be_used_are_refused(tiny_policy: Path) -> None:
+def test_unusable_rows_are_refused(tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
     with pytest.raises(UserError, match="nothing to train on"):
         encode_rows(tokenizer, [], 100)
@@ -207,16 +207,16 @@ def test_rows_that_cannot_be_used_are_refused(tiny_policy: Path) -> None:
         encode(tokenizer, {"text": "one"})
 
 
-def test_templates_that_cannot_be_masked_are_refused(tiny_policy: Path) -> None:
+def test_unusable_chat_templates_are_refused(tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
     with pytest.raises(UserError, match="does not end the assistant's turn"):
         encode(tokenizer, ROWS[0])
     tokenizer.chat_template = "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    with pytest.raises(UserError, match="renders earlier turns anew"):
+    with pytest.raises(UserError, match="changes the text of earlier turns"):
         encode(tokenizer, ROWS[0])
 
 
-def test_settings_are_plain_data() -> None:
-    chosen = settings(steps=5)
-    assert SupervisedSettings.model_validate(json.loads(chosen.model_dump_json())) == chosen
+def test_settings_survive_json() -> None:
+    changed = settings(steps=5)
+    assert SupervisedSettings.model_validate(json.loads(changed.model_dump_json())) == changed

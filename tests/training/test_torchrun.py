@@ -1,4 +1,4 @@
-"""Two processes that train together, over gloo: the update is that of one."""
+"""Training on two processes over gloo gives the same update as on one."""
 
 import json
 import shutil
@@ -26,8 +26,8 @@ from tests.training.conftest import MakeSpec
 from tests.training.preference_rows import preference_row
 
 ROOT = Path(__file__).resolve().parents[2]
-#: One optimizer step over all prompts, in rows of few tokens. Clipped to less than Adam's epsilon, gradients move
-#: weights in proportion; else Adam divides by them, and makes steps of the rounding of those that are almost 0.
+#: One optimizer step over all prompts, in short rows. Gradients are clipped below Adam's epsilon, so updates are
+#: proportional to them. Otherwise Adam would turn the rounding of near-zero gradients into full steps.
 STEP = {"prompts_per_step": 12, "microbatch_tokens": 60, "learning_rate": 1e-2, "max_grad_norm": 1e-7}
 VARIANTS: dict[str, dict[str, Any]] = {
     "packed": {},
@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {"optimization": {"lora": {"rank": 2}, "gradient_checkpointing": True}},
     "whole-step": {"objective": {"name": "rpo", "embedder": "policy"}},
     "single-tokens": {"objective": {"name": "bmc"}},
-    "one-row": {"optimization": {"prompts_per_step": 1, "checkpoint_steps": 5}},  # and a rank with nothing to do
+    "one-row": {"optimization": {"prompts_per_step": 1, "checkpoint_steps": 5}},  # one rank is idle
     "its-own-head": {},
 }
 
@@ -53,18 +53,18 @@ def metrics(spec: TrainSpec) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (spec.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def together(*specs: TrainSpec) -> None:
+def run_on_two(*specs: TrainSpec) -> None:
     paths = []
     for spec in specs:
         paths.append(str(spec.folder.with_suffix(".yaml")))
         spec.save(Path(paths[-1]))
-    words = ["tasks.training.torchrun", "2", "tests.training.torchrun_specs", *paths]
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    command = [sys.executable, "-m", "tasks.training.torchrun", "2", "tests.training.torchrun_specs", *paths]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr[-4000:]
 
 
 def soft_capped(tiny_policy: Path, folder: Path) -> Path:
-    """A Gemma-2 with the tiny policy's tokenizer: its logits are more than its output layer's answer."""
+    """A Gemma-2 with the tiny policy's tokenizer. It soft-caps its logits after the output layer."""
     shutil.copytree(tiny_policy, folder)
     model = MODELS["gemma2"]()
     config = type(model.config)(**{**model.config.to_dict(), "vocab_size": 300})
@@ -73,8 +73,8 @@ def soft_capped(tiny_policy: Path, folder: Path) -> Path:
     return folder
 
 
-def test_two_processes_make_the_update_of_one(make_spec: MakeSpec, tiny_policy: Path, tmp_path: Path) -> None:
-    """Every weight to 1e-6, whatever the rows, the objective and the head are; and the figures of every step."""
+def test_two_processes_give_the_update_of_one(make_spec: MakeSpec, tiny_policy: Path, tmp_path: Path) -> None:
+    """Weights within 1e-6 and equal metrics, for every row layout, objective and head."""
     capped = soft_capped(tiny_policy, tmp_path / "gemma2")
     pairs = []
     for name, variant in VARIANTS.items():
@@ -83,22 +83,22 @@ def test_two_processes_make_the_update_of_one(make_spec: MakeSpec, tiny_policy: 
         if name == "its-own-head":
             options |= {"policy": capped, "reference": capped}
         pairs.append([make_spec(f"{name}-{count}", **options) for count in (1, 2)])
-    together(*(both for _, both in pairs))
-    for alone, both in pairs:
-        manifest = run(alone)
-        assert read_manifest(both.folder).rows == manifest.rows
-        assert {e.path for e in read_manifest(both.folder).files} == {e.path for e in manifest.files}
-        start = load_file(alone.policy / "model.safetensors")
-        for name, value in weights(alone).items():
-            off = weights(both)[name] - value
-            assert float(off.abs().max()) <= 1e-6, (both.folder, name)
-        assert max(float((value - start[name]).abs().max()) for name, value in weights(alone).items()) > 1e-3
-        for one, two in zip(metrics(alone), metrics(both), strict=True):
-            assert two == pytest.approx(one, rel=1e-4, abs=1e-5), alone.folder
+    run_on_two(*(two for _, two in pairs))
+    for one, two in pairs:
+        manifest = run(one)
+        assert read_manifest(two.folder).rows == manifest.rows
+        assert {e.path for e in read_manifest(two.folder).files} == {e.path for e in manifest.files}
+        start = load_file(one.policy.path / "model.safetensors")
+        for name, value in weights(one).items():
+            difference = weights(two)[name] - value
+            assert float(difference.abs().max()) <= 1e-6, (two.folder, name)
+        assert max(float((value - start[name]).abs().max()) for name, value in weights(one).items()) > 1e-3
+        for step_of_one, step_of_two in zip(metrics(one), metrics(two), strict=True):
+            assert step_of_two == pytest.approx(step_of_one, rel=1e-4, abs=1e-5), one.folder
 
 
-def undisturbed(make_spec: MakeSpec) -> TrainSpec:
-    spec = make_spec("undisturbed", optimization=SMALL_STEPS)
+def uninterrupted(make_spec: MakeSpec) -> TrainSpec:
+    spec = make_spec("uninterrupted", optimization=SMALL_STEPS)
     run(spec)
     return spec
 
@@ -108,9 +108,9 @@ TOGETHER: dict[str, Any] = SMALL_STEPS | {"launch": "process", "processes": 2}
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_any_number_go_on(make_spec: MakeSpec) -> None:
-    """kill -9 of the one that does not write; then one process goes on from the shards of two, and two from one's."""
-    expected = weights(undisturbed(make_spec))
+def test_a_killed_rank_ends_the_others_and_any_number_resumes(make_spec: MakeSpec) -> None:
+    """Kill rank 1. One process resumes from the checkpoint of two, and two from that of one."""
+    expected = weights(uninterrupted(make_spec))
     for name, first, then in (("two-one", TOGETHER, SMALL_STEPS), ("one-two", SMALL_STEPS, TOGETHER)):
         seen: list[int] = []
         workers: list[psutil.Process] = []
@@ -119,8 +119,8 @@ def test_a_killed_process_ends_the_others_and_any_number_go_on(make_spec: MakeSp
             if unit == "steps":
                 seen.append(done)
             if seen == [1, 2, 3]:
-                mine = psutil.Process().children(recursive=True)
-                workers.extend(p for p in mine if p.environ().get("WORLD_SIZE") == "2")
+                children = psutil.Process().children(recursive=True)
+                workers.extend(p for p in children if p.environ().get("WORLD_SIZE") == "2")
                 next(p for p in workers if p.environ()["RANK"] == "1").kill()
 
         def stop(done: int, total: int, unit: str) -> None:
@@ -136,22 +136,26 @@ def test_a_killed_process_ends_the_others_and_any_number_go_on(make_spec: MakeSp
             with pytest.raises(KeyboardInterrupt):
                 launch(spec, stop)
         steps: list[int] = []
-        launch(make_spec(name, optimization=then), lambda done, total, unit, to=steps: to.append(done))  # type: ignore[misc]
+
+        def record(done: int, total: int, unit: str, steps: list[int] = steps) -> None:
+            steps.append(done)
+
+        launch(make_spec(name, optimization=then), record)
         assert steps[0] > 2
         for key, value in weights(spec).items():
             torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_what_the_user_can_mend_comes_through(make_spec: MakeSpec) -> None:
+def test_user_errors_reach_the_parent(make_spec: MakeSpec) -> None:
     rows = [preference_row("a", [40], [[50, 2], [5000, 2]], 0, 1, 1.0)]
     with pytest.raises(UserError, match="token id 5000"):
         launch(make_spec(rows=rows, optimization=TOGETHER))
 
 
 @pytest.mark.slow
-def test_two_machines(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """A launcher of one's own: here torchrun as two nodes, both on this machine."""
+def test_custom_launcher_with_two_nodes(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """The launcher starts torchrun for two nodes, both on this machine."""
     script = tmp_path / "nodes.py"
     script.write_text(
         "import subprocess, sys\n"
@@ -166,11 +170,11 @@ def test_two_machines(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec("nodes", optimization=SMALL_STEPS | launcher)
     manifest = launch(spec)
     assert manifest.rows["steps"] == 6
-    for key, value in weights(undisturbed(make_spec)).items():
+    for key, value in weights(uninterrupted(make_spec)).items():
         torch.testing.assert_close(weights(spec)[key], value, rtol=0, atol=1e-6)
 
 
-def test_several_processes_are_not_inline() -> None:
+def test_several_processes_need_launch_process() -> None:
     with pytest.raises(ValueError, match="launch=process"):
         OptimizationSettings(processes=2)
     with pytest.raises(ValueError, match="launch=process"):
@@ -180,27 +184,27 @@ def test_several_processes_are_not_inline() -> None:
 
 
 @pytest.mark.parametrize("launcher", ["no-such-launcher --nodes=2", " "])
-def test_a_launcher_that_is_no_command_is_refused(make_spec: MakeSpec, launcher: str) -> None:
+def test_a_missing_launcher_command_is_refused(make_spec: MakeSpec, launcher: str) -> None:
     with pytest.raises(UserError, match=r"no command|is empty") as caught:
         launch(make_spec(optimization={"launch": "process", "launcher": launcher}))
     assert "training.launcher" in caught.value.where
 
 
-def test_tokens_are_shared_out_evenly(make_spec: MakeSpec) -> None:
-    """Each group once, as many rows for every rank, and no rank with more than the largest group too much."""
-    groups = read_preferences(make_spec().preferences).groups
+def test_tokens_are_balanced_over_ranks(make_spec: MakeSpec) -> None:
+    """Each group occurs once, ranks have equally many rows, and loads differ by at most the largest group."""
+    groups = read_preferences(make_spec().preferences.path).groups
     for tokens, size in ((60, 2), (60, 5), (400, 3), (4000, 16)):
         forward = RowsOnly(tokens)
         rows = Ranks(0, size).rows(forward, groups)
-        assert sorted(i for mine in rows for row in mine for i in row) == list(range(len(groups)))
-        assert len({len(mine) for mine in rows}) == 1
-        loads = [sum(packed_tokens(groups[i]) for row in mine for i in row) for mine in rows]
+        assert sorted(i for rank_rows in rows for row in rank_rows for i in row) == list(range(len(groups)))
+        assert len({len(rank_rows) for rank_rows in rows}) == 1
+        loads = [sum(packed_tokens(groups[i]) for row in rank_rows for i in row) for rank_rows in rows]
         assert max(loads) - min(loads) <= max(map(packed_tokens, groups))
     assert Ranks().rows(RowsOnly(60), groups) == [first_fit(groups, 60)]
 
 
 class RowsOnly(PackedForward):
-    """The rows of a packed forward, without a model."""
+    """Packs rows without a model."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens

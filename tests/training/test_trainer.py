@@ -28,7 +28,7 @@ def metrics(spec: TrainSpec) -> list[dict[str, Any]]:
 
 
 def test_first_loss_is_the_mean_square_of_the_targets(make_spec: MakeSpec) -> None:
-    """One window of all prompts: before the first update every log-ratio is 0."""
+    """With one window of all prompts, every log-ratio is 0 before the first update."""
     spec = make_spec(optimization={"prompts_per_step": 12, "microbatch_tokens": 100})
     run(spec)
     labels = [pair.label for group in read_preferences(spec.preferences.path).groups for pair in group.pairs]
@@ -40,11 +40,11 @@ def test_first_loss_is_the_mean_square_of_the_targets(make_spec: MakeSpec) -> No
     assert only["pairs"] == 36
 
 
-def test_published_stage(make_spec: MakeSpec, tiny_policy: Path) -> None:
-    """An ordinary folder: what training does not change is copied byte for byte, and all of it is in the manifest."""
+def test_stage_publishes_an_ordinary_policy_folder(make_spec: MakeSpec, tiny_policy: Path) -> None:
+    """Files that training does not change are copied byte for byte. A second run adopts the stage."""
     spec = make_spec(optimization={"epochs": 2})
-    seen: list[tuple[int, int, str]] = []
-    manifest = run(spec, lambda done, total, unit: seen.append((done, total, unit)))
+    reports: list[tuple[int, int, str]] = []
+    manifest = run(spec, lambda done, total, unit: reports.append((done, total, unit)))
     policy = spec.folder / "policy"
     for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
         assert (policy / name).read_bytes() == (tiny_policy / name).read_bytes()
@@ -57,7 +57,7 @@ def test_published_stage(make_spec: MakeSpec, tiny_policy: Path) -> None:
     names = {entry.path for entry in manifest.files}
     assert {"policy/model.safetensors", "policy/config.json", "reference.parquet", "metrics.jsonl"} <= names
     assert manifest.rows == {"prompts": 12, "responses": 36, "pairs": 36, "identical_pairs": 0, "steps": 6}
-    assert seen[-1] == (6, 6, "steps")
+    assert reports[-1] == (6, 6, "steps")
     assert not (spec.folder / "checkpoints").exists()
     assert has_part(spec, spec.folder / "reference.parquet")
     again: list[int] = []
@@ -66,7 +66,7 @@ def test_published_stage(make_spec: MakeSpec, tiny_policy: Path) -> None:
 
 
 def test_training_reaches_target_over_beta(make_spec: MakeSpec) -> None:
-    """One prompt, one pair, many steps: the log-ratio difference, from the published folder, ends at the optimum."""
+    """After many steps on one pair, the published policy's log-ratio difference is at the optimum."""
     rows = [preference_row("a", [40, 41, 42], [[50, 51, 2], [60, 61, 62, 2]], 0, 1, 1.2)]
     spec = make_spec(rows=rows, optimization={"epochs": 80, "learning_rate": 3e-4})
     run(spec)
@@ -92,7 +92,7 @@ def test_training_lowers_the_loss(make_spec: MakeSpec) -> None:
     assert steps[-1]["learning_rate"] == pytest.approx(1e-4)
 
 
-def test_lora_publishes_base_plus_adapter(make_spec: MakeSpec, tiny_policy: Path) -> None:
+def test_lora_publishes_merged_policy_and_adapter(make_spec: MakeSpec, tiny_policy: Path) -> None:
     from peft import PeftModel
 
     spec = make_spec(
@@ -115,7 +115,7 @@ def test_lora_publishes_base_plus_adapter(make_spec: MakeSpec, tiny_policy: Path
     assert metrics(spec)[-1]["loss"] < metrics(spec)[0]["loss"]
 
 
-def test_lora_is_a_function_of_the_seed(make_spec: MakeSpec) -> None:
+def test_lora_depends_on_the_seed_of_the_spec_only(make_spec: MakeSpec) -> None:
     torch.manual_seed(1)
     first = run(make_spec("a", optimization={"lora": {"rank": 2}}))
     torch.manual_seed(2)
@@ -123,8 +123,8 @@ def test_lora_is_a_function_of_the_seed(make_spec: MakeSpec) -> None:
     assert first.content == second.content
 
 
-def test_bfloat16_autocast(make_spec: MakeSpec) -> None:
-    """Autocast in the forward, single precision in the weights: nearly the float32 run, not the same."""
+def test_bfloat16_autocast_is_close_to_float32(make_spec: MakeSpec) -> None:
+    """Autocast in the forward, float32 weights: losses are close to the float32 run, but not equal."""
     values = {}
     for dtype in ("float32", "bfloat16"):
         spec = make_spec(dtype, optimization={"dtype": dtype, "epochs": 3})
@@ -149,8 +149,8 @@ def test_weights_keep_the_dtype_of_the_source(make_spec: MakeSpec, tiny_policy: 
     assert {value.dtype for value in stored.values()} == {torch.bfloat16}
 
 
-def test_other_reference(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
-    """A reference that is not the policy: log-ratios do not start at 0, and that is right."""
+def test_training_against_another_reference(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
+    """If the reference is not the policy, log-ratios do not start at 0 and the first step is not checked."""
     spec = make_spec(reference=make_policy(seed=1), optimization={"prompts_per_step": 12})
     run(spec)
     (only,) = metrics(spec)
@@ -166,8 +166,8 @@ def test_other_reference(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
     assert only["h_chosen"] == pytest.approx((policy - reference).mean(), rel=1e-4)
 
 
-def test_reference_that_does_not_agree_is_refused(make_spec: MakeSpec, tiny_policy: Path) -> None:
-    """The first step notices values of another policy in reference.parquet."""
+def test_wrong_reference_log_probabilities_are_refused(make_spec: MakeSpec, tiny_policy: Path) -> None:
+    """The check of the first step detects shifted values in reference.parquet."""
     import pyarrow as pa
 
     from storage.schemas import REFERENCE, read_parquet, write_parquet
@@ -180,12 +180,12 @@ def test_reference_that_does_not_agree_is_refused(make_spec: MakeSpec, tiny_poli
     moved = pa.array([value + 0.01 for value in rows["logprob"].to_pylist()])
     write_parquet(path, rows.set_column(3, REFERENCE.field("logprob"), moved))
     mark_part(spec, path)
-    with pytest.raises(UserError, match="they do not agree"):
+    with pytest.raises(UserError, match="log-probabilities differ"):
         run(spec)
     assert not (spec.folder / MANIFEST).exists()
 
 
-def test_loss_that_is_not_finite_publishes_nothing(make_spec: MakeSpec) -> None:
+def test_a_loss_that_is_not_finite_publishes_nothing(make_spec: MakeSpec) -> None:
     spec = make_spec(optimization={"learning_rate": 1e30, "epochs": 2})
     with pytest.raises(UserError, match="at step 2 of 6"):
         run(spec)
@@ -199,7 +199,7 @@ def test_tokens_outside_the_vocabulary_are_refused(make_spec: MakeSpec) -> None:
         run(make_spec(rows=rows))
 
 
-def test_threads_and_generators_are_left_alone(make_spec: MakeSpec) -> None:
+def test_threads_and_random_state_do_not_change(make_spec: MakeSpec) -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -209,7 +209,7 @@ def test_threads_and_generators_are_left_alone(make_spec: MakeSpec) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_manifest_says_how_it_went(make_spec: MakeSpec) -> None:
+def test_manifest_summarizes_the_training(make_spec: MakeSpec) -> None:
     spec = make_spec()
     manifest: Manifest = run(spec)
     assert read_manifest(spec.folder) == manifest

@@ -1,4 +1,4 @@
-"""The losses that TRL has too, against TRL's own code, run on the same log-probabilities."""
+"""Losses that TRL has too, against TRL's own code on the same log-probabilities."""
 
 from collections import defaultdict
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ CHOSEN, REJECTED = 7, 4  # tokens
 
 
 class _Accelerator:
-    """Of one process."""
+    """Stands in for an Accelerator of one process."""
 
     device = torch.device("cpu")
 
@@ -33,7 +33,7 @@ class _Accelerator:
 
 
 class _Model(torch.nn.Module):
-    """Answers with log-probabilities that it was given."""
+    """Returns fixed log-probabilities."""
 
     def __init__(self, logprobs: Tensor) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ class Pairs:
         self.reference = torch.randn(2 * PAIRS, generator=noise).to(dtype) - 15
 
     def only(self, pair: int) -> "Pairs":
-        """One of the pairs alone."""
+        """A single pair."""
         alone, rows = Pairs(), [pair, PAIRS + pair]
         alone.mask, alone.tokens, alone.reference = self.mask[rows], self.tokens[rows], self.reference[rows]
         return alone
 
     def trl(self, loss: str, *, beta: float = 0.3, smoothing: float = 0.0, divergence: str = "reverse_kl") -> Tensor:
-        """TRL's loss and its gradient in the tokens, one after the other."""
+        """TRL's loss followed by its gradient with respect to the tokens."""
         from trl.trainer.dpo_trainer import DPOTrainer
 
         tokens = self.tokens.clone().requires_grad_()
@@ -99,7 +99,7 @@ class Pairs:
         return torch.cat([value.detach()[None], (slope * self.mask[:, 1:]).flatten()])
 
     def ours(self, loss: Any) -> Tensor:
-        """The same of `loss`, a function of the log-ratios of chosen and rejected."""
+        """The same for `loss`, a function of the log-ratios of chosen and rejected."""
         tokens = self.tokens.clone().requires_grad_()
         h = tokens.sum(1) - self.reference
         value = loss(*h.chunk(2)).mean()
@@ -117,7 +117,7 @@ def agree(ours: Tensor, theirs: Tensor, tolerance: float = 1e-9) -> None:
 
 
 def by_objective(objective: Objective, lengths: tuple[int, int] = (CHOSEN, REJECTED)) -> Any:
-    """An objective as a function of log-ratios, by way of a batch."""
+    """An objective as a function of log-ratios; they pass through a batch."""
 
     def loss(chosen: Tensor, rejected: Tensor) -> Tensor:
         h = torch.stack([chosen, rejected, torch.zeros_like(chosen)], dim=1).flatten()
@@ -131,7 +131,7 @@ def test_dpo(pairs: Pairs) -> None:
     agree(pairs.ours(lambda c, r: dpo(c, r, beta=0.3)), pairs.trl("sigmoid"))
 
 
-def test_dpo_a_token(pairs: Pairs) -> None:
+def test_dpo_per_token(pairs: Pairs) -> None:
     agree(pairs.ours(by_objective(Dpo(beta=2.0, length="mean"))), pairs.trl("sigmoid_norm", beta=2.0))
 
 
@@ -143,12 +143,12 @@ def test_slic(pairs: Pairs) -> None:
     agree(pairs.ours(by_objective(Slic(beta=0.3))), pairs.trl("hinge"))
 
 
-def test_ipo_a_token(pairs: Pairs) -> None:
+def test_ipo_per_token(pairs: Pairs) -> None:
     agree(pairs.ours(by_objective(Ipo(beta=0.3, length="mean"))), pairs.trl("ipo"))
 
 
 def test_sppo_with_hard_win_rates(pairs: Pairs) -> None:
-    """TRL adds the two squares where the paper takes their mean."""
+    """TRL adds the two squares; the paper takes their mean."""
     one, zero = torch.ones(PAIRS).double(), torch.zeros(PAIRS).double()
     agree(pairs.ours(lambda c, r: 2 * sppo(c, r, one, zero, beta=0.3)), pairs.trl("sppo_hard"))
 
@@ -159,7 +159,7 @@ def test_f_dpo(pairs: Pairs, ours: Divergence, theirs: str) -> None:
 
 
 def test_nll_of_a_single_pair() -> None:
-    """TRL averages over the tokens of all chosen responses; of equal length that is the mean over responses."""
+    """TRL averages over the tokens of all chosen responses. At equal lengths that is the mean over responses."""
     pairs = Pairs()
     both = Dpo(beta=0.3, nll=1.0)
     plain = pairs.ours(by_objective(Dpo(beta=0.3)))
@@ -175,14 +175,14 @@ def test_nll_of_a_single_pair() -> None:
 
 
 def test_f_dpo_alpha_in_single_precision() -> None:
-    """TRL's coefficient is 1 - alpha, and it takes no float64."""
+    """TRL's coefficient is 1 - alpha, and it does not support float64."""
     pairs = Pairs(torch.float32)
     ours = pairs.ours(lambda c, r: f_dpo(c, r, beta=0.3, divergence="alpha", alpha=0.5))
     agree(ours, pairs.trl("sigmoid", divergence="alpha_divergence"), tolerance=1e-5)
 
 
 def test_label_smoothing_of_a_single_pair(pairs: Pairs) -> None:
-    """TRL's `aot` sorts a batch; of one pair it is cDPO."""
-    for each in range(PAIRS):
-        alone = pairs.only(each)
+    """TRL's `aot` sorts a batch; for one pair it is cDPO."""
+    for index in range(PAIRS):
+        alone = pairs.only(index)
         agree(alone.ours(lambda c, r: dpo(c, r, beta=0.3, label_smoothing=0.1)), alone.trl("aot", smoothing=0.1))

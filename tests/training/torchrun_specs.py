@@ -1,4 +1,4 @@
-"""What the processes of test_several.py do, one spec after another: `python -m tests.training.torchrun_specs ...`."""
+"""Runs train specs one after another on all ranks, for test_torchrun.py."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the self-test lets pass, and what it refuses."""
+"""The check of packed rows: which models pass and which are refused."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from storage.errors import UserError
 from tasks.training import attention
 from tasks.training.groups import PromptGroup
-from tasks.training.self_test import _chosen, packed_forward
+from tasks.training.packed_check import checked_packed_forward, select_groups
 from tasks.training.trainer import run
 from tests.modeling.architectures import SMALL, VOCABULARY, build
 from tests.training.conftest import MakeSpec
@@ -30,27 +30,27 @@ def groups() -> list[PromptGroup]:
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2", "gpt2"])
-def test_right_rows_pass(name: str) -> None:
+def test_supported_models_pass(name: str) -> None:
     model = build(name).float()
-    packed_forward(model, groups(), nullcontext, tokens=1)
+    checked_packed_forward(model, groups(), nullcontext, tokens=1)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_forgotten_window_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent otherwise: the model answers, with other log-probabilities."""
+def test_an_ignored_sliding_window_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the check, log-probabilities would silently be wrong."""
 
-    def forgetful(*arguments: Any, sliding_window: int | None = None, **options: Any) -> Any:
+    def without_window(*arguments: Any, sliding_window: int | None = None, **options: Any) -> Any:
         return packed(*arguments, **options)
 
     packed = attention.packed_attention
-    monkeypatch.setattr(attention, "packed_attention", forgetful)
+    monkeypatch.setattr(attention, "packed_attention", without_window)
     with pytest.raises(UserError, match="differ from plain rows") as refused:
-        packed_forward(build("mistral-window").float(), groups(), nullcontext, tokens=1)
+        checked_packed_forward(build("mistral-window").float(), groups(), nullcontext, tokens=1)
     assert "training.batching=plain" in refused.value.remedy
 
 
-def test_a_wrong_gradient_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log-probabilities may be right when what is differentiated is not."""
+def test_a_wrong_gradient_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the log-probabilities are right and only the gradient is wrong."""
 
     def detached(module: Any, query: Any, key: Any, *arguments: Any, **options: Any) -> Any:
         return packed(module, query, key.detach() if "packed_row" in options else key, *arguments, **options)
@@ -58,7 +58,7 @@ def test_a_wrong_gradient_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = attention.packed_attention
     monkeypatch.setattr(attention, "packed_attention", detached)
     with pytest.raises(UserError, match="the gradient by"):
-        packed_forward(build("llama").float(), groups(), nullcontext, tokens=1)
+        checked_packed_forward(build("llama").float(), groups(), nullcontext, tokens=1)
 
 
 def test_a_recurrent_model_is_refused() -> None:
@@ -66,31 +66,31 @@ def test_a_recurrent_model_is_refused() -> None:
         transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=1)
     ).eval()
     with pytest.raises(UserError, match="cannot be trained on packed rows"):
-        packed_forward(model, groups(), nullcontext, tokens=1)
+        checked_packed_forward(model, groups(), nullcontext, tokens=1)
 
 
-def test_small_prompts_and_one_beyond_the_window() -> None:
+def test_selects_small_groups_and_one_beyond_the_sliding_window() -> None:
     config = transformers.MistralConfig(**SMALL, sliding_window=20)
-    assert [group.prompt_id for group in _chosen(groups(), config)] == ["0", "2", "3"]
-    assert [group.prompt_id for group in _chosen(groups(), transformers.LlamaConfig(**SMALL))] == ["2", "3", "1"]
+    assert [group.prompt_id for group in select_groups(groups(), config)] == ["0", "2", "3"]
+    assert [group.prompt_id for group in select_groups(groups(), transformers.LlamaConfig(**SMALL))] == ["2", "3", "1"]
 
 
-def test_plain_rows_end_with_the_same_weights(make_spec: MakeSpec) -> None:
-    """Two ways to the same update; and where one is not the default, another stage."""
+def test_plain_rows_train_to_the_same_weights(make_spec: MakeSpec) -> None:
+    """The same update up to rounding, under another stage key."""
     packed, plain = (make_spec(kind, optimization={"batching": kind}) for kind in ("packed", "plain"))
     assert packed.key() == make_spec("default").key() != plain.key()
     weights = []
     for spec in (packed, plain):
         run(spec)
         weights.append(load_file(spec.folder / "policy" / "model.safetensors"))
-    start = load_file(packed.policy / "model.safetensors")
+    start = load_file(packed.policy.path / "model.safetensors")
     for name, value in weights[0].items():
         moved = float((value - start[name]).norm())
         assert float((value - weights[1][name]).norm()) < 1e-2 * moved, name
     assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_a_model_that_fails_it_is_not_trained(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_the_check_is_not_trained(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any, **options: Any) -> Any:
         raise TypeError("another architecture")
 
