@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from pydantic_core import to_jsonable_python
 
-from storage.artifact import artifacts
+from storage.artifact import artifacts, stage_name
 from storage.disk_errors import disk_faults
 from storage.errors import UserError
 from storage.files import digest, parse_yaml, publish_text, sweep_temporaries, yaml_text
@@ -99,9 +99,12 @@ class Spec(BaseModel):
     @property
     def made_by(self) -> dict[str, str]:
         """The stage that made each input, by the names of `inputs`; without inputs from outside the run."""
+        run = _run_folder(self.folder, stage_name(self.folder))
         makers: dict[str, str] = {}
         for name in type(self).model_fields:
-            makers |= {key: made.maker for key, made in artifacts(name, getattr(self, name)).items() if made.maker}
+            for key, made in artifacts(name, getattr(self, name)).items():
+                if made.maker and _run_folder(made.path, made.maker) == run:
+                    makers[key] = made.maker
         return makers
 
     def key(self) -> str:
@@ -140,23 +143,38 @@ class Spec(BaseModel):
         publish_text(path, yaml_text(content))
 
 
+def _run_folder(path: Path, stage: str) -> Path | None:
+    """The folder of the run that has `path` in its stage `stage`."""
+    names = Path(stage).parts
+    for folder in (path.absolute(), *path.absolute().parents):
+        if folder.parts[-len(names) :] == names:
+            return folder.parents[len(names) - 1]
+    return None
+
+
 def keyed(value: object) -> Any:
     """Settings as JSON, without fields that are `KeyedBy` an artifact or that their model lists in `operational`.
 
     Operational settings change how fast, where or at what price a stage runs, but not what it makes.
     """
+    return _keyed(value, to_jsonable_python(value))
+
+
+def _keyed(value: object, dumped: Any) -> Any:
+    """As `keyed`. dumped: the value as written to spec.yaml (900.0 for a float 900), so that both give the same key."""
     if isinstance(value, BaseModel):
         left_out: frozenset[str] = getattr(value, "operational", frozenset())
+        fields = value.model_dump(mode="json")
         return {
-            name: keyed(getattr(value, name))
+            name: _keyed(getattr(value, name), fields[name])
             for name, field in type(value).model_fields.items()
             if name not in left_out and not any(isinstance(mark, KeyedBy | Unkeyed) for mark in field.metadata)
         }
     if isinstance(value, Mapping):
-        return {str(key): keyed(inner) for key, inner in value.items()}
+        return {key: _keyed(inner, item) for inner, (key, item) in zip(value.values(), dumped.items(), strict=True)}
     if isinstance(value, list | tuple):
-        return [keyed(inner) for inner in value]
-    return to_jsonable_python(value)
+        return [_keyed(inner, item) for inner, item in zip(value, dumped, strict=True)]
+    return dumped
 
 
 S = TypeVar("S", bound=Spec)
