@@ -78,8 +78,8 @@ class Spec(BaseModel):
     stage: ClassVar[str]
     version: ClassVar[int]
     #: The function that does the work, as package.module:name. It takes the spec and a Progress, and if `samples`
-    #: also an engine, and returns the Manifest.
-    runs: ClassVar[str]
+    #: also an engine, and returns the Manifest. Empty for a stage that holds a decision.
+    runs: ClassVar[str] = ""
     task: ClassVar[TaskName | None] = None
     samples: ClassVar[bool] = False
 
@@ -310,7 +310,7 @@ def _spec_class(name: str) -> type[Spec] | None:
     if origin is None or origin.origin is None or not Path(origin.origin).is_relative_to(CHECKOUT):
         return None
     kind = getattr(import_module(module), attribute, None)
-    return kind if isinstance(kind, type) and issubclass(kind, Spec) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Spec) and kind is not Spec else None
 
 
 def _not_a_spec(path: Path, why: str) -> UserError:

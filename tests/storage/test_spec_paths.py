@@ -1,6 +1,7 @@
 """What is part of a stage's key, checked over all specs of the product; and specs that are read back from spec.yaml."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -13,6 +14,8 @@ from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import yaml_text
 from storage.stage import KeyedBy, Spec, Unkeyed, load_any_spec, load_spec
+from tasks.evaluation.gate import GateSpec
+from tasks.run import run_stage_of
 from tests.storage.count_stage import CountSettings, CountSpec
 from tests.storage.spec_walk import model_changes, product_specs, unmarked_paths
 
@@ -138,6 +141,7 @@ def test_specs_are_read_back_as_they_were(tmp_path: Path, words: list[str]) -> N
         ("tasks.nothing:Spec", "names no stage of this project"),
         ("tasks.run.inner:Spec", "names no stage of this project"),
         ("tasks.generation.settings:SamplingSettings", "names no stage of this project"),
+        ("tasks.generation.settings:Spec", "names no stage of this project"),
         ("tasks.generation.settings:Nothing", "names no stage of this project"),
         ("tasks.generation.settings", "names no stage of this project"),
         ("tasks.run:main", "names no stage of this project"),
@@ -162,6 +166,23 @@ def test_a_file_that_is_no_spec_is_refused(tmp_path: Path, text: str) -> None:
         load_any_spec(tmp_path / "spec.yaml")
     with pytest.raises(UserError, match="this is not the spec of a stage"):
         load_any_spec(tmp_path / "nothing.yaml")
+
+
+def test_every_stage_names_a_function_or_is_a_decision() -> None:
+    decisions = []
+    for spec in product_specs():
+        module, _, function = spec.runs.partition(":")
+        if spec.runs:
+            assert callable(getattr(import_module(module), function))
+        else:
+            decisions.append(spec.stage)
+    assert decisions == ["gate"]
+
+
+def test_a_decision_is_not_run(tmp_path: Path) -> None:
+    spec = GateSpec(folder=tmp_path, round=1, seed=0, policy=ONE, evaluation=OTHER)
+    with pytest.raises(UserError, match="holds a decision"):
+        run_stage_of(spec)
 
 
 def test_the_spec_of_another_stage_is_refused(tmp_path: Path) -> None:
