@@ -12,6 +12,7 @@ from storage.errors import UserError
 from storage.files import sha256_file
 from storage.manifest import MANIFEST, Manifest, folder_digest, read_manifest
 
+SPEC = "spec.yaml"  # beside the manifest of every stage
 UNKNOWN = "?"  # the digest of an artifact that is planned and not made yet
 _ROUND = re.compile(r"round-\d+")
 
@@ -45,7 +46,7 @@ class Artifact(BaseModel):
     def of(cls, path: Path) -> Self:
         """The artifact at `path`. Raises UserError when nothing is there, BrokenManifest for a damaged manifest."""
         for folder in (path, *path.parents)[:4]:
-            if (folder / MANIFEST).is_file():
+            if (folder / MANIFEST).is_file() and (folder / SPEC).is_file():
                 stage = cls.of_stage(folder)
                 return cls(path=path, digest=stage.digest, maker=stage.maker)
         if path.is_dir():
@@ -90,10 +91,8 @@ class Artifact(BaseModel):
 def stage_name(folder: Path) -> str:
     """A stage folder's name below its run folder: round-01/evaluate/responses. Outside rounds, its own name."""
     parts = folder.parts
-    for place, part in enumerate(parts):
-        if _ROUND.fullmatch(part):
-            return "/".join(parts[place:])
-    return folder.name
+    rounds = [place for place, part in enumerate(parts) if _ROUND.fullmatch(part)]
+    return "/".join(parts[rounds[-1] :]) if rounds else folder.name
 
 
 def artifacts(name: str, value: object) -> dict[str, Artifact]:

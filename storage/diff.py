@@ -1,9 +1,9 @@
-"""Where two runs part, and why: the first stage, in the order of making, whose files differ.
+"""Where two runs diverge, and why: the first stage, in the order of the runs, whose files differ.
 
     python -m storage.diff runs/demo-0 runs/demo-1
     python -m storage.diff runs/demo-0 runs/demo-1 --json
 
-Leaves with 0 when every stage of both has the same content, 1 when not, 2 when a folder is no run.
+Exit codes: 0 when every stage of both has the same content, 1 when not, 2 when a folder is not a run.
 """
 
 import argparse
@@ -15,18 +15,18 @@ from typing import Any
 from storage.differences import compare_files
 from storage.display import Page, brief, change, counted, leave, shown
 from storage.errors import UserError
-from storage.lineage import CONFIG, Run, open_run, order
+from storage.lineage import CONFIG, Input, Run, StageOrder, open_run, place
 from storage.manifest import Manifest
 
-#: Names of the run and of its place, and what only says how far it goes: no reason for other files.
+#: Settings that cannot explain a difference between files.
 _NO_REASON = ("name", "runs", "dry_run")
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Raises UserError when it is none, or no stage of it is finished."""
+    """The run in `folder`. Raises UserError when it is not a run folder, or no stage of the run is finished."""
     if not (folder / CONFIG).is_file():
         raise UserError(
-            f"this is no run folder: there is no {CONFIG} in it",
+            f"this is not a run folder: there is no {CONFIG} in it",
             where=str(folder),
             remedy="give the folders of two runs, as in: python -m storage.diff runs/one runs/other",
         )
@@ -35,15 +35,15 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             "no stage of this run is finished",
             where=str(folder),
-            remedy="the command that started the run goes on where it stopped",
+            remedy="repeat the command that started the run: it goes on where it stopped",
         )
     return run
 
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[dict[str, Any]]:
-    """Keys (dotted) whose values differ: {"key", "a", "b", "only_in"}; `only_in` is "a" or "b" when one lacks the key.
+    """Keys (dotted) whose values differ: {"key", "a", "b", "only_in"}; `only_in` is "a" or "b" for a key of one side.
 
-    What one lacks is one entry with all that lies below it.
+    A mapping that only one side has is one entry.
     """
     result = []
     for key in dict.fromkeys([*a, *b]):
@@ -51,14 +51,15 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> lis
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             result.extend(changes(one, other, f"{prefix}{key}."))
         elif key not in a or key not in b or one != other:
-            lacking = None if key in a and key in b else ("a" if key in a else "b")
-            result.append({"key": f"{prefix}{key}", "a": one, "b": other, "only_in": lacking})
+            only = None if key in a and key in b else ("a" if key in a else "b")
+            result.append({"key": f"{prefix}{key}", "a": one, "b": other, "only_in": only})
     return result
 
 
 def compare(a: Run, b: Run) -> dict[str, Any]:
-    """All that the command says of two runs, as `--json` prints it. Every file of both is read."""
-    shared = [name for name in a.stages if name in b.stages]
+    """How two runs differ, as `--json` prints it. Every file of both is read."""
+    order = a.order | b.order
+    shared = sorted(a.stages.keys() & b.stages.keys(), key=order)
     differing = [name for name in shared if a.stages[name].manifest.content != b.stages[name].manifest.content]
     only = [sorted({*one.stages} - {*other.stages} - {*other.unreadable}, key=order) for one, other in ((a, b), (b, a))]
     broken = [
@@ -82,7 +83,7 @@ def compare(a: Run, b: Run) -> dict[str, Any]:
 
 
 def first_difference(a: Run, b: Run, name: str) -> dict[str, Any]:
-    """Why stage `name` differs (inputs, settings, seed, versions) and in what (its files)."""
+    """Why stage `name` differs (inputs, settings, seed, versions) and how (its files)."""
     one, other = a.stages[name].manifest, b.stages[name].manifest
     return {
         "stage": name,
@@ -99,10 +100,8 @@ def first_difference(a: Run, b: Run, name: str) -> dict[str, Any]:
 
 
 def _inputs(a: Run, b: Run, name: str) -> list[dict[str, Any]]:
-    """Inputs whose digests differ, with the maker or path of each side."""
-    sides = [
-        {label: found for found in run.inputs(name) for label in found.names} for run in (a, b)
-    ]  # an input of several names stands under each
+    """Inputs whose digests differ, with the maker or path on each side."""
+    sides = [_by_name(run.inputs(name)) for run in (a, b)]
     result = []
     for label in dict.fromkeys([*sides[0], *sides[1]]):
         one, other = (side.get(label) for side in sides)
@@ -121,8 +120,12 @@ def _inputs(a: Run, b: Run, name: str) -> list[dict[str, Any]]:
     return result
 
 
+def _by_name(inputs: Sequence[Input]) -> dict[str, Input]:
+    return {name: read for read in inputs for name in read.names}
+
+
 def _outside(a: Run, b: Run, shared: Sequence[str]) -> list[dict[str, Any]]:
-    """Inputs from outside the runs whose digests differ, each with the first stage that read it."""
+    """Inputs from outside the runs whose digests differ, with the first stage that read them."""
     items: dict[tuple[str, str, str], dict[str, Any]] = {}
     for stage in shared:
         for item in _inputs(a, b, stage):
@@ -139,46 +142,47 @@ def _files(a: Path, b: Path, one: Manifest, other: Manifest) -> list[dict[str, A
         if left.get(path) == right.get(path):
             continue
         if path in left and path in right:
-            said = compare_files(a / path, b / path)
+            differences = compare_files(a / path, b / path)
         else:
-            said = [f"only in {'A' if path in left else 'B'}"]
-        result.append({"path": path, "differences": said})
+            differences = [f"only in {'A' if path in left else 'B'}"]
+        result.append({"path": path, "differences": differences})
     return result
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """Print what `compare` found."""
+def show(comparison: Mapping[str, Any], order: StageOrder) -> None:
+    """Print what `compare` returns."""
     page = Page()
-    page.line(f"A  {shown(Path(found['a']))}", style="bold")
-    page.line(f"B  {shown(Path(found['b']))}", style="bold")
-    differing = [name for name, same in found["stages"].items() if not same]
-    both = f"{counted(len(found['stages']), 'stage')} that both have"
-    if found["equal"]:
-        page.line(f"Equal: {counted(len(found['stages']), 'stage')} with {counted(found['files'], 'file')} compared.")
-    elif found["first"]:
-        page.line(f"They part at {found['first']['stage']}: {len(differing)} of the {both} differ.")
+    page.line(f"A  {shown(Path(comparison['a']))}", style="bold")
+    page.line(f"B  {shown(Path(comparison['b']))}", style="bold")
+    differing = [name for name, same in comparison["stages"].items() if not same]
+    stages, files = counted(len(comparison["stages"]), "stage"), counted(comparison["files"], "file")
+    if comparison["equal"]:
+        page.line(f"Equal: {stages} with {files} compared.")
+    elif comparison["first"]:
+        first = comparison["first"]["stage"]
+        page.line(f"They diverge at {first}: {len(differing)} of the {stages} that both have differ.")
     else:
-        page.line(f"The {both} are equal, {counted(found['files'], 'file')} compared.")
+        page.line(f"The {stages} that both have are equal, {files} compared.")
     for side in "AB":
-        if found[f"only_in_{side.lower()}"]:
-            names = _whole_rounds(found[f"only_in_{side.lower()}"], found["stages"])
+        if comparison[f"only_in_{side.lower()}"]:
+            names = _whole_rounds(comparison[f"only_in_{side.lower()}"], comparison["stages"])
             page.line(f"Only in {side}: {', '.join(names)}", hang="  ")
-    for side, problems in found["broken"].items():
+    for side, problems in comparison["broken"].items():
         for problem in problems:
             page.line(f"Broken in {side.upper()}: {problem}", style="red")
-    if found["first"]:
-        _show_first(page, found["first"])
-    explained = [item["a"] for item in found["first"]["inputs"]] if found["first"] else []
-    more = [item for item in found["outside"] if item["a"] not in explained]
+    if comparison["first"]:
+        _show_first(page, comparison["first"])
+    explained = [item["a"] for item in comparison["first"]["inputs"]] if comparison["first"] else []
+    more = [item for item in comparison["outside"] if item["a"] not in explained]
     if more:
-        page.heading("what else came from outside and is not the same, A -> B")
+        page.heading("other inputs from outside that differ, A -> B")
         _show_inputs(page, more)
-    if found["config"]:
-        page.heading(f"{CONFIG}, A -> B" + ("" if found["first"] else ": it changed no file of these stages"))
-        _show_changes(page, found["config"])
+    if comparison["config"]:
+        page.heading(f"{CONFIG}, A -> B" + ("" if comparison["first"] else ": no file of these stages differs"))
+        _show_changes(page, comparison["config"])
     if differing:
         page.heading("stage by stage")
-        for row in _overview(found):
+        for row in _overview(comparison, order):
             page.console.print(row, soft_wrap=True)
 
 
@@ -189,12 +193,12 @@ def _show_first(page: Page, first: Mapping[str, Any]) -> None:
     _show_changes(page, first["numbers"])
     if first["same_key"]:
         page.line(
-            "Same settings, seed and inputs, yet other content: the machine, a version or the stage itself.", hang="  "
+            "Same settings, seed and inputs, but other content: the machine, a version or the stage itself.", hang="  "
         )
     _show_changes(page, first["versions"], "version of ")
     if not first["versions"]:
-        code = "and the code's version" if first["code_recorded"] else "the code's was not recorded"
-        page.line(f"The libraries' versions are the same, {code}.")
+        code = "so is the code's version" if first["code_recorded"] else "the code's was not recorded"
+        page.line(f"The libraries' versions are the same; {code}.")
     page.heading(f"what differs in {first['stage']}, A -> B")
     for file in first["files"]:
         page.line(file["path"], style="bold")
@@ -221,41 +225,45 @@ def _show_changes(page: Page, items: Sequence[Mapping[str, Any]], label: str = "
 
 
 def _whole_rounds(names: Sequence[str], shared: Mapping[str, bool]) -> list[str]:
-    """Stage names, with `round N` for all stages of a round that the other run has nothing of."""
-    known = {order(name)[0] for name in shared}
-    rounds = [f"round {order(name)[0]}" if order(name)[0] not in known else name for name in names]
+    """Stage names, with `round N` for all stages of a round that the runs do not share."""
+    known = {place(name)[0] for name in shared}
+    rounds = [f"round {place(name)[0]}" if place(name)[0] not in known else name for name in names]
     return list(dict.fromkeys(rounds))
 
 
-def _overview(found: Mapping[str, Any]) -> list[str]:
-    """Rounds by row, stages by column: = equal, ≠ different, A or B where only one run has it."""
-    marks = {name: "=" if same else "≠" for name, same in found["stages"].items()}
-    marks |= dict.fromkeys(found["only_in_a"], "A") | dict.fromkeys(found["only_in_b"], "B")
+def _overview(comparison: Mapping[str, Any], order: StageOrder) -> list[str]:
+    """A row for each round, a column for each stage: = equal, ≠ different, A or B when only one run has it."""
+    marks = {name: "=" if same else "≠" for name, same in comparison["stages"].items()}
+    marks |= dict.fromkeys(comparison["only_in_a"], "A") | dict.fromkeys(comparison["only_in_b"], "B")
     cells: dict[int, dict[str, str]] = {}
+    columns: dict[str, tuple[int, str, str]] = {}
     for name in sorted(marks, key=order):
-        number, _, stage = order(name)
-        cells.setdefault(number, {})[stage.removeprefix("evaluate/")] = marks[name]
-    stages = [stage.removeprefix("evaluate/") for _, stage in sorted({order(name)[1:] for name in marks})]
-    rows = [" ".join([" " * 9, *stages])]
+        number, stage = place(name)
+        cells.setdefault(number, {})[stage] = marks[name]
+        columns[stage] = max(columns.get(stage, (0, "", "")), order(name)[1:])
+    titles = {stage: stage.removeprefix("evaluate/") for stage in sorted(columns, key=lambda stage: columns[stage])}
+    rows = [" ".join([" " * 9, *titles.values()])]
     for number, row in cells.items():
         label = f"round {number}" if number >= 0 else "the run"
-        rows.append(" ".join([f"{label:<9}", *(row.get(stage, "").center(len(stage)) for stage in stages)]).rstrip())
+        marked = (row.get(stage, "").center(len(title)) for stage, title in titles.items())
+        rows.append(" ".join([f"{label:<9}", *marked]).rstrip())
     return rows
 
 
 def main() -> int:
-    """The command; returns its exit code. Raises UserError when a folder is no run."""
-    parser = argparse.ArgumentParser(prog="python -m storage.diff", description="Where two runs part, and why.")
+    """The command; returns its exit code. Raises UserError when a folder is not a run."""
+    parser = argparse.ArgumentParser(prog="python -m storage.diff", description="Where two runs diverge, and why.")
     parser.add_argument("a", type=Path, metavar="RUN_A", help="a run folder, such as runs/demo-0")
     parser.add_argument("b", type=Path, metavar="RUN_B", help="another one")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    words = parser.parse_args()
-    found = compare(read_run(words.a), read_run(words.b))
-    if words.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+    arguments = parser.parse_args()
+    a, b = read_run(arguments.a), read_run(arguments.b)
+    comparison = compare(a, b)
+    if arguments.json:
+        print(json.dumps(comparison, indent=2, ensure_ascii=False, default=str))
     else:
-        show(found)
-    return 0 if found["equal"] else 1
+        show(comparison, a.order | b.order)
+    return 0 if comparison["equal"] else 1
 
 
 if __name__ == "__main__":

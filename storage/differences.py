@@ -1,4 +1,4 @@
-"""What differs between two files of the same name: rows and columns of Parquet, tensors, values of JSON."""
+"""How two files of the same name differ: rows and columns of Parquet, tensors, values of JSON, lines of text."""
 
 import json
 import math
@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from storage.display import brief, change, counted
 from storage.lineage import flat
 
-_SHOWN = 4  # values, tensors or columns that are spelled out; the rest is counted
-_WIDE = 48  # characters of a value that are shown
+_SHOWN = 4  # values, tensors or columns that are named; the rest is counted
+_WIDE = 48  # characters shown of a value
 _MISSING = object()
 
 
 def compare_files(a: Path, b: Path) -> list[str]:
-    """Short sentences on how two files that differ in their bytes differ; A's value is named first."""
+    """How two files with different bytes differ, in short sentences; values of A come first."""
     try:
         if a.suffix == ".parquet":
             return compare_parquet(a, b)
@@ -30,48 +30,48 @@ def compare_files(a: Path, b: Path) -> list[str]:
             return compare_values(*(json.loads(path.read_text(encoding="utf-8")) for path in (a, b)))
         if a.suffix in (".jsonl", ".jinja", ".txt"):
             return compare_lines(*(path.read_text(encoding="utf-8").splitlines() for path in (a, b)))
-    except (OSError, ValueError, SafetensorError) as error:  # pyarrow's errors are among these
+    except (OSError, ValueError, SafetensorError) as error:  # pyarrow's errors are ValueErrors or OSErrors
         return [f"cannot be compared further: {str(error).splitlines()[0]}"]
-    return [f"{a.stat().st_size} bytes against {b.stat().st_size}, compared no further"]
+    return [f"{a.stat().st_size} bytes against {b.stat().st_size}; files of this kind are not compared further"]
 
 
 def compare_parquet(a: Path, b: Path) -> list[str]:
-    """Columns that differ, in how many rows, the largest difference of numbers, and the first row that differs."""
+    """Columns that differ, in how many rows and by how much, and the first row that differs."""
     left, right = pq.read_table(a), pq.read_table(b)
-    said = []
-    for name, here, there in (("A", left, right), ("B", right, left)):
-        only = [column for column in here.column_names if column not in there.column_names]
+    sentences = []
+    for name, one, other in (("A", left, right), ("B", right, left)):
+        only = [column for column in one.column_names if column not in other.column_names]
         if only:
-            said.append(f"columns only in {name}: {', '.join(only)}")
+            sentences.append(f"columns only in {name}: {', '.join(only)}")
     rows = min(left.num_rows, right.num_rows)
     if left.num_rows != right.num_rows:
-        said.append(f"{left.num_rows} rows against {right.num_rows}; of those, the first {rows} are compared")
+        sentences.append(f"{left.num_rows} rows against {right.num_rows}; of those, the first {rows} are compared")
     columns: dict[str, tuple[list[int], float | None]] = {}
     for name in left.column_names:
         if name in right.column_names and not left.column(name).equals(right.column(name)):
-            found = _differing(left.column(name).slice(0, rows), right.column(name).slice(0, rows))
-            if found[0]:
-                columns[name] = found
+            differing_rows, largest = _differing(left.column(name).slice(0, rows), right.column(name).slice(0, rows))
+            if differing_rows:
+                columns[name] = differing_rows, largest
     if not columns:
-        return said or ["the same columns and rows, written with other bytes"]
+        return sentences or ["the same columns and rows, written with other bytes"]
     first = min(numbers[0] for numbers, _ in columns.values())
     differing = len(set().union(*(numbers for numbers, _ in columns.values())))
-    spread = [
+    counts = [
         f"{name} ({len(numbers)}{'' if largest is None else f', by at most {largest:.3g}'})"
         for name, (numbers, largest) in columns.items()
     ]
-    said.append(f"{differing} of {counted(rows, 'row')} differ, by column: {', '.join(spread)}")
-    said.append(f"first in row {first}{_row_name(left, right, first)}:")
-    there = [name for name, (numbers, _) in columns.items() if numbers[0] == first]
-    for name in there[:_SHOWN]:
-        said.append(f"  {name}: {_change(left.column(name)[first].as_py(), right.column(name)[first].as_py())}")
-    if len(there) > _SHOWN:
-        said.append(f"  and {counted(len(there) - _SHOWN, 'more column')}: {', '.join(there[_SHOWN:])}")
-    return said
+    sentences.append(f"{differing} of {counted(rows, 'row')} differ, by column: {', '.join(counts)}")
+    sentences.append(f"first in row {first}{_row_name(left, right, first)}:")
+    changed = [name for name, (numbers, _) in columns.items() if numbers[0] == first]
+    for name in changed[:_SHOWN]:
+        sentences.append(f"  {name}: {_change(left.column(name)[first].as_py(), right.column(name)[first].as_py())}")
+    if len(changed) > _SHOWN:
+        sentences.append(f"  and {counted(len(changed) - _SHOWN, 'more column')}: {', '.join(changed[_SHOWN:])}")
+    return sentences
 
 
 def _row_name(left: pa.Table, right: pa.Table, row: int) -> str:
-    """Whose row it is, where both tables say the same."""
+    """The prompt, response and annotator of a row, where both tables have the same."""
     names = []
     for name in ("prompt_id", "response_index", "annotator"):
         if name in left.column_names and name in right.column_names:
@@ -82,7 +82,7 @@ def _row_name(left: pa.Table, right: pa.Table, row: int) -> str:
 
 
 def _differing(left: pa.ChunkedArray, right: pa.ChunkedArray) -> tuple[list[int], float | None]:
-    """Rows in which two columns differ, and the largest absolute difference where all that differs is numbers."""
+    """Rows in which two columns differ, and the largest absolute difference if all differing values are numbers."""
     pairs = list(zip(left.to_pylist(), right.to_pylist(), strict=True))
     rows = [i for i, (one, other) in enumerate(pairs) if not _same(one, other)]
     if not any(pa.types.is_floating(kind) for kind in (left.type, getattr(left.type, "value_type", left.type))):
@@ -99,7 +99,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _gap(one: Any, other: Any) -> float | None:
-    """The largest absolute difference of two numbers or equally long lists of numbers, None where there is none."""
+    """The largest absolute difference of two numbers or of two lists of equal length; None for anything else."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         gaps = [_gap(*pair) for pair in zip(one, other, strict=True)]
         return max((gap for gap in gaps if gap is not None), default=0.0) if None not in gaps else None
@@ -109,12 +109,12 @@ def _gap(one: Any, other: Any) -> float | None:
 
 def compare_tensors(a: Path, b: Path) -> list[str]:
     """Tensors that differ, and the largest absolute difference over all of them."""
-    said, differing, gaps, raw = [], [], [], []
+    sentences, differing, gaps, raw = [], [], [], []
     with safe_open(a, framework="numpy") as left, safe_open(b, framework="numpy") as right:
         names, others = set(left.keys()), set(right.keys())
         for label, only in (("A", names - others), ("B", others - names)):
             if only:
-                said.append(f"{counted(len(only), 'tensor')} only in {label}: {_listed(sorted(only))}")
+                sentences.append(f"{counted(len(only), 'tensor')} only in {label}: {_listed(sorted(only))}")
         shared = sorted(names & others)
         for name in shared:
             kinds = [f"{view.get_dtype()} {view.get_shape()}" for view in (left.get_slice(name), right.get_slice(name))]
@@ -131,22 +131,22 @@ def compare_tensors(a: Path, b: Path) -> list[str]:
             else:
                 gaps.append((gap, name))
     if not differing:
-        return said or ["the same tensors, written with other bytes"]
-    said.append(f"{len(differing)} of {counted(len(shared), 'tensor')} differ: {_listed(differing)}")
+        return sentences or ["the same tensors, written with other bytes"]
+    sentences.append(f"{len(differing)} of {counted(len(shared), 'tensor')} differ: {_listed(differing)}")
     if gaps:
         largest, name = max(gaps)
-        said.append(f"largest absolute difference {largest:.3g}, in {name}")
+        sentences.append(f"largest absolute difference {largest:.3g}, in {name}")
     if raw:
-        said.append(f"compared by their raw bytes only: {_listed(raw)}")
-    return said
+        sentences.append(f"compared by their raw bytes only: {_listed(raw)}")
+    return sentences
 
 
-_RAW = np.dtype("V1")  # a byte of a type that numpy does not have
+_RAW = np.dtype("V1")  # a byte of a type that numpy lacks
 _NUMERIC = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
 
 def _tensor(file: Any, path: Path, name: str) -> np.ndarray:
-    """The tensor's values; of a type that numpy has not, its raw bytes, and bfloat16 widened to the same float32."""
+    """The tensor's values: bfloat16 as float32, and raw bytes for other types that numpy lacks."""
     kind = file.get_slice(name).get_dtype()
     if kind in _NUMERIC:
         return np.asarray(file.get_tensor(name))
@@ -159,7 +159,7 @@ def _tensor(file: Any, path: Path, name: str) -> np.ndarray:
 
 
 def _largest(one: np.ndarray, other: np.ndarray) -> float | None:
-    """The largest absolute difference, None when nothing finite differs."""
+    """The largest absolute difference; None when no difference is finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         gaps = np.abs(one.astype(np.float64) - other.astype(np.float64))
     gaps = gaps[np.isfinite(gaps)]
@@ -167,7 +167,7 @@ def _largest(one: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def compare_values(a: Any, b: Any) -> list[str]:
-    """Values of two JSON documents that differ, by dotted key."""
+    """Values that differ between two JSON documents, by dotted key."""
     left, right = (dict(flat(value, lists=True)) for value in (a, b))
     changes = [
         f"{key}: {_change(left.get(key, _MISSING), right.get(key, _MISSING))}"
@@ -181,26 +181,27 @@ def compare_values(a: Any, b: Any) -> list[str]:
 
 
 def compare_lines(a: Sequence[str], b: Sequence[str]) -> list[str]:
-    """How many lines differ, and the first one; of JSON lines which of its values."""
+    """How many lines differ, and how the first of them does; for JSON lines, which values."""
     lines = f"{len(a)} lines against {len(b)}; " if len(a) != len(b) else ""
     differing = [i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other]
     if not differing:
-        return [f"{lines}those that both have are the same" if lines else "the same lines, with other ends"]
+        return [f"{lines}those that both have are the same" if lines else "the same lines, with other line endings"]
     first = differing[0]
-    said = [f"{lines}{len(differing)} of {counted(min(len(a), len(b)), 'line')} differ, first line {first + 1}:"]
+    sentences = [f"{lines}{len(differing)} of {counted(min(len(a), len(b)), 'line')} differ, first line {first + 1}:"]
     try:
         changes = compare_values(json.loads(a[first]), json.loads(b[first]))[1:]
     except ValueError:
         changes = [_change(a[first], b[first])]
-    return said + [f"  {change}" for change in changes]
+    return sentences + [f"  {change}" for change in changes]
 
 
 def _change(one: Any, other: Any) -> str:
-    """`one -> other`; of long text only from where it parts."""
+    """`one -> other`; for long texts, only from where they diverge."""
     texts = ["nothing" if value is _MISSING else brief(value, 10**6) for value in (one, other)]
     if max(map(len, texts)) > _WIDE:
-        same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1]), min(map(len, texts)))
-        start = max(same - 12, 0)
+        pairs = enumerate(zip(*texts, strict=False))
+        equal = next((i for i, (a, b) in pairs if a != b), min(map(len, texts)))
+        start = max(equal - 12, 0)
         texts = [("…" if start else "") + text[start:] for text in texts]
     return change(texts[0], texts[1], limit=_WIDE) if texts[0] != texts[1] else change(one, other, limit=_WIDE)
 

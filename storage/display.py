@@ -1,4 +1,4 @@
-"""What `storage.explain` and `storage.diff` share on a terminal: wrapped lines below a tree's guides, short values."""
+"""Terminal output of `storage.explain` and `storage.diff`: wrapped lines with the branches of a tree, short values."""
 
 import json
 import os
@@ -13,31 +13,31 @@ from rich.text import Text
 
 from storage.errors import UserError
 
-_GLUE = "\N{NO-BREAK SPACE}"  # textwrap does not break here
+_GLUE = "\N{NO-BREAK SPACE}"  # textwrap does not break lines here
 
 
 def leave(body: Callable[[], int]) -> None:
-    """End the process with the exit code that `body` returns; with 2, after one screen on stderr, on a UserError."""
+    """End the process with the exit code of `body`; on a UserError, print it on stderr and exit with 2."""
     try:
         code = body()
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except BrokenPipeError:  # whoever read this, such as head, has enough; the interpreter's own flush shall not fail
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe; the interpreter flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     raise SystemExit(code)
 
 
 class Page:
-    """Prints to the console's width: a line's rest is indented below its first word, and paths are not broken."""
+    """Prints to the console's width: wrapped lines are indented below the first word, and paths are not broken."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
 
     def line(self, text: str = "", *, style: str = "", guide: str = "", hang: str | None = None) -> None:
-        """`text` after `guide` (a tree's branches); lines that follow begin with `hang`, by default `guide`."""
+        """`text` after `guide` (the branches of a tree); wrapped lines begin with `hang`, by default `guide`."""
         hang = guide if hang is None else hang
         width = max(self.console.width - max(len(guide), len(hang)), 24)
         for i, part in enumerate(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]):
@@ -46,7 +46,7 @@ class Page:
             self.console.print(printed, soft_wrap=True)
 
     def field(self, label: str, value: str | Iterable[str], *, style: str = "", guide: str = "  ") -> None:
-        """`label` and `value` in two columns; items of a list are parted by commas and not broken."""
+        """`label` and `value` in two columns; the items of a list are separated by commas and not broken."""
         if not isinstance(value, str):
             value = ", ".join(item.replace(" ", _GLUE) for item in value)
         self.line(value, style=style, guide=f"{guide}{label:<9} ", hang=f"{guide}{'':<10}")
@@ -57,15 +57,15 @@ class Page:
 
 
 def shown(path: Path) -> str:
-    """A path as one types it here: relative where it lies below the current folder."""
+    """A path as one would type it here: relative if it lies below the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def brief(value: Any, limit: int = 60) -> str:
-    """A value in at most `limit` characters: floats to six digits, the rest as JSON without quotes around text."""
+def brief(value: Any, limit: int = 60, *, digits: int = 6) -> str:
+    """A value in at most `limit` characters: floats with `digits` digits, the rest as JSON, text without quotes."""
     if isinstance(value, float):
-        text = f"{value:.6g}"
+        text = f"{value:.{digits}g}"
     else:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
@@ -81,12 +81,12 @@ def change(one: Any, other: Any, limit: int = 200) -> str:
 
 
 def amounts(values: Mapping[str, Any]) -> list[str]:
-    """`name value` of each."""
+    """`name value` for each item."""
     return [f"{name} {brief(value)}" for name, value in values.items()]
 
 
 def size(count: int) -> str:
-    """Bytes in a unit that fits (1 kB = 1000 bytes)."""
+    """A number of bytes in bytes, kB, MB or GB (1 kB = 1000 bytes)."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB"):
         if amount < 1000:

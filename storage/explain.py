@@ -1,12 +1,12 @@
-"""Where a checkpoint, a preference set, an evaluation or a round came from.
+"""What a checkpoint, a preference set, an evaluation or a round was made from.
 
     python -m storage.explain runs/demo-0/round-03/train/policy
     python -m storage.explain runs/demo-0/round-03/label/preferences.parquet --full
     python -m storage.explain runs/demo-0/round-03 --json
 
-Walks from the manifest of the stage that holds the path back to prompts and initial policy, and reads every file on
-the way. Leaves with 0; with 1 when a file is missing or altered or an input's maker is gone; with 2 on a path that no
-stage holds.
+Starts at the manifest of the stage that the path lies in, goes back to the prompts and the initial policy, and checks
+every file on the way. Exit codes: 0; 1 when a file is missing or altered, or an input is lost; 2 for a path that lies
+in no stage.
 """
 
 import argparse
@@ -18,11 +18,12 @@ from typing import Any
 
 import yaml
 
-from storage.display import Page, amounts, counted, leave, shown, size
-from storage.lineage import Input, Lineage, Stage, find, flat, order, trace
+from storage.display import Page, amounts, brief, counted, leave, shown, size
+from storage.lineage import Input, Lineage, Stage, find, flat, place, trace
 from storage.manifest import FileEntry
 
-#: What is said of a stage that stands behind the asked one: patterns of dotted keys. Others show all that they have.
+#: The settings shown for stages other than the requested one, by kind of stage: patterns of dotted keys. A kind that is
+#: not listed shows all its settings.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "prompts": ("path", "split", "system", "limit", "heldout", "per_round"),
     "select": ("per_round",),
@@ -53,6 +54,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "judge": ("judges.*.kind", "rates.*.kind"),
     "evaluate": ("bootstrap",),
 }
+#: The figures shown from a stage's summary, by kind of stage: patterns of dotted keys. A kind that is not listed shows
+#: the numbers at the top level of its summary.
 FIGURES: dict[str, tuple[str, ...]] = {
     "generate": ("mean_tokens", "finished", "sampler_gap_max"),
     "assemble": ("mean_tokens", "finished"),
@@ -62,7 +65,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "evaluate": ("win_rate.*.mean", "kl.mean", "finish_rate", "rates.*.mean"),
     "gate": ("action", "by"),
 }
-_SHORT = 12  # hex digits of a digest or key that are shown
+_SHORT = 12  # hex digits shown of a digest or key
 
 
 def files_of(path: Path, stage: Stage) -> list[FileEntry]:
@@ -71,16 +74,22 @@ def files_of(path: Path, stage: Stage) -> list[FileEntry]:
 
 
 def record(path: Path, lineage: Lineage) -> dict[str, Any]:
-    """All that `--json` prints: `asked` and the stages behind them by name, newest first, inputs by stage name."""
+    """What `--json` prints: the stages `asked` and all that they were made from, newest first."""
     stages = {}
-    for name in sorted(lineage.inputs, key=order, reverse=True):
+    for name in sorted(lineage.inputs, key=lineage.run.order, reverse=True):
         manifest = lineage.run.stages[name].manifest
         stages[name] = {
             **manifest.model_dump(mode="json", exclude={"digest", "inputs"}),
             "content": manifest.content,
             "inputs": [
-                {"names": list(i.names), "digest": i.digest, "kind": i.kind, "stage": i.stage, "path": i.path}
-                for i in lineage.inputs[name]
+                {
+                    "names": list(read.names),
+                    "digest": read.digest,
+                    "kind": read.kind,
+                    "stage": read.stage,
+                    "path": read.path,
+                }
+                for read in lineage.inputs[name]
             ],
         }
     asked = [lineage.run.stages[name] for name in lineage.asked if name in lineage.run.stages]
@@ -96,14 +105,14 @@ def record(path: Path, lineage: Lineage) -> dict[str, Any]:
 
 
 def chosen(values: Mapping[str, Any], patterns: tuple[str, ...] | None) -> dict[str, Any]:
-    """Leaves of nested `values` whose dotted keys fit one of `patterns` (None: all), in their order, unset ones not."""
+    """The leaves of nested `values` that are set and whose dotted keys match one of `patterns` (None: all of them)."""
     leaves = dict(flat(values))
     keys = [key for pattern in patterns for key in leaves if fnmatchcase(key, pattern)] if patterns else list(leaves)
     return {key: leaves[key] for key in keys if leaves[key] not in (None, [], {}, False, "")}
 
 
 def condensed(stage: str, settings: Mapping[str, Any]) -> list[str]:
-    """The settings that matter of a stage, each as `name value`; annotators as `name (kind)`."""
+    """The settings of a stage in short, each as `name value`; annotators as `name (kind)`."""
     items = []
     for key, value in chosen(settings, SETTINGS.get(stage)).items():
         parts = key.split(".")
@@ -115,13 +124,14 @@ def condensed(stage: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def figures(stage: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a stage's summary that tell how it went."""
-    picked = chosen(summary, FIGURES[stage]) if stage in FIGURES else {}
+    """Figures of a stage's summary, by name in words."""
+    numbers = {key: value for key, value in summary.items() if type(value) in (int, float)}
+    picked = chosen(summary, FIGURES[stage]) if stage in FIGURES else numbers
     return {key.removesuffix(".mean").replace("_", " ").replace(".", " "): value for key, value in picked.items()}
 
 
 class Explanation:
-    """Prints a lineage, a section a round, newest first; within it a tree, each stage once."""
+    """Prints a lineage: a section for each round, newest first, with a tree that shows each stage once."""
 
     def __init__(self, path: Path, lineage: Lineage, *, full: bool) -> None:
         self.path = path
@@ -135,12 +145,13 @@ class Explanation:
 
     def show(self) -> None:
         self._head()
-        readers = {(i.stage, reader) for reader, inputs in self.lineage.inputs.items() for i in inputs if i.stage}
-        for number in sorted({order(name)[0] for name in self.lineage.inputs}, reverse=True):
+        inputs = self.lineage.inputs
+        links = {(read.stage, reader) for reader, reads in inputs.items() for read in reads if read.stage}
+        for number in sorted({place(name)[0] for name in inputs}, reverse=True):
             self.page.heading(f"round {number}" if number >= 0 else "before the rounds")
-            entered = {made for made, reader in readers if order(reader)[0] != number} | set(self.lineage.asked)
-            for name in sorted(entered & self.lineage.inputs.keys(), key=order):
-                if order(name)[0] == number and name not in self.printed:
+            roots = {made for made, reader in links if place(reader)[0] != number} | set(self.lineage.asked)
+            for name in sorted(roots & inputs.keys(), key=self.run.order):
+                if place(name)[0] == number and name not in self.printed:
                     self.page.line(name, style="bold")
                     self._stage(name, "")
         if self.lineage.breaks:
@@ -156,17 +167,17 @@ class Explanation:
             page.field("ends in" if above else "made by", name if above else f"{name}{self._state(name)}")
         page.field("run", self._run())
         if self.versions:
-            code = self.versions.get("irepo", "not recorded: it was made before manifests had it")
+            code = self.versions.get("irepo", "not recorded: the manifest is of an early version")
             page.field("code", f"irepo {code}")
             page.field("libraries", [f"{name} {v}" for name, v in sorted(self.versions.items()) if name != "irepo"])
-        outside = {i.digest for inputs in lineage.inputs.values() for i in inputs if i.kind == "outside"}
+        outside = {read.digest for inputs in lineage.inputs.values() for read in inputs if read.kind == "outside"}
         verdict = "every file is there, unchanged" if not lineage.breaks else f"{len(lineage.breaks)} broken, see below"
         reach = f"{counted(len(lineage.inputs), 'stage')}, {counted(len(outside), 'input')} from outside the run"
         page.field("lineage", f"{reach}; {verdict}", style="bold red" if lineage.breaks else "")
 
     def _state(self, name: str) -> str:
         if name not in self.run.stages:
-            return ", whose manifest does not hold"
+            return ", whose manifest is damaged"
         stage = self.run.stages[name]
         files = files_of(self.path.resolve(), stage)
         if not files:
@@ -177,11 +188,11 @@ class Explanation:
 
     def _run(self) -> str:
         config = self.run.config
-        said = amounts({key: config[key] for key in ("seed", "rounds") if key in config})
-        return shown(self.run.root) + (f" (its config.yaml now says {', '.join(said)})" if said else "")
+        values = amounts({key: config[key] for key in ("seed", "rounds") if key in config})
+        return shown(self.run.root) + (f" (its config.yaml now says {', '.join(values)})" if values else "")
 
     def _stage(self, name: str, guide: str) -> None:
-        """The stage's own lines and what it read, below `guide`."""
+        """A stage's own lines and, below them, its inputs; `guide` is printed before each line."""
         self.printed.add(name)
         manifest, inputs = self.run.stages[name].manifest, self.lineage.inputs[name]
         page, bar = self.page, f"{guide}│ " if inputs else f"{guide}  "
@@ -190,9 +201,9 @@ class Explanation:
         page.field("made", facts, guide=bar)
         if manifest.rows:
             page.field("rows", amounts(manifest.rows), guide=bar)
-        said = figures(manifest.stage, manifest.summary)
-        if said:
-            page.field("figures", [f"{label} {v:.4g}" for label, v in said.items()], guide=bar)
+        numbers = figures(manifest.stage, manifest.summary)
+        if numbers:
+            page.field("figures", [f"{label} {brief(v, digits=4)}" for label, v in numbers.items()], guide=bar)
         self._settings(name, bar)
         other = {key: v for key, v in manifest.versions.items() if self.versions.get(key) != v}
         other |= {key: "not recorded" for key in self.versions if key not in manifest.versions}
@@ -200,9 +211,9 @@ class Explanation:
             page.field("versions", amounts(other), guide=bar)
         for problem in self.lineage.broken[name]:
             page.field("broken", problem, style="red", guide=bar)
-        for i, found in enumerate(inputs):
+        for i, read in enumerate(inputs):
             last = i == len(inputs) - 1
-            self._input(found, f"{guide}└─ " if last else f"{guide}├─ ", f"{guide}   " if last else f"{guide}│  ", name)
+            self._input(read, f"{guide}└─ " if last else f"{guide}├─ ", f"{guide}   " if last else f"{guide}│  ", name)
 
     def _settings(self, name: str, bar: str) -> None:
         manifest = self.run.stages[name].manifest
@@ -216,37 +227,37 @@ class Explanation:
                 indent = len(row) - len(row.lstrip())
                 self.page.line(row.lstrip(), guide=f"{bar}  {' ' * indent}", hang=f"{bar}    {' ' * indent}")
 
-    def _input(self, found: Input, branch: str, guide: str, reader: str) -> None:
-        label = ", ".join(found.names)
-        if found.kind == "value":
-            self.page.line(f"{label}: {found.digest}", guide=branch, hang=guide)
-        elif found.kind == "outside":
-            where = found.path or "its path is not known"
-            self.page.line(f"{label} ← {where} [{found.digest[:_SHORT]}] outside the run", guide=branch, hang=guide)
-        elif found.stage is None or found.stage not in self.lineage.inputs:
-            self.page.line(f"{label} ← lost [{found.digest[:_SHORT]}]", style="red", guide=branch, hang=guide)
-        elif found.stage in self.printed:
-            self.page.line(f"{label} ← {found.stage}, above", guide=branch, hang=guide)
-        elif order(found.stage)[0] != order(reader)[0]:
-            self.page.line(f"{label} ← {found.stage}, below", guide=branch, hang=guide)
+    def _input(self, read: Input, branch: str, guide: str, reader: str) -> None:
+        label = ", ".join(read.names)
+        if read.kind == "value":
+            self.page.line(f"{label}: {read.digest}", guide=branch, hang=guide)
+        elif read.kind == "outside":
+            where = read.path or "its path is not known"
+            self.page.line(f"{label} ← {where} [{read.digest[:_SHORT]}] outside the run", guide=branch, hang=guide)
+        elif read.stage is None or read.stage not in self.lineage.inputs:
+            self.page.line(f"{label} ← lost [{read.digest[:_SHORT]}]", style="red", guide=branch, hang=guide)
+        elif read.stage in self.printed:
+            self.page.line(f"{label} ← {read.stage}, above", guide=branch, hang=guide)
+        elif place(read.stage)[0] != place(reader)[0]:
+            self.page.line(f"{label} ← {read.stage}, below", guide=branch, hang=guide)
         else:
-            self.page.line(f"{label} ← {found.stage}", style="bold", guide=branch, hang=guide)
-            self._stage(found.stage, guide)
+            self.page.line(f"{label} ← {read.stage}", style="bold", guide=branch, hang=guide)
+            self._stage(read.stage, guide)
 
 
 def main() -> int:
-    """The command; returns its exit code. Raises UserError for a path that no stage holds."""
-    parser = argparse.ArgumentParser(prog="python -m storage.explain", description="Where a run's files came from.")
+    """The command; returns its exit code. Raises UserError for a path that lies in no stage."""
+    parser = argparse.ArgumentParser(prog="python -m storage.explain", description="What files were made from.")
     parser.add_argument("path", type=Path, help="a file or folder of a stage, a round, or a run folder")
-    parser.add_argument("--full", action="store_true", help="all settings of every stage, not only of the asked one")
+    parser.add_argument("--full", action="store_true", help="show all settings of every stage")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    words = parser.parse_args()
-    run, asked = find(words.path)
+    arguments = parser.parse_args()
+    run, asked = find(arguments.path)
     lineage = trace(run, asked)
-    if words.json:
-        print(json.dumps(record(words.path, lineage), indent=2, ensure_ascii=False, default=str))
+    if arguments.json:
+        print(json.dumps(record(arguments.path, lineage), indent=2, ensure_ascii=False, default=str))
     else:
-        Explanation(words.path, lineage, full=words.full).show()
+        Explanation(arguments.path, lineage, full=arguments.full).show()
     return 1 if lineage.breaks else 0
 
 

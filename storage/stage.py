@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from pydantic_core import to_jsonable_python
 
-from storage.artifact import artifacts
+from storage.artifact import artifacts, stage_name
 from storage.disk_errors import disk_faults
 from storage.errors import UserError
 from storage.files import digest, parse_yaml, publish_text, sha256_file, sweep_temporaries, yaml_text
@@ -80,8 +80,8 @@ class Spec(BaseModel):
     stage: ClassVar[str]
     version: ClassVar[int]
     #: The function that does the work, as package.module:name. It takes the spec and a Progress, and if `samples`
-    #: also an engine, and returns the Manifest.
-    runs: ClassVar[str]
+    #: also an engine, and returns the Manifest. Empty for a stage that holds a decision.
+    runs: ClassVar[str] = ""
     task: ClassVar[TaskName | None] = None
     samples: ClassVar[bool] = False
 
@@ -101,9 +101,12 @@ class Spec(BaseModel):
     @property
     def made_by(self) -> dict[str, str]:
         """The stage that made each input, by the names of `inputs`; without inputs from outside the run."""
+        run = _run_folder(self.folder, stage_name(self.folder))
         makers: dict[str, str] = {}
         for name in type(self).model_fields:
-            makers |= {key: made.maker for key, made in artifacts(name, getattr(self, name)).items() if made.maker}
+            for key, made in artifacts(name, getattr(self, name)).items():
+                if made.maker and _run_folder(made.path, made.maker) == run:
+                    makers[key] = made.maker
         return makers
 
     def key(self) -> str:
@@ -142,29 +145,43 @@ class Spec(BaseModel):
         publish_text(path, yaml_text(content))
 
 
+def _run_folder(path: Path, stage: str) -> Path | None:
+    """The folder of the run that has `path` in its stage `stage`."""
+    names = Path(stage).parts
+    for folder in (path.absolute(), *path.absolute().parents):
+        if folder.parts[-len(names) :] == names:
+            return folder.parents[len(names) - 1]
+    return None
+
+
 def keyed(value: object) -> Any:
     """Settings as JSON, without fields that are `KeyedBy` an artifact or that their model lists in `operational`.
 
     Operational settings change how fast, where or at what price a stage runs, but not what it makes. Where a setting is
     a class of the user's (see storage.plugins), `<setting>_source` is the digest of the file that defines it.
     """
+    return _keyed(value, to_jsonable_python(value))
+
+
+def _keyed(value: object, dumped: Any) -> Any:
+    """As `keyed`. dumped: the value as written to spec.yaml (900.0 for a float 900), so that both give the same key."""
     if isinstance(value, BaseModel):
         left_out: frozenset[str] = getattr(value, "operational", frozenset())
-        content: dict[str, Any] = {}
+        fields, content = value.model_dump(mode="json"), dict[str, Any]()
         for name, field in type(value).model_fields.items():
             if name in left_out or any(isinstance(mark, KeyedBy | Unkeyed) for mark in field.metadata):
                 continue
             inner = getattr(value, name)
-            content[name] = keyed(inner)
+            content[name] = _keyed(inner, fields[name])
             families = [mark for mark in field.metadata if isinstance(mark, Family)]
             if any(type(inner) not in family.ours().values() for family in families):
                 content[f"{name}_source"] = sha256_file(Path(inspect.getfile(type(inner))))
         return content
     if isinstance(value, Mapping):
-        return {str(key): keyed(inner) for key, inner in value.items()}
+        return {key: _keyed(inner, item) for inner, (key, item) in zip(value.values(), dumped.items(), strict=True)}
     if isinstance(value, list | tuple):
-        return [keyed(inner) for inner in value]
-    return to_jsonable_python(value)
+        return [_keyed(inner, item) for inner, item in zip(value, dumped, strict=True)]
+    return dumped
 
 
 S = TypeVar("S", bound=Spec)
@@ -300,7 +317,7 @@ def _spec_class(name: str) -> type[Spec] | None:
     if origin is None or origin.origin is None or not Path(origin.origin).is_relative_to(CHECKOUT):
         return None
     kind = getattr(import_module(module), attribute, None)
-    return kind if isinstance(kind, type) and issubclass(kind, Spec) else None
+    return kind if isinstance(kind, type) and issubclass(kind, Spec) and kind is not Spec else None
 
 
 def _not_a_spec(path: Path, why: str) -> UserError:

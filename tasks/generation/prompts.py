@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from storage.files import sha256_file
 from storage.manifest import Manifest
 from storage.prompts import each_prompt, is_heldout, read_rows
 from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
-from storage.stage import Outcome, Progress, Spec, run_stage, silent
+from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
 from tasks.modeling.load import encode_chat, load_tokenizer
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class PromptSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str  # JSONL, JSONL.gz or Parquet file; or, with `split`, a data set id on the Hugging Face hub
+    #: JSONL, JSONL.gz or Parquet file; or, with `split`, a data set id on the Hugging Face hub.
+    path: Annotated[str, KeyedBy("prompts")]
     split: str | None = None  # split of a hub data set
     prompt_fields: list[str] = []  # fields that make up the prompt; [] = messages, prompt, question or instruction
     answer_field: str = "answer"  # what verifiers compare with

@@ -1,25 +1,27 @@
-"""`python -m storage.diff`: the first stage that differs, why, and in what; what is equal is said to be."""
+"""`python -m storage.diff`: the first stage that differs, why, and how; or that the runs are equal."""
 
 import json
 import shutil
 import subprocess
 import sys
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from storage import diff
+from storage.artifact import Artifact
 from storage.errors import UserError
-from storage.schemas import write_parquet
+from tests.storage.small_run import MakeRun, write_text
 
 ROOT = Path(__file__).parents[2]
 
 
+Say = Callable[..., tuple[int, str]]
+
+
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     """Runs the command in this process; returns (exit code, what it printed)."""
 
     def run(*words: object, width: int = 100) -> tuple[int, str]:
@@ -31,7 +33,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def test_equal_runs_are_equal_whatever_their_names_and_times(make_run: Any, say: Any) -> None:
+def test_equal_runs_may_differ_in_names_and_times(make_run: MakeRun, say: Say) -> None:
     one, other = make_run("one"), make_run("other")
     code, text = say(one.root, other.root)
     assert code == 0
@@ -39,10 +41,10 @@ def test_equal_runs_are_equal_whatever_their_names_and_times(make_run: Any, say:
     assert len(text.splitlines()) == 3
 
 
-def test_another_learning_rate_parts_runs_at_the_first_training(make_run: Any, say: Any) -> None:
+def test_runs_with_two_learning_rates_diverge_at_the_first_training(make_run: MakeRun, say: Say) -> None:
     code, text = say(make_run("one", rate=0.5).root, make_run("other", rate=0.25).root)
     assert code == 1
-    assert "They part at round-01/train: 7 of the 11 stages that both have differ." in text
+    assert "They diverge at round-01/train: 7 of the 11 stages that both have differ." in text
     assert "setting optimization.learning_rate: 0.5 -> 0.25" in text
     assert "training.rate: 0.5 -> 0.25" in text  # config.yaml
     assert "input " not in text
@@ -56,50 +58,44 @@ def test_another_learning_rate_parts_runs_at_the_first_training(make_run: Any, s
     }
 
 
-def test_another_seed_parts_runs_at_the_first_responses(make_run: Any, say: Any) -> None:
+def test_runs_with_two_seeds_diverge_at_the_first_responses(make_run: MakeRun, say: Say) -> None:
     code, text = say(make_run("one").root, make_run("other", seed=1).root)
     assert code == 1
-    assert "They part at round-01/generate" in text
+    assert "They diverge at round-01/generate" in text
     assert "\nseed: 0 -> 1\n" in text
     assert "2 of 3 rows differ, by column: text (2)" in text
     assert "first in row 1 (prompt_id b):" in text
 
 
-def test_other_content_from_outside_is_named_with_its_path(make_run: Any, say: Any) -> None:
+def test_other_content_from_outside_is_named_with_its_path(make_run: MakeRun, say: Say) -> None:
     one = make_run("one")
-    one.initial.joinpath("model.bin").write_text("other weights")
+    (one.initial.path / "model.bin").write_text("other weights")
     other = make_run("other")
-    found = diff.compare(diff.read_run(one.root), diff.read_run(other.root))
-    assert found["first"]["stage"] == "round-01/generate"  # the prompts stage read it too, and made the same
-    (item,) = found["first"]["inputs"]
-    assert (item["name"], item["outside"], item["a_from"]) == ("policy", True, str(one.initial))
+    comparison = diff.compare(diff.read_run(one.root), diff.read_run(other.root))
+    assert comparison["first"]["stage"] == "round-01/generate"  # the prompts stage read it too, and made the same
+    (item,) = comparison["first"]["inputs"]
+    assert (item["name"], item["outside"], item["a_from"]) == ("policy", True, str(one.initial.path))
     assert item["a"] != item["b"]
     assert "input policy (outside the run):" in say(one.root, other.root)[1]
 
 
-def test_what_else_came_from_outside_is_listed_once(make_run: Any, say: Any) -> None:
+def test_what_else_came_from_outside_is_listed_once(make_run: MakeRun, say: Say) -> None:
     one, other = make_run("one"), make_run("other", rate=0.25)
     for number in (1, 2):  # another reward model, whose votes are the same
-        folder = other.root / f"round-{number:02d}/label"
-        manifest = json.loads((folder / "manifest.json").read_text())
-        shutil.rmtree(folder)
-        inputs = manifest["inputs"] | {"annotator:one": "4" * 64}
-        settings = {"annotators": {"one": {"kind": "reward_model", "path": "models/two"}}}
-        other.publish(f"round-{number:02d}/label", "label", number, inputs, settings, partial(rewrite, number=number))
+        responses = Artifact.of(other.root / f"round-{number:02d}/generate")
+        shutil.rmtree(other.root / f"round-{number:02d}/label")
+        other.label(number, responses, Artifact(path=Path("models/two"), digest="4" * 64))
     code, text = say(one.root, other.root)
     assert code == 1
-    assert "They part at round-01/train" in text
-    assert text.count("input annotator:one") == 1
-    assert "input annotator:one of round-01/label: models/one [111111111111] -> models/two [444444444444]" in text
+    assert "They diverge at round-01/train" in text
+    assert text.count("input annotator_files:one") == 1
+    models = "models/one [111111111111] -> models/two [444444444444]"
+    assert f"input annotator_files:one of round-01/label: {models}" in " ".join(text.split())
 
 
-def rewrite(folder: Path, *, number: int) -> list[Path]:
-    path = folder / "preferences.parquet"
-    write_parquet(path, pa.table({"prompt_id": ["a", "b", "c"], "target": [0.5, 1.0, -float(number)]}))
-    return [path]
-
-
-def test_same_key_and_other_content_is_said_so(make_run: Any, say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_content_under_the_same_key_is_explained(
+    make_run: MakeRun, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, other = make_run("one", rounds=1), make_run("other", rounds=1)
     shutil.rmtree(other.root / "round-01")
     monkeypatch.setattr("storage.manifest.code_version", lambda: "abc")
@@ -108,18 +104,19 @@ def test_same_key_and_other_content_is_said_so(make_run: Any, say: Any, monkeypa
         "round-01/generate",
         "generate",
         1,
-        manifest["inputs"],
         manifest["settings"],
-        lambda folder: [(folder / "responses.txt").write_text("x") and folder / "responses.txt"],
+        lambda folder: write_text(folder / "responses.txt", "x"),
+        policy=other.initial,
+        prompts=other.prompts / "train.parquet",
     )
     code, text = say(one.root, other.root)
     assert code == 1
-    assert "Same settings, seed and inputs, yet other content" in text
+    assert "Same settings, seed and inputs, but other content" in text
     assert "version of irepo: " in text
     assert "only in B" in text.split("what differs in")[1]
 
 
-def test_a_round_that_one_run_lacks_is_named(make_run: Any, say: Any) -> None:
+def test_a_round_that_one_run_lacks_is_named(make_run: MakeRun, say: Say) -> None:
     one, other = make_run("one"), make_run("other", rounds=1)
     code, text = say(one.root, other.root)
     assert code == 1
@@ -130,7 +127,7 @@ def test_a_round_that_one_run_lacks_is_named(make_run: Any, say: Any) -> None:
     assert (code, "Only in B: round-01/evaluate/responses, round-01/evaluate, round 2\n" in text) == (1, True)
 
 
-def test_an_altered_file_is_not_taken_for_equal(make_run: Any, say: Any) -> None:
+def test_a_lost_file_makes_runs_differ(make_run: MakeRun, say: Say) -> None:
     one, other = make_run("one"), make_run("other")
     (other.root / "round-02/train/metrics.jsonl").unlink()
     code, text = say(one.root, other.root)
@@ -138,33 +135,35 @@ def test_an_altered_file_is_not_taken_for_equal(make_run: Any, say: Any) -> None
     assert "Broken in B: round-02/train/metrics.jsonl is missing" in text
 
 
-def test_a_setting_that_changed_no_file_is_shown_and_leaves_with_0(make_run: Any, say: Any) -> None:
+def test_a_setting_that_changed_no_file_is_shown_with_exit_code_0(make_run: MakeRun, say: Say) -> None:
     one, other = make_run("one"), make_run("other")
     path = other.root / "config.yaml"
     path.write_text(path.read_text().replace("rate: 0.5", "rate: 0.75"))
     code, text = say(one.root, other.root)
     assert code == 0
-    assert "it changed no file of these stages" in text
+    assert "no file of these stages differs" in text
     assert "training.rate: 0.5 -> 0.75" in text
 
 
-def test_json_has_one_shape(make_run: Any, say: Any) -> None:
+def test_json_has_one_shape(make_run: MakeRun, say: Say) -> None:
     one, other = make_run("one"), make_run("other", rate=0.25)
     keys = ["a", "b", "equal", "stages", "files", "only_in_a", "only_in_b", "broken", "config", "outside", "first"]
     code, text = say(one.root, one.root, "--json")
     assert (code, list(json.loads(text)), json.loads(text)["first"]) == (0, keys, None)
     code, text = say(one.root, other.root, "--json")
-    found = json.loads(text)
-    assert (code, list(found), found["equal"]) == (1, keys, False)
-    assert found["first"]["settings"] == [{"key": "optimization.learning_rate", "a": 0.5, "b": 0.25, "only_in": None}]
-    assert [file["path"] for file in found["first"]["files"]] == ["metrics.jsonl", "policy/model.safetensors"]
-    assert found["stages"]["round-01/label"] is True
-    assert found["stages"]["round-01/train"] is False
+    comparison = json.loads(text)
+    assert (code, list(comparison), comparison["equal"]) == (1, keys, False)
+    assert comparison["first"]["settings"] == [
+        {"key": "optimization.learning_rate", "a": 0.5, "b": 0.25, "only_in": None}
+    ]
+    assert [file["path"] for file in comparison["first"]["files"]] == ["metrics.jsonl", "policy/model.safetensors"]
+    assert comparison["stages"]["round-01/label"] is True
+    assert comparison["stages"]["round-01/train"] is False
 
 
-def test_changes_name_what_one_side_lacks_as_one_entry() -> None:
-    found = diff.changes({"a": {"b": 1, "c": {"d": 2, "e": 3}}, "f": None}, {"a": {"b": 2, "c": {}}, "g": {"h": 1}})
-    assert [(item["key"], item["only_in"]) for item in found] == [
+def test_a_mapping_of_one_side_is_one_change() -> None:
+    items = diff.changes({"a": {"b": 1, "c": {"d": 2, "e": 3}}, "f": None}, {"a": {"b": 2, "c": {}}, "g": {"h": 1}})
+    assert [(item["key"], item["only_in"]) for item in items] == [
         ("a.b", None),
         ("a.c.d", "a"),
         ("a.c.e", "a"),
@@ -173,9 +172,9 @@ def test_changes_name_what_one_side_lacks_as_one_entry() -> None:
     ]
 
 
-def test_what_is_no_run_is_refused(make_run: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         diff.read_run(empty)
     empty.mkdir()
     (empty / "config.yaml").write_text("name: empty\n")

@@ -37,8 +37,8 @@ def test_parquet_names_columns_rows_and_the_first_difference(tmp_path: Path) -> 
 def test_parquet_lists_of_numbers_are_measured(tmp_path: Path) -> None:
     one = {"logprobs": [[-1.0, -2.0], [-3.0]], "ids": [[1, 2], [3]]}
     other = {"logprobs": [[-1.0, -2.25], [-3.0]], "ids": [[1, 2], [4]]}
-    said = tables(tmp_path, one, other)
-    assert said[0] == "2 of 2 rows differ, by column: logprobs (1, by at most 0.25), ids (1)"
+    sentences = tables(tmp_path, one, other)
+    assert sentences[0] == "2 of 2 rows differ, by column: logprobs (1, by at most 0.25), ids (1)"
     shorter = {"logprobs": [[-1.0], [-3.0]], "ids": [[1, 2], [3]]}
     assert tables(tmp_path, one, shorter)[0] == "1 of 2 rows differ, by column: logprobs (1)"
 
@@ -54,8 +54,8 @@ def test_parquet_of_the_same_rows_is_said_to_be_so(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_shown_where_they_part(tmp_path: Path) -> None:
-    said = tables(tmp_path, {"text": ["same " * 30 + "left"]}, {"text": ["same " * 30 + "right"]})
-    assert said[-1] == "  text: …e same same left -> …e same same right"
+    sentences = tables(tmp_path, {"text": ["same " * 30 + "left"]}, {"text": ["same " * 30 + "right"]})
+    assert sentences[-1] == "  text: …e same same left -> …e same same right"
 
 
 def tensors(folder: Path, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> list[str]:
@@ -77,8 +77,8 @@ def test_tensors_that_differ_are_named_with_the_largest_difference(tmp_path: Pat
 
 
 def test_tensors_of_integers_do_not_wrap_around(tmp_path: Path) -> None:
-    said = tensors(tmp_path, {"a": np.array([0], np.uint8)}, {"a": np.array([1], np.uint8)})
-    assert said[1] == "largest absolute difference 1, in a"
+    sentences = tensors(tmp_path, {"a": np.array([0], np.uint8)}, {"a": np.array([1], np.uint8)})
+    assert sentences[1] == "largest absolute difference 1, in a"
 
 
 def raw_tensors(path: Path, kind: str, data: bytes, width: int) -> None:
@@ -119,7 +119,7 @@ def texts(folder: Path, name: str, one: str, other: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "one", "other", "said"),
+    ("name", "one", "other", "sentence"),
     [
         ("m.json", '{"kl": {"mean": 1.0}, "n": 2}', '{"kl": {"mean": 1.5}, "n": 2}', "kl.mean: 1 -> 1.5"),
         ("m.json", '[{"reply": "a"}]', '[{"reply": "b"}, 1]', "0.reply: a -> b"),
@@ -129,14 +129,14 @@ def texts(folder: Path, name: str, one: str, other: str) -> list[str]:
         ("m.jsonl", '{"s": 1}\n{"s": 2}\n', '{"s": 1}\n{"s": 3}\n', "1 of 2 lines differ, first line 2:"),
         ("m.jsonl", "{}\n", "{}\n{}\n", "1 lines against 2; those that both have are the same"),
         ("t.jinja", "a\nb", "a\nc", "  b -> c"),
-        ("t.bin", "a", "bb", "1 bytes against 2, compared no further"),
+        ("t.bin", "a", "bb", "1 bytes against 2; files of this kind are not compared further"),
         ("m.json", "{", "{}", "cannot be compared further: "),
         ("m.parquet", "no", "parquet", "cannot be compared further: "),
         ("m.safetensors", "no", "tensors", "cannot be compared further: "),
     ],
 )
-def test_values_and_lines_are_named(tmp_path: Path, name: str, one: str, other: str, said: str) -> None:
-    assert any(text.startswith(said) for text in texts(tmp_path, name, one, other))
+def test_values_and_lines_are_named(tmp_path: Path, name: str, one: str, other: str, sentence: str) -> None:
+    assert any(text.startswith(sentence) for text in texts(tmp_path, name, one, other))
 
 
 def test_a_missing_file_is_no_crash(tmp_path: Path) -> None:

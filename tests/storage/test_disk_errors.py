@@ -24,9 +24,11 @@ from storage.files import publish_file, publish_folder
 from storage.manifest import MANIFEST
 from storage.stage import Outcome, has_part, mark_part, run_stage
 from storage.schemas import write_parquet
-from tests.storage.conftest import CountSettings, CountSpec
+from storage.artifact import Artifact
+from tests.storage.count_stage import CountSettings, CountSpec
 
-spec = CountSpec(folder=Path(sys.argv[1]), round=1, seed=5, inputs={}, settings=CountSettings())
+source = Artifact(path=Path("a"), digest="a")
+spec = CountSpec(folder=Path(sys.argv[1]), round=1, seed=5, settings=CountSettings(), source=source)
 writer = sys.argv[2]
 
 def body():
@@ -88,7 +90,7 @@ def test_a_full_disk_is_a_clear_error_and_the_stage_goes_on_when_there_is_room(w
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "problem"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/runs/x/file"), "the disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
@@ -96,8 +98,8 @@ def test_a_full_disk_is_a_clear_error_and_the_stage_goes_on_when_there_is_room(w
         (PermissionError(errno.EACCES, "Permission denied"), "the file system refuses"),
     ],
 )
-def test_what_the_system_says_is_explained(error: OSError, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said) as caught, disk_faults(tmp_path):
+def test_what_the_system_says_is_explained(error: OSError, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=problem) as caught, disk_faults(tmp_path):
         raise error
     assert caught.value.where == (error.filename or str(tmp_path))
 

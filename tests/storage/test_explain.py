@@ -1,21 +1,27 @@
-"""`python -m storage.explain`: a tree a person reads, JSON of one shape, exit codes that say whether all is whole."""
+"""`python -m storage.explain`: a tree for people, JSON of one shape, and an exit code for broken files."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from storage import explain
+from storage.artifact import Artifact
 from storage.explain import condensed, figures
+from tests.storage.small_run import MakeRun
 
 ROOT = Path(__file__).parents[2]
 
 
+Say = Callable[..., tuple[int, str]]
+
+
 @pytest.fixture
-def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
     """Runs the command in this process at a width; returns (exit code, what it printed)."""
 
     def run(*words: object, width: int = 100) -> tuple[int, str]:
@@ -27,7 +33,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def test_checkpoint_is_led_back_to_prompts_and_initial_policy(make_run: Any, say: Any) -> None:
+def test_a_checkpoint_is_traced_to_prompts_and_initial_policy(make_run: MakeRun, say: Say) -> None:
     made = make_run("one", seed=3)
     code, text = say(made.root / "round-02/train/policy", width=200)  # temporary folders have long names
     assert code == 0
@@ -41,11 +47,12 @@ def test_checkpoint_is_led_back_to_prompts_and_initial_policy(make_run: Any, say
     )
     assert "│ settings  beta 0.1, learning_rate 0.5" in text  # round 1, condensed
     assert text.count("seed 3") == 8  # config.yaml's and every stage's
-    assert "annotator:one ← models/one [111111111111] outside the run" in text
-    assert f"prompts ← {made.prompt_file}" in " ".join(text.split())
+    assert "annotator_files:one ← models/one [111111111111] outside the run" in text
+    assert f"prompts ← {made.prompt_file.path}" in " ".join(text.split())
+    assert "heldout: org/set:test" in text
 
 
-def test_a_stage_is_printed_once_and_referred_to_after(make_run: Any, say: Any) -> None:
+def test_a_stage_is_printed_once_and_then_referred_to(make_run: MakeRun, say: Say) -> None:
     _, text = say(make_run("one").root / "round-02")
     stages = [line for line in text.splitlines() if "made      " in line]
     assert len(stages) == 9  # prompts; generate, label and train twice; evaluate and its responses
@@ -53,7 +60,7 @@ def test_a_stage_is_printed_once_and_referred_to_after(make_run: Any, say: Any) 
     assert "ends in   round-02/evaluate" in text
 
 
-def test_full_prints_all_settings(make_run: Any, say: Any) -> None:
+def test_full_prints_all_settings(make_run: MakeRun, say: Say) -> None:
     path = make_run("one").root / "round-02/label"
     assert "path: models/one" in say(path)[1]
     assert say(path)[1].count("learning_rate:") == 0
@@ -61,28 +68,29 @@ def test_full_prints_all_settings(make_run: Any, say: Any) -> None:
 
 
 def test_versions_of_another_stage_are_shown_where_they_differ(
-    make_run: Any, say: Any, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_run("one", rounds=1)
     monkeypatch.setattr("storage.manifest.code_version", lambda: "abc+changes")
-    made.round(2, json.loads((made.root / "round-01/train/manifest.json").read_text())["digest"])
+    made.round(2, Artifact.of(made.root / "round-01/train/policy"))
     _, text = say(made.root / "round-02/train")
     assert "code      irepo abc+changes" in text
-    assert "versions  irepo " in text.split("before the rounds")[1]
-    assert "versions  irepo " not in text.split("before the rounds")[0]
+    newest, earlier = re.split(r"round 1 ─+", text)
+    assert "versions  irepo " in earlier
+    assert "versions  irepo " not in newest
 
 
-def test_harm_behind_the_path_is_named_and_leaves_with_1(make_run: Any, say: Any) -> None:
+def test_a_lost_file_is_named_and_the_exit_code_is_1(make_run: MakeRun, say: Say) -> None:
     root = make_run("one").root
     (root / "round-01/label/preferences.parquet").unlink()
     code, text = say(root / "round-02/train/policy/model.safetensors")
     assert code == 1
     assert "1 broken, see below" in text
     assert "✗ round-01/label/preferences.parquet is missing" in text
-    assert say(root / "round-01/generate")[0] == 0  # nothing behind it is harmed
+    assert say(root / "round-01/generate")[0] == 0  # it was made from nothing that is lost
 
 
-def test_a_manifest_that_does_not_hold_is_said_so(make_run: Any, say: Any) -> None:
+def test_a_damaged_manifest_is_named(make_run: MakeRun, say: Say) -> None:
     root = make_run("one").root
     (root / "round-02/label/manifest.json").write_text("{}")
     code, text = say(root / "round-02/label")
@@ -92,21 +100,21 @@ def test_a_manifest_that_does_not_hold_is_said_so(make_run: Any, say: Any) -> No
     assert (code, json.loads(printed)["breaks"][0]["stage"]) == (1, "round-02/label")
 
 
-def test_a_file_that_the_stage_did_not_publish_is_said_so(make_run: Any, say: Any) -> None:
+def test_a_file_that_the_stage_did_not_publish_is_marked(make_run: MakeRun, say: Say) -> None:
     code, text = say(make_run("one").root / "round-02/label/spec.yaml")
     assert (code, "not one of the files" in text) == (0, True)
 
 
-def test_no_line_is_wider_than_the_terminal(make_run: Any, say: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_line_is_wider_than_the_terminal(make_run: MakeRun, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_run("one").root
-    monkeypatch.chdir(root.parent)  # the names of pytest's folders are no matter
+    monkeypatch.chdir(root.parent)  # so that paths are short
     paths = (str(root), str(root.parents[1]))
     for width in (60, 80, 120):
         lines = say("one/round-02", width=width)[1].splitlines()
         assert [line for line in lines if len(line) > width and not any(path in line for path in paths)] == []
 
 
-def test_json_has_one_shape(make_run: Any, say: Any) -> None:
+def test_json_has_one_shape(make_run: MakeRun, say: Say) -> None:
     root = make_run("one").root
     code, text = say(root / "round-02/train/policy", "--json")
     record = json.loads(text)
@@ -127,7 +135,7 @@ def test_json_has_one_shape(make_run: Any, say: Any) -> None:
     assert {"settings", "seed", "versions", "rows", "summary", "started", "seconds", "key", "files"} <= set(train)
 
 
-def test_condensed_settings_and_figures_are_those_that_tell() -> None:
+def test_each_kind_of_stage_has_its_settings_and_figures_and_an_unknown_kind_shows_what_it_has() -> None:
     settings = {
         "annotators": {"one": {"kind": "rule", "shorter": True}},
         "preferences": {"pairs": "all", "prior_variance": 4.0, "quorum": None},
@@ -137,13 +145,14 @@ def test_condensed_settings_and_figures_are_those_that_tell() -> None:
         "top_p 0.9",
         "engine vllm",
     ]
-    assert condensed("gate", {"a": {"b": 1}, "c": None}) == ["b 1"]
+    assert condensed("new", {"a": {"b": 1}, "c": None}) == ["b 1"]
     summary = {"win_rate": {"initial": {"truth": {"mean": 0.75, "high": 0.8}}}, "kl": {"mean": 1.5}, "words": 3}
     assert figures("evaluate", summary) == {"win rate initial truth": 0.75, "kl": 1.5}
-    assert figures("gate", {"a": 1}) == {}
+    assert figures("gate", {"action": "promote", "by": "none", "rows": 3}) == {"action": "promote", "by": "none"}
+    assert figures("new", {"a_b": 1, "c": 0.5, "d": True, "e": "text", "f": {"g": 1}}) == {"a b": 1, "c": 0.5}
 
 
-def test_command_leaves_with_2_on_one_screen(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist_is_refused_with_exit_code_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "storage.explain", str(tmp_path / "nothing")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
@@ -151,7 +160,7 @@ def test_command_leaves_with_2_on_one_screen(tmp_path: Path) -> None:
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["error:", "where:", "remedy:"]
 
 
-def test_a_reader_that_has_enough_is_no_traceback(make_run: Any) -> None:
+def test_a_closed_pipe_gives_no_traceback(make_run: MakeRun) -> None:
     command = f"{sys.executable} -m storage.explain {make_run('one').root} --json | true"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""

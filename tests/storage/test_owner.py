@@ -17,8 +17,8 @@ HOLD = "import sys, time\nfrom pathlib import Path\nfrom storage.owner import ow
 
 def test_a_second_owner_is_refused_by_name_and_a_dead_one_is_succeeded(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
     try:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"process {holder.pid} on") as caught, owned(tmp_path):
             pass

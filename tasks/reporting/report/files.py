@@ -14,13 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import UserError
-from storage.lineage import Run, open_run
+from storage.lineage import Run, open_run, place
 from storage.manifest import Manifest
-from tasks.evaluation.gate import DECISION, Decision
+from tasks.evaluation.gate import DECISION, Decision, GateSpec
 
-STAGES = ("generate", "label", "train", "evaluate")
-_EVALUATION = ("evaluate/responses", "evaluate/judgements", "evaluate/pairs", "evaluate/dialogues", "evaluate/grades",
-               "evaluate/harness", "evaluate")  # fmt: skip
 _LIMIT = 10  # pairs, and held-out prompts, to read
 
 Row = dict[str, Any]
@@ -45,7 +42,7 @@ class Round:
 
     number: int
     base: int
-    stages: Mapping[str, Manifest]  # by name within the round, as in `evaluate/responses`
+    stages: Mapping[str, Manifest]  # by name within the round, as in `evaluate/responses`, in the order of the round
     folder: Path
     decision: Decision | None
 
@@ -60,10 +57,13 @@ class Round:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By stage, in the order in which stages are run; an evaluation's three parts are one."""
-        found = {stage: self.stages[stage].seconds for stage in STAGES[:-1] if stage in self.stages}
-        parts = [self.stages[part].seconds for part in _EVALUATION if part in self.stages]
-        return found | ({"evaluate": sum(parts)} if parts else {})
+        """Time by top-level folder of the round, in the order of the round. A decision takes no time of its own."""
+        seconds: dict[str, float] = {}
+        for stage, manifest in self.stages.items():
+            folder = stage.partition("/")[0]
+            if manifest.stage != GateSpec.stage:
+                seconds[folder] = seconds.get(folder, 0.0) + manifest.seconds
+        return seconds
 
     def win_rates(self, source: str) -> Mapping[str, Row]:
         """Intervals by judge of the win rate against `source` (initial, previous); {} where there is none."""
@@ -141,9 +141,9 @@ def read_run(root: Path) -> RunFiles:
     run = open_run(root)
     stages: dict[int, dict[str, Manifest]] = {}
     for name, stage in run.stages.items():
-        place, _, inner = name.partition("/")
-        if place.startswith("round-") and place[6:].isdigit() and inner:
-            stages.setdefault(int(place[6:]), {})[inner] = stage.manifest
+        number, inner = place(name)
+        if number >= 0:
+            stages.setdefault(number, {})[inner] = stage.manifest
     rounds: list[Round] = []
     for number, manifests in sorted(stages.items()):
         folder = root / f"round-{number:02d}"

@@ -14,10 +14,10 @@ def provenance(run: Run) -> str:
     rows: list[list[Cell]] = []
     for name, stage in run.stages.items():
         manifest = stage.manifest
-        read = [(found.kind != "lost", _input(found)) for found in run.inputs(name)]
+        inputs = [(read.kind != "lost", _input(read)) for read in run.inputs(name)]
         rows.append(
             [name, manifest.content[:_SHORT], manifest.started, duration(manifest.seconds), str(manifest.seed),
-             ("", read)]
+             ("", inputs)]
         )  # fmt: skip
     versions = sorted({_versions(stage.manifest.versions) for stage in run.stages.values()})
     made = "".join(f"<p>Made with {text(each)}.</p>" for each in versions)
@@ -30,10 +30,10 @@ def provenance(run: Run) -> str:
     return f'{unreadable}{made}{sheet(headings, rows, words=True)}<p class="quiet">{note}</p>'
 
 
-def _input(found: Input) -> str:
-    source = {"stage": found.stage, "lost": found.problem}.get(found.kind)
-    source = source or f"{found.digest[:_SHORT]}{f' of {found.path}' if found.path else ''}"
-    return f"{', '.join(found.names)}: {source}"
+def _input(read: Input) -> str:
+    source = {"stage": read.stage, "lost": read.problem}.get(read.kind)
+    source = source or f"{read.digest[:_SHORT]}{f' of {read.path}' if read.path else ''}"
+    return f"{', '.join(read.names)}: {source}"
 
 
 def _versions(versions: dict[str, str]) -> str:

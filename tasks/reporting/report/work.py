@@ -15,12 +15,14 @@ from tasks.reporting.report.drawing import (
     span,
     thinned,
 )  # fmt: skip
-from tasks.reporting.report.files import STAGES, Round
+from tasks.reporting.report.files import Round
 
 _POINTS = 240  # of one curve; more steps are drawn as means of neighbours
 _NAMES = 106.0
 _LINE = 24.0
 _LAST = 12  # rounds of the chart of time
+_COLOURS = 6
+_OTHER = "other"
 
 #: name, title, unit, {line: field}, caption
 _CURVES = (
@@ -89,16 +91,21 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
     longest = max(sum(each.seconds.values()) for each in timed)
     scale = Scale(0.0, longest or 1.0, 56.0, WIDTH - 78.0)
     title = "Time by stage"
-    parts, x = [header(title, "a bar a round, in all on the right")], 0.0
-    for i, stage in enumerate(STAGES):
-        parts += [rectangle(x, 41, 10, 10, f"bar c{i}"), label(x + 14, 50, stage, "row")]
-        x += 26 + 6.4 * len(stage)
+    stages = _timed_stages(timed)
+    parts, x, top = [header(title, "a bar a round, in all on the right")], 0.0, 41.0
+    for i, stage in enumerate(stages):
+        width = 26 + 6.4 * len(stage)
+        if x + width > WIDTH:
+            x, top = 0.0, top + 17
+        parts += [rectangle(x, top, 10, 10, f"bar c{i}"), label(x + 14, top + 9, stage, "row")]
+        x += width
     told = []
     for line, each in enumerate(timed):
-        y, done = 62.0 + line * _LINE, 0.0
+        y, done = top + 21 + line * _LINE, 0.0
         parts.append(label(48, y + 14, f"round {each.number}" if each.number else "initial", "row", "end"))
-        for i, stage in enumerate(STAGES):
-            seconds = each.seconds.get(stage, 0.0)
+        others = sum(seconds for stage, seconds in each.seconds.items() if stage not in stages)
+        for i, stage in enumerate(stages):
+            seconds = others if stage == _OTHER else each.seconds.get(stage, 0.0)
             if seconds:
                 tip = f"round {each.number}, {stage}: {duration(seconds)}"
                 left, right = scale.at(done), scale.at(done + seconds)
@@ -111,7 +118,19 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
         "Seconds that each stage's manifest says its work took, the work of the attempt that finished it; evaluation "
         f"with its responses and judgements.{few}"
     )
-    return [Figure("time", title, f"{title}. {listed(told)}.", 66 + len(timed) * _LINE, "".join(parts), caption)]
+    return [Figure("time", title, f"{title}. {listed(told)}.", top + 25 + len(timed) * _LINE, "".join(parts), caption)]
+
+
+def _timed_stages(rounds: Sequence[Round]) -> list[str]:
+    """The stages to draw, in the order of a round: those that took longest, and `other` when there are too many."""
+    totals: dict[str, float] = {}
+    for each in reversed(rounds):
+        for stage, seconds in each.seconds.items():
+            totals[stage] = totals.get(stage, 0.0) + seconds
+    if len(totals) <= _COLOURS:
+        return list(totals)
+    longest = sorted(totals, key=lambda stage: -totals[stage])[: _COLOURS - 1]
+    return [*(stage for stage in totals if stage in longest), _OTHER]
 
 
 def money_chart(rounds: Sequence[Round]) -> list[Figure]:
