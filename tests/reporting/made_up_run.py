@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from storage.artifact import Artifact
 from storage.files import canonical_json, publish_text
 from storage.manifest import Manifest, describe_files
 from storage.schemas import PREFERENCES, SCORES, VOTES, table, write_parquet
@@ -151,7 +152,9 @@ class MadeUpRun:
 
     def decide(self, number: int, decision: Decision) -> None:
         folder = self.root / f"round-{number:02d}" / "gate"
-        publish_decision(GateSpec.of(folder, number, policy=f"policy {number}", evaluation=f"{number}"), decision)
+        policy, evaluation = (Artifact(path=folder, digest=f"{name} {number}") for name in ("policy", "evaluation"))
+        spec = GateSpec(folder=folder, round=number, seed=0, policy=policy, evaluation=evaluation)
+        publish_decision(spec, decision)
 
     def round(self, number: int, *, base: int, decision: Decision | None = None, **changed: Any) -> None:
         self.stage("generate", number)

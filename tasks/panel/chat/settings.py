@@ -29,6 +29,8 @@ class ChatEngineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    operational: ClassVar[frozenset[str]] = frozenset({"gpu_memory_utilization", "kv_cache_gib", "start_timeout"})
+
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_model_len: int | None = Field(None, ge=1)  # tokens of prompt and answer; None = the model's context length
     enforce_eager: bool = False
