@@ -45,7 +45,7 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup run serve deploy worker vote test test-slow chaos check lock clean
+.PHONY: help setup browser run serve deploy worker vote test test-slow chaos check lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -70,6 +70,23 @@ $(STAMP): requirements/$(KIND).txt | $(UV)
 	fi
 	$(UV) pip install --quiet --no-deps --compile-bytecode --python $(VENV) -r requirements/$(KIND).txt
 	touch $@
+
+# Debian's package works in a container; Ubuntu's is a snap, which does not, so the browser is tried after the installation.
+browser:  ## Chromium for the browser tests (Debian: by apt, as root); quick where there is a browser
+	@works() { for name in chromium chromium-browser google-chrome; do
+	  if "$$name" --version >/dev/null 2>&1; then return; fi
+	done; return 1; }
+	if works; then exit; fi
+	if command -v apt-get >/dev/null; then
+	  as_root=; if [ "$$(id -u)" != 0 ]; then as_root=sudo; fi
+	  $$as_root apt-get -qq update || echo "apt-get update failed; trying with the lists that are here" >&2
+	  $$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium fonts-dejavu-core
+	fi
+	if ! works; then
+	  echo "No working browser. Install Chromium or Google Chrome (Fedora: dnf install chromium; Arch: pacman -S chromium;"
+	  echo "Ubuntu: Google's .deb, since apt has a snap only) so that chromium, chromium-browser or google-chrome is on PATH."
+	  exit 2
+	fi >&2
 
 run: setup  ## the demo: iREPO from end to end on this machine
 	@$(VENV) -m flows.iterate run=demo

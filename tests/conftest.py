@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tiny import build_policy
+from tests import skips
 
 # Before torch is imported, here and in child processes. The models are too small for more than one thread, and
 # threads that wait by spinning slow every other process on the machine.
@@ -16,6 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 
 MakePolicy = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(skips)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tasks.processes import end_group, start_group
+from tests.waiting import limit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +49,7 @@ def group(leader: int) -> list[psutil.Process]:
 
 
 def wait_gone(leader: int, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + limit(seconds)
     while group(leader) and time.monotonic() < deadline:
         time.sleep(0.1)
     return not group(leader)
@@ -79,7 +80,7 @@ def test_a_child_whose_parent_died_before_it_called_die_with_parent() -> None:
         env=dict(os.environ, IREPO_STARTER=str(dead.pid)),
         cwd=ROOT,
     )
-    assert child.wait(timeout=10) == -9
+    assert child.wait(timeout=limit(10)) == -9
 
 
 @pytest.mark.parametrize("leader_first", [False, True])

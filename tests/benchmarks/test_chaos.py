@@ -13,6 +13,7 @@ from benchmarks.chaos.compare import compare
 from benchmarks.chaos.victim import PROJECT
 from benchmarks.chaos.watch import Ledger
 from storage.files import publish_text
+from tests.waiting import limit
 
 
 @pytest.mark.vllm
@@ -23,7 +24,7 @@ def test_a_killed_run_ends_as_one_that_was_not() -> None:
         env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=limit(600),
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

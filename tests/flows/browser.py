@@ -6,15 +6,18 @@ import json
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.waiting import limit, wait_until
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine: run `make browser`")
 _FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
@@ -44,10 +47,9 @@ class Page:
         return str(self.evaluate("document.body ? document.body.innerText : ''"))
 
     def until_it_says(self, *words: str, seconds: float = 30) -> str:
-        deadline = time.monotonic() + seconds
-        while not all(word in self.text() for word in words):
-            assert time.monotonic() < deadline, f"{words} not in:\n{self.text()}"
-            time.sleep(0.2)
+        wait_until(
+            lambda: all(word in self.text() for word in words), seconds, lambda: f"{words} not in:\n{self.text()}"
+        )
         return self.text()
 
     def click(self, label: str, seconds: float = 30) -> None:
@@ -57,10 +59,9 @@ class Page:
             f".filter(e => e.innerText && e.innerText.trim() === {json.dumps(label)} && e.offsetParent);"
             " if (!all.length) return false; all[all.length - 1].click(); return true; })()"
         )
-        deadline = time.monotonic() + seconds
-        while not self.evaluate(find):
-            assert time.monotonic() < deadline, f"nothing to click says {label!r}:\n{self.text()}"
-            time.sleep(0.2)
+        wait_until(
+            lambda: self.evaluate(find), seconds, lambda: f"nothing to click is labelled {label!r}:\n{self.text()}"
+        )
 
     def listen(self, *domains: str) -> None:
         """Have events of e.g. "Runtime", "Log", "Network" kept."""
@@ -98,7 +99,7 @@ class Page:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            answer = json.loads(self._socket.recv(timeout=30))
+            answer = json.loads(self._socket.recv(timeout=limit(30)))
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
@@ -144,12 +145,9 @@ def chromium() -> Iterator[Browser]:
             [CHROMIUM, f"--user-data-dir={profile}", *_FLAGS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            told = Path(profile) / "DevToolsActivePort"
-            deadline = time.monotonic() + 60
-            while not told.exists() or "\n" not in told.read_text():
-                assert time.monotonic() < deadline, "Chromium did not start"
-                time.sleep(0.1)
-            port, path = told.read_text().splitlines()
+            address = Path(profile) / "DevToolsActivePort"
+            wait_until(lambda: address.exists() and "\n" in address.read_text(), 60, lambda: "Chromium did not start")
+            port, path = address.read_text().splitlines()
             yield Browser(port, path, sockets)
         finally:
             process.kill()

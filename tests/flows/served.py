@@ -16,6 +16,7 @@ import httpx
 from conf.compose import PROJECT
 from flows.operations.device import device_limit
 from flows.operations.temporary_server import free_port, healthy
+from tests.waiting import limit, wait_until
 
 PREFECT = Path(sys.executable).with_name("prefect")
 MARK = "IREPO_TEST_MARK"
@@ -41,6 +42,7 @@ class Served:
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "results"),
             "PREFECT_API_URL": self.api,
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+            "PREFECT_API_REQUEST_TIMEOUT": "300",  # seconds; 60 can be too few on a loaded machine
             MARK: str(home),
         }
         self.runner: subprocess.Popen[bytes] | None = None
@@ -57,7 +59,7 @@ class Served:
         """End the runner as a person would, then whatever a test left behind."""
         if self.runner is not None and self.runner.poll() is None:
             self.runner.send_signal(signal.SIGTERM)
-            self.runner.wait(timeout=60)
+            self.runner.wait(timeout=limit(60))
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
 
@@ -99,12 +101,14 @@ class Served:
 
     def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [str(PREFECT), *words]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=limit(120))
 
     def by_hand(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The command `python -m flows.iterate`, with the same tiny rounds."""
         command = [sys.executable, "-m", "flows.iterate", *self._words(*words)]
-        return subprocess.run(command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=limit(300)
+        )
 
     @contextmanager
     def free_device(self) -> Iterator[None]:
@@ -122,15 +126,30 @@ class Served:
         count: int = self.ask("GET", f"flow_runs/{run}")["run_count"]
         return count
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """What Prefect's own client does: a server whose database is busy says 503, and is asked again."""
-        for wait in (0.5, 1, 2, 4, 8, 0):
-            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30)
-            if answer.status_code != 503:
-                break
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        """One request, repeated while the server is busy, as Prefect's own client does.
+
+        A 503 (the database is locked: nothing was done) is always repeated. A request that times out is repeated only
+        if it may be carried out twice: reads and changes to a given value are, creating and resuming runs are not.
+        """
+        repeatable = method in ("GET", "PATCH") or path.endswith("/filter")
+        for wait in (0.5, 1, 2, 4, 8):
+            try:
+                response = httpx.request(method, f"{self.api}/{path}", json=body, timeout=limit(30))
+            except httpx.TransportError:
+                if not repeatable:
+                    raise
+            else:
+                if response.status_code != 503:
+                    return response
             time.sleep(wait)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return httpx.request(method, f"{self.api}/{path}", json=body, timeout=limit(60))
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of a response; None of an empty one."""
+        response = self.request(method, path, body)
+        response.raise_for_status()
+        return response.json() if response.content else None
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self.ask("POST", path, body)
@@ -151,7 +170,5 @@ class Served:
         return self.state(run)
 
     def until(self, holds: Callable[[], bool], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
-            time.sleep(0.3)
+        """Wait for what takes less than `seconds` on an idle machine."""
+        wait_until(holds, seconds, lambda: self.log.read_text()[-4000:], pause=0.3)

@@ -14,6 +14,7 @@ import pytest
 from conf.compose import PROJECT
 from tasks.panel.humans.batch import read_batch
 from tests.flows.served import Served
+from tests.waiting import limit
 
 PEOPLE = "+panel.annotators.people={kind: human, sample: 4}"
 
@@ -35,7 +36,7 @@ def vote_page(served: Served, run: Path) -> Iterator[str]:
 def vote_on_all(address: str, person: str) -> int:
     """Vote for what is shown as A until nothing is left; returns how often."""
     cast = 0
-    with httpx.Client(base_url=address, headers={"Origin": address}, trust_env=False) as client:
+    with httpx.Client(base_url=address, headers={"Origin": address}, trust_env=False, timeout=limit(10)) as client:
         while questions := (work := client.get("/api/work", params={"person": person}).json())["questions"]:
             one = questions[0]
             vote = {"batch": work["batch"], "id": one["id"], "order": one["order"], "person": person, "choice": "a"}

@@ -18,6 +18,7 @@ from conf.compose import PROJECT
 from flows.iterate import main
 from storage.errors import UserError
 from storage.manifest import read_manifest
+from tests.waiting import limit
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def command_of(module: str, arguments: list[str]) -> subprocess.CompletedProcess
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=limit(400),
         env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from conf.compose import PROJECT
 from tests.flows.served import Served
+from tests.waiting import limit
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ def pool(tmp_path: Path, tiny_policy: Path) -> Iterator[Served]:
         try:
             start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(service.port))
             service.until(service.healthy, 60)
-            assert start("flows.deploy").wait(timeout=120) == 0, service.log.read_text()
+            assert start("flows.deploy").wait(timeout=limit(120)) == 0, service.log.read_text()
             start("flows.deploy", "worker")
             yield service
         finally:
@@ -49,7 +50,9 @@ def test_a_worker_runs_a_deployment_and_takes_its_runs_with_it(pool: Served) -> 
 def test_deploying_without_a_server_is_refused(tmp_path: Path, tiny_policy: Path) -> None:
     service = Served(tmp_path, tiny_policy)
     command = [sys.executable, "-m", "flows.deploy"]
-    done = subprocess.run(command, cwd=PROJECT, env=service.environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=PROJECT, env=service.environment, capture_output=True, text=True, timeout=limit(120)
+    )
     assert done.returncode == 2
     assert "no Prefect server answers" in done.stderr
     assert service.api in done.stderr

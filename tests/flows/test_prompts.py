@@ -23,6 +23,7 @@ from tasks.generation.prompts import (
     run_prompts,
     run_select,
 )
+from tests.skips import NO_PUBLIC_DATA
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -143,7 +144,7 @@ def test_rounds_use_up_the_prompts_before_any_comes_again(tmp_path: Path, tiny_p
     assert select(1, seed=1) != first
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the public data sets are not beside this checkout")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=NO_PUBLIC_DATA)
 def test_public_prompt_files_are_read() -> None:
     tasks, _ = read_both(
         settings(

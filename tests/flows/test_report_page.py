@@ -14,7 +14,7 @@ from flows.plan import Plan
 from flows.show.artifacts import draw_figures, publish_rounds
 from tasks.evaluation.gate import Decision, Reason
 from tasks.reporting.report.write import write_report
-from tests.flows.browser import CHROMIUM, Page, browser
+from tests.flows.browser import Page, browser, needs_browser
 from tests.reporting.made_up_run import HOSTILE, MadeUpRun, interval
 
 CHOSEN = Reason(rule="near", holds=False, says="KL 9; at most 3", broken="roll back")
@@ -62,7 +62,7 @@ DRAWN = """
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (Debian: apt install chromium)")
+@needs_browser
 @pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, False), (390, True, True), (320, True, False)])
 def test_every_figure_is_drawn_within_the_page_and_nothing_is_fetched(
     report: Path, tmp_path: Path, width: int, phone: bool, dark: bool
@@ -92,7 +92,7 @@ def test_every_figure_is_drawn_within_the_page_and_nothing_is_fetched(
         page.screenshot(tmp_path / "page.png")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (Debian: apt install chromium)")
+@needs_browser
 def test_it_prints_on_white(report: Path, tmp_path: Path) -> None:
     with browser() as page:
         opened(page, report, 1280, dark=True)

@@ -6,7 +6,6 @@ import signal
 import time
 from typing import Any
 
-import httpx
 import pytest
 
 from storage.manifest import read_manifest
@@ -55,9 +54,7 @@ def test_bad_parameters_are_refused_when_a_run_is_created(
     served: Served, parameters: dict[str, Any], said: str
 ) -> None:
     deployment = served.ask("GET", "deployments/name/irepo/iterate")["id"]
-    answer = httpx.post(
-        f"{served.api}/deployments/{deployment}/create_flow_run", json={"parameters": parameters}, timeout=30
-    )
+    answer = served.request("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})
     assert answer.status_code in (409, 422), answer.text
     assert said in answer.text
 

@@ -3,9 +3,7 @@
 import json
 from typing import Any
 
-import pytest
-
-from tests.flows.browser import CHROMIUM, Page, browser
+from tests.flows.browser import Page, browser, needs_browser
 from tests.flows.served import Served
 
 
@@ -22,7 +20,7 @@ def open_artifact(page: Page, served: Served, key: str, *words: str) -> None:
     page.until_it_says(key, *words)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine (Debian: apt install chromium)")
+@needs_browser
 def test_a_run_is_watched_and_its_gate_opened_in_the_browser(served: Served) -> None:
     run = served.run("seen", rounds=1, gate="human")
     served.await_state(run, "Suspended")

@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +13,11 @@ import pytest
 from conf.compose import PROJECT
 from tasks.panel.humans.batch import Batch, export, read_batch
 from tasks.panel.humans.votes import read_votes
-from tests.flows.browser import CHROMIUM, Browser, Page, chromium
+from tests.flows.browser import Browser, Page, chromium, needs_browser
 from tests.panel.people import comparison, exported, serving, settings
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+pytestmark = needs_browser
 
 #: Vote choices are taken for slips this soon after a comparison appears (page.js, QUICK), ms.
 QUICK = 250
@@ -42,11 +42,8 @@ def said(batch: Batch) -> dict[str, dict[str, str]]:
     }
 
 
-def until(holds: Callable[[], object], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def until(holds: Callable[[], object]) -> None:
+    wait_until(holds, 15, pause=0.05)
 
 
 def enter(page: Page, address: str, person: str) -> None:

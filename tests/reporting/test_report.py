@@ -21,6 +21,7 @@ from tasks.reporting.report.files import heldout_pairs, labelled_pairs, read_run
 from tasks.reporting.report.work import duration
 from tasks.reporting.report.write import write_report
 from tests.reporting.made_up_run import HOSTILE, MadeUpRun
+from tests.waiting import limit
 
 PROMOTE = Decision(action="promote", by="none")
 BROKEN = Reason(rule="near", holds=False, says="KL to the initial policy 9 ±1 nats; at most 3", broken="stop")
@@ -155,13 +156,13 @@ def test_long_runs_and_large_panels_stay_small_and_quick(tmp_path: Path) -> None
 
 def test_the_command_writes_the_report_and_refuses_what_is_no_run(made: MadeUpRun, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tasks.reporting.report"]
-    done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=limit(60))
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == made.root / "report.html"
     with pytest.raises(UserError, match="no run folder"):
         write_report(tmp_path / "absent")
     (made.root / "round-02" / "label" / "preferences.parquet").write_bytes(b"cut")
-    done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=limit(60))
     assert done.returncode == 2
     assert "preferences.parquet" in done.stderr
     assert "storage.explain" in done.stderr

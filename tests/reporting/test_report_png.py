@@ -46,12 +46,12 @@ def test_bars_have_their_colour_on_light_paper(series: int) -> None:
     assert tuple(pixels[90, 300]) == colour(f"--c{series}")
 
 
-@pytest.mark.skipif(not has_font(), reason="there is no font on this machine")
+@pytest.mark.skipif(not has_font(), reason="there is no font on this machine (Debian: apt install fonts-dejavu-core)")
 def test_words_are_written() -> None:
     assert (drawn(label(10, 50, "win rate", "head")) != drawn("")).any()
 
 
-@pytest.mark.skipif(not has_font(), reason="there is no font on this machine")
+@pytest.mark.skipif(not has_font(), reason="there is no font on this machine (Debian: apt install fonts-dejavu-core)")
 def test_every_figure_is_there_as_svg_and_as_png(tmp_path: Path) -> None:
     run = MadeUpRun(tmp_path / "made")
     run.evaluate(0)

@@ -9,6 +9,8 @@ import pytest
 
 from storage.disk_errors import disk_faults
 from storage.errors import UserError
+from tests.skips import NO_MOUNT
+from tests.waiting import limit
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ["unshare", "--map-root-user", "--mount", "bash", "-c"]
@@ -70,7 +72,7 @@ def can_mount() -> bool:
         return False
 
 
-@pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a file system")
+@pytest.mark.skipif(not can_mount(), reason=NO_MOUNT)
 @pytest.mark.parametrize("writer", ["plain", "parquet", "safetensors"])
 def test_a_full_disk_is_a_clear_error_and_the_stage_goes_on_when_there_is_room(writer: str, tmp_path: Path) -> None:
     script = f'mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec "$@"'
@@ -79,7 +81,7 @@ def test_a_full_disk_is_a_clear_error_and_the_stage_goes_on_when_there_is_room(w
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=limit(120),
     )
     assert done.returncode == 0, done.stderr
     assert "the disk is full: " in done.stdout

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 from storage.errors import UserError
 from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.training.embedding import embed, embed_by_policy, find_embedder
+from tests.skips import NO_MINILM
 
 TEXTS = ["What is the sum of 1 and 2?", "A kind reply.", "the reader " * 30]
 MINILM = os.environ.get("IREPO_MINILM", "")
@@ -59,7 +60,7 @@ def test_invalid_encoders_are_refused(tmp_path: Path, encoder: Path) -> None:
         find_embedder(str(encoder))
 
 
-@pytest.mark.skipif(not MINILM, reason="set IREPO_MINILM to a folder with all-MiniLM-L6-v2")
+@pytest.mark.skipif(not MINILM, reason=NO_MINILM)
 def test_minilm_ranks_similar_texts() -> None:
     texts = ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."]
     vectors = embed(find_embedder(MINILM), texts, "cpu")
