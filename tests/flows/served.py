@@ -54,6 +54,8 @@ class Served:
                 [sys.executable, "-m", "flows.serve"], cwd=PROJECT, env=self.environment, stdout=output, stderr=output
             )
         self.until(lambda: "then: prefect" in self.log.read_text(), 150)
+        # Printed before the deployments are registered, which takes seconds on a loaded machine; this is the last one.
+        self.until(lambda: self.request("GET", "deployments/name/irepo-compare/compare").status_code == 200, 60)
 
     def stop(self) -> None:
         """End the runner as a person would, then whatever a test left behind."""
