@@ -1,6 +1,7 @@
 """The run's report in a real browser, on a desk and on a phone; and that no round fails by it."""
 
 import base64
+import json
 import logging
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from tasks.evaluation.gate import Decision, Reason
 from tasks.reporting.report.write import write_report
 from tests.flows.browser import Page, browser, needs_browser
 from tests.reporting.made_up_run import HOSTILE, MadeUpRun, interval
+from tests.waiting import wait_until
 
 CHOSEN = Reason(rule="near", holds=False, says="KL 9; at most 3", broken="roll back")
 FIGURES = (
@@ -90,6 +92,40 @@ def test_every_figure_is_drawn_within_the_page_and_nothing_is_fetched(
         asked = {e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"}
         assert asked == {report.as_uri()}
         page.screenshot(tmp_path / "page.png")
+
+
+#: Fonts that readers may have: bold and wide, letters far apart, of equal widths, of 1.6 times the size.
+FONTS = (
+    ".chart text {font-family: 'DejaVu Sans' !important; font-weight: bold !important}",
+    ".chart text {letter-spacing: 0.4em !important}",
+    ".chart text {font-family: monospace !important}",
+    "@font-face {font-family: Giant; src: local('DejaVu Sans'), local('Liberation Sans'); size-adjust: 160%}"
+    " .chart text {font-family: Giant !important}",
+)
+#: Of a copy of a label that is not fitted to a length: what the font itself makes of it.
+NATURAL_WIDTH = """
+(() => { const copy = document.querySelector('#figure-gap text.unit').cloneNode(true)
+  copy.removeAttribute('textLength')
+  document.querySelector('#figure-gap svg').append(copy)
+  const width = copy.getComputedTextLength()
+  copy.remove()
+  return width })()
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_figures_hold_with_any_font(report: Path, width: int) -> None:
+    with browser() as page:
+        opened(page, report, width)
+        usual = page.evaluate(NATURAL_WIDTH)
+        for style in FONTS:
+            element = json.dumps(f"<style id=font>{style}</style>")
+            page.evaluate(f"document.head.insertAdjacentHTML('beforeend', {element})")
+            wait_until(lambda: page.evaluate(NATURAL_WIDTH) > 1.02 * usual, 10, lambda: "the font is not used")
+            drawn = page.evaluate(DRAWN)
+            assert {figure["name"]: figure["outside"] for figure in drawn if figure["outside"]} == {}, style
+            page.evaluate("document.getElementById('font').remove()")
 
 
 @needs_browser

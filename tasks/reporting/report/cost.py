@@ -27,8 +27,10 @@ from tasks.reporting.report.drawing import (
     short,
     span,
     ticks,
+    wrapped,
 )
 from tasks.reporting.report.files import Round, RunFiles
+from tasks.reporting.report.lettering import width as text_width
 from tasks.reporting.report.tables import Cell, sheet
 
 _CURVES = 3  # rounds in the chart of calibration
@@ -181,8 +183,8 @@ def category_charts(files: RunFiles) -> list[Figure]:
     for line, (name, of) in enumerate(rates.items()):
         middle = top + step * (line + 0.5)
         count = last.figures["categories"][name]["prompts"]
-        parts.append(label(_NAMES - 8, middle, short(name, 12), "row", "end"))
-        parts.append(label(_NAMES - 8, middle + 12, f"{count} prompts", "note", "end"))
+        parts.append(label(_NAMES - 8, middle, short(name, 12), "row", "end", room=_NAMES - 8))
+        parts.append(label(_NAMES - 8, middle + 12, f"{count} prompts", "note", "end", room=_NAMES - 8))
         for i, judge in enumerate(judge for judge in judges if judge in of):
             y, rate, series = middle + (i - (len(of) - 1) / 2) * 11, of[judge], files.judges.index(judge)
             colour = f"c{series % COLOURS}"
@@ -190,12 +192,12 @@ def category_charts(files: RunFiles) -> list[Figure]:
             tip = f"{name}, {judge}: {_between(rate)}"
             parts.append(marker(scale.at(rate["mean"]), y, series, tip, hollow=rolled_back(last)))
             told.append(tip)
-    x = _NAMES
-    for judge in judges:
-        series = files.judges.index(judge)
-        parts.append(marker(x, bottom + 29, series, judge))
-        parts.append(label(x + 7, bottom + 33, short(judge), f"name c{series % COLOURS}"))
-        x += 7 * min(len(judge), 17) + 24
+    places = wrapped([text_width(short(judge), "name") + 22 for judge in judges], _NAMES, WIDTH + 10, 17)
+    for judge, (x, lower) in zip(judges, places, strict=True):
+        series, y = files.judges.index(judge), bottom + 29 + lower
+        parts.append(marker(x, y, series, judge))
+        parts.append(label(x + 7, y + 4, short(judge), f"name c{series % COLOURS}", room=WIDTH - x - 7))
+    bottom += places[-1][1]
     caption = "As the chart of all prompts, of each category's alone. Few prompts make wide intervals."
     return [Figure("categories", title, f"{title}. {listed(told)}.", bottom + 42, "".join(parts), caption)]
 

@@ -11,10 +11,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tasks.reporting.report.lettering import ems, size
+from tasks.reporting.report.lettering import width as text_width
+
 WIDTH, SMALL = 360, 270
 COLOURS = 6
-_CHARACTER = 6.1  # mean width of a label's character
 _LONGEST = 17  # characters of a label
+_NAMES = 112.0  # widest margin for the names of lines, right of a plot
+INSET = 3.0  # of text from the edge: glyphs such as J may reach beyond their start
 _APART = 13.0  # least distance of two labels' lines
 _TOP, _BOTTOM, _LEFT = 50.0, 34.0, 42.0
 
@@ -88,9 +92,20 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def label(x: float, y: float, words: object, classes: str = "", anchor: str = "start") -> str:
+def lettering(words: str, classes: str = "", room: float = math.inf) -> str:
+    """Attributes that give a text element its width, whatever the font: at most `room` units."""
+    natural = ems(words, classes)
+    fitted = min(natural, room / size(classes))
+    return f' textLength="{number(fitted)}em" lengthAdjust="spacingAndGlyphs"' if natural else ""
+
+
+def label(
+    x: float, y: float, words: object, classes: str = "", anchor: str = "start", *, room: float = math.inf
+) -> str:
+    """A text element that is at most `room` units wide."""
     placed = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text x="{number(x)}" y="{number(y)}" class="{classes}"{placed}>{text(words)}</text>'
+    fitted = lettering(str(words), classes, room)
+    return f'<text x="{number(x)}" y="{number(y)}" class="{classes}"{placed}{fitted}>{text(words)}</text>'
 
 
 def segment(one: Point, other: Point, classes: str) -> str:
@@ -135,8 +150,22 @@ def apart(places: Sequence[float], low: float, high: float) -> list[float]:
     return moved
 
 
-def header(title: str, unit: str) -> str:
-    return label(0, 15, title, "head") + label(0, 31, unit, "unit")
+def header(title: str, unit: str, room: float = WIDTH) -> str:
+    """Title and unit above a plot, in `room` units."""
+    room -= 2 * INSET
+    return label(INSET, 15, title, "head", room=room) + label(INSET, 31, unit, "unit", room=room)
+
+
+def wrapped(widths: Sequence[float], left: float, right: float, line: float) -> list[Point]:
+    """Where items of these widths stand: side by side from `left`, in a new line (`line` lower) at `right`."""
+    places: list[Point] = []
+    x, y = left, 0.0
+    for item in widths:
+        if x > left and x + item > right:
+            x, y = left, y + line
+        places.append((x, y))
+        x += item
+    return places
 
 
 class Plot:
@@ -149,21 +178,21 @@ class Plot:
         """x, y: what has to be seen; axes grow to their ticks. names: labels right of the plot."""
         self.width, self.height = width, height
         self.title = title
-        longest = max((len(short(name)) for name in names), default=0)
-        right = width - (longest * _CHARACTER + 16 if longest else 10)
+        longest = max((text_width(short(name), "name") for name in names), default=0.0)
+        right = width - min(longest + 10, _NAMES)
         marks = ticks(*y, count=2 if width == SMALL else 4)
         self.y = Scale(marks[0], marks[-1], height - _BOTTOM, _TOP)
         across = ticks(*x) if x_ticks is None else list(x_ticks)
         self.x = Scale(*(x if x_ticks is not None else (min(x[0], across[0]), x[1])), _LEFT + 8, right - 8)
-        self.parts = [header(title, unit)]
+        self.parts = [header(title, unit, width)]
         for mark in marks:
             at = self.y.at(mark)
             self.parts.append(segment((_LEFT, at), (right, at), "grid"))
-            self.parts.append(label(_LEFT - 6, at + 3.8, f"{mark:g}", "tick", "end"))
+            self.parts.append(label(_LEFT - 6, at + 3.8, f"{mark:g}", "tick", "end", room=_LEFT - 6))
         for mark in across:
             if x[0] <= mark <= x[1]:
                 self.parts.append(label(self.x.at(mark), height - _BOTTOM + 15, f"{mark:g}", "tick", "middle"))
-        self.parts.append(label(right, height - 4, x_title, "unit", "end"))
+        self.parts.append(label(right, height - 4, x_title, "unit", "end", room=right))
         self._right = right
 
     def line(self, points: Sequence[Point], series: int, *, thin: bool = False, shift: float = 0.0) -> None:
@@ -197,13 +226,15 @@ class Plot:
     def upright(self, x: float, words: str = "") -> None:
         at = self.x.at(x)
         self.parts.append(segment((at, _TOP), (at, self.height - _BOTTOM), "reference"))
-        self.parts.append(label(at + 3, _TOP - 3, words, "note"))
+        self.parts.append(label(at + 3, _TOP - 3, words, "note", room=self.width - at - 3))
 
     def names(self, ends: Sequence[tuple[str, float, int]]) -> None:
         """(name, y, series) of each line, written right of the plot at the line's end, none over another."""
         places = apart([self.y.at(y) for _, y, _ in ends], _TOP + 2, self.height - _BOTTOM)
+        left = self._right + 5
         for (name, _, series), place in zip(ends, places, strict=True):
-            self.parts.append(label(self._right + 5, place + 3.8, short(name), f"name c{series % COLOURS}"))
+            classes = f"name c{series % COLOURS}"
+            self.parts.append(label(left, place + 3.8, short(name), classes, room=self.width - left))
 
     def figure(self, name: str, says: str, caption: str) -> Figure:
         return Figure(name, self.title, says, self.height, "".join(self.parts), caption, self.width)

@@ -1,16 +1,19 @@
 """Charts of the panel: who agrees with whom, who leans where, what was voted, what the votes became."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tasks.reporting.report.drawing import (
+    INSET,
     WIDTH,
     Figure,
     Scale,
     header,
     label,
+    lettering,
     listed,
     marker,
     number,
@@ -21,11 +24,13 @@ from tasks.reporting.report.drawing import (
     ticks,
 )  # fmt: skip
 from tasks.reporting.report.files import Round
+from tasks.reporting.report.lettering import width as text_width
 
 Row = Mapping[str, Any]
 
 _NAMES = 106.0  # left of this stand annotators' names
 _LINE = 24.0
+_SLOPE = 40  # degrees of the names below the triangle
 _TOP = 62.0
 _NUMBERED = 11  # annotators; of more, cells have no room for numbers
 
@@ -64,7 +69,7 @@ def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) ->
     told = []
     for row, one in enumerate(names[1:], 1):
         y = top + (row - 1) * tall
-        parts.append(label(_NAMES - 8, y + tall / 2 + 4, short(one, 15), "row", "end"))
+        parts.append(label(_NAMES - 8, y + tall / 2 + 4, short(one, 15), "row", "end", room=_NAMES - 8))
         for column, other in enumerate(names[:row]):
             kappa = kappas.get(frozenset((one, other)))
             said = "not known" if kappa is None else f"{kappa:.2f}"
@@ -73,14 +78,18 @@ def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) ->
             if kappa is not None and len(names) <= _NUMBERED:
                 on = " on" if kappa > 0.55 else ""
                 words = f"{kappa:.2f}".replace("0.", ".").replace("-.00", ".00")
-                parts.append(label(_NAMES + (column + 0.5) * size, y + tall / 2 + 4, words, f"cell{on}", "middle"))
+                parts.append(
+                    label(_NAMES + (column + 0.5) * size, y + tall / 2 + 4, words, f"cell{on}", "middle", room=size - 2)
+                )
     foot = top + (len(names) - 1) * tall + 12
+    longest = 0.0
     for column, name in enumerate(names[:-1]):
         x = _NAMES + (column + 0.5) * size + 3
-        words = text(short(name, 15))
+        words = short(name, 15)
+        longest = max(longest, text_width(words, "row"))
         parts.append(
-            f'<text transform="translate({number(x)} {number(foot)}) rotate(-40)" class="row" text-anchor="end">'
-            f"{words}</text>"
+            f'<text transform="translate({number(x)} {number(foot)}) rotate(-{_SLOPE})" class="row" '
+            f'text-anchor="end"{lettering(words, "row")}>{text(words)}</text>'
         )
     caption = (
         "Agreement beyond chance, from all comparisons on which both voted first, second or tie. Annotators that "
@@ -90,7 +99,7 @@ def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) ->
         "agreement",
         title,
         f"{title}. {listed(told)}.",
-        foot + 14 + 4.4 * max(len(short(name, 15)) for name in names[:-1]),
+        foot + 8 + longest * math.sin(math.radians(_SLOPE)),
         "".join(parts),
         caption,
     )
@@ -116,7 +125,7 @@ def _leanings(rows: Sequence[Row], round_number: int) -> Figure:
     parts = [header(title, "shares of an annotator's votes; ½ is marked")]
     for i, (words, _) in enumerate(shown.values()):
         x, y = (0.0 if i % 2 == 0 else WIDTH / 2) + 6, 50.0 + (i // 2) * 17
-        parts += [marker(x, y - 4, i, words), label(x + 9, y, words, "row")]
+        parts += [marker(x, y - 4, i, words), label(x + 9, y, words, "row", room=WIDTH / 2 - 15)]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         classes = "reference" if share == 0.5 else "grid"
         parts.append(segment((scale.at(share), top), (scale.at(share), bottom), classes))
@@ -124,7 +133,7 @@ def _leanings(rows: Sequence[Row], round_number: int) -> Figure:
     told = []
     for line, row in enumerate(rows):
         y = top + (line + 0.5) * _LINE
-        parts.append(label(_NAMES - 8, y + 4, short(row["annotator"], 15), "row", "end"))
+        parts.append(label(_NAMES - 8, y + 4, short(row["annotator"], 15), "row", "end", room=_NAMES - 8))
         parts.append(segment((scale.at(0), y), (scale.at(1), y), "grid"))
         for i, (name, (words, _)) in enumerate(shown.items()):
             if row[name] is not None:
@@ -144,12 +153,12 @@ def _votes(rows: Sequence[Row], round_number: int) -> Figure:
     x = 0.0
     for name, words in seen.items():
         parts += [rectangle(x, 41, 10, 10, f"vote-{name}"), label(x + 14, 50, words, "row")]
-        x += 26 + 6.2 * len(words)
+        x += 24 + text_width(words, "row")
     told = []
     for line, row in enumerate(rows):
         y = _TOP + line * _LINE
         total = sum(row[name] for name in _OUTCOMES)
-        parts.append(label(_NAMES - 8, y + 14, short(row["annotator"], 15), "row", "end"))
+        parts.append(label(_NAMES - 8, y + 14, short(row["annotator"], 15), "row", "end", room=_NAMES - 8))
         done = 0
         for name, words in seen.items():
             if row[name]:
@@ -198,7 +207,7 @@ def _histograms(
     for (round_number, values), share in zip(shown, shares, strict=True):
         top, bottom = bottom, bottom + tall
         median = float(np.median(values))
-        parts.append(label(0, bottom - 4, f"round {round_number}", "row"))
+        parts.append(label(INSET, bottom - 4, f"round {round_number}", "row", room=left - 8))
         for start, end, height in zip(edges[:-1], edges[1:], share, strict=True):
             tip = f"round {round_number}, {start:.2f} to {end:.2f}: {height:.1%} of {len(values)} pairs"
             up = height / highest * (tall - 12)
@@ -207,7 +216,7 @@ def _histograms(
         parts.append(segment((left, bottom), (right, bottom), "grid"))
         at = scale.at(min(max(median, bounds[0]), bounds[1]))
         parts.append(segment((at, top + 8), (at, bottom), "median"))
-        parts.append(label(right + 6, bottom - 4, f"median {median:.2f}", "note"))
+        parts.append(label(right + 6, bottom - 4, f"median {median:.2f}", "note", room=WIDTH - right - 6))
         told.append(f"round {round_number}: {len(values)} pairs, median {median:.2f}")
     for value in ticks(*bounds):
         if bounds[0] <= value <= bounds[1]:

@@ -14,8 +14,10 @@ from tasks.reporting.report.drawing import (
     short,
     span,
     thinned,
+    wrapped,
 )  # fmt: skip
 from tasks.reporting.report.files import Round
+from tasks.reporting.report.lettering import width as text_width
 
 _POINTS = 240  # of one curve; more steps are drawn as means of neighbours
 _NAMES = 106.0
@@ -92,17 +94,15 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
     scale = Scale(0.0, longest or 1.0, 56.0, WIDTH - 78.0)
     title = "Time by stage"
     stages = _timed_stages(timed)
-    parts, x, top = [header(title, "a bar a round, in all on the right")], 0.0, 41.0
-    for i, stage in enumerate(stages):
-        width = 26 + 6.4 * len(stage)
-        if x + width > WIDTH:
-            x, top = 0.0, top + 17
-        parts += [rectangle(x, top, 10, 10, f"bar c{i}"), label(x + 14, top + 9, stage, "row")]
-        x += width
+    parts = [header(title, "a bar a round, in all on the right")]
+    places = wrapped([24 + text_width(stage, "row") for stage in stages], 0.0, WIDTH + 10, 17)
+    for i, (stage, (x, lower)) in enumerate(zip(stages, places, strict=True)):
+        parts += [rectangle(x, 41 + lower, 10, 10, f"bar c{i}"), label(x + 14, 50 + lower, stage, "row")]
+    top = 41.0 + places[-1][1]
     told = []
     for line, each in enumerate(timed):
         y, done = top + 21 + line * _LINE, 0.0
-        parts.append(label(48, y + 14, f"round {each.number}" if each.number else "initial", "row", "end"))
+        parts.append(label(48, y + 14, f"round {each.number}" if each.number else "initial", "row", "end", room=48))
         others = sum(seconds for stage, seconds in each.seconds.items() if stage not in stages)
         for i, stage in enumerate(stages):
             seconds = others if stage == _OTHER else each.seconds.get(stage, 0.0)
@@ -112,7 +112,7 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
                 parts.append(rectangle(left + 0.5, y + 3, max(right - left - 1, 0.5), _LINE - 8, f"bar c{i}", tip))
                 told.append(tip)
                 done += seconds
-        parts.append(label(scale.at(done) + 6, y + 14, duration(done), "row"))
+        parts.append(label(scale.at(done) + 6, y + 14, duration(done), "row", room=WIDTH - scale.at(done) - 6))
     few = f" The last {_LAST} rounds." if len(rounds) > _LAST else ""
     caption = (
         "Seconds that each stage's manifest says its work took, the work of the attempt that finished it; evaluation "
@@ -147,9 +147,10 @@ def money_chart(rounds: Sequence[Round]) -> list[Figure]:
     parts = [header(title, f"all rounds, in the currency of the prices; {whole:.2f} in all")]
     for line, (name, cost) in enumerate(totals.items()):
         y = 44.0 + line * _LINE
-        parts.append(label(_NAMES - 8, y + 14, short(name, 15), "row", "end"))
+        parts.append(label(_NAMES - 8, y + 14, short(name, 15), "row", "end", room=_NAMES - 8))
         parts.append(rectangle(_NAMES, y + 3, scale.at(cost) - _NAMES, _LINE - 8, "bar c0", f"{name}: {cost:.4f}"))
-        parts.append(label(scale.at(cost) + 6, y + 14, f"{cost:.2f}" if cost >= 0.1 else f"{cost:.4f}", "row"))
+        x, amount = scale.at(cost) + 6, f"{cost:.2f}" if cost >= 0.1 else f"{cost:.4f}"
+        parts.append(label(x, y + 14, amount, "row", room=WIDTH - x))
     told = listed(f"{name} {cost:.4f}" for name, cost in totals.items())
     caption = (
         "Cost of every answer of panel and judges, by the prices in their settings, as votes and scores record it."
