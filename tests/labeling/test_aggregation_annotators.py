@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.tabular.world import World, cast_votes, make_world
+from benchmarks.research.tabular.world import World, cast_votes, make_world
 from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes, bradley_terry, sigmoid
 from tasks.labeling.aggregation.crowd_bt import noisy_bradley_terry

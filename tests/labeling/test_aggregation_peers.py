@@ -4,7 +4,7 @@ import choix
 import numpy as np
 import pytest
 
-from benchmarks.aggregation.libraries import crowdkit, label_frame, win_list
+from benchmarks.research.aggregation.libraries import crowdkit, label_frame, win_list
 from tasks.labeling.aggregation import bradley_terry
 from tasks.labeling.aggregation.dawid_skene import dawid_skene
 from tasks.labeling.aggregation.plackett_luce import Rankings, plackett_luce, rankings

@@ -3,7 +3,7 @@
 Prompts and responses are untrusted text. Each is fenced by a mark that is a digest of all the texts, so that no text
 can contain the end of its own fence. Fields are filled in one pass, so that no text can open another field. Control
 tokens of chat templates (<|im_end|>, [INST]) are broken by an invisible character. Whether a judge ignores orders
-inside the fence depends on the model: measure it with `python -m benchmarks.llmbar`.
+inside the fence depends on the model: measure it with `python -m flows.judge_accuracy`.
 """
 
 import re

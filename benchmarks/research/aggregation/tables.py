@@ -2,9 +2,16 @@
 
 import numpy as np
 
-from benchmarks.tabular.regression import regress
-from benchmarks.tabular.targets import Spread, pooled_targets, single_targets, spread
-from benchmarks.tabular.world import cast_votes, compared_pairs, count_votes, make_world, sample_groups, softmax
+from benchmarks.research.tabular.regression import regress
+from benchmarks.research.tabular.targets import Spread, pooled_targets, single_targets, spread
+from benchmarks.research.tabular.world import (
+    cast_votes,
+    compared_pairs,
+    count_votes,
+    make_world,
+    sample_groups,
+    softmax,
+)
 from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes
 from tasks.labeling.aggregation.votes import concatenate

@@ -1,17 +1,17 @@
-"""How good is a judge? Scores any annotator on LLMBar (arXiv 2310.07641): 419 pairs whose better response is known.
+"""How accurate is a judge? Scores any annotator on LLMBar (arXiv 2310.07641): 419 pairs whose better response is known.
 
-    python -m benchmarks.llmbar --data llmbar.jsonl.gz --panel judges --annotator judge-one
-    python -m benchmarks.llmbar --data llmbar.jsonl.gz --settings '{kind: judge, model: m, base_url: "http://..."}'
+    python -m flows.judge_accuracy --data llmbar.jsonl.gz --panel judges --annotator judge-one
+    python -m flows.judge_accuracy --data llmbar.jsonl.gz --settings '{kind: judge, model: m, base_url: "http://..."}'
 
 The data are JSONL with subset, prompt, response_a, response_b and label (a or b). `--panel` is a file, or the name of
-one in conf/panel; without `--annotator` all that sit on it are scored. Answers are kept in `--answers` and not asked
-for twice. Prints a table for each annotator; `--json` prints the figures instead.
+one in conf/panel; without `--annotator` every annotator of the panel is scored. Answers are kept in `--answers`, so no
+question is asked twice. Prints a table for each annotator; `--json` prints the figures instead.
 
-accuracy     of the votes for a side or a tie (which counts half); errors and abstentions are left out and counted
-one order    the same of the single verdicts, both orders: what a judge that is asked once would get
-consistent   both orders say the same of a and b; only where both gave a verdict
-first        verdicts for the response shown first, of those for a side: 50 % has no position bias
-log loss     of the vote's probability, in nats, where it gives one: 0.693 knows nothing
+accuracy     share of correct votes among those for a side or a tie (a tie counts half); errors and abstentions apart
+one order    the same for single verdicts in either order: what a judge that is asked once would reach
+consistent   share of pairs with the same verdict in both orders, among those with two verdicts
+first        share of verdicts for the response shown first, among those for a side: 50 % means no position bias
+log loss     of the vote's probability, in nats, where it has one: 0.693 is chance
 """
 
 import argparse
@@ -21,7 +21,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
-from benchmarks.machine import RESULTS
 from storage.errors import UserError
 from storage.prompts import read_rows
 from tasks.panel.annotators.protocol import Annotator, Answer, Response, is_remote
@@ -47,7 +46,9 @@ from tasks.panel.questions import Questions
 from tasks.panel.remote import ask_all
 from tasks.panel.settings import Budget
 
-_PANELS = Path(__file__).resolve().parents[1] / "conf" / "panel"
+_PROJECT = Path(__file__).resolve().parents[1]
+_PANELS = _PROJECT / "conf" / "panel"
+_ANSWERS = _PROJECT / "runs" / "judge-accuracy"
 _FIELDS = ("subset", "prompt", "response_a", "response_b", "label")
 _ANNOTATORS: TypeAdapter[dict[str, AnnotatorSettings]] = TypeAdapter(dict[str, AnnotatorSettings])
 
@@ -62,13 +63,20 @@ class Pairs:
 
 
 def read_pairs(path: Path, limit: int | None = None) -> Pairs:
-    """Raises UserError (file, line) for a row that lacks a field, and for a label that is neither a nor b."""
+    """The first `limit` pairs of a file of LLMBar's rows, or all of them.
+
+    Raises UserError with file and line for a row without a field, and for a label that is neither a nor b.
+    """
     pairs = Pairs([], [], [])
     for where, row in read_rows(path):
         if len(pairs.labels) == limit:
             break
         if missing := [field for field in _FIELDS if not isinstance(row.get(field), str)]:
-            raise UserError(f"the row lacks {', '.join(missing)}", where=where, remedy="give LLMBar's rows")
+            raise UserError(
+                f"the row lacks {', '.join(missing)}",
+                where=where,
+                remedy=f"give every row the fields {', '.join(_FIELDS)}",
+            )
         if row["label"] not in ("a", "b"):
             raise UserError(f"the label is {row['label']!r}", where=where, remedy="label rows a or b")
         messages = [{"role": "user", "content": row["prompt"]}]
@@ -77,52 +85,54 @@ def read_pairs(path: Path, limit: int | None = None) -> Pairs:
         pairs.subsets.append(row["subset"])
         pairs.labels.append(row["label"])
     if not pairs.labels:
-        raise UserError("there are no pairs", where=str(path), remedy="give LLMBar's rows")
+        raise UserError("the file has no rows", where=str(path), remedy="name the file with LLMBar's pairs")
     return pairs
 
 
 def read_annotators(panel: str | None, names: Sequence[str], settings: str | None) -> dict[str, AnnotatorSettings]:
-    """The annotators of a panel's file (all, or those of `names`), or the one of `settings`."""
+    """The annotators of a panel's file (all, or those in `names`), or the single one that `settings` describes."""
     where = panel or "--settings"
     path = Path(panel or "")
     if panel is not None and not path.suffix:
         path = _PANELS / f"{panel}.yaml"
     try:
         config = OmegaConf.load(path) if panel is not None else OmegaConf.create(f"annotators: {{judge: {settings}}}")
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        annotators = plain["annotators"]
+        values: Any = OmegaConf.to_container(config, resolve=True)
+        annotators = values["annotators"]
         chosen = {name: annotators[name] for name in names} if names else annotators
         return _ANNOTATORS.validate_python(chosen)
     except OSError as error:
         raise UserError(f"the panel cannot be read: {error}", where=where, remedy="name a file in conf/panel") from None
     except KeyError as error:
-        raise UserError(f"there is no {error}", where=where, remedy="name annotators of the panel") from None
+        raise UserError(f"there is no annotator {error}", where=where, remedy="name annotators of the panel") from None
     except (YAMLError, OmegaConfBaseException, ValidationError, TypeError, ValueError) as error:
-        raise UserError(f"these are no annotators: {error}", where=where, remedy="see docs/annotators.md") from None
+        raise UserError(
+            f"the settings of annotators are invalid: {error}", where=where, remedy="see docs/annotators.md"
+        ) from None
 
 
 def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[Answer]:
-    """What the annotator says; remote ones are not asked again what `answers` has."""
-    asked = questions.of(annotator.answer_type)
+    """The annotator's answers. A remote one is asked only what the journal in `answers` does not hold yet."""
+    items = questions.of(annotator.answer_type)
     if not is_remote(annotator):
-        return annotator.vote(list(asked))
+        return annotator.vote(list(items))
 
     def show(done: int) -> None:
         if sys.stderr.isatty():
-            print(f"\r{done}/{len(asked)} {annotator.name}", end="", file=sys.stderr, flush=True)
+            print(f"\r{done}/{len(items)} {annotator.name}", end="", file=sys.stderr, flush=True)
 
     with Journal(answers, annotator.name, annotator.identity, annotator.answer_type) as journal:
-        return asyncio.run(ask_all(annotator, asked, journal, Spending(Budget()), show))
+        return asyncio.run(ask_all(annotator, items, journal, Spending(Budget()), show))
 
 
 def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]:
-    """Figures by subset, and of `all`; each is None where there is nothing to tell it by."""
+    """Figures by subset and for `all` of them; a figure is None where no vote determines it."""
     positions = np.arange(len(pairs.responses)).reshape(-1, 2)
     questions = Questions(pairs.responses, positions)
     started = time.monotonic()
-    said = ask(annotator, questions, answers)
+    replies = ask(annotator, questions, answers)
     seconds = time.monotonic() - started
-    ballot = questions.panel_votes(annotator, as_table(annotator.answer_type, said))
+    ballot = questions.panel_votes(annotator, as_table(annotator.answer_type, replies))
     votes = ballot.votes.to_pylist()
     for vote, label, subset in zip(votes, pairs.labels, pairs.subsets, strict=True):
         vote |= {"label": label, "subset": subset}
@@ -137,34 +147,35 @@ def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]
             "asked_seconds": _total(row["seconds"] for row in spent),
             "tokens": _total(row["tokens"] for row in spent),
             "cost": _total(row["cost"] for row in spent),
-            "faults": dict(Counter(each for row in spent for each in (row["faults"] or "").split(", ") if each)),
+            "faults": dict(Counter(fault for row in spent for fault in (row["faults"] or "").split(", ") if fault)),
         },
     }
 
 
 def figures(votes: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:
-    """Of votes with their `label`. See the module's text for what they mean."""
+    """The figures of votes that carry their `label`; the module's docstring defines each."""
     outcomes = Counter(vote["outcome"] for vote in votes)
     single = [(vote[order], vote["label"], order[0]) for vote in votes for order in ("ab", "ba")]
-    shown = [(said, label, first) for said, label, first in single if said in ("a", "b", "tie")]
-    sides = [(said, first) for said, _, first in shown if said != "tie"]
+    verdicts = [(verdict, label, first) for verdict, label, first in single if verdict in ("a", "b", "tie")]
+    sides = [(verdict, first) for verdict, _, first in verdicts if verdict != "tie"]
     both = [vote for vote in votes if {vote["ab"], vote["ba"]} <= {"a", "b", "tie"}]
-    sure = [(vote["probability"], vote["label"]) for vote in votes if vote["probability"] is not None]
-    losses = [-math.log(max(p if label == "a" else 1 - p, 1e-12)) for p, label in sure]
+    probabilities = [(vote["probability"], vote["label"]) for vote in votes if vote["probability"] is not None]
+    losses = [-math.log(max(p if label == "a" else 1 - p, 1e-12)) for p, label in probabilities]
     return {
         "pairs": len(votes),
         "accuracy": _accuracy([(vote["outcome"], vote["label"]) for vote in votes]),
-        "one_order": _accuracy([(said, label) for said, label, _ in shown]),
+        "one_order": _accuracy([(verdict, label) for verdict, label, _ in verdicts]),
         "consistent": _mean([vote["ab"] == vote["ba"] for vote in both]),
-        "first": _mean([said == first for said, first in sides]),
+        "first": _mean([verdict == first for verdict, first in sides]),
         "log_loss": _mean(losses),
         **{outcome: outcomes[outcome] / len(votes) for outcome in ("tie", "abstain", "error")},
     }
 
 
-def _accuracy(said: Sequence[tuple[str, str]]) -> float | None:
+def _accuracy(outcomes: Sequence[tuple[str, str]]) -> float | None:
+    """Share of (outcome, label) that agree; a tie counts half, errors and abstentions are left out."""
     return _mean(
-        [0.5 if outcome == "tie" else outcome == label for outcome, label in said if outcome in ("a", "b", "tie")]
+        [0.5 if outcome == "tie" else outcome == label for outcome, label in outcomes if outcome in ("a", "b", "tie")]
     )
 
 
@@ -172,7 +183,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _total(amounts: Any) -> float | None:
+def _total(amounts: Iterable[float | None]) -> float | None:
     known = [amount for amount in amounts if amount is not None]
     return sum(known) if known else None
 
@@ -207,10 +218,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--panel", help="file, or name of one in conf/panel")
-    which.add_argument("--settings", help="of one annotator, as YAML")
-    parser.add_argument("--annotator", action="append", default=[], help="of the panel; may be given again")
-    parser.add_argument("--answers", type=Path, default=RESULTS / "llmbar-answers", help="where answers are kept")
-    parser.add_argument("--limit", type=int, help="the first so many pairs")
+    which.add_argument("--settings", help="settings of one annotator, as YAML")
+    parser.add_argument(
+        "--annotator", action="append", default=[], help="an annotator of the panel; may be given several times"
+    )
+    parser.add_argument("--answers", type=Path, default=_ANSWERS, help="folder of the answers so far")
+    parser.add_argument("--limit", type=int, help="read only the first LIMIT pairs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     try:

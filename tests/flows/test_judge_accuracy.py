@@ -1,4 +1,4 @@
-"""The LLMBar command: its figures by hand, a judge behind a local server, and what is asked once."""
+"""The accuracy of judges on LLMBar: figures by hand, a judge behind a local server, questions asked once."""
 
 import gzip
 import json
@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.llmbar import figures, read_annotators, read_pairs
 from conf.compose import PROJECT
+from flows.judge_accuracy import figures, read_annotators, read_pairs
 from storage.errors import UserError
 from tests.panel.chat_server import ChatServer, fenced
 
-VOTES = [
+VOTES: list[dict[str, Any]] = [
     {"outcome": "a", "ab": "a", "ba": "a", "label": "a", "probability": 0.9},
     {"outcome": "tie", "ab": "a", "ba": "b", "label": "a", "probability": 0.5},
     {"outcome": "b", "ab": "b", "ba": "b", "label": "a", "probability": 0.2},
@@ -24,15 +25,15 @@ VOTES = [
 ]
 
 
-def test_figures_by_hand():
-    found = figures(VOTES)
-    assert found["accuracy"] == (1 + 0.5 + 0 + 0.5) / 4
-    assert found["one_order"] == (2 + 1 + 0 + (0.5 + 1) + 1) / 9
-    assert found["consistent"] == 2 / 4
+def test_figures_by_hand() -> None:
+    computed = figures(VOTES)
+    assert computed["accuracy"] == (1 + 0.5 + 0 + 0.5) / 4
+    assert computed["one_order"] == (2 + 1 + 0 + (0.5 + 1) + 1) / 9
+    assert computed["consistent"] == 2 / 4
     # For the first shown: a of "ab" twice, b of "ba" four times; of eight verdicts for a side.
-    assert found["first"] == 6 / 8
-    assert found["log_loss"] == pytest.approx(-(math.log(0.9) + math.log(0.5) + math.log(0.2)) / 3)
-    assert (found["pairs"], found["tie"], found["abstain"], found["error"]) == (5, 0.4, 0.0, 0.2)
+    assert computed["first"] == 6 / 8
+    assert computed["log_loss"] == pytest.approx(-(math.log(0.9) + math.log(0.5) + math.log(0.2)) / 3)
+    assert (computed["pairs"], computed["tie"], computed["abstain"], computed["error"]) == (5, 0.4, 0.0, 0.2)
     nothing = figures([{"outcome": "abstain", "ab": None, "ba": None, "label": "a", "probability": None}])
     assert [nothing[name] for name in ("accuracy", "one_order", "consistent", "first", "log_loss")] == [None] * 5
 
@@ -56,12 +57,13 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def llmbar(*words: str | Path) -> list[dict]:
+def judge_accuracy(*words: str | Path) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.llmbar", *map(str, words), "--json"],
+        [sys.executable, "-m", "flows.judge_accuracy", *map(str, words), "--json"],
         cwd=PROJECT, env=os.environ | {"NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return json.loads(done.stdout)
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    return results
 
 
 def longer(instruction: str) -> str:
@@ -82,7 +84,7 @@ def test_a_judge_and_a_rule(data: Path, tmp_path: Path) -> None:
         "  words: {kind: rule, max_words: 3}\n"
     )
     words = ("--data", data, "--panel", panel, "--answers", tmp_path / "answers")
-    judge, short = llmbar(*words, "--annotator", "judge", "--annotator", "short")
+    judge, short = judge_accuracy(*words, "--annotator", "judge", "--annotator", "short")
     every = judge["figures"]["all"]
     assert (every["accuracy"], every["tie"], every["consistent"]) == (3.5 / 6, 1 / 6, 5 / 6)
     assert every["first"] == 7 / 12
@@ -92,7 +94,7 @@ def test_a_judge_and_a_rule(data: Path, tmp_path: Path) -> None:
     assert short["figures"]["all"]["accuracy"] == 3.5 / 6  # in words: one is empty, all others are ties
     assert short["figures"]["all"]["consistent"] is None
     assert len(server.requests) == 12
-    again = llmbar(*words, "--annotator", "judge")[0]
+    again = judge_accuracy(*words, "--annotator", "judge")[0]
     assert again["figures"] == judge["figures"]
     assert len(server.requests) == 12
     server.close()
@@ -106,7 +108,11 @@ def test_mistakes_are_the_users_errors(data: Path, tmp_path: Path) -> None:
     assert read_annotators(None, (), "{kind: rule, shorter: true}")["judge"].kind == "rule"
     assert len(read_pairs(data, limit=4).labels) == 4
     bad = tmp_path / "bad.jsonl"
-    for row, wanted in (({"prompt": "p"}, "lacks subset, response_a"), (None, "no pairs"), ("c", "the label is 'c'")):
+    for row, wanted in (
+        ({"prompt": "p"}, "lacks subset, response_a"),
+        (None, "the file has no rows"),
+        ("c", "the label is 'c'"),
+    ):
         if isinstance(row, str):
             row = {"subset": "s", "prompt": "p", "response_a": "x", "response_b": "y", "label": row}
         bad.write_text("" if row is None else json.dumps(row))
@@ -115,11 +121,11 @@ def test_mistakes_are_the_users_errors(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_table_and_the_exit_code(data: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.llmbar", "--data", str(data), "--settings"]
+    command = [sys.executable, "-m", "flows.judge_accuracy", "--data", str(data), "--settings"]
     rule = [*command, "{kind: rule, shorter: true}"]
     done = subprocess.run(rule, cwd=PROJECT, capture_output=True, text=True, check=True)
     assert "58.3%" in done.stdout
     assert "83.3%" in done.stdout  # ties
     refused = subprocess.run([*command, "{kind: no}"], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "these are no annotators" in refused.stderr
+    assert "settings of annotators are invalid" in refused.stderr

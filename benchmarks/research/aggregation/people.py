@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.aggregation.libraries import crowdkit
+from benchmarks.research.aggregation.libraries import crowdkit
 from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes, bradley_terry, empirical_logit, sigmoid
 

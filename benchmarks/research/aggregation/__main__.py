@@ -1,8 +1,8 @@
 """Is aggregation right, as good as others' and fast?
 
-    python -m benchmarks.aggregation                              # all four parts, about ten minutes on two cores
-    python -m benchmarks.aggregation --parts tables agreement
-    python -m benchmarks.aggregation --votes <folder>             # or IREPO_VOTES; default ../shared/data/votes
+    python -m benchmarks.research.aggregation                    # all four parts, about ten minutes on two cores
+    python -m benchmarks.research.aggregation --parts tables agreement
+    python -m benchmarks.research.aggregation --votes <folder>   # or IREPO_VOTES; default ../shared/data/votes
 
 tables: distance to the exact optimum in a tabular world; agreement: with choix and crowd-kit; people: foretelling
 people's votes; speed: 60,000 prompts. Prints tables, writes benchmarks/results/aggregation.json, and leaves with 1 when
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.aggregation import agreement, people, speed, tables
 from benchmarks.report import Report
+from benchmarks.research.aggregation import agreement, people, speed, tables
 
 _PARTS = ("tables", "agreement", "people", "speed")
 _PROMPTS = 60_000
@@ -136,7 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument("--seeds", type=int, default=12, help="of the tabular world")
-    default = Path(__file__).parents[2].parent / "shared" / "data" / "votes"
+    default = Path(__file__).parents[3].parent / "shared" / "data" / "votes"
     parser.add_argument("--votes", type=Path, default=Path(os.environ.get("IREPO_VOTES", default)))
     arguments = parser.parse_args()
     report = Report()

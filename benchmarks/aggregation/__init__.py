@@ -1,1 +1,0 @@
-"""Aggregation against exact tables, other libraries, people's votes and the clock: python -m benchmarks.aggregation."""

@@ -1,0 +1,1 @@
+"""Research: methods on worlds whose optimum is known, and estimators against exact tables and other libraries."""

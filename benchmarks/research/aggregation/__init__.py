@@ -1,0 +1,4 @@
+"""Estimators against exact tables, other libraries, human votes and the clock.
+
+python -m benchmarks.research.aggregation
+"""
