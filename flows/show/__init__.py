@@ -1,1 +1,1 @@
-"""What a person sees of a run: on the terminal and in the Prefect UI."""
+"""How a run is shown: on the terminal and in the Prefect UI."""

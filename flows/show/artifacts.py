@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run beside its states: a table of rounds, reports, the run folder."""
+"""Artifacts of a run in the Prefect UI: a table of rounds, a report per round, links to the page and the run folder."""
 
 import json
 import logging
@@ -23,14 +23,16 @@ _LONG = 600  # characters of a sample
 
 
 def publish_rounds(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
-    """The table of all rounds so far: a version of the artifact `<run>-rounds`; and the run's report, as a page.
+    """Publish the table of all rounds so far (artifact `<run>-rounds`) and write the run's report page.
 
-    The report's figures are in the page; as files they are left to `draw_figures`.
+    The page contains its figures; `draw_figures` writes them as files.
     """
     columns = cells(rounds)
     table = [
         {"round": _heading(record), "decision": record.decision or "waits"}
-        | {name: "–" if column[i] == "-" else column[i] for name, column in columns}  # a "-" is drawn as a list's dot
+        | {
+            name: "–" if column[i] == "-" else column[i] for name, column in columns
+        }  # Markdown would draw "-" as a list's dot
         for i, record in enumerate(rounds)
     ]
     _publish(lambda: create_table_artifact(table, f"{slug(plan)}-rounds", f"{plan.config.name}: rounds so far"))
@@ -38,7 +40,7 @@ def publish_rounds(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
 
 
 def _publish_page(plan: Plan) -> None:
-    """Write cards and report.html, and link to it: the artifact `<run>-report`. Failure stops nothing."""
+    """Write cards and report.html, and publish the link `<run>-report`. A failure is logged and stops nothing."""
     page = _write_page(plan, figures=False)
     if page is None:
         return
@@ -51,7 +53,7 @@ def _publish_page(plan: Plan) -> None:
 
 
 def draw_figures(plan: Plan) -> None:
-    """The report's figures as files, SVG and PNG: once, when the run ends, since they take as long as votes do."""
+    """Write the report's figures as SVG and PNG files: once, at the end of the run, since it takes a while."""
     _write_page(plan, figures=True)
 
 
@@ -64,30 +66,30 @@ def _write_page(plan: Plan, *, figures: bool) -> Path | None:
 
 
 def publish_folder_link(plan: Plan) -> None:
-    """A link to the run folder on the machine that the run works on."""
+    """Publish a link to the run folder on the machine of the run."""
     folder = plan.layout.root.resolve()
     _publish(lambda: create_link_artifact(folder.as_uri(), str(folder), f"{slug(plan)}-folder", "The run folder."))
 
 
 def publish_report(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
-    """The report on the last of `rounds`: the artifact `<run>-round-<number>`."""
+    """Publish the report on the last of `rounds` (artifact `<run>-round-<number>`)."""
     key = f"{slug(plan)}-round-{rounds[-1].round}"
     text = report(plan, rounds)
     _publish(lambda: create_markdown_artifact(text, key, f"{plan.config.name}: round {rounds[-1].round}"))
 
 
 def publish_waiting(plan: Plan, number: int, message: str) -> None:
-    """What people have to do before round `number` goes on: the artifact `<run>-votes`."""
+    """Publish what people have to do before round `number` continues (artifact `<run>-votes`)."""
     text = (
         f"# {plan.config.name}: round {number} waits for people\n\n```\n{message}\n```\n\n"
         f"`python -m flows.vote {plan.layout.root}` serves the page and resumes this run when there are enough votes; "
-        "or press *Resume* then."
+        "or press *Resume* once there are."
     )
     _publish(lambda: create_markdown_artifact(text, f"{slug(plan)}-votes", f"round {number} waits for people"))
 
 
 def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
-    """Markdown: figures of the initial policy, of where the round started, and of its end; votes; sample pairs."""
+    """Markdown: figures of the initial policy, of the round's base and of its result; votes; sample pairs."""
     record = rounds[-1]
     shown = [rounds[0], *(r for r in rounds if r.round == record.base and r.round), record]
     lines = [f"# {plan.config.name}: round {record.round}", ""]
@@ -98,14 +100,14 @@ def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
         lines += ["", "## Votes", ""]
         lines += [f"{labels.pairs} preference pairs of {labels.comparisons} comparisons; left out: {dropped}"]
         lines += ["", *panel_tables(labels)]
-    lines += ["", "## Held-out samples, not picked", ""]
+    lines += ["", "## Held-out samples, not hand-picked", ""]
     lines += _samples(plan, record)
     lines += ["", f"policy: `{record.policy}`"]
     return "\n".join(lines) + "\n"
 
 
 def slug(plan: Plan) -> str:
-    """The run's name as artifact keys allow it: lower-case letters, digits and dashes."""
+    """The run's name as an artifact key: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", plan.config.name.lower()).strip("-")
 
 
@@ -130,13 +132,13 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _quoted(text: str) -> str:
-    """One cell of a Markdown table: what a model wrote is shown, never interpreted."""
+    """One cell of a Markdown table: text from models is shown, never interpreted."""
     plain = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
     return plain.replace("\n", "<br>") or "*(nothing)*"
 
 
 def _publish(create: Callable[[], object]) -> None:
-    """An artifact is for the eyes: a server that does not take it stops nothing, and the log says so."""
+    """Create an artifact. It is for display only: a failure is logged and stops nothing."""
     try:
         create()
     except Exception as error:

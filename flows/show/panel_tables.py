@@ -1,4 +1,4 @@
-"""Markdown of a round's panel: what each annotator said, how far it can be trusted, what it cost, who agrees."""
+"""Markdown tables of a round's panel: votes, reliability, cost and agreement of its annotators."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _SHARES = {
     "prefers the longer": "longer_share",
 }
 
-_MANY = 0.1  # share of errors that is worth a line on the terminal
+_MANY = 0.1  # share of errors from which the terminal prints a line
 
 
 def panel_tables(labels: LabelSummary) -> list[str]:
@@ -30,7 +30,12 @@ def panel_tables(labels: LabelSummary) -> list[str]:
     if any(row.seconds is not None for row in rows):
         lines += ["", *_spent(rows)]
     if len(rows) > 1:
-        lines += ["", "Same vote, of comparisons that both voted on:", "", *_matrix(rows, labels.agreement)]
+        lines += [
+            "",
+            "Share of equal votes, over comparisons that both voted on:",
+            "",
+            *_matrix(rows, labels.agreement),
+        ]
     return lines
 
 
@@ -44,11 +49,11 @@ def _trust(rows: Sequence[AnnotatorStats]) -> list[str]:
         ]
         for row in rows
     ]
-    return markdown_table(["annotator", *shown, "circles of three"], cells)
+    return markdown_table(["annotator", *shown, "cycles of three"], cells)
 
 
 def _learnt(learnt: Learnt) -> list[str]:
-    """What the estimation learnt about annotators, and about whom it could not."""
+    """What the estimation learnt about annotators, and for which of them it could not."""
     lines: list[str] = []
     if learnt.annotators:
         cells = [
@@ -57,7 +62,7 @@ def _learnt(learnt: Learnt) -> list[str]:
         ]
         lines += ["", *markdown_table(["annotator", "honest votes (estimate)", "counted as", "shared votes"], cells)]
     if unknown := learnt.not_identified:
-        lines += ["", "Of these the votes do not say how honest they are; they count in full:", ""]
+        lines += ["", "The votes do not determine the reliability of these annotators; they count in full:", ""]
         lines += [f"- {name}: {why}" for name, why in unknown.items()]
     if learnt.groups:
         cells = [[name, *(f"{share:.2f}" for share in shares)] for name, shares in learnt.groups.items()]
@@ -70,7 +75,7 @@ def _learnt(learnt: Learnt) -> list[str]:
 
 
 def complaints(labels: LabelSummary | None) -> list[str]:
-    """A line for each annotator that a person should look at: one that fails often."""
+    """One line for each annotator that needs attention because many of its votes are errors."""
     lines = []
     for row in labels.annotators if labels else []:
         votes = sum(row.outcomes.values())
@@ -88,7 +93,7 @@ def _spent(rows: Sequence[AnnotatorStats]) -> list[str]:
             tokens = "-" if row.tokens is None else f"{row.tokens:,}"
             cost = "-" if row.cost is None else f"{row.cost:.4f}"
             cells.append([row.annotator, f"{row.seconds:.1f}", tokens, cost, faults, str(row.unanswered)])
-    return markdown_table(["annotator", "seconds", "tokens", "cost", "faults of transport", "unanswered"], cells)
+    return markdown_table(["annotator", "seconds", "tokens", "cost", "transport errors", "unanswered"], cells)
 
 
 def _matrix(rows: Sequence[AnnotatorStats], agreement: Sequence[Agreement]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: the plan, one table after every round, errors on one screen."""
+"""The terminal output of a run: the plan, one table after every round, errors."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ console = Console(highlight=False)
 
 
 def exit_on_user_error(body: Callable[[], object]) -> None:
-    """Run `body`; a UserError is printed on standard error and ends the process with exit code 2."""
+    """Run `body`; print a UserError to standard error and exit with code 2."""
     try:
         body()
     except UserError as error:
@@ -34,7 +34,7 @@ def _escaped(text: str) -> str:
 
 
 def print_plan(specs: Sequence[Spec]) -> None:
-    """Every stage of a round: its folder, what it reads and its settings."""
+    """Print every stage of a round: its folder, inputs and settings."""
     for spec in specs:
         console.rule(f"{spec.stage}  {stage_name(spec.folder)}", align="left")
         values = spec.model_dump(mode="json")
@@ -42,7 +42,7 @@ def print_plan(specs: Sequence[Spec]) -> None:
     console.rule("dry run: no stage was run", align="left")
 
 
-#: Columns of the table: the initial policy and so many of the latest rounds; rounds.json has them all.
+#: Columns of the table: the initial policy and this many of the latest rounds; rounds.json has all.
 _SHOWN = 4
 
 
@@ -59,12 +59,12 @@ def round_table(rounds: Sequence[RoundRecord]) -> Table:
 
 
 def samples_table(first: Path, last: Path, count: int = 5) -> Table:
-    """The same held-out prompts answered by two policies: evenly spaced among the kept samples, nobody picks.
+    """Replies of two policies to the same held-out prompts, evenly spaced among the kept samples.
 
-    `first` and `last` are evaluate folders; the prompt is its last turn as the policy saw it.
+    first, last: folders of evaluate stages. A prompt is shown by its last turn, as the policy saw it.
     """
     before, after = (json.loads((folder / "samples.json").read_text(encoding="utf-8")) for folder in (first, last))
-    table = Table(title="held-out samples, not picked", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table = Table(title="held-out samples, not hand-picked", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
     for heading in ("prompt", "initial policy", "last policy"):
         table.add_column(heading, ratio=1)
     pairs = list(zip(before, after, strict=True))
@@ -74,7 +74,7 @@ def samples_table(first: Path, last: Path, count: int = 5) -> Table:
 
 
 def cells(rounds: Sequence[RoundRecord]) -> list[tuple[str, list[str]]]:
-    """What the table says: a row's name, and its cell for each of `rounds`."""
+    """Rows of the table: a name, and one cell for each of `rounds`."""
     figures = [record.figures for record in rounds]
     rows: list[tuple[str, list[str]]] = []
     latest = figures[-1]

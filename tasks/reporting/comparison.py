@@ -1,4 +1,4 @@
-"""Several methods side by side: figures by round over seeds, with intervals, and win rate or utility over KL, drawn."""
+"""Compares methods: figures by round over seeds, with intervals, and charts of win rate or utility over KL."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from tasks.evaluation.record import RoundRecord
 from tasks.reporting.report.drawing import Figure, Plot, listed, span
 from tasks.reporting.report.page import FIGURE_STYLE
 
-#: Names of figures; SCORE is a judge's own: where the judge is the ground truth, its utility.
+#: Names of figures. SCORE is a judge's mean score; where the judge is the ground truth, the utility.
 WIN, SCORE, KL = "win vs initial", "mean score", "KL (nats)"
 #: Two-sided 95 % quantiles of Student's t, for 1, 2, ... degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -21,9 +21,9 @@ _NORMAL = 1.96
 
 @dataclass(frozen=True)
 class Value:
-    """A mean over seeds. half: of its 95 % interval, by Student's t between seeds.
+    """A mean over seeds. half: half of its 95 % interval, by Student's t over seeds.
 
-    Of a single seed, the interval is that over held-out prompts, and None where a figure has none (seconds, cost).
+    With a single seed the interval is over held-out prompts; None for figures without one (seconds, cost).
     """
 
     mean: float
@@ -34,7 +34,7 @@ class Value:
 
 
 def over_seeds(values: Sequence[Value]) -> Value:
-    """The mean of one value a seed; one value alone stays as it is. Raises ValueError for none."""
+    """The mean of one value per seed; a single value is returned unchanged. Raises ValueError without values."""
     n = len(values)
     if not n:
         raise ValueError("no seed has a value")
@@ -65,7 +65,7 @@ def _value(rate: Interval) -> Value:
 
 
 def by_round(runs: Sequence[Sequence[RoundRecord]]) -> list[dict[str, Value]]:
-    """For each round from 1 on, figures over the runs (one a seed) of one method; rounds that all of them have."""
+    """Figures of one method by round, from round 1 on, over its runs (one per seed); only rounds that every run has."""
     rounds = min(len(run) for run in runs)
     result = []
     for number in range(1, rounds):
@@ -76,26 +76,26 @@ def by_round(runs: Sequence[Sequence[RoundRecord]]) -> list[dict[str, Value]]:
 
 
 def worth(names: Sequence[str]) -> list[str]:
-    """Of the names of figures, those that say how good a policy is: win rates, and the scores of judges that score."""
+    """The names of figures that measure how good a policy is: win rates, and mean scores of judges."""
     return [name for name in names if name.startswith((WIN, SCORE))]
 
 
 def over_kl(methods: Mapping[str, Sequence[Mapping[str, Value]]], figure: str) -> Figure:
-    """A figure of `worth` over KL, a line a method, a point a round, with whiskers of 95 %.
+    """A figure of `worth` over KL: one line per method, one point per round, with 95 % intervals.
 
-    Lines of win rates begin at the initial policy: 1/2 at KL 0.
+    Lines of win rates start at the initial policy: 1/2 at KL 0.
     """
     points = {name: [(each[KL], each[figure]) for each in rounds if figure in each] for name, rounds in methods.items()}
     starts = [(0.0, 0.5)] if figure.startswith(WIN) else []
-    every = [pair for line in points.values() for pair in line]
-    x = span((end for kl, _ in every for end in _ends(kl)), 0.0)
-    y = span((end for _, value in every for end in _ends(value)), *(start for _, start in starts))
+    pairs = [pair for line in points.values() for pair in line]
+    x = span((end for kl, _ in pairs for end in _ends(kl)), 0.0)
+    y = span((end for _, value in pairs for end in _ends(value)), *(start for _, start in starts))
     title = f"Over KL: {figure}"
     plot = Plot(title, "by round; 95 % intervals", x, y, names=points,
                 x_title="KL to the initial policy, nats a reply", height=300)  # fmt: skip
     for _, start in starts:
         plot.reference(start)
-    told, ends = [], []
+    descriptions, ends = [], []
     for series, (name, line) in enumerate(points.items()):
         plot.line([*starts, *((kl.mean, value.mean) for kl, value in line)], series, thin=True)
         for number, (kl, value) in enumerate(line, start=1):
@@ -103,16 +103,16 @@ def over_kl(methods: Mapping[str, Sequence[Mapping[str, Value]]], figure: str) -
             plot.lying_whisker(*_ends(kl), value.mean, series)
             tip = f"{name}, round {number}: {value} at KL {kl}"
             plot.dot(kl.mean, value.mean, series, tip)
-            told.append(tip)
+            descriptions.append(tip)
         if line:
             ends.append((name, line[-1][1].mean, series))
     plot.names(ends)
-    caption = "Each point is a round of a method, the mean over its seeds. Higher at the same KL is better."
-    return plot.figure("methods", f"{title}. {listed(told)}.", caption)
+    caption = "Each point is a round of a method, averaged over its seeds. Higher at the same KL is better."
+    return plot.figure("methods", f"{title}. {listed(descriptions)}.", caption)
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Publish the figure as an SVG file that stands alone."""
+    """Publish the figure as a stand-alone SVG file."""
     publish_text(path, figure.svg(FIGURE_STYLE) + "\n")
 
 

@@ -1,7 +1,7 @@
-"""Curves of a run for TensorBoard, Weights & Biases or MLflow, from the run folder's files.
+"""Sends a run's curves to TensorBoard, Weights & Biases or MLflow, from the run folder's files.
 
-A tracker watches: after every round it is told the round's figures and the training curve, each round once. What goes
-wrong with it is said once and stops nothing. Their packages are imported when a tracker is opened.
+After every round the tracker receives the round's figures and training curve, each round once. A tracker that fails
+causes one warning and never stops the run. Trackers' packages are imported when a tracker is opened.
 """
 
 import json
@@ -22,7 +22,7 @@ from tasks.evaluation.record import RoundRecord
 log = logging.getLogger("irepo")
 
 TrackerKind = Literal["none", "tensorboard", "wandb", "mlflow"]
-FOLDER = "tracker"  # in the run folder: what was told, and the files of trackers that write there
+FOLDER = "tracker"  # in the run folder: which rounds were sent, and the files of trackers that write there
 _PACKAGES = {
     "tensorboard": ("tensorboard", "tensorboard"),
     "wandb": ("wandb", "wandb"),
@@ -35,7 +35,7 @@ Point = tuple[int, dict[str, float]]  # step, values by name
 
 
 class Tracker(Protocol):
-    """Where points go. `axis`: rounds, or optimizer steps of all rounds."""
+    """Receives points. axis: rounds, or optimizer steps counted over all rounds."""
 
     def log(self, axis: Literal["round", "step"], points: Sequence[Point]) -> None: ...
 
@@ -43,7 +43,7 @@ class Tracker(Protocol):
 
 
 def check_tracker(kind: TrackerKind) -> None:
-    """Refuse a tracker whose package is not installed."""
+    """Raise UserError when the tracker's package is not installed."""
     if kind != "none" and find_spec(_PACKAGES[kind][0]) is None:
         raise UserError(
             f"{_PACKAGES[kind][1]} is not installed",
@@ -53,37 +53,39 @@ def check_tracker(kind: TrackerKind) -> None:
 
 
 def track(kind: TrackerKind, layout: RunLayout, records: Sequence[RoundRecord], config: Any) -> None:
-    """Tell the tracker of every round of `records` that it has not been told of. Never raises."""
-    if kind == "none" or kind in _gone:
+    """Send the tracker every round of `records` that is new or changed. Never raises."""
+    if kind == "none" or kind in _failed:
         return
     try:
-        _tell(kind, layout, records, config)
+        _send(kind, layout, records, config)
     except Exception as error:
-        _gone.add(kind)
-        log.warning("tracker=%s is told nothing more by this process, the run goes on: %s", kind, error)
+        _failed.add(kind)
+        log.warning("tracker=%s failed; this process sends it nothing more, and the run continues: %s", kind, error)
 
 
 #: Trackers that failed in this process.
-_gone: set[str] = set()
+_failed: set[str] = set()
 
 
-def _tell(kind: str, layout: RunLayout, records: Sequence[RoundRecord], config: Any) -> None:
+def _send(kind: str, layout: RunLayout, records: Sequence[RoundRecord], config: Any) -> None:
     state = layout.root / FOLDER / f"{kind}.json"
-    known = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {"run": None, "rounds": {}}
-    marks = {str(record.round): digest([record.figures.model_dump(mode="json"), record.seconds]) for record in records}
-    news = [record for record in records if known["rounds"].get(str(record.round)) != marks[str(record.round)]]
-    if not news:
+    sent = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {"run": None, "rounds": {}}
+    digests = {
+        str(record.round): digest([record.figures.model_dump(mode="json"), record.seconds]) for record in records
+    }
+    new = [record for record in records if sent["rounds"].get(str(record.round)) != digests[str(record.round)]]
+    if not new:
         return
-    with _opened(kind, layout, known, config) as tracker:
-        for record in news:
+    with _opened(kind, layout, sent, config) as tracker:
+        for record in new:
             tracker.log("round", [(record.round, round_values(record))])
             tracker.log("step", training_points(layout, record.round))
-            known["rounds"][str(record.round)] = marks[str(record.round)]
-    publish_text(state, canonical_json(known) + "\n")
+            sent["rounds"][str(record.round)] = digests[str(record.round)]
+    publish_text(state, canonical_json(sent) + "\n")
 
 
 def round_values(record: RoundRecord) -> dict[str, float]:
-    """The figures of a round's record by name, means without their intervals."""
+    """The figures of a round's record by name: means without their intervals."""
     figures = record.figures
     values = {"tokens": figures.tokens, "finish_rate": figures.finish_rate, "unique_rate": figures.unique_rate}
     values["kl"] = figures.kl.mean
@@ -99,7 +101,7 @@ def round_values(record: RoundRecord) -> dict[str, float]:
 
 
 def training_points(layout: RunLayout, number: int) -> list[Point]:
-    """Training metrics of a round, its steps counted on from those of the rounds before."""
+    """Training metrics of a round; steps continue the count of the rounds before."""
     before = sum(len(_lines(layout, earlier)) for earlier in range(1, number))
     return [
         (before + row["step"], {
@@ -116,10 +118,10 @@ def _lines(layout: RunLayout, number: int) -> list[str]:
 
 
 @contextmanager
-def _opened(kind: str, layout: RunLayout, known: dict[str, Any], config: Any) -> Iterator[Tracker]:
+def _opened(kind: str, layout: RunLayout, sent: dict[str, Any], config: Any) -> Iterator[Tracker]:
     opening: Mapping[str, Callable[[RunLayout, dict[str, Any], Any], Tracker]]
     opening = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}
-    tracker = opening[kind](layout, known, config)
+    tracker = opening[kind](layout, sent, config)
     try:
         yield tracker
     finally:
@@ -129,7 +131,7 @@ def _opened(kind: str, layout: RunLayout, known: dict[str, Any], config: Any) ->
 class _TensorBoard:
     """Event files in the run folder: tensorboard --logdir runs/<name>/tracker."""
 
-    def __init__(self, layout: RunLayout, known: dict[str, Any], config: Any) -> None:
+    def __init__(self, layout: RunLayout, sent: dict[str, Any], config: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(layout.root / FOLDER / "tensorboard")
@@ -144,17 +146,17 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """One run of W&B a run folder, gone on with. Project, account and offline mode: W&B's own WANDB_* variables."""
+    """One W&B run per run folder, continued after a restart. W&B's WANDB_* variables set project, account and mode."""
 
-    def __init__(self, layout: RunLayout, known: dict[str, Any], config: Any) -> None:
+    def __init__(self, layout: RunLayout, sent: dict[str, Any], config: Any) -> None:
         import wandb
 
         folder = layout.root / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        known["run"] = known["run"] or secrets.token_hex(4)
+        sent["run"] = sent["run"] or secrets.token_hex(4)
         project = os.environ.get("WANDB_PROJECT", "irepo")
         self._run: Any = wandb.init(
-            project=project, id=known["run"], resume="allow", name=layout.root.name, dir=str(folder), config=config
+            project=project, id=sent["run"], resume="allow", name=layout.root.name, dir=str(folder), config=config
         )
         self._run.define_metric("round/*", step_metric="round/number")
         self._run.define_metric("train/*", step_metric="train/step")
@@ -171,23 +173,23 @@ class _Wandb:
 
 
 class _Mlflow:
-    """One run of MLflow a run folder, at MLFLOW_TRACKING_URI; without it, in files of the run folder."""
+    """One MLflow run per run folder, at MLFLOW_TRACKING_URI; without that variable, in files of the run folder."""
 
-    def __init__(self, layout: RunLayout, known: dict[str, Any], config: Any) -> None:
+    def __init__(self, layout: RunLayout, sent: dict[str, Any], config: Any) -> None:
         address = os.environ.get("MLFLOW_TRACKING_URI")
         if not address:
             address = (layout.root / FOLDER / "mlflow").resolve().as_uri()
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 keeps files only when told to
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 writes files only with this setting
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=address)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "irepo")
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        if not known["run"]:
-            known["run"] = self._client.create_run(number, run_name=layout.root.name).info.run_id
-            self._client.log_dict(known["run"], config, "config.json")
-        self._run = known["run"]
+        if not sent["run"]:
+            sent["run"] = self._client.create_run(number, run_name=layout.root.name).info.run_id
+            self._client.log_dict(sent["run"], config, "config.json")
+        self._run = sent["run"]
 
     def log(self, axis: str, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric

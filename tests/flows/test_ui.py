@@ -34,7 +34,7 @@ def test_a_run_is_watched_and_its_gate_opened_in_the_browser(served: Served) -> 
 
         figures = json.loads((served.runs / "seen" / "rounds.json").read_text())[-1]["figures"]
         open_artifact(page, served, "seen-rounds", "initial", "round 1", "waits", f"{figures['kl']['mean']:.2f}")
-        words = ("Held-out samples, not picked", "before the round", "annotator", f"{figures['tokens']:.1f}")
+        words = ("Held-out samples, not hand-picked", "before the round", "annotator", f"{figures['tokens']:.1f}")
         open_artifact(page, served, "seen-round-1", *words)
 
         page.open(f"{served.api.removesuffix('/api')}/runs/flow-run/{run}")

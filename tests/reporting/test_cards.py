@@ -175,16 +175,16 @@ def test_the_last_promoted_policy_and_all_preferences_are_pushed(run: MadeUpRun,
     assert heard.tokens == {"Bearer hf_secret"}
 
 
-def test_a_hub_that_refuses_is_told_of_with_the_way_to_try_again(run: MadeUpRun, server: Any) -> None:
+def test_a_hub_that_refuses_is_an_error_with_the_command_to_try_again(run: MadeUpRun, server: Any) -> None:
     heard, api = server
     heard.refuses = True
-    with pytest.raises(UserError, match="the hub did not take it") as caught:
+    with pytest.raises(UserError, match="the push to the hub failed") as caught:
         push(run.root, policy="me/model", api=api)
     assert f"python -m tasks.reporting.cards {run.root} --policy me/model" in caught.value.remedy
     assert not heard.files
-    with pytest.raises(UserError, match="did not take it"):
+    with pytest.raises(UserError, match="push to the hub failed"):
         push(run.root, policy="no such name!", api=api)
-    with pytest.raises(UserError, match="did not take it"):
+    with pytest.raises(UserError, match="push to the hub failed"):
         push(run.root, policy="me/model", api=HfApi(endpoint="http://127.0.0.1:9", token="x"))
 
 

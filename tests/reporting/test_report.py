@@ -62,7 +62,7 @@ def test_a_whole_run_has_every_figure_and_says_why_a_round_was_rolled_back(made:
     assert "near is broken: KL to the initial policy 9 ±1 nats; at most 3" in html
     assert "roll back, run ends" in html
     assert "Hollow markers are rounds that were rolled back." in html
-    assert "1 stand" in html
+    assert "1 kept" in html
 
 
 def test_the_numbers_are_those_of_the_files(made: MadeUpRun) -> None:
@@ -73,7 +73,7 @@ def test_the_numbers_are_those_of_the_files(made: MadeUpRun) -> None:
     spent = [each for one in read_run(made.root).rounds for each in one.spent]
     money = sum(each.cost or 0 for each in spent)
     assert money == pytest.approx(2 * 0.25 + 6 * 0.002 + 12 * 0.002)  # annotators of two rounds, judges' votes
-    assert f"money {money:.2f}" in html
+    assert f"cost {money:.2f}" in html
     seconds = sum(sum(each.seconds.values()) for each in read_run(made.root).rounds)
     assert seconds == 7.25 * (3 * 1 + 6 * 2 + 6 * 3)  # an evaluation has three parts
     assert f"<dd>{duration(seconds)}<small>" in html
@@ -154,12 +154,12 @@ def test_long_runs_and_large_panels_stay_small_and_quick(tmp_path: Path) -> None
     assert page.stat().st_size < 2_000_000
 
 
-def test_the_command_writes_the_report_and_refuses_what_is_no_run(made: MadeUpRun, tmp_path: Path) -> None:
+def test_the_command_writes_the_report_and_refuses_other_folders(made: MadeUpRun, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tasks.reporting.report"]
     done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=limit(60))
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == made.root / "report.html"
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path / "absent")
     (made.root / "round-02" / "label" / "preferences.parquet").write_bytes(b"cut")
     done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=limit(60))

@@ -31,7 +31,7 @@ def record(number: int, **changed: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
-    monkeypatch.setattr(tracking, "_gone", set())
+    monkeypatch.setattr(tracking, "_failed", set())
     found = RunLayout(tmp_path / "run")
     for number, steps in ((1, 3), (2, 2)):
         folder = found.stage(number, "train")
@@ -69,7 +69,7 @@ def test_mlflow_holds_every_point_once(layout: RunLayout, monkeypatch: pytest.Mo
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     for count in (2, 3, 3):
         track("mlflow", layout, [record(number) for number in range(count)], {"seed": 3})
-    assert not tracking._gone
+    assert not tracking._failed
     client = mlflow.MlflowClient(tracking_uri=(layout.root / "tracker" / "mlflow").as_uri())
     (run,) = client.search_runs([client.get_experiment_by_name("irepo").experiment_id])
     losses = client.get_metric_history(run.info.run_id, "train/loss")
@@ -83,7 +83,7 @@ def test_wandb_offline(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     track("wandb", layout, [record(0), record(1)], {"seed": 3})
-    assert not tracking._gone
+    assert not tracking._failed
     (events,) = (layout.root / "tracker" / "wandb").glob("offline-run-*/run-*.wandb")
     content = events.read_bytes()
     assert b"train/loss" in content
@@ -91,7 +91,7 @@ def test_wandb_offline(layout: RunLayout, monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads((layout.root / "tracker" / "wandb.json").read_text())["run"].encode() in content
 
 
-def test_a_failing_tracker_is_said_once_and_stops_nothing(
+def test_a_failing_tracker_causes_one_warning_and_stops_nothing(
     layout: RunLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
@@ -102,7 +102,7 @@ def test_a_failing_tracker_is_said_once_and_stops_nothing(
         track("tensorboard", layout, [record(0)], {})
         track("tensorboard", layout, [record(0), record(1)], {})
     assert [r.getMessage() for r in caplog.records if "no space for curves" in r.getMessage()] == [
-        "tracker=tensorboard is told nothing more by this process, the run goes on: no space for curves"
+        "tracker=tensorboard failed; this process sends it nothing more, and the run continues: no space for curves"
     ]
     assert not (layout.root / "tracker" / "tensorboard.json").exists()  # the next attempt tells it all
 

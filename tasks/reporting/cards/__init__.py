@@ -1,1 +1,1 @@
-"""Cards: what a published policy or preference set says about itself, made from the run folder's files alone."""
+"""Model and dataset cards of a run's policies and preference sets, made from the run folder's files alone."""

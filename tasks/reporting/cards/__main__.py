@@ -1,4 +1,4 @@
-"""`python -m tasks.reporting.cards runs/mine`: write the run's cards again; push them only when asked to.
+"""`python -m tasks.reporting.cards runs/mine`: write the run's cards again; push only with --policy or --preferences.
 
 python -m tasks.reporting.cards runs/mine --policy me/model --preferences me/data
 """
@@ -14,14 +14,14 @@ from tasks.reporting.cards.write import write_cards
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the cards of a run's policies and preference sets.")
     parser.add_argument("run", type=Path, help="the run folder, e.g. runs/mine")
-    parser.add_argument("--policy", help="push the last promoted policy to this repository of the hub (HF_TOKEN)")
+    parser.add_argument("--policy", help="push the last promoted policy to this repository of the hub; needs HF_TOKEN")
     parser.add_argument("--preferences", help="push the preference sets to this dataset repository")
-    given = parser.parse_args()
-    for path in write_cards(given.run.absolute()):
+    options = parser.parse_args()
+    for path in write_cards(options.run.absolute()):
         print(shown(path))
-    if given.policy or given.preferences:
+    if options.policy or options.preferences:
         check_token("--policy or --preferences")
-        print(*push(given.run.absolute(), policy=given.policy, preferences=given.preferences), sep="\n")
+        print(*push(options.run.absolute(), policy=options.policy, preferences=options.preferences), sep="\n")
     return 0
 
 

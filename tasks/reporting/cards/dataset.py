@@ -11,12 +11,12 @@ from tasks.reporting.report.files import Round, RunFiles
 _COLUMNS = (
     "`prompt`, `chosen`, `rejected` are messages, as TRL reads them. `p_hat` is the empirical preference P(chosen > "
     "rejected), `target` its logit with standard error `target_se`; votes are counted in `votes_*`. Token ids are "
-    "those that the policy sampled. Rows with `target` 0 are ties: which reply is called chosen says nothing there."
+    "those that the policy sampled. A row with `target` 0 is a tie: which reply is `chosen` means nothing there."
 )
 
 
 def dataset_card(files: RunFiles, of: Round) -> str:
-    """YAML metadata and Markdown. `of` is a round that is labelled."""
+    """YAML metadata and Markdown. of: a labelled round."""
     config = files.run.config
     labels = of.labels or {}
     metadata: dict[str, Any] = licence(config) | {
@@ -26,11 +26,11 @@ def dataset_card(files: RunFiles, of: Round) -> str:
     }
     settings = of.stages["label"].settings.get("preferences") or {}
     dropped = ", ".join(f"{count} {reason}" for reason, count in labels.get("dropped", {}).items() if count) or "none"
-    said = [
+    sections = [
         f"# Preferences of {files.name}, round {of.number}",
         f"{labels.get('pairs')} pairs of replies that the policy of round {of.base} gave to prompts of "
         f"`{named((config.get('prompts') or {}).get('path'))}`, of {labels.get('comparisons')} comparisons (left out: "
-        f"{dropped}). Replies are a model's, and may be wrong or worse.",
+        f"{dropped}). A model wrote the replies; they may be wrong or harmful.",
         "## Columns",
         _COLUMNS,
         "## Annotators",
@@ -41,4 +41,4 @@ def dataset_card(files: RunFiles, of: Round) -> str:
         f"Content (sha256): `{of.stages['label'].content}`.",
         *versions(of),
     ]
-    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(said) + "\n"
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(sections) + "\n"

@@ -1,4 +1,4 @@
-"""A finished policy and its preference sets to the Hugging Face hub, when somebody asks for it."""
+"""Pushes a run's policy and preference sets to the Hugging Face hub, on request only."""
 
 import shutil
 import tempfile
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def check_token(where: str) -> None:
-    """Raise UserError when there is no token to push with."""
+    """Raise UserError without a token for the hub."""
     from huggingface_hub import get_token
 
     if get_token() is None:
         raise UserError(
-            "nothing can be pushed to the hub without a token",
+            "pushing to the hub needs a token",
             where=where,
-            remedy="export HF_TOKEN=... with a token that may write, or leave the option out",
+            remedy="export HF_TOKEN=... with a token that has write access, or leave the option out",
         )
 
 
@@ -31,40 +31,40 @@ def push(
     root: Path, *, policy: str | None = None, preferences: str | None = None, api: "HfApi | None" = None
 ) -> list[str]:
     """Upload the last promoted policy of the run in `root` to the repository `policy`, and the preference sets of all
-    rounds to the dataset repository `preferences`; both are made, private, where they do not exist. Returns addresses.
+    rounds to the dataset repository `preferences`. Missing repositories are created, private. Returns their addresses.
 
-    The token is huggingface_hub's own: HF_TOKEN, or that of a login. Raises UserError, for whatever reason it fails.
+    The token is huggingface_hub's: HF_TOKEN, or that of a login. Raises UserError for every kind of failure.
     """
     from huggingface_hub import HfApi
 
     hub = api or HfApi()
     write_cards(root)
     rounds = read_run(root).rounds
-    made = []
+    addresses = []
     try:
         if policy is not None:
-            made.append(_push(hub, policy, "model", _last_promoted(rounds, root)))
+            addresses.append(_push(hub, policy, "model", _last_promoted(rounds, root)))
         if preferences is not None:
             with tempfile.TemporaryDirectory() as temporary:
-                made.append(_push(hub, preferences, "dataset", _gathered(rounds, Path(temporary), root)))
+                addresses.append(_push(hub, preferences, "dataset", _gathered(rounds, Path(temporary), root)))
     except UserError:
         raise
-    except Exception as error:  # of the hub's client, its transport, the disk: none of them may lose the run
-        remedy = f"the run is whole; push again with: python -m tasks.reporting.cards {root}"
+    except Exception as error:  # from the hub's client, the network or the disk: the run is already finished
+        remedy = f"the run itself is complete; push again with: python -m tasks.reporting.cards {root}"
         remedy += "".join(
             f" --{kind} {name}" for kind, name in (("policy", policy), ("preferences", preferences)) if name
         )
         raise UserError(
-            f"the hub did not take it: {(str(error) or type(error).__name__).splitlines()[0]}",
+            f"the push to the hub failed: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=policy or str(preferences),
             remedy=remedy,
         ) from None
-    return made
+    return addresses
 
 
 def _push(hub: "HfApi", repository: str, kind: str, folder: Path) -> str:
     url = hub.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
-    # Digests and specs name paths of this machine; who has the run folder has them.
+    # Manifests and specs contain paths of this machine; the run folder keeps them.
     private = ["manifest.json", "spec.yaml", ".*"]
     hub.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder, ignore_patterns=private,
                       commit_message="Upload by irepo")  # fmt: skip
@@ -77,14 +77,14 @@ def _last_promoted(rounds: Sequence[Round], root: Path) -> Path:
         promoted = of.decision is not None and of.decision.action != "roll back"
         if promoted and folder is not None and folder.is_dir():
             return folder
-    raise UserError("no round of this run was promoted", where=str(root), remedy="push when one is")
+    raise UserError("no round of this run was promoted", where=str(root), remedy="push after a round was promoted")
 
 
 def _gathered(rounds: Sequence[Round], folder: Path, root: Path) -> Path:
-    """All rounds' preference sets as one dataset, a split a round, with the last round's card."""
+    """All rounds' preference sets as one dataset, one split per round, with the last round's card."""
     labelled = [of for of in rounds if (of.folder / "label" / "preferences.parquet").is_file() and "label" in of.stages]
     if not labelled:
-        raise UserError("no round of this run is labelled", where=str(root), remedy="push when one is")
+        raise UserError("no round of this run is labelled", where=str(root), remedy="push after the first label stage")
     splits = []
     for of in labelled:
         name = f"round-{of.number:02d}.parquet"

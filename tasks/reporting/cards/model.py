@@ -10,7 +10,7 @@ from tasks.reporting.report.files import Round, RunFiles
 
 
 def model_card(files: RunFiles, of: Round) -> str:
-    """YAML metadata and Markdown. `of` is a round that is evaluated."""
+    """YAML metadata and Markdown. of: an evaluated round."""
     config = files.run.config
     objective, base = config.get("objective") or {}, (config.get("policy") or {}).get("path", "")
     method = str(objective.get("name", "unknown"))
@@ -22,11 +22,11 @@ def model_card(files: RunFiles, of: Round) -> str:
         "tags": list(dict.fromkeys(["irepo", "preference-optimization", method])),
         "model-index": [_index(files, of)],
     }
-    said = [
+    sections = [
         f"# {files.name}, round {of.number}",
         f"A policy aligned by irepo in {of.number} round(s) with the objective `{method}`, from `{named(base)}`. "
-        "In a round the policy of the round before answers prompts, a panel of annotators votes on the answers, and "
-        "the policy is trained on what the votes say.",
+        "In every round the current policy responds to prompts, a panel of annotators votes on the responses, and the "
+        "policy is trained on those votes.",
         *_decision(of),
         "## Method",
         _settings(objective),
@@ -37,14 +37,14 @@ def model_card(files: RunFiles, of: Round) -> str:
         "## Results",
         "On held-out prompts, with 95 % intervals. Win rates count a tie as half a win.",
         *table(["", "", "95 % interval"], _results(of)),
-        "## What these figures do not say",
-        "Win rates are the judges', who may be wrong together; LC (minimal) is not AlpacaEval's figure. Nothing here "
-        "was measured on safety, on other prompts than the run's own, or by anybody outside the run.",
+        "## Limits of these figures",
+        "Win rates are the judges' opinions, and judges may share errors. LC (minimal) is not AlpacaEval's figure. "
+        "Safety, prompts other than the run's own, and judgements from outside the run were not measured.",
         "## Provenance",
         *_provenance(of),
         *versions(of),
     ]
-    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(said) + "\n"
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def _hub_id(path: str) -> bool:
@@ -75,7 +75,7 @@ def _data(files: RunFiles, of: Round) -> list[str]:
 
 
 def annotators(of: Round) -> list[str]:
-    """Who voted, and how; also on the card of the preference set."""
+    """Annotators with their votes; the dataset card has the same table."""
     if not of.labels:
         return ["not recorded"]
     rows = []

@@ -1,4 +1,4 @@
-"""Small parts of both cards. What users or models wrote is shown, never interpreted."""
+"""Small parts of both cards. Text from users and models is shown, never interpreted."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from tasks.reporting.report.files import Round
 
 
 def licence(config: Mapping[str, Any]) -> dict[str, str]:
-    """The metadata's licence: the run's `license`, or the hub's words for one that nobody stated."""
+    """The licence in the metadata: the run's `license`, or the hub's marker for one that is not stated."""
     stated = config.get("license")
     return {"license": str(stated)} if stated else {"license": "other", "license_name": "not-stated"}
 
 
 def named(path: object) -> str:
-    """A hub id as it is; of a path on this machine its last part."""
+    """A hub id as it is; for a path on this machine, its last part."""
     if not path:
         return "not recorded"
     text = str(path)
@@ -35,11 +35,11 @@ def value(rate: Mapping[str, float]) -> list[str]:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """One Markdown block; nothing without rows."""
+    """One Markdown block; empty without rows."""
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     return ["\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])] if rows else []
 
 
 def versions(of: Round) -> list[str]:
-    found = sorted({", ".join(f"{n} {v}" for n, v in stage.versions.items()) for stage in of.stages.values()})
-    return [f"Made with {each}." for each in found]
+    lines = sorted({", ".join(f"{n} {v}" for n, v in stage.versions.items()) for stage in of.stages.values()})
+    return [f"Made with {line}." for line in lines]

@@ -1,7 +1,7 @@
 """Cards of every finished round: README.md in the policy's folder and beside the preference set.
 
-Cards are written when the figures are there, after the stages they describe: they are in no manifest and no key, so
-that they may be written anew, and a resumed run finds nothing changed.
+Cards are written after the stages they describe and are part of no manifest and no key: they can be written again, and
+a resumed run sees no change.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from tasks.reporting.report.files import Round, read_run
 
 
 def policy_folder(of: Round) -> Path | None:
-    """The policy that a round ended with; None where it has not trained one."""
+    """Folder of the policy that a round ended with; None before it has trained one."""
     made = next((stage for stage in ("update", "train") if stage in of.stages), None)
     return of.folder / made / "policy" if made else None
 
@@ -22,7 +22,7 @@ def policy_folder(of: Round) -> Path | None:
 def write_cards(root: Path) -> list[Path]:
     """Write the cards of the run in `root`; returns their paths. Equal files give equal bytes.
 
-    Raises UserError when `root` is no run folder.
+    Raises UserError when `root` is not a run folder.
     """
     files, written = read_run(root), []
     for of in files.rounds:
@@ -31,7 +31,7 @@ def write_cards(root: Path) -> list[Path]:
             written.append((folder / CARD, model_card(files, of)))
         if "label" in of.stages:
             written.append((of.folder / "label" / CARD, dataset_card(files, of)))
-    for path, said in written:
-        if not path.is_file() or path.read_text(encoding="utf-8") != said:
-            publish_text(path, said)
+    for path, card in written:
+        if not path.is_file() or path.read_text(encoding="utf-8") != card:
+            publish_text(path, card)
     return [path for path, _ in written]

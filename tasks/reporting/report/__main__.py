@@ -1,4 +1,4 @@
-"""`python -m tasks.reporting.report runs/mine`: write the run's report.html and figures/ again, from files alone."""
+"""`python -m tasks.reporting.report runs/mine`: write the run's report.html and figures/ again from its files."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def main() -> int:
     try:
         print(shown(write_report(run.absolute())))
     except ValueError as error:
-        remedy = "python -m storage.explain names the files that are not as they were; the run makes them again"
+        remedy = "python -m storage.explain names the changed files; running the run's command again makes them anew"
         raise UserError(f"a file of the run cannot be read: {error}", where=str(run), remedy=remedy) from None
     return 0
 

@@ -1,4 +1,4 @@
-"""Charts of figures by round: win rates, divergence, what one costs in the other, rates."""
+"""Charts by round: win rates, KL, win rate over KL, rates."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from tasks.reporting.report.files import Round, Row, RunFiles
 
 _WHISKERS = 12  # rounds; more are drawn as a band
 _NORMAL = 1.96
-_DODGE = 8.0  # between intervals of two judges in one round
+_DODGE = 8.0  # units between the intervals of two judges in one round
 
 RATES = "Means over held-out replies, with 95 % bootstrap intervals over prompts. Rates between 0 and 1 share a scale."
 
@@ -17,24 +17,24 @@ Course = list[tuple[int, float, float, float, bool]]
 
 def charts(files: RunFiles) -> list[Figure]:
     rounds = files.evaluated
-    found = []
+    figures = []
     sources = {"initial": "the initial policy", "previous": "the policy before"} | {n: n for n in files.named}
     for source, against in sources.items():
         courses = {judge: course_of(rounds, [_win(each, source, judge) for each in rounds]) for judge in files.judges}
         if any(courses.values()):
-            found.append(_win_rate(source, against, {name: c for name, c in courses.items() if c}, rounds, files))
+            figures.append(_win_rate(source, against, {name: c for name, c in courses.items() if c}, rounds, files))
     if len(rounds) > 1:
-        found.append(_divergence(rounds))
+        figures.append(_divergence(rounds))
         if utility := _utility(files):
-            found.append(utility)
-    return found
+            figures.append(utility)
+    return figures
 
 
 def rate_charts(files: RunFiles) -> list[Figure]:
-    """One small chart a rate (its caption is RATES, once for all); those between 0 and 1 share one scale."""
+    """One small chart per rate, with the shared caption RATES; rates between 0 and 1 share a scale."""
     rounds = files.evaluated
     names = sorted({name for each in rounds for name in each.figures["rates"]}) if len(rounds) > 1 else []
-    found = []
+    figures = []
     for i, name in enumerate(names):
         course = course_of(rounds, [each.figures["rates"].get(name) for each in rounds])
         share = all(low >= 0 and high <= 1 for _, _, low, high, _ in course)
@@ -43,18 +43,18 @@ def rate_charts(files: RunFiles) -> list[Figure]:
         plot = Plot(name, f"{what}, 95 % interval", across_rounds(rounds), bounds, x_ticks=round_marks(rounds),
                     width=SMALL, height=176)  # fmt: skip
         draw(plot, course, 0, 0.0, name)
-        found.append(plot.figure(f"rate-{i + 1}", f"{name}: {told_of(course)}.", ""))
-    return found
+        figures.append(plot.figure(f"rate-{i + 1}", f"{name}: {in_words(course)}.", ""))
+    return figures
 
 
 def _win(each: Round, source: str, judge: str) -> Row | None:
     if source == "previous" and each.number and each.base == 0:
-        source = "initial"  # the policy before is the initial one, and is compared with once
+        source = "initial"  # the policy before is the initial policy: one comparison serves both
     return each.win_rates(source).get(judge)
 
 
 def win_bounds(files: RunFiles) -> tuple[float, float]:
-    """One scale for every chart of win rates: all of the run's intervals, and an even score."""
+    """The common scale of all win rate charts: every interval of the run, and 0.5."""
     rates = [
         rate for each in files.evaluated for judges in each.figures["win_rate"].values() for rate in judges.values()
     ]
@@ -93,7 +93,7 @@ def draw(plot: Plot, course: Course, series: int, shift: float, name: str) -> No
         plot.dot(x, mean, series, f"round {x}, {name}: {mean:.3f} [{low:.3f}, {high:.3f}]", shift=shift, hollow=hollow)
 
 
-def told_of(course: Course) -> str:
+def in_words(course: Course) -> str:
     return listed(f"round {x} {mean:.3f} [{low:.3f}, {high:.3f}]" for x, mean, low, high, _ in course)
 
 
@@ -109,8 +109,8 @@ def _win_rate(
         series = files.judges.index(judge)
         draw(plot, course, series, (i - (len(courses) - 1) / 2) * _DODGE, judge)
     plot.names([(judge, course[-1][1], files.judges.index(judge)) for judge, course in courses.items()])
-    says = listed(f"{judge}: {told_of(course)}" for judge, course in courses.items())
-    first = " In rounds that start from the initial policy that is the policy before." if source == "previous" else ""
+    says = listed(f"{judge}: {in_words(course)}" for judge, course in courses.items())
+    first = " In rounds that start from the initial policy, that is the policy before." if source == "previous" else ""
     caption = (
         "Mean over held-out comparisons of 1 for a win, ½ for a tie, 0 for a loss; abstentions and errors left out. "
         f"95 % percentile bootstrap over prompts.{first}"
@@ -134,14 +134,14 @@ def _divergence(rounds: Sequence[Round]) -> Figure:
     plot = Plot(title, "nats a reply, 95 % interval", across_rounds(rounds), bounds, x_ticks=round_marks(rounds))
     draw(plot, course, 0, 0.0, "KL")
     caption = (
-        "Mean over held-out replies y of the policy of log π(y|x) − log π₀(y|x), ±1.96 standard errors over prompts. "
-        "A single reply's may be negative; the mean is unbiased."
+        "Mean of log π(y|x) − log π₀(y|x) over the policy's held-out replies y, ±1.96 standard errors over prompts. "
+        "The value of a single reply may be negative; the mean is unbiased."
     )
-    return plot.figure("kl", f"{title}, nats a reply: {told_of(course)}.", caption)
+    return plot.figure("kl", f"{title}, nats a reply: {in_words(course)}.", caption)
 
 
 def _utility(files: RunFiles) -> Figure | None:
-    """Win rate against the initial policy over divergence; None where nobody judges."""
+    """Win rate against the initial policy over KL; None without judges."""
     rounds = [each for each in files.evaluated if each.number and each.win_rates("initial")]
     if not rounds:
         return None
@@ -158,7 +158,7 @@ def _utility(files: RunFiles) -> Figure | None:
     plot.parts.append(
         f'<circle cx="{plot.x.at(0):.1f}" cy="{plot.y.at(0.5):.1f}" r="3" class="origin"/>'
     )  # the initial policy against itself
-    told, ends, shown = [], [], thinned(len(rounds))
+    descriptions, ends, shown = [], [], thinned(len(rounds))
     for judge in judges:
         series = files.judges.index(judge)
         points = [(each, each.win_rates("initial")[judge]) for each in rounds if judge in each.win_rates("initial")]
@@ -172,14 +172,14 @@ def _utility(files: RunFiles) -> Figure | None:
             plot.dot(kl, rate["mean"], series, tip, hollow=rolled_back(each))
             if judge == judges[0] and shown(i):
                 plot.parts.append(_below(plot, kl, min(r["low"] for r in each.win_rates("initial").values()), each))
-            told.append(tip)
+            descriptions.append(tip)
         ends.append((judge, points[-1][1]["mean"], series))
     plot.names(ends)
     caption = (
-        "Each point is a round (its number below it): up is better, right is further from the initial policy. A curve "
-        "that flattens buys little with much divergence."
+        "Each point is a round, with its number below it. Higher is better; further right is further from the initial "
+        "policy. Where the curve flattens, more KL gains little."
     )
-    return plot.figure("win-rate-over-kl", f"{title}. {listed(told)}.", caption)
+    return plot.figure("win-rate-over-kl", f"{title}. {listed(descriptions)}.", caption)
 
 
 def _below(plot: Plot, x: float, y: float, each: Round) -> str:

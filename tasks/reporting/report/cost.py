@@ -1,5 +1,5 @@
-"""Charts of what a gain costs and where it comes from: length, judges beside the truth, calibration, displacement,
-categories, what replies are like. Rounds of runs that did not measure one of them are left out of its chart."""
+"""Charts of what a gain costs and where it comes from: length, judges against the truth, calibration, displacement,
+categories, properties of replies. A chart leaves out rounds without its measurement."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from tasks.reporting.report.by_round import (
     across_rounds,
     course_of,
     draw,
+    in_words,
     rolled_back,
     round_marks,
-    told_of,
     win_bounds,
 )
 from tasks.reporting.report.drawing import (
@@ -39,18 +39,18 @@ _SHIFT = 7.0
 _REPLIES = ("tokens", "words", "characters", "finished", "unique", "distinct-1", "distinct-2")
 
 REPLIES = (
-    "What replies are like, whoever judges them: means over held-out replies, 95 % bootstrap intervals over prompts; "
-    "distinct texts and n-grams of words among all, with jackknife intervals. Diversity falls when a policy collapses."
+    "Properties of replies, independent of judges: means over held-out replies, 95 % bootstrap intervals over prompts; "
+    "shares of distinct texts and word n-grams, with jackknife intervals. Diversity falls when a policy collapses."
 )
 
 
 def charts(files: RunFiles) -> list[Figure]:
-    found = [_length(files), _gap(files), _displacement(files), _calibration(files)]
-    return [figure for figure in found if figure is not None]
+    figures = [_length(files), _gap(files), _displacement(files), _calibration(files)]
+    return [figure for figure in figures if figure is not None]
 
 
 def _length(files: RunFiles) -> Figure | None:
-    """Win rate against the initial policy by difference of length; the last round that stands."""
+    """Win rate against the initial policy by difference of length, for the last round that was not rolled back."""
     last = _last(files, "length")
     effects = last.figures["length"].get("initial", {}) if last else {}
     judges = [judge for judge in files.judges if judge in effects]
@@ -63,30 +63,30 @@ def _length(files: RunFiles) -> Figure | None:
     unit = f"win rate against the initial policy, round {last.number}"
     plot = Plot(title, unit, x, y, names=judges, x_title="characters longer than the initial policy's reply")
     plot.reference(0.5, "even")
-    told = []
+    descriptions = []
     for judge in judges:
         series = files.judges.index(judge)
         plot.line([(at, won) for at, won, _ in bins[judge]], series, thin=True)
         for at, won, count in bins[judge]:
             plot.dot(at, won, series, f"{judge}: win rate {won:.3f} of {count} replies, {at:+.0f} characters")
         effect = effects[judge]
-        told.append(f"{judge}: win rate at equal length {_between(effect['controlled'])}, slope "
+        descriptions.append(f"{judge}: win rate at equal length {_between(effect['controlled'])}, slope "
                     f"{_between(effect['slope'])}")  # fmt: skip
     plot.names([(judge, bins[judge][-1][1], files.judges.index(judge)) for judge in judges])
     caption = (
-        "Comparisons in equal parts by difference of length. Where a line rises, longer replies win more; what that is "
-        "worth is in the table below."
+        "Comparisons in equal parts by difference of length. Where a line rises, longer replies win more; the table "
+        "below has win rates at equal length."
     )
-    return plot.figure("length", f"{title}. {listed(told)}.", caption)
+    return plot.figure("length", f"{title}. {listed(descriptions)}.", caption)
 
 
 def _gap(files: RunFiles) -> Figure | None:
-    """Each judge's win rate against the initial policy, less the truth's, by round."""
+    """Each judge's win rate against the initial policy minus the ground truth's, by round."""
     rounds = [each for each in files.evaluated if each.figures.get("gap", {}).get("initial")]
     names = [judge for judge in files.judges if any(judge in each.figures["gap"]["initial"] for each in rounds)]
     if not names:
         return None
-    title = "Judges beside the truth"
+    title = "Judges against the truth"
     courses = {
         judge: course_of(
             rounds, [(each.figures["gap"]["initial"].get(judge) or {}).get("difference") for each in rounds]
@@ -94,18 +94,18 @@ def _gap(files: RunFiles) -> Figure | None:
         for judge in names
     }
     bounds = span((end for course in courses.values() for _, _, low, high, _ in course for end in (low, high)), 0.0)
-    plot = Plot(title, "win rate by the judge less that by the truth; 95 % intervals", across_rounds(rounds), bounds,
+    plot = Plot(title, "win rate by the judge minus that by the truth; 95 % intervals", across_rounds(rounds), bounds,
                 names=names, x_ticks=round_marks(rounds))  # fmt: skip
     plot.reference(0.0)
     for i, (judge, course) in enumerate(courses.items()):
         draw(plot, course, files.judges.index(judge), (i - (len(courses) - 1) / 2) * _SHIFT, judge)
     plot.names([(judge, course[-1][1], files.judges.index(judge)) for judge, course in courses.items()])
     caption = (
-        "Against the initial policy, over comparisons that both decided. A gap that widens says that the policy learns "
-        "to please judges rather than to be right."
+        "Against the initial policy, over comparisons that both decided. A widening gap means that the policy learns "
+        "to please the judge rather than to be right."
     )
-    said = listed(f"{judge}: {told_of(course)}" for judge, course in courses.items())
-    return plot.figure("gap", f"{title}. {said}.", caption)
+    description = listed(f"{judge}: {in_words(course)}" for judge, course in courses.items())
+    return plot.figure("gap", f"{title}. {description}.", caption)
 
 
 def _displacement(files: RunFiles) -> Figure | None:
@@ -123,11 +123,11 @@ def _displacement(files: RunFiles) -> Figure | None:
         draw(plot, course, series, (series - 0.5) * _SHIFT, side)
     plot.names([(side, course[-1][1], series) for series, (side, course) in enumerate(courses.items())])
     caption = (
-        "Mean of log π − log π₀ over held-out replies of the initial policy that the panel prefers, and that it does "
-        "not. Both may fall: then the policy writes something else than either."
+        "Mean of log π − log π₀ over the initial policy's held-out replies, those that the panel prefers and those "
+        "that it rejects. Where both fall, the policy moves to replies unlike either."
     )
-    said = listed(f"{side}: {told_of(course)}" for side, course in courses.items())
-    return plot.figure("displacement", f"{title}. {said}.", caption)
+    description = listed(f"{side}: {in_words(course)}" for side, course in courses.items())
+    return plot.figure("displacement", f"{title}. {description}.", caption)
 
 
 def _calibration(files: RunFiles) -> Figure | None:
@@ -139,29 +139,30 @@ def _calibration(files: RunFiles) -> Figure | None:
     curves = [[(sure, granted) for sure, granted, _ in each.figures["calibration"]["bins"]] for each in rounds]
     x = span((sure for curve in curves for sure, _ in curve), 0.5)
     y = span((granted for curve in curves for _, granted in curve), *x)
-    plot = Plot(title, "the panel's P̂ over the policy's own; held-out pairs", x, y, names=names,
+    plot = Plot(title, "P̂ of the panel over P of the policy; held-out pairs", x, y, names=names,
                 x_title="probability that the policy gives its preferred reply")  # fmt: skip
     corner = (plot.x.at(x[0]), plot.y.at(x[0])), (plot.x.at(x[1]), plot.y.at(x[1]))
     plot.parts.append(segment(*corner, "reference"))
-    told = []
+    descriptions = []
     for series, (name, curve, each) in enumerate(zip(names, curves, rounds, strict=True)):
         plot.line(curve, series, thin=True)
-        found = each.figures["calibration"]
-        for (sure, granted), (_, _, count) in zip(curve, found["bins"], strict=True):
+        calibration = each.figures["calibration"]
+        for (sure, granted), (_, _, count) in zip(curve, calibration["bins"], strict=True):
             tip = f"{name}: the policy says {sure:.3f}, the panel {granted:.3f}, {count} pairs"
             plot.dot(sure, granted, series, tip, hollow=rolled_back(each))
-        told.append(f"{name}: slope {_between(found['slope'])}, right side {_between(found['accuracy'])}, expected "
-                    f"calibration error {_between(found['error'])}")  # fmt: skip
+        descriptions.append(f"{name}: slope {_between(calibration['slope'])}, right side "
+                            f"{_between(calibration['accuracy'])}, "
+                            f"expected calibration error {_between(calibration['error'])}")  # fmt: skip
     plot.names([(name, curve[-1][1], i) for i, (name, curve) in enumerate(zip(names, curves, strict=True))])
     caption = (
         "σ(β·Δ log π/π_ref) on the initial policy's held-out replies, pairs in equal parts. On the dotted line the "
-        "policy is as sure as the panel; below it surer."
+        "policy is as confident as the panel; below it, overconfident."
     )
-    return plot.figure("calibration", f"{title}. {listed(told)}.", caption)
+    return plot.figure("calibration", f"{title}. {listed(descriptions)}.", caption)
 
 
 def category_charts(files: RunFiles) -> list[Figure]:
-    """Win rate against the initial policy by category and judge, of the last round that stands."""
+    """Win rate against the initial policy by category and judge, for the last round that was not rolled back."""
     last = _last(files, "categories")
     rates = (
         {name: each["win_rate"].get("initial", {}) for name, each in last.figures["categories"].items()} if last else {}
@@ -175,7 +176,7 @@ def category_charts(files: RunFiles) -> list[Figure]:
     title, top = "Win rate by category", 46.0
     step = _LINE * len(judges) * 0.7 + 14
     bottom = top + step * len(rates)
-    parts, told = [header(title, f"against the initial policy, round {last.number}; 95 % intervals")], []
+    parts, descriptions = [header(title, f"against the initial policy, round {last.number}; 95 % intervals")], []
     for mark in marks:
         parts.append(segment((scale.at(mark), top), (scale.at(mark), bottom), "grid"))
         parts.append(label(scale.at(mark), bottom + 14, f"{mark:g}", "tick", "middle"))
@@ -191,21 +192,21 @@ def category_charts(files: RunFiles) -> list[Figure]:
             parts.append(segment((scale.at(rate["low"]), y), (scale.at(rate["high"]), y), f"whisker {colour}"))
             tip = f"{name}, {judge}: {_between(rate)}"
             parts.append(marker(scale.at(rate["mean"]), y, series, tip, hollow=rolled_back(last)))
-            told.append(tip)
+            descriptions.append(tip)
     places = wrapped([text_width(short(judge), "name") + 22 for judge in judges], _NAMES, WIDTH + 10, 17)
     for judge, (x, lower) in zip(judges, places, strict=True):
         series, y = files.judges.index(judge), bottom + 29 + lower
         parts.append(marker(x, y, series, judge))
         parts.append(label(x + 7, y + 4, short(judge), f"name c{series % COLOURS}", room=WIDTH - x - 7))
     bottom += places[-1][1]
-    caption = "As the chart of all prompts, of each category's alone. Few prompts make wide intervals."
-    return [Figure("categories", title, f"{title}. {listed(told)}.", bottom + 42, "".join(parts), caption)]
+    caption = "As the chart of all prompts, for each category alone. Few prompts make wide intervals."
+    return [Figure("categories", title, f"{title}. {listed(descriptions)}.", bottom + 42, "".join(parts), caption)]
 
 
 def reply_charts(files: RunFiles) -> list[Figure]:
-    """One small chart a figure of replies; their caption is REPLIES, once for all."""
+    """One small chart per property of replies, with the shared caption REPLIES."""
     rounds = [each for each in files.evaluated if each.figures.get("replies")]
-    found = []
+    figures = []
     measured = rounds[0].figures["replies"] if len(rounds) > 1 else {}
     for name in [name for name in _REPLIES if name in measured]:
         course = course_of(rounds, [each.figures["replies"].get(name) for each in rounds])
@@ -218,12 +219,12 @@ def reply_charts(files: RunFiles) -> list[Figure]:
         plot = Plot(name, f"{unit}, 95 % interval", across_rounds(rounds), bounds, x_ticks=round_marks(rounds),
                     width=SMALL, height=176)  # fmt: skip
         draw(plot, course, 0, 0.0, name)
-        found.append(plot.figure(f"reply-{name}", f"{name}: {told_of(course)}.", ""))
-    return found
+        figures.append(plot.figure(f"reply-{name}", f"{name}: {in_words(course)}.", ""))
+    return figures
 
 
 def length_table(files: RunFiles) -> str:
-    """Win rates beside what is left of them at equal length; nothing where it was not measured."""
+    """Win rates beside those at equal length; empty where length was not measured."""
     rounds = [each for each in files.evaluated if each.figures.get("length", {}).get("initial")]
     rows: list[list[Cell]] = []
     for each in rounds:
@@ -246,32 +247,33 @@ def length_table(files: RunFiles) -> str:
 def calibration_table(files: RunFiles) -> str:
     rounds = [each for each in files.evaluated if each.figures.get("calibration")]
     headings: list[Cell] = [
-        "round", ("calibration slope", "below 1: too sure"), ("on the panel's side", "of decided pairs"),
+        "round", ("calibration slope", "below 1: overconfident"), ("on the panel's side", "of decided pairs"),
         ("calibration error", "expected"), ("displacement", "chosen, this round"),
         ("displacement", "rejected, this round"),
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for each in rounds:
-        found, moved = each.figures["calibration"], each.figures["displacement"]
-        shown = [found["slope"], found["accuracy"], found["error"], moved["chosen_round"], moved["rejected_round"]]
+        calibration, moved = each.figures["calibration"], each.figures["displacement"]
+        shown = [calibration["slope"], calibration["accuracy"], calibration["error"]]
+        shown += [moved["chosen_round"], moved["rejected_round"]]
         rows.append([str(each.number), *(_cell(value) for value in shown)])
     return sheet(headings, rows) if rows else ""
 
 
 def category_table(files: RunFiles) -> str:
-    """Rates by category, of the last round that stands; nothing without rates or categories."""
+    """Rates by category, for the last round that was not rolled back; empty without rates or categories."""
     last = _last(files, "categories")
-    found = last.figures["categories"] if last else {}
-    names = sorted({name for each in found.values() for name in each["rates"]})
+    categories = last.figures["categories"] if last else {}
+    names = sorted({name for each in categories.values() for name in each["rates"]})
     rows: list[list[Cell]] = [
         [category, str(each["prompts"]), *(_cell(each["rates"][n]) if n in each["rates"] else "–" for n in names)]
-        for category, each in found.items()
+        for category, each in categories.items()
     ]
     return sheet(["category", "prompts", *names], rows) if names else ""
 
 
 def _last(files: RunFiles, figure: str) -> Round | None:
-    """The last round that stands (of any, where none does) whose evaluation has `figure`."""
+    """The last round with `figure` that was not rolled back; the last one with it, where all were."""
     rounds = [each for each in files.evaluated if each.number and each.figures.get(figure)]
     standing: Sequence[Round] = [each for each in rounds if not rolled_back(each)] or rounds
     return standing[-1] if standing else None

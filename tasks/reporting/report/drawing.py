@@ -1,8 +1,8 @@
-"""Small SVG charts: scales, axes, lines with intervals, labels beside what they name. No library, no script.
+"""Small SVG charts: scales, axes, lines with intervals, direct labels. No library, no script.
 
-A chart is 360 units wide (SMALL: 270), which a phone shows at about its own size; wider pages set several in a row.
-Colours are classes (c0 to c5, told apart by colour-blind readers, each with a marker of its own), so that one style
-sheet serves light and dark.
+A chart is 360 units wide (SMALL: 270), about the width of a phone; wider pages put several in a row. Colours are
+classes, so that one style sheet serves light and dark mode: c0 to c5 are distinct for colour-blind readers, and each
+has its own marker.
 """
 
 import html
@@ -26,7 +26,7 @@ Point = tuple[float, float]
 
 
 def text(value: object) -> str:
-    """Any text, safe between and inside tags; characters that XML does not allow become the replacement character."""
+    """Text escaped for elements and attributes; characters that XML forbids become U+FFFD."""
     return html.escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", str(value)))
 
 
@@ -41,9 +41,9 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A finished chart. `body` is what stands inside its svg element; `says` is the same in words, for who cannot see.
+    """A finished chart. body: the content of its svg element. says: the same in words, for screen readers.
 
-    caption: how it is computed; drawn below it on the page.
+    caption: how the chart is computed; shown below it on the page.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Figure:
     width: int = WIDTH
 
     def svg(self, style: str | None = None) -> str:
-        """The svg element; with `style` (CSS) as a file that stands alone."""
+        """The svg element; with `style` (CSS), as a stand-alone file."""
         alone = style is not None
         ground = f'<style>{style}</style><rect width="100%" height="100%" class="paper"/>' if alone else ""
         space = ' xmlns="http://www.w3.org/2000/svg"' if alone else ""
@@ -69,7 +69,7 @@ class Figure:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About `count` round numbers that span low to high: steps of 1, 2 or 5 times a power of ten."""
+    """About `count` round numbers that cover low to high, in steps of 1, 2 or 5 times a power of ten."""
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))
     step = min((times * power for times in (1, 2, 5, 10)), key=lambda step: abs(span / step - count))
@@ -79,7 +79,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values low..high at start..end (units of the chart); one value alone stands in the middle."""
+    """Maps values low..high to start..end, in units of the chart; with low equal to high, to the middle."""
 
     low: float
     high: float
@@ -122,7 +122,7 @@ def rectangle(x: float, y: float, width: float, height: float, classes: str, tip
 
 
 def marker(x: float, y: float, series: int, tip: str, *, hollow: bool = False) -> str:
-    """The point of a series, in its colour and its shape; hollow ones are set apart."""
+    """A data point in the colour and shape of its series; hollow for rounds that were rolled back."""
     left, right, up, down = (number(value) for value in (x - 3.6, x + 3.6, y - 3.6, y + 3.6))
     middle, level = number(x), number(y)
     path = (
@@ -130,7 +130,7 @@ def marker(x: float, y: float, series: int, tip: str, *, hollow: bool = False) -
         f"M{number(x - 2.9)} {number(y - 2.9)}h5.8v5.8h-5.8z",  # square
         f"M{middle} {up}L{right} {down}H{left}z",  # triangle
         f"M{middle} {up}L{right} {level}L{middle} {down}L{left} {level}z",  # diamond
-        f"M{middle} {down}L{left} {up}H{right}z",  # triangle on its tip
+        f"M{middle} {down}L{left} {up}H{right}z",  # triangle, pointing down
         f"M{left} {number(y - 1.5)}h7.2v3h-7.2z",  # bar
     )[series % COLOURS]
     classes = f"mark c{series % COLOURS}{' hollow' if hollow else ''}"
@@ -138,7 +138,7 @@ def marker(x: float, y: float, series: int, tip: str, *, hollow: bool = False) -
 
 
 def apart(places: Sequence[float], low: float, high: float) -> list[float]:
-    """The places moved as little as needed to be `_APART` from one another, inside low..high where there is room."""
+    """The places, moved so that each is at least `_APART` from the next, inside low..high where they fit."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
     above = low - _APART
@@ -157,7 +157,7 @@ def header(title: str, unit: str, room: float = WIDTH) -> str:
 
 
 def wrapped(widths: Sequence[float], left: float, right: float, line: float) -> list[Point]:
-    """Where items of these widths stand: side by side from `left`, in a new line (`line` lower) at `right`."""
+    """Positions of items of these widths: in rows from `left` to `right`, each row `line` below the one before."""
     places: list[Point] = []
     x, y = left, 0.0
     for item in widths:
@@ -169,13 +169,13 @@ def wrapped(widths: Sequence[float], left: float, right: float, line: float) -> 
 
 
 class Plot:
-    """Axes with nice bounds, and what is drawn between them."""
+    """A chart with two axes that end at round numbers."""
 
     def __init__(
         self, title: str, unit: str, x: tuple[float, float], y: tuple[float, float], *, names: Iterable[str] = (),
         width: int = WIDTH, height: float = 226, x_title: str = "round", x_ticks: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
-        """x, y: what has to be seen; axes grow to their ticks. names: labels right of the plot."""
+        """x, y: ranges to show; the y axis grows to its ticks. names: labels to the right of the plot."""
         self.width, self.height = width, height
         self.title = title
         longest = max((text_width(short(name), "name") for name in names), default=0.0)
@@ -196,7 +196,7 @@ class Plot:
         self._right = right
 
     def line(self, points: Sequence[Point], series: int, *, thin: bool = False, shift: float = 0.0) -> None:
-        """shift: units to the right, so that two series that agree are both seen."""
+        """shift: units to the right, so that series with equal values stay visible."""
         if len(points) > 1:
             path = "L".join(f"{number(self.x.at(x) + shift)} {number(self.y.at(y))}" for x, y in points)
             dash = " dashed" if series >= COLOURS else ""
@@ -218,7 +218,7 @@ class Plot:
         self.parts.append(marker(self.x.at(x) + shift, self.y.at(y), series, tip, hollow=hollow))
 
     def reference(self, y: float, words: str = "") -> None:
-        """A level to compare with, across the plot."""
+        """A horizontal line to compare with, across the plot."""
         if self.y.low <= y <= self.y.high:
             self.parts.append(segment((_LEFT, self.y.at(y)), (self._right, self.y.at(y)), "reference"))
             self.parts.append(label(_LEFT + 3, self.y.at(y) - 4, words, "note"))
@@ -229,7 +229,7 @@ class Plot:
         self.parts.append(label(at + 3, _TOP - 3, words, "note", room=self.width - at - 3))
 
     def names(self, ends: Sequence[tuple[str, float, int]]) -> None:
-        """(name, y, series) of each line, written right of the plot at the line's end, none over another."""
+        """Write the names of lines to the right of their ends, without overlap. ends: (name, last y, series)."""
         places = apart([self.y.at(y) for _, y, _ in ends], _TOP + 2, self.height - _BOTTOM)
         left = self._right + 5
         for (name, _, series), place in zip(ends, places, strict=True):
@@ -241,9 +241,9 @@ class Plot:
 
 
 def span(values: Iterable[float], *include: float) -> tuple[float, float]:
-    """From the least to the greatest, `include` among them; (0, 1) of nothing."""
-    every = [*values, *include]
-    return (min(every), max(every)) if every else (0.0, 1.0)
+    """Minimum and maximum of the values and of `include`; (0, 1) without any."""
+    all_values = [*values, *include]
+    return (min(all_values), max(all_values)) if all_values else (0.0, 1.0)
 
 
 def listed(items: Iterable[str]) -> str:
@@ -251,6 +251,6 @@ def listed(items: Iterable[str]) -> str:
 
 
 def thinned(count: int, most: int = 8) -> Callable[[int], bool]:
-    """Whether position i of `count` gets a label when there shall be at most about `most`; the last one always does."""
+    """Tells which of `count` positions get a label if there are to be about `most`; the last one always does."""
     step = -(-count // most)
     return lambda i: (count - 1 - i) % step == 0

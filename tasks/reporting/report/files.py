@@ -1,6 +1,6 @@
-"""What the report shows of a run, read from its manifests, Parquet files and decisions; any part may be missing.
+"""Reads what the report shows from a run's manifests, Parquet files and decisions; any part may be missing.
 
-Files are not checked against their digests here: `storage.explain` does that, and hashing weights takes its time.
+Files are not checked against their digests: hashing weights is slow, and `storage.explain` does it.
 """
 
 import json
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Spent:
-    """What annotators that cost something took: of one round, one annotator or judge. cost is None without a price."""
+    """Cost and tokens of one annotator or judge in one round. cost: None without a price."""
 
     round: int
     name: str
@@ -35,9 +35,9 @@ class Spent:
 
 @dataclass(frozen=True)
 class Round:
-    """One round that is evaluated, or has at least begun; round 0 is the initial policy.
+    """A round that has at least begun; round 0 is the initial policy.
 
-    base: the round whose policy this one started from. decision: None when there is none (yet).
+    base: the round whose policy this one started from. decision: None before the gate decided.
     """
 
     number: int
@@ -48,7 +48,7 @@ class Round:
 
     @property
     def figures(self) -> Mapping[str, Any]:
-        """Summary of the evaluation; {} before there is one."""
+        """Summary of the evaluation; {} before the round is evaluated."""
         return self.stages["evaluate"].summary if "evaluate" in self.stages else {}
 
     @property
@@ -66,7 +66,7 @@ class Round:
         return seconds
 
     def win_rates(self, source: str) -> Mapping[str, Row]:
-        """Intervals by judge of the win rate against `source` (initial, previous); {} where there is none."""
+        """Win rate against `source` (initial, previous or a named policy) by judge, with intervals; {} without one."""
         rates: Mapping[str, Row] = self.figures["win_rate"].get(source, {}) if self.figures else {}
         return rates
 
@@ -77,7 +77,7 @@ class Round:
 
     @cached_property
     def training(self) -> list[Row]:
-        """One row an optimizer step."""
+        """Training metrics: one row per optimizer step."""
         path = self.folder / "train" / "metrics.jsonl"
         if "train" not in self.stages or not path.is_file():
             return []
@@ -85,9 +85,9 @@ class Round:
 
     @cached_property
     def spent(self) -> list[Spent]:
-        """Panel and judges that have a cost or count tokens."""
+        """Cost and tokens of annotators and judges that record either."""
         rows = list(self.labels["annotators"]) if self.labels else []
-        found = [Spent(self.number, row["annotator"], row["cost"], row["tokens"]) for row in rows]
+        spent = [Spent(self.number, row["annotator"], row["cost"], row["tokens"]) for row in rows]
         totals: dict[str, dict[str, float]] = {}
         known = pc.field("cost").is_valid() | pc.field("tokens").is_valid()
         for name in ("votes", "scores"):
@@ -99,8 +99,8 @@ class Round:
                         total[unit] = total.get(unit, 0) + row[unit]
         for judge, total in totals.items():
             tokens = total.get("tokens")
-            found.append(Spent(self.number, judge, total.get("cost"), None if tokens is None else int(tokens)))
-        return [each for each in found if each.cost is not None or each.tokens is not None]
+            spent.append(Spent(self.number, judge, total.get("cost"), None if tokens is None else int(tokens)))
+        return [entry for entry in spent if entry.cost is not None or entry.tokens is not None]
 
 
 @dataclass(frozen=True)
@@ -120,23 +120,26 @@ class RunFiles:
 
     @property
     def judges(self) -> list[str]:
-        """Whoever decided a win rate in any round, in the order of the configuration."""
-        asked = (self.run.config.get("evaluation") or {}).get("judges") or {}
+        """Judges with a win rate in any round, in the order of the configuration."""
+        configured = (self.run.config.get("evaluation") or {}).get("judges") or {}
         seen = {judge for each in self.evaluated for judges in each.figures["win_rate"].values() for judge in judges}
-        return [judge for judge in asked if judge in seen] + sorted(seen - set(asked))
+        return [judge for judge in configured if judge in seen] + sorted(seen - set(configured))
 
     @property
     def named(self) -> list[str]:
-        """Further policies that rounds were compared with."""
+        """Names of further policies that rounds were compared with (`evaluation.against`)."""
         seen = {source for each in self.evaluated for source in each.figures["win_rate"]}
         return sorted(seen - {"initial", "previous"})
 
 
 def read_run(root: Path) -> RunFiles:
-    """Raises UserError when `root` is no run folder, ValueError when a file does not hold what it should."""
+    """Read a run folder.
+
+    Raises UserError when `root` is not a run folder, ValueError when a file in it has unexpected content.
+    """
     if not (root / "config.yaml").is_file():
         raise UserError(
-            "this is no run folder: config.yaml is missing", where=str(root), remedy="name one, e.g. runs/mine"
+            "this is not a run folder: it has no config.yaml", where=str(root), remedy="name one, e.g. runs/mine"
         )
     run = open_run(root)
     stages: dict[int, dict[str, Manifest]] = {}
@@ -161,16 +164,16 @@ def _decision(folder: Path, manifests: Mapping[str, Manifest]) -> Decision | Non
 
 @dataclass(frozen=True)
 class Pair:
-    """Two replies to one prompt, side by side, and who voted for which."""
+    """Two replies to one prompt, side by side, with the votes on them."""
 
     prompt: str
     sides: tuple[str, str]
     notes: tuple[str, str]  # below each side
-    votes: Mapping[str, list[str]]  # annotators by what they said: left, right, tie, abstain, error
+    votes: Mapping[str, list[str]]  # annotators by their vote: left, right, tie, abstain, error
 
 
 def labelled_pairs(labelled: Round) -> list[Pair]:
-    """Every k-th pair of a round's preference set with the panel's votes on it. Nobody picks."""
+    """Every k-th pair of a round's preference set with the panel's votes on it: an unselected sample."""
     path = labelled.folder / "label" / "preferences.parquet"
     if "label" not in labelled.stages or not path.is_file():
         return []
@@ -184,40 +187,41 @@ def labelled_pairs(labelled: Round) -> list[Pair]:
     pairs = []
     for row in rows:
         chosen, rejected = row["chosen_index"], row["rejected_index"]
-        said: dict[str, list[str]] = {}
+        votes_on_pair: dict[str, list[str]] = {}
         for vote in votes.get((row["prompt_id"], frozenset((chosen, rejected))), []):
             sides = ("left", "right") if vote["index_a"] == chosen else ("right", "left")
             outcome = str(vote["outcome"])
             side = dict(zip("ab", sides, strict=True)).get(outcome, outcome)
-            said.setdefault(side, []).append(vote["annotator"])
+            votes_on_pair.setdefault(side, []).append(vote["annotator"])
         notes = (
             f"preferred, P̂ {row['p_hat']:.2f}, target {row['target']:.2f} ±{row['target_se']:.2f}",
             f"P̂ {1 - row['p_hat']:.2f}",
         )
         replies = (_conversation(row["chosen"]), _conversation(row["rejected"]))
-        pairs.append(Pair(_conversation(row["prompt"]), replies, notes, said))
+        pairs.append(Pair(_conversation(row["prompt"]), replies, notes, votes_on_pair))
     return pairs
 
 
 def heldout_pairs(first: Round, last: Round) -> list[Pair]:
-    """The samples that both evaluations kept, initial policy left, and what judges said of them. Nobody picks."""
-    kept = []
+    """Held-out prompts sampled in both evaluations, the first policy's reply on the left, with the judges' votes."""
+    samples_of: list[dict[str, Row]] = []
     for each in (first, last):
         path = each.folder / "evaluate" / "samples.json"
         samples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        kept.append({sample["prompt_id"]: sample for sample in samples})
-    both = [prompt for prompt in kept[0] if prompt in kept[1]]
+        samples_of.append({sample["prompt_id"]: sample for sample in samples})
+    before, after = samples_of
+    both = [prompt for prompt in before if prompt in after]
     shown = [both[position] for position in _spread(len(both))]
-    said: dict[str, dict[str, list[str]]] = {prompt: {} for prompt in shown}
+    votes: dict[str, dict[str, list[str]]] = {prompt: {} for prompt in shown}
     columns = ["prompt_id", "source_b", "index_a", "index_b", "annotator", "outcome"]
     for vote in _rows(last.folder / "evaluate" / "judgements" / "votes.parquet", columns, _of(shown)):
         if (vote["source_b"], vote["index_a"], vote["index_b"]) == ("initial", 0, 0):
             outcome = str(vote["outcome"])
             side = {"a": "right", "b": "left"}.get(outcome, outcome)
-            said[vote["prompt_id"]].setdefault(side, []).append(vote["annotator"])
+            votes[vote["prompt_id"]].setdefault(side, []).append(vote["annotator"])
     notes = ("initial policy", f"after round {last.number}")
     return [
-        Pair(kept[1][prompt]["prompt"], (kept[0][prompt]["reply"], kept[1][prompt]["reply"]), notes, said[prompt])
+        Pair(after[prompt]["prompt"], (before[prompt]["reply"], after[prompt]["reply"]), notes, votes[prompt])
         for prompt in shown
     ]
 
@@ -228,7 +232,7 @@ def _spread(count: int) -> list[int]:
 
 
 def _conversation(messages: Sequence[Mapping[str, str]]) -> str:
-    """The text of one message; several with their roles."""
+    """The text of a single message; several messages with their roles."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
@@ -242,7 +246,7 @@ def _columns(path: Path, names: list[str]) -> dict[str, list[Any]] | None:
 
 
 def _rows(path: Path, names: list[str], wanted: pc.Expression | None = None) -> list[Row]:
-    """Rows of a Parquet file, those wanted or all; none where there is no such file."""
+    """Rows of a Parquet file that match `wanted`, or all of them; [] where the file is missing."""
     if not path.is_file():
         return []
     rows: list[Row] = pq.read_table(path, columns=names, filters=wanted).to_pylist()

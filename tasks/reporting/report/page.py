@@ -1,4 +1,4 @@
-"""The page: sections of tiles, tables, charts and texts. Whatever a model, a person or a file wrote is escaped."""
+"""The page: sections of tiles, tables, charts and texts. All text from models, people and files is escaped."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +12,21 @@ from tasks.reporting.report.tables import Cell, sheet
 _HERE = Path(__file__).parent
 FIGURE_STYLE = (_HERE / "figure.css").read_text(encoding="utf-8")
 _PAGE_STYLE = (_HERE / "page.css").read_text(encoding="utf-8")
-_OTHERS = ("tie", "abstain", "error")  # what an annotator says that chooses neither side
-_LONG = 1500  # characters of a text that are shown
+_OTHERS = ("tie", "abstain", "error")  # votes for neither side
+_LONG = 1500  # characters; longer texts are cut
 _HEAD = (
     '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    # Nothing is fetched, whatever a text says; the empty icon keeps browsers from asking for one.
+    # Nothing is fetched, whatever a text contains; the empty icon keeps browsers from requesting one.
     '<meta http-equiv="Content-Security-Policy" '
     "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
     '<link rel="icon" href="data:,">'
 )
 
-Section = tuple[str, str, str]  # id, heading, HTML; none is shown that is empty
+Section = tuple[str, str, str]  # id, heading, HTML; empty sections are not shown
 
 
 def page(files: RunFiles) -> tuple[str, list[Figure]]:
-    """The whole HTML file, and its figures in the order in which they stand there."""
+    """The HTML file, and its figures in page order."""
     rounds = files.rounds
     labelled = [each for each in rounds if each.labels]
     groups = {
@@ -59,9 +59,9 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
         ("gate", "Decisions", _decisions(rounds)),
         ("panel", "The panel", drawn["panel"]),
         ("training", "Training", drawn["training"]),
-        ("work", "Time and money", drawn["work"] + _spent(rounds)),
-        ("replies", "Held-out replies, not picked", _heldout(files.evaluated)),
-        ("pairs", "Labelled pairs, not picked", _labelled(labelled)),
+        ("work", "Time and cost", drawn["work"] + _spent(rounds)),
+        ("replies", "Held-out replies, not hand-picked", _heldout(files.evaluated)),
+        ("pairs", "Labelled pairs, not hand-picked", _labelled(labelled)),
         ("provenance", "Provenance", provenance(files.run)),
     ]
     shown = [section for section in sections if section[2]]
@@ -97,17 +97,17 @@ def _figures(figures: Sequence[Figure], size: str) -> str:
     return f'<div class="figures {size}">{drawn}</div>' if drawn else ""
 
 
-def _note(said: str) -> str:
-    return f'<p class="quiet">{text(said)}</p>'
+def _note(note: str) -> str:
+    return f'<p class="quiet">{text(note)}</p>'
 
 
 def _tiles(files: RunFiles) -> str:
-    """What a reader wants to know first, of the last round that stands."""
+    """Headline figures of the last round that was not rolled back."""
     standing = [each for each in files.evaluated if each.number and not by_round.rolled_back(each)]
     tiles = []
     trained = [each for each in files.evaluated if each.number]
     if trained:
-        kept = f"{len(standing)} stand" if len(standing) < len(trained) else "none rolled back"
+        kept = f"{len(standing)} kept" if len(standing) < len(trained) else "none rolled back"
         tiles.append(("rounds", str(len(trained)), kept))
     if standing:
         last = standing[-1]
@@ -126,7 +126,7 @@ def _tiles(files: RunFiles) -> str:
     seconds = sum(sum(each.seconds.values()) for each in files.rounds)
     if seconds:
         costs = [spent.cost for each in files.rounds for spent in each.spent if spent.cost is not None]
-        tiles.append(("time", work.duration(seconds), f"money {sum(costs):.2f}" if costs else "of all stages"))
+        tiles.append(("time", work.duration(seconds), f"cost {sum(costs):.2f}" if costs else "all stages"))
     inner = "".join(
         f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>"
         for name, value, note in tiles
@@ -135,7 +135,7 @@ def _tiles(files: RunFiles) -> str:
 
 
 def _glance(files: RunFiles) -> str:
-    """A row a round."""
+    """One row per round."""
     sources = [(s, j) for s in ("initial", "previous") for j in files.judges
                if any(j in each.win_rates(s) for each in files.evaluated)]  # fmt: skip
     headings: list[Cell] = ["round", "from", "decision"]
@@ -144,38 +144,45 @@ def _glance(files: RunFiles) -> str:
     rows: list[list[Cell]] = []
     for each in files.evaluated:
         figures = each.figures
-        found = [each.win_rates(source).get(judge) for source, judge in sources]
-        rates: list[Cell] = [(f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in found]
+        rates_by_judge = [each.win_rates(source).get(judge) for source, judge in sources]
+        rates: list[Cell] = [
+            (f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in rates_by_judge
+        ]
         error = figures["kl"]["se"]
         name, base = (str(each.number), str(each.base)) if each.number else ("initial", "–")
         kl = (f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else "")
         shares = [f"{figures[share]:.3f}" for share in ("finish_rate", "unique_rate")]
         took = work.duration(sum(each.seconds.values()))
-        rows.append([name, base, _said(each), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])
+        rows.append([name, base, _action(each), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])
     note = (
-        "95 % intervals. From: the round whose policy this one started from (0 is the initial policy). Finished: share "
-        "of replies that ended by themselves. Unique: distinct replies among all."
+        "95 % intervals. From: the round whose policy this one started from (0: the initial policy). Finished: share "
+        "of replies that ended before the token limit. Unique: share of distinct replies."
     )
     return sheet(headings, rows) + _note(note)
 
 
-def _said(each: Round) -> str:
+def _action(each: Round) -> str:
     if not each.number:
         return "–"
     return "waits" if each.decision is None else each.decision.action + (", run ends" if each.decision.last else "")
 
 
 def _decisions(rounds: Sequence[Round]) -> str:
-    """A row a decided round, with every rule's finding; nothing where there never was a gate."""
+    """One row per decided round, with the result of every rule; empty for a run without a gate."""
     decided = [(each, each.decision) for each in rounds if each.decision]
     if all(decision.by == "none" for _, decision in decided):
         return ""
     who = {"none": "no gate", "policy": "rules", "human": "a person"}
     rows: list[list[Cell]] = []
     for each, decision in decided:
-        found = [(r.holds, f"{r.rule} {'holds' if r.holds else 'is broken'}: {r.says}") for r in decision.reasons]
+        results = [(r.holds, f"{r.rule} {'holds' if r.holds else 'is broken'}: {r.says}") for r in decision.reasons]
         rows.append(
-            [str(each.number), _said(each), who.get(decision.by, decision.by), ("" if found else decision.note, found)]
+            [
+                str(each.number),
+                _action(each),
+                who.get(decision.by, decision.by),
+                ("" if results else decision.note, results),
+            ]
         )
     return sheet(["round", "decision", "by", "why"], rows, words=True)
 
@@ -194,14 +201,14 @@ def _heldout(rounds: Sequence[Round]) -> str:
     if not standing or rounds[0].number:
         return ""
     number = standing[-1].number
-    note = f"Left the initial policy, right the policy of round {number}; the first reply to every k-th prompt."
+    note = f"Left: the initial policy; right: the policy of round {number}. The first reply to every k-th prompt."
     return _pairs(heldout_pairs(rounds[0], standing[-1]), note)
 
 
 def _labelled(labelled: Sequence[Round]) -> str:
     if not labelled:
         return ""
-    note = f"Every k-th pair of round {labelled[-1].number}'s preference set; left the reply that the panel prefers."
+    note = f"Every k-th pair of round {labelled[-1].number}'s preference set; left: the reply that the panel prefers."
     return _pairs(labelled_pairs(labelled[-1]), note)
 
 
@@ -214,17 +221,17 @@ def _pair(pair: Pair) -> str:
     sides = ""
     for side, note, name in zip(pair.sides, pair.notes, ("left", "right"), strict=True):
         votes = f"<br><b>chosen by {text(', '.join(pair.votes[name]))}</b>" if name in pair.votes else ""
-        sides += f'<div class="side"><div class="said" dir="auto">{_clipped(side)}</div>'
+        sides += f'<div class="side"><div class="reply" dir="auto">{_clipped(side)}</div>'
         sides += f'<p class="quiet">{text(note)}{votes}</p></div>'
     others = "; ".join(f"{name}: {', '.join(pair.votes[name])}" for name in _OTHERS if name in pair.votes)
     drawn = f'<p class="votes">{text(others)}</p>' if others else ""
-    prompt = f'<p class="prompt said" dir="auto">{_clipped(pair.prompt)}</p>'
+    prompt = f'<p class="prompt reply" dir="auto">{_clipped(pair.prompt)}</p>'
     return f'<article class="pair">{prompt}<div class="sides">{sides}</div>{drawn}</article>'
 
 
-def _clipped(said: str) -> str:
-    if not said:
-        return '<span class="quiet">(nothing)</span>'
-    if len(said) <= _LONG:
-        return text(said)
-    return f'{text(said[:_LONG])}… <span class="quiet">({len(said):,} characters)</span>'
+def _clipped(reply: str) -> str:
+    if not reply:
+        return '<span class="quiet">(empty)</span>'
+    if len(reply) <= _LONG:
+        return text(reply)
+    return f'{text(reply[:_LONG])}… <span class="quiet">({len(reply):,} characters)</span>'

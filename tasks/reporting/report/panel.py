@@ -1,4 +1,4 @@
-"""Charts of the panel: who agrees with whom, who leans where, what was voted, what the votes became."""
+"""Charts of the panel: agreement between annotators, their biases, their votes, and the resulting targets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ from tasks.reporting.report.lettering import width as text_width
 
 Row = Mapping[str, Any]
 
-_NAMES = 106.0  # left of this stand annotators' names
+_NAMES = 106.0  # right end of annotators' names
 _LINE = 24.0
 _SLOPE = 40  # degrees of the names below the triangle
 _TOP = 62.0
-_NUMBERED = 11  # annotators; of more, cells have no room for numbers
+_NUMBERED = 11  # annotators; with more, cells have no room for numbers
 
 _SHARES = {
     "agrees_with_panel": ("with the panel", "share of its votes that chose what the panel prefers"),
-    "agrees_with_others": ("with the others", "share that sides with the majority of the other annotators"),
-    "gold_accuracy": ("with gold", "share that is right where gold decides"),
+    "agrees_with_others": ("with the others", "share that agrees with the majority of the other annotators"),
+    "gold_accuracy": ("with gold", "share that is correct where gold decides"),
     "order_consistency": ("same in both orders", "share of comparisons with one verdict in both orders"),
     "first_share": ("first shown", "share of verdicts for the reply shown first; ½ is no bias"),
     "longer_share": ("longer", "share of votes for the longer reply; ½ is no bias"),
@@ -46,35 +46,35 @@ _OUTCOMES = {"a": "first", "b": "second", "tie": "tie", "abstain": "abstain", "e
 
 
 def charts(labelled: Sequence[Round]) -> list[Figure]:
-    """Of the last labelled round; targets of all of them."""
+    """Charts of the last labelled round, and targets of all labelled rounds."""
     if not labelled:
         return []
     last = labelled[-1]
     assert last.labels is not None
     rows = last.labels["annotators"]
-    found = [_votes(rows, last.number), _leanings(rows, last.number)]
+    figures = [_votes(rows, last.number), _leanings(rows, last.number)]
     if len(rows) > 1 and last.labels["agreement"]:
-        found.append(_agreement([row["annotator"] for row in rows], last.labels["agreement"], last.number))
-    return found + target_charts(labelled)
+        figures.append(_agreement([row["annotator"] for row in rows], last.labels["agreement"], last.number))
+    return figures + target_charts(labelled)
 
 
 def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) -> Figure:
-    """Cohen's kappa of every two annotators, as a triangle."""
+    """Cohen's kappa of every pair of annotators, as a triangle."""
     kappas = {frozenset((pair["annotator"], pair["other"])): pair["kappa"] for pair in pairs}
     size = (WIDTH - _NAMES - 4) / (len(names) - 1)
     tall = min(size, 30.0)
     top = _TOP - 14
     title = f"Who agrees with whom, round {round_number}"
     parts = [header(title, "Cohen's κ: 0 is chance, 1 is always; outlined: below chance")]
-    told = []
+    descriptions = []
     for row, one in enumerate(names[1:], 1):
         y = top + (row - 1) * tall
         parts.append(label(_NAMES - 8, y + tall / 2 + 4, short(one, 15), "row", "end", room=_NAMES - 8))
         for column, other in enumerate(names[:row]):
             kappa = kappas.get(frozenset((one, other)))
-            said = "not known" if kappa is None else f"{kappa:.2f}"
-            told.append(f"{other} and {one} {said}")
-            parts.append(_cell(_NAMES + column * size, y, size, tall, kappa, f"{other} and {one}: κ {said}"))
+            value = "not known" if kappa is None else f"{kappa:.2f}"
+            descriptions.append(f"{other} and {one} {value}")
+            parts.append(_cell(_NAMES + column * size, y, size, tall, kappa, f"{other} and {one}: κ {value}"))
             if kappa is not None and len(names) <= _NUMBERED:
                 on = " on" if kappa > 0.55 else ""
                 words = f"{kappa:.2f}".replace("0.", ".").replace("-.00", ".00")
@@ -92,13 +92,13 @@ def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) ->
             f'text-anchor="end"{lettering(words, "row")}>{text(words)}</text>'
         )
     caption = (
-        "Agreement beyond chance, from all comparisons on which both voted first, second or tie. Annotators that "
+        "Agreement beyond chance, over all comparisons on which both voted first, second or tie. Annotators that "
         "always agree count twice; those at 0 vote on something else, or at random."
     )
     return Figure(
         "agreement",
         title,
-        f"{title}. {listed(told)}.",
+        f"{title}. {listed(descriptions)}.",
         foot + 8 + longest * math.sin(math.radians(_SLOPE)),
         "".join(parts),
         caption,
@@ -115,13 +115,13 @@ def _cell(x: float, y: float, width: float, height: float, kappa: float | None, 
 
 
 def _leanings(rows: Sequence[Row], round_number: int) -> Figure:
-    """Shares 0..1 of every annotator, a line each, one marker a share."""
+    """Shares 0..1 by annotator: one line per annotator, one marker per share."""
     shown = {name: words for name, words in _SHARES.items() if any(row[name] is not None for row in rows)}
     legend = -(-len(shown) // 2) * 17
     top = 46.0 + legend
     scale = Scale(0.0, 1.0, _NAMES + 6, WIDTH - 12)
     bottom = top + len(rows) * _LINE
-    title = f"Agreement and leanings, round {round_number}"
+    title = f"Agreement and biases, round {round_number}"
     parts = [header(title, "shares of an annotator's votes; ½ is marked")]
     for i, (words, _) in enumerate(shown.values()):
         x, y = (0.0 if i % 2 == 0 else WIDTH / 2) + 6, 50.0 + (i // 2) * 17
@@ -130,7 +130,7 @@ def _leanings(rows: Sequence[Row], round_number: int) -> Figure:
         classes = "reference" if share == 0.5 else "grid"
         parts.append(segment((scale.at(share), top), (scale.at(share), bottom), classes))
         parts.append(label(scale.at(share), bottom + 15, f"{share:g}", "tick", "middle"))
-    told = []
+    descriptions = []
     for line, row in enumerate(rows):
         y = top + (line + 0.5) * _LINE
         parts.append(label(_NAMES - 8, y + 4, short(row["annotator"], 15), "row", "end", room=_NAMES - 8))
@@ -139,13 +139,13 @@ def _leanings(rows: Sequence[Row], round_number: int) -> Figure:
             if row[name] is not None:
                 tip = f"{row['annotator']}, {words}: {row[name]:.2f}"
                 parts.append(marker(scale.at(row[name]), y, i, tip))
-                told.append(tip)
+                descriptions.append(tip)
     caption = ". ".join(f"{words.capitalize()}: {meaning}" for words, meaning in shown.values()) + "."
-    return Figure("leanings", title, f"{title}. {listed(told)}.", bottom + 22, "".join(parts), caption)
+    return Figure("leanings", title, f"{title}. {listed(descriptions)}.", bottom + 22, "".join(parts), caption)
 
 
 def _votes(rows: Sequence[Row], round_number: int) -> Figure:
-    """Stacked shares of outcomes, a bar an annotator."""
+    """Stacked shares of outcomes, one bar per annotator."""
     seen = {name: words for name, words in _OUTCOMES.items() if any(row[name] for row in rows)}
     scale = Scale(0.0, 1.0, _NAMES, WIDTH - 4)
     title = f"Votes, round {round_number}"
@@ -154,7 +154,7 @@ def _votes(rows: Sequence[Row], round_number: int) -> Figure:
     for name, words in seen.items():
         parts += [rectangle(x, 41, 10, 10, f"vote-{name}"), label(x + 14, 50, words, "row")]
         x += 24 + text_width(words, "row")
-    told = []
+    descriptions = []
     for line, row in enumerate(rows):
         y = _TOP + line * _LINE
         total = sum(row[name] for name in _OUTCOMES)
@@ -166,28 +166,30 @@ def _votes(rows: Sequence[Row], round_number: int) -> Figure:
                 left, right = scale.at(done / total), scale.at((done + row[name]) / total)
                 parts.append(rectangle(left + 0.5, y + 3, right - left - 1, _LINE - 8, f"vote-{name}", tip))
                 done += row[name]
-                told.append(tip)
+                descriptions.append(tip)
     caption = (
-        "First and second are the order in the file, which says nothing about quality: an annotator that sees no order "
-        "has about as many of both. Many ties: it seldom has something to say. Errors are never counted as votes."
+        "First and second are positions in the file, unrelated to quality: an annotator without position bias has "
+        "about as many of both. Many ties: the annotator rarely has a preference. Errors are never counted as votes."
     )
-    return Figure("votes", title, f"{title}. {listed(told)}.", _TOP + len(rows) * _LINE + 4, "".join(parts), caption)
+    return Figure(
+        "votes", title, f"{title}. {listed(descriptions)}.", _TOP + len(rows) * _LINE + 4, "".join(parts), caption
+    )
 
 
 def target_charts(labelled: Sequence[Round]) -> list[Figure]:
-    """Histograms of p_hat and of targets, a row a round, on one scale."""
-    found = [(each.number, each.targets) for each in labelled if each.targets and each.targets["target"]]
-    if not found:
+    """Histograms of p_hat and of targets, one row per round, on one scale."""
+    columns_by_round = [(each.number, each.targets) for each in labelled if each.targets and each.targets["target"]]
+    if not columns_by_round:
         return []
-    limit = max(float(np.quantile(np.abs(columns["target"]), 0.995)) for _, columns in found)
+    limit = max(float(np.quantile(np.abs(columns["target"]), 0.995)) for _, columns in columns_by_round)
     drawn = (
         ("p_hat", "Empirical preferences", "P̂ of the preferred reply, pairs by round", (0.5, 1.0),
-         "P̂ = σ(target). Close to ½: annotators disagree or tie; close to 1: they are of one mind."),
+         "P̂ = σ(target). Close to ½: annotators disagree or tie; close to 1: they agree."),
         ("target", "Targets", "logit of P̂, nats, pairs by round", (0.0, max(limit, 0.1)),
-         "What training regresses on, by the preferences' estimator. The rightmost bar holds all that lie beyond."),
+         "What training regresses on, by the estimator in `preferences`. The rightmost bar includes larger values."),
     )  # fmt: skip
     return [
-        _histograms(name, title, unit, bounds, caption, [(n, columns[name]) for n, columns in found])
+        _histograms(name, title, unit, bounds, caption, [(n, columns[name]) for n, columns in columns_by_round])
         for name, title, unit, bounds, caption in drawn
     ]
 
@@ -202,7 +204,7 @@ def _histograms(
     tall = 46.0 if len(shown) > 2 else 66.0
     shares = [np.histogram(np.clip(values, *bounds), edges)[0] / len(values) for _, values in shown]
     highest = max(float(share.max()) for share in shares)
-    parts, told = [header(title, unit)], []
+    parts, descriptions = [header(title, unit)], []
     bottom = 44.0
     for (round_number, values), share in zip(shown, shares, strict=True):
         top, bottom = bottom, bottom + tall
@@ -217,11 +219,13 @@ def _histograms(
         at = scale.at(min(max(median, bounds[0]), bounds[1]))
         parts.append(segment((at, top + 8), (at, bottom), "median"))
         parts.append(label(right + 6, bottom - 4, f"median {median:.2f}", "note", room=WIDTH - right - 6))
-        told.append(f"round {round_number}: {len(values)} pairs, median {median:.2f}")
+        descriptions.append(f"round {round_number}: {len(values)} pairs, median {median:.2f}")
     for value in ticks(*bounds):
         if bounds[0] <= value <= bounds[1]:
             parts.append(label(scale.at(value), bottom + 15, f"{value:g}", "tick", "middle"))
     more = f" The last {len(shown)} of {len(by_round)} rounds." if len(shown) < len(by_round) else ""
     body = "".join(parts)
     words = f" The line is the median.{more}"
-    return Figure(name.replace("_", "-"), title, f"{title}. {listed(told)}.", bottom + 22, body, caption + words)
+    return Figure(
+        name.replace("_", "-"), title, f"{title}. {listed(descriptions)}.", bottom + 22, body, caption + words
+    )

@@ -1,4 +1,4 @@
-"""Figures as PNG, from the same SVG: resvg draws them, which knows neither CSS variables nor colour schemes."""
+"""Figures as PNG, drawn by resvg from the same SVG. resvg supports neither CSS variables nor colour schemes."""
 
 import re
 from functools import cache
@@ -10,7 +10,7 @@ _PROBE = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><text y
 
 
 def png(figure: Figure, style: str) -> bytes:
-    """The figure on light paper, two pixels a unit. style: of the SVG file (CSS)."""
+    """The figure in its light colours, two pixels per unit. style: the CSS of the SVG file."""
     import resvg_py
 
     return bytes(resvg_py.svg_to_bytes(svg_string=figure.svg(plain(style))))
@@ -18,7 +18,7 @@ def png(figure: Figure, style: str) -> bytes:
 
 @cache
 def has_font() -> bool:
-    """Whether this machine has a font to write with; without one a PNG would have no words."""
+    """Whether this machine has a font; without one, a PNG would have no text."""
     import resvg_py
 
     words, nothing = (
@@ -29,7 +29,7 @@ def has_font() -> bool:
 
 
 def plain(style: str) -> str:
-    """The style with its light colours in place of variables, a rule a colour of series, and no conditions."""
+    """The style without what resvg lacks: variables are replaced by light colours, media queries are removed."""
     style = re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL)
     style = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", style)
     values = dict(re.findall(r"(--[\w-]+):\s*([^;}]+?)\s*[;}]", "".join(re.findall(r":root\s*\{[^}]*\}", style))))
@@ -41,7 +41,7 @@ def plain(style: str) -> str:
         series = range(COLOURS) if "var(--c)" in body else (None,)
         for number in series:
             own = body if number is None else body.replace("var(--c)", values[f"--c{number}"])
-            own = re.sub(r"var\((--[\w-]+)\)", lambda found: values[found[1]], own)
+            own = re.sub(r"var\((--[\w-]+)\)", lambda variable: values[variable[1]], own)
             names = selector.strip() if number is None else f"{selector.strip()}.c{number}"
             rules.append(f"{names} {{{own}}}")
     return "\n".join(rules)

@@ -1,4 +1,4 @@
-"""Which stage read what, and by which code: the run's lineage as a table. Files are not hashed here."""
+"""The run's lineage as a table: what each stage read, and with which versions. Files are not hashed."""
 
 from storage.lineage import Input, Run
 from tasks.reporting.report.drawing import text
@@ -23,8 +23,8 @@ def provenance(run: Run) -> str:
     made = "".join(f"<p>Made with {text(each)}.</p>" for each in versions)
     unreadable = "".join(f'<p class="broken">{text(why)}</p>' for why in run.unreadable.values())
     note = (
-        "Digests are of what a stage produced: equal digests, equal files. They were not checked for this report: "
-        "python -m storage.explain does, and shows settings; config.yaml in the run folder is the whole configuration."
+        "A digest identifies what a stage produced: equal digests mean equal files. This report does not check them; "
+        "python -m storage.explain does, and shows settings. The whole configuration is config.yaml in the run folder."
     )
     headings = ["stage", "content", "started (UTC)", "took", "seed", "read"]
     return f'{unreadable}{made}{sheet(headings, rows, words=True)}<p class="quiet">{note}</p>'

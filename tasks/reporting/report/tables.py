@@ -1,4 +1,4 @@
-"""Tables that a phone scrolls sideways, their first column standing."""
+"""HTML tables that scroll sideways on a phone while their first column stays in view."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ Cell = str | tuple[str, str] | tuple[str, list[tuple[bool, str]]]
 
 
 def sheet(headings: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, words: bool = False) -> str:
-    """words: cells are read, not compared: they stand left, and the last one may be long."""
+    """An HTML table. words: cells hold text, not numbers: aligned left, and the last one may be long."""
     head = "".join(f'<th scope="col">{_cell(heading)}</th>' for heading in headings)
     body = ""
     for row in rows:

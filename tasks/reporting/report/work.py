@@ -1,4 +1,4 @@
-"""Charts of the work: training curves, time by stage, money by annotator."""
+"""Charts of training curves, time by stage, and cost by annotator."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ from tasks.reporting.report.drawing import (
 from tasks.reporting.report.files import Round
 from tasks.reporting.report.lettering import width as text_width
 
-_POINTS = 240  # of one curve; more steps are drawn as means of neighbours
+_POINTS = 240  # per curve; more steps are drawn as means of neighbours
 _NAMES = 106.0
 _LINE = 24.0
-_LAST = 12  # rounds of the chart of time
+_LAST = 12  # rounds in the chart of time
 _COLOURS = 6
 _OTHER = "other"
 
@@ -30,19 +30,18 @@ _OTHER = "other"
 _CURVES = (
     ("loss", "Loss", "mean over a step's pairs", {"loss": "loss"}, "What the optimizer minimises, before its step."),
     ("margin", "Margin and its target", "nats; means over a step's pairs", {"margin": "margin", "label": "label"},
-     "Margin: the implicit reward difference β·[log π/π_ref(chosen) − log π/π_ref(rejected)]. Label: what it is drawn "
-     "to."),
+     "Margin: the implicit reward difference β·[log π/π_ref(chosen) − log π/π_ref(rejected)]. Label: its target."),
     ("ratios", "Log-ratios to the reference", "nats a reply", {"chosen": "h_chosen", "rejected": "h_rejected"},
      "log π/π_ref of chosen and rejected replies. Both can fall while the margin grows."),
-    ("accuracy", "Pairs on the right side", "share of a step's pairs", {"accuracy": "accuracy"},
+    ("accuracy", "Pairs ordered correctly", "share of a step's pairs", {"accuracy": "accuracy"},
      "Share of pairs whose margin agrees with the label in sign."),
 )  # fmt: skip
 
 
 def training_charts(rounds: Sequence[Round]) -> list[Figure]:
-    """Curves over all optimizer steps of the run, rounds one after the other."""
+    """Curves over all optimizer steps of the run, round after round."""
     trained = [(each.number, each.training) for each in rounds if each.training]
-    found = []
+    figures = []
     for name, title, unit, lines, caption in _CURVES if trained else ():
         courses: dict[str, list[list[tuple[float, float]]]] = {line: [] for line in lines}
         starts, done = [], 0
@@ -68,15 +67,15 @@ def training_charts(rounds: Sequence[Round]) -> list[Figure]:
                 plot.line(part, series, thin=True)
         if len(lines) > 1:
             plot.names([(line, parts[-1][-1][1], i) for i, (line, parts) in enumerate(courses.items()) if parts[-1]])
-        told = listed(
+        description = listed(
             f"{line}, round {number}: {part[0][1]:.3g} to {part[-1][1]:.3g}"
             for line, parts in courses.items()
             for (number, _), part in zip(starts, parts, strict=True)
             if part
         )
         thin = " Neighbouring steps are drawn as their mean." if any(len(s) > _POINTS for _, s in trained) else ""
-        found.append(plot.figure(f"training-{name}", f"{title}. {told}.", caption + thin))
-    return found
+        figures.append(plot.figure(f"training-{name}", f"{title}. {description}.", caption + thin))
+    return figures
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -86,7 +85,7 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def time_chart(rounds: Sequence[Round]) -> list[Figure]:
-    """Seconds by stage, a bar a round."""
+    """Seconds by stage, one bar per round."""
     timed = [each for each in rounds if each.seconds][-_LAST:]
     if not timed:
         return []
@@ -94,12 +93,12 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
     scale = Scale(0.0, longest or 1.0, 56.0, WIDTH - 78.0)
     title = "Time by stage"
     stages = _timed_stages(timed)
-    parts = [header(title, "a bar a round, in all on the right")]
+    parts = [header(title, "one bar per round, its total on the right")]
     places = wrapped([24 + text_width(stage, "row") for stage in stages], 0.0, WIDTH + 10, 17)
     for i, (stage, (x, lower)) in enumerate(zip(stages, places, strict=True)):
         parts += [rectangle(x, 41 + lower, 10, 10, f"bar c{i}"), label(x + 14, 50 + lower, stage, "row")]
     top = 41.0 + places[-1][1]
-    told = []
+    descriptions = []
     for line, each in enumerate(timed):
         y, done = top + 21 + line * _LINE, 0.0
         parts.append(label(48, y + 14, f"round {each.number}" if each.number else "initial", "row", "end", room=48))
@@ -110,15 +109,16 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
                 tip = f"round {each.number}, {stage}: {duration(seconds)}"
                 left, right = scale.at(done), scale.at(done + seconds)
                 parts.append(rectangle(left + 0.5, y + 3, max(right - left - 1, 0.5), _LINE - 8, f"bar c{i}", tip))
-                told.append(tip)
+                descriptions.append(tip)
                 done += seconds
         parts.append(label(scale.at(done) + 6, y + 14, duration(done), "row", room=WIDTH - scale.at(done) - 6))
     few = f" The last {_LAST} rounds." if len(rounds) > _LAST else ""
     caption = (
-        "Seconds that each stage's manifest says its work took, the work of the attempt that finished it; evaluation "
-        f"with its responses and judgements.{few}"
+        "Seconds in each stage's manifest, for the attempt that finished it; evaluation includes its responses and "
+        f"judgements.{few}"
     )
-    return [Figure("time", title, f"{title}. {listed(told)}.", top + 25 + len(timed) * _LINE, "".join(parts), caption)]
+    says = f"{title}. {listed(descriptions)}."
+    return [Figure("time", title, says, top + 25 + len(timed) * _LINE, "".join(parts), caption)]
 
 
 def _timed_stages(rounds: Sequence[Round]) -> list[str]:
@@ -134,7 +134,7 @@ def _timed_stages(rounds: Sequence[Round]) -> list[str]:
 
 
 def money_chart(rounds: Sequence[Round]) -> list[Figure]:
-    """Cost by annotator and judge over all rounds; nothing where nobody has a price."""
+    """Cost by annotator and judge over all rounds; empty where no annotator has a price."""
     totals: dict[str, float] = {}
     for spent in (spent for each in rounds for spent in each.spent):
         if spent.cost is not None:
@@ -142,20 +142,18 @@ def money_chart(rounds: Sequence[Round]) -> list[Figure]:
     if not any(totals.values()):
         return []
     scale = Scale(0.0, max(totals.values()), _NAMES, WIDTH - 78.0)
-    title = "Money by annotator"
+    title = "Cost by annotator"
     whole = sum(totals.values())
-    parts = [header(title, f"all rounds, in the currency of the prices; {whole:.2f} in all")]
+    parts = [header(title, f"all rounds, in the currency of the prices; total {whole:.2f}")]
     for line, (name, cost) in enumerate(totals.items()):
         y = 44.0 + line * _LINE
         parts.append(label(_NAMES - 8, y + 14, short(name, 15), "row", "end", room=_NAMES - 8))
         parts.append(rectangle(_NAMES, y + 3, scale.at(cost) - _NAMES, _LINE - 8, "bar c0", f"{name}: {cost:.4f}"))
         x, amount = scale.at(cost) + 6, f"{cost:.2f}" if cost >= 0.1 else f"{cost:.4f}"
         parts.append(label(x, y + 14, amount, "row", room=WIDTH - x))
-    told = listed(f"{name} {cost:.4f}" for name, cost in totals.items())
-    caption = (
-        "Cost of every answer of panel and judges, by the prices in their settings, as votes and scores record it."
-    )
-    return [Figure("money", title, f"{title}: {told}.", 50 + len(totals) * _LINE, "".join(parts), caption)]
+    description = listed(f"{name} {cost:.4f}" for name, cost in totals.items())
+    caption = "Cost of all answers of annotators and judges, at the prices in their settings, as recorded with votes."
+    return [Figure("money", title, f"{title}: {description}.", 50 + len(totals) * _LINE, "".join(parts), caption)]
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""From a run folder to report.html and figures/*.svg and *.png in it."""
+"""Writes report.html and figures/*.svg and *.png into a run folder."""
 
 import logging
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ REPORT, FIGURES = "report.html", "figures"
 
 
 def write_report(root: Path, *, figures: bool = True) -> Path:
-    """Write the report of the run in `root` anew; returns its path. Equal files give equal bytes.
+    """Write the report of the run in `root`; returns its path. The same run files give the same bytes.
 
-    `figures=False` leaves the files in figures/ as they are: they take ten times as long as the page, which has all of
-    them in it. PNG files are left out, and the log says so, on a machine without fonts.
-    Raises UserError when `root` is no run folder, ValueError when a file in it does not hold what it should.
+    `figures=False` leaves figures/ unchanged: writing it takes ten times as long as the page, which contains every
+    figure. On a machine without fonts PNG files are left out, with a warning in the log.
+    Raises UserError when `root` is not a run folder, ValueError when a file in it has unexpected content.
     """
     html, drawings = page(read_run(root))
     if figures:
