@@ -1,40 +1,24 @@
 """The panel's tables, as the report of a round shows them."""
 
-from typing import Any
-
 from flows.show.panel_tables import complaints, panel_tables
-
-
-def row(name: str, **given: Any) -> dict[str, Any]:
-    counts = dict.fromkeys(("a", "b", "tie", "abstain", "error", "unanswered", "gold_votes", "triples"), 0)
-    shares = ("panel", "others")
-    empty = dict.fromkeys(
-        ("gold_accuracy", "first_share", "order_consistency", "longer_share", "seconds", "tokens", "cost")
-    )
-    return (
-        {"annotator": name, "kind": "pairs", "faults": "{}", "intransitive": 0}
-        | counts
-        | {f"agrees_with_{share}": 0.5 for share in shares}
-        | empty
-        | given
-    )
+from tests.reporting.records import annotator, label_summary
 
 
 def test_every_figure_has_its_place() -> None:
-    judge = row(
+    judge = annotator(
         "judge", a=3, error=2, unanswered=1, faults='{"HTTP 500": 4}', seconds=1.25, tokens=1234, cost=0.5,
         first_share=0.75, order_consistency=1.0, intransitive=1, triples=9,
     )  # fmt: skip
-    labels = {
-        "annotators": [judge, row("rule", b=7)],
-        "agreement": [{"annotator": "judge", "other": "rule", "both": 5, "same": 0.8, "kappa": 0.5}],
-        "learnt": {
+    labels = label_summary(
+        [judge, annotator("rule", b=7)],
+        agreement=[{"annotator": "judge", "other": "rule", "both": 5, "same": 0.8, "kappa": 0.5}],
+        learnt={
             "annotators": {"judge": {"eta": 0.9, "used": 1.0, "votes": 3, "shared": 3},
                            "rule": {"eta": None, "used": 1.0, "votes": 7, "shared": 0}},
             "not_identified": {"rule": "0 shared votes, fewer than 500: its votes count in full"},
             "length_penalties": {"itself": 0.037},
         },
-    }  # fmt: skip
+    )  # fmt: skip
     text = "\n".join(panel_tables(labels))
     assert "- itself: 0.037 less for each character" in text
     assert "| judge | 3 | 0 | 0 | 0 | 2 |" in text

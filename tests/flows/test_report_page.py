@@ -13,10 +13,12 @@ from conf.compose import compose_config
 from flows.gate import ends, settle
 from flows.plan import Plan
 from flows.show.artifacts import draw_figures, publish_rounds
-from tasks.evaluation.gate import Decision, Reason
+from tasks.evaluation.gate import Action, Decision, Reason
+from tasks.evaluation.record import RoundRecord
 from tasks.reporting.report.write import write_report
 from tests.flows.browser import Page, browser, needs_browser
 from tests.reporting.made_up_run import HOSTILE, MadeUpRun, interval
+from tests.reporting.records import round_record
 from tests.waiting import wait_until
 
 CHOSEN = Reason(rule="near", holds=False, says="KL 9; at most 3", broken="roll back")
@@ -145,8 +147,8 @@ def plan_of(run: MadeUpRun, *words: str) -> Plan:
     return Plan(compose_config(given), run.root / "initial")
 
 
-def record(number: int, base: int, figures: dict[str, Any]) -> dict[str, Any]:
-    return {"round": number, "base": base, "figures": figures, "seconds": {}, "decision": None}
+def record(number: int, base: int, figures: dict[str, Any], decision: Action | None = None) -> RoundRecord:
+    return round_record(number, base=base, decision=decision, **figures)
 
 
 def test_a_report_that_cannot_be_written_is_a_line_in_the_log(
@@ -156,7 +158,7 @@ def test_a_report_that_cannot_be_written_is_a_line_in_the_log(
     monkeypatch.setattr("flows.show.artifacts.create_table_artifact", lambda *_: None)
     monkeypatch.setattr("flows.show.artifacts.create_link_artifact", lambda link, *_: links.append(link))
     run = MadeUpRun(tmp_path / "made")
-    rounds = [record(0, 0, run.evaluate(0)) | {"decision": "promote"}]
+    rounds = [record(0, 0, run.evaluate(0), "promote")]
     publish_rounds(plan_of(run), rounds)
     assert links == [(run.root / "report.html").resolve().as_uri()]
     assert not (run.root / "figures").exists()  # which are drawn when the run ends

@@ -10,35 +10,37 @@ import pytest
 from conf.compose import compose_config
 from storage.errors import UserError
 from storage.layout import RunLayout
+from tasks.evaluation.record import RoundRecord
 from tasks.reporting import tracking
 from tasks.reporting.tracking import check_tracker, round_values, track, training_points
+from tests.reporting.records import INTERVAL, round_record
 
 
-def record(number: int, **changed: Any) -> dict[str, Any]:
-    interval = {"mean": 0.6, "low": 0.5, "high": 0.7, "n": 9}
+def record(number: int, **changed: Any) -> RoundRecord:
     figures = {
-        "win_rate": {"initial": {"truth": interval}} if number else {},
-        "rates": {"correct": interval},
+        "win_rate": {"initial": {"truth": INTERVAL}} if number else {},
+        "rates": {"correct": INTERVAL},
         "kl": {"mean": 0.5 * number, "se": 0.1, "per_token": 0.1},
-        "tokens": 7.0,
-        "finish_rate": 1.0,
-        "unique_rate": 0.5,
-        "harness": {"scores": {"arc": {"acc,none": {"value": 0.3}}}, "average": None},
-        "mt_bench": {"overall": {"mean": 6.5}},
-    } | changed
-    return {"round": number, "figures": figures, "seconds": {"train": 3.0}}
+        "harness": {
+            "scores": {"arc": {"acc,none": {"value": 0.3, "stderr": None, "higher_is_better": True}}}, "average": None,
+        },
+        "mt_bench": {
+            "judge": "judge", "overall": INTERVAL | {"mean": 6.5}, "turns": {}, "categories": {}, "failed": {},
+        },
+    }  # fmt: skip
+    return round_record(number, **figures | changed)
 
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunLayout:
     monkeypatch.setattr(tracking, "_failed", set())
-    found = RunLayout(tmp_path / "run")
+    run = RunLayout(tmp_path / "run")
     for number, steps in ((1, 3), (2, 2)):
-        folder = found.stage(number, "train")
+        folder = run.stage(number, "train")
         folder.mkdir(parents=True)
         rows = [{"step": step, "epoch": 0.5, "loss": 10 * number + step, "note": "x"} for step in range(1, steps + 1)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return found
+    return run
 
 
 def test_points(layout: RunLayout) -> None:
@@ -46,7 +48,7 @@ def test_points(layout: RunLayout) -> None:
     assert training_points(layout, 2) == [(4, {"train/loss": 21.0}), (5, {"train/loss": 22.0})]
     assert round_values(record(1, unique_rate=float("nan"))) == {
         "tokens": 7.0, "finish_rate": 1.0, "kl": 0.5, "win_rate/initial/truth": 0.6, "rates/correct": 0.6,
-        "seconds/train": 3.0, "harness/arc/acc-none": 0.3, "mt_bench": 6.5,
+        "seconds/train": 2.0, "seconds/label": 1.0, "harness/arc/acc-none": 0.3, "mt_bench": 6.5,
     }  # fmt: skip
 
 
