@@ -132,12 +132,12 @@ def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]
     started = time.monotonic()
     replies = ask(annotator, questions, answers)
     seconds = time.monotonic() - started
-    ballot = questions.panel_votes(annotator, as_table(annotator.answer_type, replies))
-    votes = ballot.votes.to_pylist()
+    panel = questions.panel_votes(annotator, as_table(annotator.answer_type, replies))
+    votes = panel.votes.to_pylist()
     for vote, label, subset in zip(votes, pairs.labels, pairs.subsets, strict=True):
         vote |= {"label": label, "subset": subset}
     subsets = {subset: [vote for vote in votes if vote["subset"] == subset] for subset in dict.fromkeys(pairs.subsets)}
-    spent = ballot.scores.to_pylist() if annotator.answer_type == "scores" else votes
+    spent = panel.scores.to_pylist() if annotator.answer_type == "scores" else votes
     return {
         "annotator": annotator.name,
         "kind": annotator.answer_type,

@@ -214,6 +214,7 @@ def test_two_people_at_once(running: Browser, tmp_path: Path) -> None:
                     done = page.evaluate("document.getElementById('emptytitle').innerText") == "All done"
                     continue
                 press(page, "a")
+                saved(page)  # on a loaded machine, votes on their way would be asked of the other one too
         for page in (ann, ben):
             page.until_it_says("All done", "20 of 20 done")
             saved(page)
