@@ -19,8 +19,7 @@ from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
 from tasks.evaluation.harness.settings import check_harness
-from tasks.evaluation.mt_bench.dialogue import read_questions
-from tasks.evaluation.mt_bench.grading import check_references
+from tasks.evaluation.mt_bench.questions import check_references, read_questions
 from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.generation.stage import context_length
 from tasks.modeling.load import check_policy_folder

@@ -12,8 +12,15 @@ from storage.artifact import Artifact
 from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version
 from tasks.evaluation.mt_bench.dialogue import FILE as DIALOGUES
 from tasks.evaluation.mt_bench.dialogue import DialogueSettings, DialogueSpec
-from tasks.evaluation.mt_bench.grading import GraderSettings, GradeSettings, GradeSpec
-from tasks.evaluation.settings import EvaluateSpec, JudgeSpec, JudgingSettings, MarginSettings, MetricsSettings
+from tasks.evaluation.mt_bench.grading import GradeSettings, GradeSpec
+from tasks.evaluation.mt_bench.settings import GraderSettings
+from tasks.evaluation.settings import (
+    EvaluateSpec,
+    ImplicitReward,
+    JudgeSpec,
+    JudgingSettings,
+    MetricsSettings,
+)
 from tasks.generation.prompts import HELDOUT
 from tasks.generation.settings import GenerateSpec
 from tasks.labeling.settings import LabelSpec
@@ -55,7 +62,7 @@ def evaluate_policy(stages: Stages, plan: Plan, number: int, chain: Sequence[int
                 bootstrap=plan.config.evaluation.bootstrap,
                 divergence_tokens=plan.config.evaluation.batch_tokens,
                 truth=plan.config.evaluation.truth,
-                margin=_margin(plan) if evaluations else None,
+                margin=_implicit_reward(plan) if evaluations else None,
                 dtype=plan.config.training.dtype,
                 device=plan.config.training.device,
                 trust_remote_code=plan.config.policy.trust_remote_code,
@@ -128,10 +135,10 @@ def pairs_spec(plan: Plan, *, prompts: Artifact, responses: Artifact) -> LabelSp
     )
 
 
-def _margin(plan: Plan) -> MarginSettings:
+def _implicit_reward(plan: Plan) -> ImplicitReward:
     objective = plan.config.objective
     assert isinstance(objective.reference, str)  # see labels_pairs
-    return MarginSettings(scale=objective.margin_scale, reference=objective.reference)
+    return ImplicitReward(scale=objective.margin_scale, reference=objective.reference)
 
 
 def _mt_bench(stages: Stages, plan: Plan, number: int, policy: Artifact) -> Artifact | None:

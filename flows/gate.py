@@ -29,11 +29,11 @@ from storage.files import parse_yaml  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import read_manifest  # noqa: E402
 from storage.owner import owned  # noqa: E402
+from tasks.evaluation.automatic_gate import decide as decide_by_rules  # noqa: E402
 from tasks.evaluation.gate import Action, Decision, GateSpec, publish_decision, read_decision  # noqa: E402
+from tasks.evaluation.gate_rules.base import RoundMetrics  # noqa: E402
 from tasks.evaluation.metrics import Metrics  # noqa: E402
 from tasks.evaluation.record import RoundRecord  # noqa: E402
-from tasks.evaluation.rules import Standing  # noqa: E402
-from tasks.evaluation.rules import decide as decide_by_rules  # noqa: E402
 
 
 class GateForm(RunInput):
@@ -68,9 +68,9 @@ def _by_rules(plan: Plan, record: RoundRecord) -> Decision:
         Metrics.model_validate(read_manifest(layout.stage(number, "evaluate"), check_files=False).summary)
         for number in (0, record.base)
     )
-    standing = Standing(record.figures, initial, previous, first=record.base == 0)
-    fruitless = record.round - record.base - 1  # every round since the one that this one started from
-    return decide_by_rules(gate.rules, standing, judges=gate.judges, patience=gate.patience, fruitless=fruitless)
+    metrics = RoundMetrics(record.figures, initial, previous, first=record.base == 0, judges=gate.judges)
+    rolled_back = record.round - record.base - 1  # every round since the one that this one started from
+    return decide_by_rules(gate.rules, metrics, patience=gate.patience, rolled_back=rolled_back)
 
 
 def _print(number: int, decision: Decision) -> None:

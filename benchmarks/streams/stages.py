@@ -130,7 +130,8 @@ def label(folder: Path, count: int, policy: Path) -> Body:
 
 
 def mix(folder: Path, count: int, policy: Path) -> Body:
-    from tasks.mixing.stage import MixingSettings, MixSpec, run_mix
+    from tasks.mixing.settings import MixingSettings
+    from tasks.mixing.stage import MixSpec, run_mix
 
     own = Artifact.of(folder / "label" / "preferences.parquet")
     spec = MixSpec(

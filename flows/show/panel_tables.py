@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from flows.show.terminal import markdown_table
-from tasks.labeling.summary import Agreement, AnnotatorStats, LabelSummary, Learnt
+from tasks.labeling.summary import Agreement, AnnotatorStats, Estimates, LabelSummary
 
 _OUTCOMES = ("a", "b", "tie", "abstain", "error")
 _SHARES = {
@@ -52,7 +52,7 @@ def _trust(rows: Sequence[AnnotatorStats]) -> list[str]:
     return markdown_table(["annotator", *shown, "cycles of three"], cells)
 
 
-def _learnt(learnt: Learnt) -> list[str]:
+def _learnt(learnt: Estimates) -> list[str]:
     """What the estimation learnt about annotators, and for which of them it could not."""
     lines: list[str] = []
     if learnt.annotators:

@@ -1,1 +1,1 @@
-"""Whether a round helped: win rates, divergence, length, rates."""
+"""Whether a round improved the policy: win rates, divergence, length, rates, benchmarks, and the gate."""

@@ -1,11 +1,10 @@
-"""How far a policy has moved: KL(pi || pi_0) over whole replies, in nats, estimated on the policy's own replies.
+"""Divergence of a policy from the initial one: KL(pi || pi_0) over whole replies, nats, on the policy's own replies.
 
     KL(pi || pi_0) = E_{y ~ pi} [ sum_t log pi(y_t | x, y_<t) - log pi_0(y_t | x, y_<t) ]
 
-The mean over replies drawn from pi is unbiased; a single reply's log-ratio may well be negative. Replies that were cut
-off at the token limit count up to the cut: the figure is the divergence of what was generated. Both log-probabilities
-come from the same forward as in training (weights in float32, autocast to `dtype`), so the sampler's numerics do not
-enter.
+The mean over replies drawn from pi is unbiased; the log-ratio of a single reply can be negative. Truncated replies
+count up to the token limit, so this is the divergence of the generated tokens. Both log-probabilities come from the
+same forward as in training (weights in float32, autocast to `dtype`), not from the sampler.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.arrays import Floats
 from storage.stage import Progress, silent
 from tasks.evaluation.settings import MetricsSettings
 from tasks.modeling.load import autocast, load_policy, resolve_device, unload
@@ -22,7 +22,7 @@ from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 
 @dataclass(frozen=True)
 class Divergence:
-    """mean: nats a reply; se: its standard error over prompts (None with one prompt); per_token: nats a token."""
+    """mean: nats a reply; se: standard error over prompts (None with one prompt); per_token: nats a token."""
 
     mean: float
     se: float | None
@@ -32,11 +32,11 @@ class Divergence:
 NONE = Divergence(mean=0.0, se=0.0, per_token=0.0)  # of a policy from itself
 
 
-def divergence(log_ratios: np.ndarray, lengths: Sequence[int], prompts: Sequence[str]) -> Divergence:
+def divergence(log_ratios: Floats, lengths: Sequence[int], prompts: Sequence[str]) -> Divergence:
     """The estimate from log_ratios [n] (nats, summed over a reply), reply lengths [n] (tokens) and prompts [n].
 
-    The standard error treats prompts as drawn and their replies as clusters: the linearised variance of a ratio of
-    prompt totals (Cochran 1977, eq. 2.39), which with equally many replies a prompt is that of the prompts' means.
+    The standard error treats the replies to a prompt as a cluster: it is the linearised variance of a ratio of prompt
+    totals (Cochran 1977, eq. 2.39). With equally many replies a prompt, this is the variance of the prompts' means.
     """
     mean = float(log_ratios.mean())
     _, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
@@ -50,7 +50,7 @@ def divergence(log_ratios: np.ndarray, lengths: Sequence[int], prompts: Sequence
 
 def policy_logprobs(
     sequences: Sequence[TokenSequence], *, policy: Path, settings: MetricsSettings, progress: Progress = silent
-) -> np.ndarray:
+) -> Floats:
     """log pi(y|x) of each sequence under the policy in folder `policy`, float64 [n], nats."""
     device = resolve_device(settings.device)
     model = load_policy(policy, dtype="float32", device=device, trust_remote_code=settings.trust_remote_code)

@@ -1,8 +1,8 @@
 """The gate: whether a round's policy is promoted. A decision is a file with a manifest, made once a round.
 
-promote: the next round starts from this policy.  roll back: it starts from the policy that this round started from.
-stop: promote, and go no further round.
-Rules may also roll back and go no further: a policy that breaks one is never promoted (`Decision.last`).
+promote: the next round starts from this policy. roll back: it starts from the policy that this round started from.
+stop: this policy is promoted and the run ends.
+A rule may also end the run by rolling back (`Decision.last`): a policy that breaks a rule is never promoted.
 """
 
 from typing import ClassVar, Literal
@@ -17,11 +17,11 @@ from storage.stage import Outcome, Spec, finished, run_stage
 DECISION = "decision.json"
 
 Action = Literal["promote", "roll back", "stop"]
-Breach = Literal["roll back", "stop"]  # what a broken rule does; `stop`: roll back, and go no further round
+Breach = Literal["roll back", "stop"]  # what a broken rule does; `stop` rolls back and ends the run
 
 
 class Reason(BaseModel):
-    """What one rule of an automatic gate found: the figure, its bound, and whether it holds."""
+    """The result of one rule of an automatic gate: the metric with its bound (`says`), and whether the rule holds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,25 +32,25 @@ class Reason(BaseModel):
 
 
 class Decision(BaseModel):
-    """What was decided on one round's policy, by whom (`none`: no gate was set; `policy`: rules) and why."""
+    """The decision on one round's policy: who made it (`none`: no gate; `policy`: rules; `human`) and why."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     action: Action
     by: str
     note: str = ""
-    last: bool = False  # rolled back, and no round follows
+    last: bool = False  # rolled back, and the run ends
     reasons: tuple[Reason, ...] = ()
 
 
 class _NoSettings(BaseModel):
-    """A decision stands whichever gate made it."""
+    """The gate's settings are not part of the key: a decision stands when the gate is changed later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class GateSpec(Spec):
-    """A decision on a policy and its evaluation. It is published by `publish_decision`, not run."""
+    """A decision on a policy and its evaluation. `publish_decision` makes it; the stage is not run."""
 
     stage: ClassVar[str] = "gate"
     version: ClassVar[int] = 1
@@ -61,14 +61,14 @@ class GateSpec(Spec):
 
 
 def read_decision(spec: GateSpec) -> Decision | None:
-    """The decision on this very policy and evaluation; None when there is none yet."""
+    """The decision on this policy and evaluation; None when there is none yet."""
     if finished(spec) is None:
         return None
     return Decision.model_validate_json((spec.folder / DECISION).read_text(encoding="utf-8"))
 
 
 def publish_decision(spec: GateSpec, decision: Decision) -> Manifest:
-    """Record `decision`, unless one stands already."""
+    """Publish `decision`, unless there is one already."""
 
     def body() -> Outcome:
         path = spec.folder / DECISION

@@ -1,7 +1,7 @@
-"""Means with intervals: win rates from votes and rates from scores, resampled by prompt.
+"""Means with 95 % intervals: win rates from votes and rates from scores, resampled by prompt.
 
-Replies to one prompt share its difficulty, so rows are not independent; prompts are. The bootstrap therefore draws
-prompts with replacement and takes all rows of each (percentile bootstrap, Efron and Tibshirani 1993, section 13.3).
+Replies to one prompt share its difficulty, so prompts are independent and rows are not. The bootstrap therefore draws
+prompts with replacement, each with all its rows (percentile bootstrap, Efron and Tibshirani 1993, section 13.3).
 """
 
 from collections import Counter
@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: What a vote is worth to a. Outcomes without a worth say nothing about which reply is better and are left out.
+from storage.arrays import Floats, Ints
+
+#: The value of a vote for a. Other outcomes do not show which reply is better, and are left out.
 WORTH = {"a": 1.0, "tie": 0.5, "b": 0.0}
 EXCLUDED = ("abstain", "error")
 
 _CONFIDENCE = (0.025, 0.975)
-_DRAWS = 1 << 22  # prompts drawn in one block: bounds the memory of a bootstrap (32 MiB of indices)
+_DRAWS = 1 << 22  # prompts drawn in one block: limits the memory of a bootstrap (32 MiB of indices)
 
 
 @dataclass(frozen=True)
@@ -28,60 +30,66 @@ class Interval:
     n: int
 
 
-def bootstrap_mean(values: Sequence[float], prompts: Sequence[str], *, resamples: int, seed: int) -> Interval:
+@dataclass(frozen=True)
+class Bootstrap:
+    """How resamples are drawn."""
+
+    resamples: int
+    seed: int
+
+
+def bootstrap_mean(values: Sequence[float], prompts: Sequence[str], draw: Bootstrap) -> Interval:
     """Mean over `values` [n] and its 95 % percentile interval over resampled prompts.
 
-    prompts: [n] the prompt of each value. The result does not depend on the order in which prompts appear, and the
-    same prompts and seed draw the same resamples: figures of one evaluation are resampled together.
-    Raises ValueError when there is nothing to average, or when a value is not finite.
+    prompts: [n], the prompt of each value. The result does not depend on the order of prompts. The same prompts and
+    seed draw the same resamples, so that all metrics of one evaluation are resampled together.
+    Raises ValueError without values, and for a value that is not finite.
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
-        raise ValueError("there is nothing to average")
+        raise ValueError("there are no values to average")
     if not np.isfinite(array).all():
         raise ValueError(f"{int((~np.isfinite(array)).sum())} of {len(array)} values are not finite")
     names, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
     sums = np.bincount(of_prompt, weights=array)
     counts = np.bincount(of_prompt)
-    drawn = _drawn(len(names), resamples, seed)
+    drawn = _drawn(len(names), draw)
     means = np.concatenate([sums[block].sum(1) / counts[block].sum(1) for block in drawn])
     low, high = np.quantile(means, _CONFIDENCE)
     return Interval(mean=float(sums.sum() / counts.sum()), low=float(low), high=float(high), n=len(array))
 
 
-def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], prompts: Sequence[str], *, resamples: int, seed: int
-) -> Interval:
+def bootstrap(statistic: Callable[[Floats], Floats], prompts: Sequence[str], draw: Bootstrap) -> Interval:
     """A statistic of n rows and its 95 % percentile interval over resampled prompts.
 
-    statistic: from weights of rows [r, n] (how often each row's prompt was drawn) to its value under each, [r].
-    prompts: [n] the prompt of each row. Draws are those of `bootstrap_mean`. Resamples in which the statistic is not
-    finite (a share of nothing) are left out.
+    statistic: from weights of rows [r, n] (how often each row's prompt is drawn) to its value for each resample, [r].
+    prompts: [n], the prompt of each row. Resamples are those of `bootstrap_mean`. Resamples in which the statistic is
+    not finite (a share of nothing) are left out.
     """
     names, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
-    found = []
-    for block in _drawn(len(names), resamples, seed, rows=len(of_prompt)):
+    parts = []
+    for block in _drawn(len(names), draw, rows=len(of_prompt)):
         weights = np.zeros((len(block), len(names)))
         np.add.at(weights, (np.arange(len(block))[:, None], block), 1.0)
-        found.append(statistic(weights[:, of_prompt]))
-    values = np.concatenate(found)
+        parts.append(statistic(weights[:, of_prompt]))
+    values = np.concatenate(parts)
     low, high = np.quantile(values[np.isfinite(values)], _CONFIDENCE)
     mean = float(statistic(np.ones((1, len(of_prompt))))[0])
     return Interval(mean=mean, low=float(low), high=float(high), n=len(of_prompt))
 
 
-def _drawn(prompts: int, resamples: int, seed: int, rows: int = 0) -> Iterator[np.ndarray]:
-    """Positions of drawn prompts, [r, prompts] a block, `resamples` in all; the blocks' sizes do not change them."""
-    rng = np.random.default_rng(seed)
+def _drawn(prompts: int, draw: Bootstrap, rows: int = 0) -> Iterator[Ints]:
+    """Positions of drawn prompts in blocks [r, prompts]. The size of the blocks does not change the draws."""
+    rng = np.random.default_rng(draw.seed)
     block = max(1, _DRAWS // max(prompts, rows))
-    for start in range(0, resamples, block):
-        yield rng.integers(prompts, size=(min(block, resamples - start), prompts))
+    for start in range(0, draw.resamples, block):
+        yield rng.integers(prompts, size=(min(block, draw.resamples - start), prompts))
 
 
-def win_rate(outcomes: Sequence[str], prompts: Sequence[str], *, resamples: int, seed: int) -> Interval | None:
-    """How often a wins: mean worth over the comparisons [n] that have one; a tie is half a win.
+def win_rate(outcomes: Sequence[str], prompts: Sequence[str], draw: Bootstrap) -> Interval | None:
+    """How often a wins: the mean over comparisons [n] with a winner or a tie; a tie is half a win.
 
-    None when every comparison was an abstention or an error. Raises ValueError on an outcome that is not in
+    None when every comparison is an abstention or an error. Raises ValueError for an outcome that is not in
     storage.schemas.VOTES.
     """
     unknown = set(outcomes) - set(WORTH) - set(EXCLUDED)
@@ -90,11 +98,11 @@ def win_rate(outcomes: Sequence[str], prompts: Sequence[str], *, resamples: int,
     counted = [(WORTH[o], prompt) for o, prompt in zip(outcomes, prompts, strict=True) if o in WORTH]
     if not counted:
         return None
-    values, of = zip(*counted, strict=True)
-    return bootstrap_mean(values, of, resamples=resamples, seed=seed)
+    values, of_prompt = zip(*counted, strict=True)
+    return bootstrap_mean(values, of_prompt, draw)
 
 
 def excluded(outcomes: Sequence[str]) -> dict[str, int]:
-    """How many outcomes took no part in a mean, by reason; reasons that did not occur are there with 0."""
+    """How many outcomes are left out of a mean, by reason, including reasons with 0."""
     counts = Counter(outcomes)
     return {reason: counts[reason] for reason in EXCLUDED}

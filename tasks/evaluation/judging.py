@@ -1,4 +1,4 @@
-"""The judge stage of evaluation: several policies' responses to the same prompts, compared and rated."""
+"""The judge stage: responses of several policies to the same prompts, compared and scored."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,13 @@ from tasks.panel.voting import AnswerStore, drawing_seed, vote
 
 
 def run_judging(spec: JudgeSpec, progress: Progress = silent) -> Manifest:
-    """Compare response j of the first source (a) with response j of each other one (b), by `judges`; `rates` score the
-    first source's responses. Publishes votes.parquet and scores.parquet in `spec.folder`; without judges and rates
-    both are empty, and the evaluation has no win rates.
+    """Run or adopt the judge stage; publishes votes.parquet and scores.parquet in `spec.folder`.
 
-    Raises UserError for no source, rates that do not score, unfinished responses, and sources that
-    do not hold the same responses (prompt and index).
+    `judges` compare response j of the first source (a) with response j of every other source (b). `rates` score the
+    responses of the first source. Without judges and rates both files are empty, and there are no win rates.
+
+    Raises UserError when there is no source, for rates that do not score, for unfinished responses, and for sources
+    that do not answer the same prompts with equally many responses.
     """
     manifest = run_stage(spec, lambda: _judge(spec, progress))
     remove_parts(spec)
@@ -34,29 +35,31 @@ def run_judging(spec: JudgeSpec, progress: Progress = silent) -> Manifest:
 def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     settings = spec.settings
     if not spec.responses:
-        raise UserError("there is nothing to judge", where="responses", remedy="name at least one generate folder")
+        raise UserError(
+            "there are no responses to judge", where="responses", remedy="give at least one generate folder"
+        )
     seed = drawing_seed(spec)
-    rates = open_annotators(_rates_of_their_own(settings), seed)
+    rates = open_annotators(_rates_only(settings), seed)
     for annotator in rates:
         if annotator.answer_type != "scores":
             raise UserError(
-                f"{annotator.name} compares pairs and cannot rate single responses",
+                f"{annotator.name} compares pairs and cannot score single responses",
                 where=f"rates.{annotator.name}",
-                remedy="put it under judges; rates take the kinds verifier, rule, function and reward_model",
+                remedy="move it to judges; rates take the kinds verifier, rule, function and reward_model",
             )
     judges = open_annotators(settings.judges, seed)
     sources = [read_responses(name, source.path, spec.prompts.path) for name, source in spec.responses.items()]
     responses = for_annotators(sources)
-    comparisons = _across(sources)
-    ballots = [PanelVotes(SCORES.empty_table(), VOTES.empty_table())]
+    comparisons = _comparisons(sources)
+    results = [PanelVotes(SCORES.empty_table(), VOTES.empty_table())]
     answers = spec.answers or spec.folder / "answers"
     if judges:
-        ballots.append(vote(judges, responses, comparisons, AnswerStore(Parts(spec, "judges"), answers), progress))
+        results.append(vote(judges, responses, comparisons, AnswerStore(Parts(spec, "judges"), answers), progress))
     if rates:
         rated = for_annotators(sources[:1])
-        ballots.append(vote(rates, rated, comparisons[:0], AnswerStore(Parts(spec, "rates"), answers), progress))
-    scores = pa.concat_tables([ballot.scores for ballot in ballots])
-    votes = pa.concat_tables([ballot.votes for ballot in ballots])
+        results.append(vote(rates, rated, comparisons[:0], AnswerStore(Parts(spec, "rates"), answers), progress))
+    scores = pa.concat_tables([result.scores for result in results])
+    votes = pa.concat_tables([result.votes for result in results])
     paths = [spec.folder / "votes.parquet", spec.folder / "scores.parquet"]
     write_parquet(paths[0], votes)
     write_parquet(paths[1], scores)
@@ -67,26 +70,26 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     )
 
 
-def _rates_of_their_own(settings: JudgingSettings) -> dict[str, AnnotatorSettings]:
-    """The rates that are not judges as well: a judge that scores has scored the first source already."""
+def _rates_only(settings: JudgingSettings) -> dict[str, AnnotatorSettings]:
+    """The rates that are not also judges: a judge that scores has scored the first source already."""
     for name, annotator in settings.rates.items():
         if name in settings.judges and settings.judges[name] != annotator:
             raise UserError(
-                f"{name} is the name of two different annotators",
+                f"two different annotators have the name {name}",
                 where=f"judges.{name} and rates.{name}",
-                remedy="give one of them another name",
+                remedy="rename one of them",
             )
     return {name: annotator for name, annotator in settings.rates.items() if name not in settings.judges}
 
 
-def _across(sources: Sequence[Responses]) -> Ints:
-    """[n, 2]: each response of the first source with the same one of every other, as positions in all sources' rows."""
+def _comparisons(sources: Sequence[Responses]) -> Ints:
+    """[n, 2]: each response of the first source and its counterpart in another, as numbers over all sources."""
     first = sources[0]
     size = len(first)
     for other in sources[1:]:
         if not (other.prompt_ids.equals(first.prompt_ids) and np.array_equal(other.rows, first.rows)):
             raise UserError(
-                f"{first.source} and {other.source} do not hold responses to the same prompts, as many to each",
+                f"{first.source} and {other.source} have different prompts, or different numbers of responses",
                 where=f"responses.{other.source}",
                 remedy="sample both with the same prompts and the same number of responses",
             )

@@ -1,4 +1,4 @@
-"""The figures of one evaluation: what metrics.json and the summary of an evaluate stage hold."""
+"""The metrics of one evaluation, as in metrics.json and in the summary of an evaluate stage."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tasks.evaluation.wins import Category, Gap
 
 
 class Excluded(BaseModel):
-    """What took no part in a mean, by reason (abstain, error)."""
+    """How many votes and scores are left out of the means, by reason (abstain, error)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +23,7 @@ class Excluded(BaseModel):
 
 
 class Metrics(BaseModel):
-    """The figures of one evaluation. A judge or annotator none of whose outcomes counts is in `excluded` only."""
+    """The metrics of one evaluation. A judge or annotator without any outcome that counts is in `excluded` only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,21 +32,21 @@ class Metrics(BaseModel):
     kl: Divergence  # from the initial policy, nats
     tokens: float  # mean reply length, the end token included
     words: float  # mean reply length, split at white space
-    finish_rate: float  # share of replies that ended by themselves
+    finish_rate: float  # share of replies that end by themselves
     unique_rate: float  # distinct reply texts / replies, over all prompts: falls when the policy collapses
-    replies: dict[str, Interval]  # length, diversity and finish rate, with intervals: see tasks.evaluation.replies
-    length: dict[str, dict[str, LengthEffect]]  # [source][judge]: how much of a win rate is length
-    gap: dict[str, dict[str, Gap]]  # [source][judge]: judges beside the one that is the truth
+    replies: dict[str, Interval]  # length, diversity and finish rate with intervals: tasks.evaluation.replies
+    length: dict[str, dict[str, LengthEffect]]  # [source][judge]: the effect of length on the win rate
+    gap: dict[str, dict[str, Gap]]  # [source][judge]: difference from the judge that is the truth
     categories: dict[str, Category]  # {} unless prompts have at least two categories
     calibration: Calibration | None  # of the implicit reward, on held-out pairs
     displacement: Displacement | None  # of log-probabilities, on held-out pairs
     excluded: Excluded
-    harness: HarnessScores | None = None  # of lm-eval's tasks; left out where none was asked
-    mt_bench: MtBench | None = None  # left out where nobody graded
+    harness: HarnessScores | None = None  # scores of lm-eval; not written when there are none
+    mt_bench: MtBench | None = None  # not written when there is none
 
     @model_serializer(mode="wrap")
-    def _asked_only(self, said: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Evaluations without benchmarks have the bytes that they had before there were any."""
-        figures: dict[str, Any] = said(self)
-        unasked = [name for name in ("harness", "mt_bench") if figures[name] is None]
-        return {name: value for name, value in figures.items() if name not in unasked}
+    def _without_missing_benchmarks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Benchmarks that were not run are left out, so that metrics.json is the same as before they existed."""
+        metrics: dict[str, Any] = serialize(self)
+        missing = [name for name in ("harness", "mt_bench") if metrics[name] is None]
+        return {name: value for name, value in metrics.items() if name not in missing}

@@ -1,7 +1,7 @@
-"""The held-out pairs of a run: the initial policy's held-out replies, labelled by the panel, once for all rounds.
+"""The held-out pairs of a run: the initial policy's held-out replies, labelled once by the panel, for all rounds.
 
-Each evaluation publishes the log-probabilities of their replies under its policy, so that later rounds need their own
-policy's only.
+Each evaluation publishes the log-probabilities of these replies under its policy. A later round only computes those of
+its own policy.
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.arrays import Floats, Ints
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, REFERENCE, read_parquet, table, write_parquet
 from tasks.evaluation.calibration import Calibration, Displacement, calibration, displacement
-from tasks.evaluation.settings import MarginSettings
-from tasks.evaluation.wins import Drawing
+from tasks.evaluation.intervals import Bootstrap
+from tasks.evaluation.settings import ImplicitReward
 from tasks.modeling.logprobs import TokenSequence
 
 LOGPROBS = "pair-logprobs.parquet"
@@ -22,19 +23,19 @@ _COLUMNS = ["prompt_id", "chosen_index", "rejected_index", "p_hat", "prompt_ids"
 
 @dataclass(frozen=True)
 class HeldoutPairs:
-    """prompts, p_hat: [n] of each pair. replies: the m replies that are in pairs, by name (prompt, index).
+    """prompts, p_hat: [n], of each pair. replies: the m replies in pairs, by prompt and index.
 
-    sides: [n, 2], positions in `replies` of chosen and rejected.
+    sides: [n, 2], positions of chosen and rejected in `replies`.
     """
 
     prompts: list[str]
-    p_hat: np.ndarray
+    p_hat: Floats
     replies: dict[tuple[str, int], TokenSequence]
-    sides: np.ndarray
+    sides: Ints
 
 
 def read_pairs(folder: Path) -> HeldoutPairs:
-    """From the preferences of the label stage in `folder`."""
+    """Read the preferences of the label stage in `folder`."""
     rows = read_parquet(folder / "preferences.parquet", PREFERENCES, _COLUMNS).to_pylist()
     replies: dict[tuple[str, int], TokenSequence] = {}
     for row in rows:
@@ -47,8 +48,8 @@ def read_pairs(folder: Path) -> HeldoutPairs:
     return HeldoutPairs([row["prompt_id"] for row in rows], p_hat, replies, np.array(sides, dtype=np.int64))
 
 
-def write_logprobs(folder: Path, pairs: HeldoutPairs, logprobs: np.ndarray) -> Path:
-    """Publish the log-probabilities [m] of the replies in pairs, nats."""
+def write_logprobs(folder: Path, pairs: HeldoutPairs, logprobs: Floats) -> Path:
+    """Publish the log-probabilities [m] of the replies in pairs, in nats."""
     path = folder / LOGPROBS
     rows = [
         {"prompt_id": prompt, "round": 0, "response_index": index, "logprob": float(value)}
@@ -58,8 +59,8 @@ def write_logprobs(folder: Path, pairs: HeldoutPairs, logprobs: np.ndarray) -> P
     return path
 
 
-def read_logprobs(evaluation: Manifest, folder: Path, pairs: HeldoutPairs) -> np.ndarray:
-    """[m], as an earlier evaluation in `folder` published them. Raises ValueError when it has not all of them."""
+def read_logprobs(evaluation: Manifest, folder: Path, pairs: HeldoutPairs) -> Floats:
+    """The log-probabilities [m] that an earlier evaluation published. Raises ValueError if one is missing."""
     if LOGPROBS not in {entry.path for entry in evaluation.files}:
         raise ValueError(f"{folder} has no {LOGPROBS}")
     rows = read_parquet(folder / LOGPROBS, REFERENCE).to_pylist()
@@ -69,15 +70,17 @@ def read_logprobs(evaluation: Manifest, folder: Path, pairs: HeldoutPairs) -> np
     return np.array([known[name] for name in pairs.replies])
 
 
-def pair_figures(
-    pairs: HeldoutPairs, now: np.ndarray, before: dict[str, np.ndarray], margin: MarginSettings, draw: Drawing
+def pair_metrics(
+    pairs: HeldoutPairs, now: Floats, before: dict[str, Floats], reward: ImplicitReward, draw: Bootstrap
 ) -> tuple[Calibration | None, Displacement | None]:
-    """now: [m] log-probabilities under the round's policy; before: under the initial and the previous one."""
+    """Calibration of the implicit reward, and displacement of log-probabilities.
+
+    now: [m], under the round's policy. before: [m] each, under the initial and the previous policy.
+    """
     changes = {name: (now - earlier)[pairs.sides] for name, earlier in before.items()}
-    of_reference = changes[margin.reference]
-    margins = margin.scale * (of_reference[:, 0] - of_reference[:, 1])
-    drawn = {"resamples": draw.resamples, "seed": draw.seed}
+    log_ratios = changes[reward.reference]
+    margins = reward.scale * (log_ratios[:, 0] - log_ratios[:, 1])
     return (
-        calibration(margins, pairs.p_hat, pairs.prompts, **drawn),
-        displacement(changes["initial"], changes["previous"], pairs.p_hat, pairs.prompts, **drawn),
+        calibration(margins, pairs.p_hat, pairs.prompts, draw),
+        displacement(changes["initial"], changes["previous"], pairs.p_hat, pairs.prompts, draw),
     )

@@ -1,4 +1,4 @@
-"""The record of a finished round, for later rounds, tables and the report. rounds.json holds one for each round."""
+"""The record of a finished round, for later rounds, tables and the report. rounds.json holds one for every round."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,10 +10,10 @@ from tasks.labeling.summary import LabelSummary
 class RoundRecord(BaseModel):
     """One round of rounds.json. Round 0 is the evaluation of the initial policy.
 
-    base: the round whose policy this one started from. digest, responses, evaluation, pairs, against: content digests
-    of the policy, of its held-out responses, of the evaluation, of the run's held-out pairs (in round 0), and of the
-    held-out responses of the policies in evaluation.against. seconds: by stage folder; stages below evaluate count as
-    evaluate. decision: None until somebody decides.
+    base: the round that made the policy which this round started from. digest, responses, evaluation, pairs, against:
+    content digests of the policy, its held-out responses, the evaluation, the run's held-out pairs (in round 0), and
+    the held-out responses of the policies in evaluation.against. seconds: by stage folder; stages below evaluate count
+    as evaluate. decision: None until the gate decides.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""What replies are like: length, diversity, how many end by themselves. Each figure with its 95 % interval."""
+"""Length, diversity and finish rate of replies, each with its 95 % interval."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -6,43 +6,42 @@ from itertools import islice
 
 import numpy as np
 
-from tasks.evaluation.intervals import Interval, bootstrap_mean
+from tasks.evaluation.intervals import Bootstrap, Interval, bootstrap_mean
 
 _NORMAL = 1.96
 
 
-def reply_figures(
-    texts: Sequence[str], lengths: Sequence[int], ended: Sequence[bool], prompts: Sequence[str], *,
-    resamples: int, seed: int,
-) -> dict[str, Interval]:  # fmt: skip
+def reply_metrics(
+    texts: Sequence[str], lengths: Sequence[int], ended: Sequence[bool], prompts: Sequence[str], draw: Bootstrap
+) -> dict[str, Interval]:
     """By name: tokens, words, characters, finished (means over replies [n]), unique, distinct-1, distinct-2.
 
-    unique: distinct texts among all. distinct-n: distinct n-grams of words among all (Li et al., arXiv 1510.03055, over
-    all replies together); both hang on how many replies there are, and distinct-n on how long they are.
+    unique: the share of distinct texts. distinct-n: the share of distinct n-grams of words (Li et al., arXiv
+    1510.03055), over all replies together. Both depend on the number of replies, and distinct-n on their length.
     """
     words = [text.split() for text in texts]
     measured: dict[str, Sequence[float]] = {
         "tokens": lengths,
-        "words": [len(each) for each in words],
+        "words": [len(reply) for reply in words],
         "characters": [len(text) for text in texts],
         "finished": ended,
     }
-    found = {name: bootstrap_mean(values, prompts, resamples=resamples, seed=seed) for name, values in measured.items()}
-    found["unique"] = distinct([[text] for text in texts], prompts)
+    metrics = {name: bootstrap_mean(values, prompts, draw) for name, values in measured.items()}
+    metrics["unique"] = distinct([[text] for text in texts], prompts)
     for n in (1, 2):
-        found[f"distinct-{n}"] = distinct([list(_grams(each, n)) for each in words], prompts)
-    return found
+        metrics[f"distinct-{n}"] = distinct([list(_ngrams(reply, n)) for reply in words], prompts)
+    return metrics
 
 
 def distinct(items: Sequence[Sequence[Hashable]], prompts: Sequence[str]) -> Interval:
-    """Distinct items among all items of the replies [n]; 1 where there are none.
+    """The share of distinct items among all items of the replies [n]; 1 when there are no items.
 
-    The interval is 1.96 standard errors of the jackknife over prompts (Efron and Tibshirani 1993, section 11.5): a
-    bootstrap draws prompts twice, and what is twice there is not distinct.
+    The interval is 1.96 standard errors of the jackknife over prompts (Efron and Tibshirani 1993, section 11.5). A
+    bootstrap would not do: it draws prompts twice, and repeated items are not distinct.
     """
     of_prompt: dict[str, Counter[Hashable]] = {}
-    for mine, prompt in zip(items, prompts, strict=True):
-        of_prompt.setdefault(prompt, Counter()).update(mine)
+    for reply_items, prompt in zip(items, prompts, strict=True):
+        of_prompt.setdefault(prompt, Counter()).update(reply_items)
     everywhere = Counter(item for counts in of_prompt.values() for item in counts)
     total = sum(counts.total() for counts in of_prompt.values())
     share = len(everywhere) / total if total else 1.0
@@ -56,5 +55,5 @@ def distinct(items: Sequence[Sequence[Hashable]], prompts: Sequence[str]) -> Int
     return Interval(mean=share, low=max(share - half, 0.0), high=min(share + half, 1.0), n=len(items))
 
 
-def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+def _ngrams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     return zip(*(islice(words, start, None) for start in range(n)), strict=False)

@@ -1,26 +1,58 @@
-"""Settings and specs of the judge and evaluate stages."""
+"""Settings of evaluation in a run's configuration, and settings and specs of the judge and evaluate stages."""
 
+import re
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
 from tasks.panel.annotators.registry import AnnotatorSettings
+from tasks.panel.annotators.settings import POLICY_NAMES
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class EvaluationSettings(BaseModel):
+    """What is measured after every round, on held-out prompts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    responses: int = Field(2, ge=1)  # samples a held-out prompt
+    judges: dict[str, AnnotatorSettings] = {}  # decide win rates; must not sit on the panel
+    rates: dict[str, AnnotatorSettings] = {}  # score single responses; reported as means
+    truth: str | None = None  # the judge that is right by construction (a verifier): the others are compared with it
+    against: dict[str, str] = {}  # name -> folder or hub id of another policy to compare with
+    pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
+    bootstrap: int = Field(1000, ge=100)
+    batch_tokens: int = Field(16384, ge=1)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.truth is not None and self.truth not in self.judges:
+            raise ValueError(f"truth: {self.truth} is not one of the judges ({', '.join(self.judges) or 'none'})")
+        if wrong := [name for name in self.against if name in POLICY_NAMES or not _NAME.fullmatch(name)]:
+            raise ValueError(
+                f"against: {', '.join(wrong)} cannot be the name of a policy here; use letters, digits, '-' and '_', "
+                f"and none of {', '.join(POLICY_NAMES)}"
+            )
+        if self.pairs and self.responses < 2:
+            raise ValueError("pairs: a pair needs two responses a prompt; set responses=2, or pairs=false")
+        return self
 
 
 class JudgingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     judges: dict[str, AnnotatorSettings]  # decide win rates
-    rates: dict[str, AnnotatorSettings] = {}  # score single responses; their mean is a rate
+    rates: dict[str, AnnotatorSettings] = {}  # score single responses; the mean score is a rate
 
 
 class JudgeSpec(Spec):
-    """Have annotators compare several policies' responses to the same prompts (evaluation): no preferences are made.
+    """Compare the responses of several policies to the same prompts. The votes are for evaluation only.
 
-    Response j of each other source is compared with response j of the first source. `rates` only score.
+    Response j of the first source is compared with response j of every other source. `rates` only score.
     """
 
     stage: ClassVar[str] = "judge"
@@ -30,16 +62,16 @@ class JudgeSpec(Spec):
     task: ClassVar[TaskName] = "evaluate"
 
     settings: JudgingSettings
-    # Source name -> folder of a finished generate stage. The first source is compared with every other one.
+    # Source -> folder of a finished generate stage. The first source is compared with every other one.
     responses: dict[str, Artifact]
     prompts: Artifact
     judge_files: dict[str, Artifact] = Field({})  # as LabelSpec.annotator_files
     rate_files: dict[str, Artifact] = Field({})
-    answers: Annotated[Path | None, Unkeyed("a cache: nobody is asked the same question twice")] = None
+    answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
 
 
-class MarginSettings(BaseModel):
-    """What an implicit reward is: scale * log(policy / reference), as the round was trained with."""
+class ImplicitReward(BaseModel):
+    """The implicit reward of a round's policy, scale * log(policy / reference), with the scale used in training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,15 +84,15 @@ class MetricsSettings(BaseModel):
 
     bootstrap: int = Field(1000, ge=100)  # resamples of prompts for the 95 % intervals
     divergence_tokens: int = Field(16384, ge=1)  # padded tokens in one forward of the divergence estimate
-    truth: str | None = None  # the judge that the others are measured against
-    margin: MarginSettings | None = None  # None: of the initial policy, which has none
+    truth: str | None = None  # the judge that the others are compared with
+    margin: ImplicitReward | None = None  # None for the initial policy, which has no implicit reward
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
 
 
 class EvaluateSpec(Spec):
-    """Figures of one round from files: held-out responses, judges' votes, and both policies for the divergence."""
+    """Metrics of one policy from held-out responses, judges' votes, and both policies for the divergence."""
 
     stage: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 2
@@ -73,9 +105,9 @@ class EvaluateSpec(Spec):
     judgements: Artifact  # folder of the judge stage (votes.parquet, scores.parquet)
     policy: Artifact  # pi_t+1
     initial: Artifact  # pi_0
-    prompts: Artifact | None = None  # held-out prompts, for their categories; None: figures are not split
-    rivals: dict[str, Artifact] = Field({})  # source -> folder of the responses that the policy's are compared with
+    prompts: Artifact | None = None  # held-out prompts, for their categories; None: no metrics by category
+    rivals: dict[str, Artifact] = Field({})  # source -> folder of the rival's held-out responses
     pairs: Artifact | None = None  # folder of the label stage on the initial policy's held-out responses
     evaluations: dict[str, Artifact] = Field({})  # initial, previous -> evaluate folders with their log-probabilities
-    harness: Artifact | None = None  # folder of the harness stage of this policy; None: no benchmark is wanted
-    mt_bench: Artifact | None = None  # folder of the grade stage of this policy; None: no MT-Bench is wanted
+    harness: Artifact | None = None  # folder of this policy's harness stage; None: no benchmarks
+    mt_bench: Artifact | None = None  # folder of this policy's grade stage; None: no MT-Bench

@@ -1,9 +1,7 @@
-"""The evaluate stage: figures of one policy from files, and a few of its replies to read.
+"""The evaluate stage: metrics of one policy from files, and a few of its replies to read.
 
-    python -m tasks.evaluation runs/demo/round-01/evaluate/spec.yaml
-
-Publishes metrics.json (a `Metrics`; the same bytes whenever the stage is run again), samples.json and, where the run
-has held-out pairs, their replies' log-probabilities under the policy.
+Publishes metrics.json (a `Metrics`; the same bytes every time the stage runs), samples.json and, in a run with held-out
+pairs, the log-probabilities of their replies under the policy.
 """
 
 import logging
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
+from storage.arrays import Floats, Ints
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.manifest import Manifest
@@ -22,15 +21,14 @@ from storage.schemas import PROMPTS, RESPONSES, SCORES, VOTES, read_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.divergence import NONE, Divergence, divergence, policy_logprobs
 from tasks.evaluation.harness.stage import HarnessScores
-from tasks.evaluation.intervals import Interval
+from tasks.evaluation.intervals import Bootstrap, Interval
 from tasks.evaluation.metrics import Excluded, Metrics
 from tasks.evaluation.mt_bench.figures import MtBench, mt_bench
-from tasks.evaluation.pairs import HeldoutPairs, pair_figures, read_logprobs, read_pairs, write_logprobs
-from tasks.evaluation.replies import reply_figures
+from tasks.evaluation.pairs import HeldoutPairs, pair_metrics, read_logprobs, read_pairs, write_logprobs
+from tasks.evaluation.replies import reply_metrics
 from tasks.evaluation.settings import EvaluateSpec
 from tasks.evaluation.wins import (
     POLICY,
-    Drawing,
     Lengths,
     by_category,
     gaps,
@@ -49,7 +47,7 @@ RESPONSE_COLUMNS = ["prompt_id", "response_index", "prompt_ids", "response_ids",
 
 
 class Sample(BaseModel):
-    """One reply, and the prompt as the policy saw it, chat template included, special tokens left out."""
+    """One reply and its prompt, with the chat template and without special tokens."""
 
     prompt_id: str
     prompt: str
@@ -57,10 +55,10 @@ class Sample(BaseModel):
 
 
 def run(spec: EvaluateSpec, progress: Progress = silent) -> Manifest:
-    """Evaluate one round.
+    """Run or adopt the evaluate stage.
 
-    Raises BrokenManifest when an input folder is unfinished or altered, UserError when there is nothing to evaluate or
-    an input was made again, ValueError when a file does not hold what the stage before it promises.
+    Raises BrokenManifest for an unfinished or altered input folder, UserError when there are no responses or an input
+    was made again, and ValueError for an input file with unexpected content.
     """
     return run_stage(spec, lambda: _evaluate(spec, progress))
 
@@ -68,33 +66,33 @@ def run(spec: EvaluateSpec, progress: Progress = silent) -> Manifest:
 def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
     generated, responses = _responses(spec)
     votes, scores = _judgements(spec)
-    _warn_of_tempered_replies(generated)
-    draw = Drawing(spec.settings.bootstrap, spec.seed)
-    rates_of_wins, without_winner = win_rates(votes, draw)
-    rates, without_score = mean_scores(scores, draw)
+    _warn_about_sampling(generated)
+    draw = Bootstrap(spec.settings.bootstrap, spec.seed)
+    wins, excluded_votes = win_rates(votes, draw)
+    rates, excluded_scores = mean_scores(scores, draw)
     pairs = _pairs(spec)
     logprobs = _logprobs(spec, responses, pairs, progress)
-    margin, before = spec.settings.margin, _logprobs_before(spec, pairs)
-    calibrated = displaced = None
-    if pairs is not None and margin is not None:
-        calibrated, displaced = pair_figures(pairs, logprobs.of_pairs, before, margin, draw)
+    reward, before = spec.settings.margin, _logprobs_before(spec, pairs)
+    calibration = displacement = None
+    if pairs is not None and reward is not None:
+        calibration, displacement = pair_metrics(pairs, logprobs.of_pairs, before, reward, draw)
     metrics = Metrics(
-        win_rate=rates_of_wins,
+        win_rate=wins,
         rates=rates,
         kl=logprobs.kl,
         tokens=float(np.mean(pc.list_value_length(responses["response_ids"]).to_numpy())),
         words=float(np.mean([len(text.as_py().split()) for text in responses["text"]])),
         finish_rate=float(np.mean(pc.equal(responses["finish_reason"], "stop").to_numpy())),
         unique_rate=pc.count_distinct(responses["text"]).as_py() / len(responses),
-        replies=_reply_figures(responses, draw),
+        replies=_reply_metrics(responses, draw),
         length=length_effects(votes, _lengths(spec, responses), draw),
         gap=gaps(votes, spec.settings.truth, draw) if spec.settings.truth else {},
         categories=by_category(votes, scores, _categories(spec, responses), draw),
-        calibration=calibrated,
-        displacement=displaced,
-        excluded=Excluded(votes=without_winner, scores=without_score),
+        calibration=calibration,
+        displacement=displacement,
+        excluded=Excluded(votes=excluded_votes, scores=excluded_scores),
         harness=_harness(spec),
-        mt_bench=_mt_bench(spec),
+        mt_bench=_mt_bench(spec, draw),
     )
     samples = [sample.model_dump() for sample in _samples(responses, spec)]
     summary = metrics.model_dump(mode="json")
@@ -126,11 +124,10 @@ def _harness(spec: EvaluateSpec) -> HarnessScores | None:
     return HarnessScores.model_validate(spec.harness.manifest().summary)
 
 
-def _mt_bench(spec: EvaluateSpec) -> MtBench | None:
+def _mt_bench(spec: EvaluateSpec, draw: Bootstrap) -> MtBench | None:
     if spec.mt_bench is None:
         return None
-    graded = spec.mt_bench.manifest()
-    return mt_bench(spec.mt_bench.path, graded, resamples=spec.settings.bootstrap, seed=spec.seed)
+    return mt_bench(spec.mt_bench.path, spec.mt_bench.manifest(), draw)
 
 
 def _parquet(folder: Path, manifest: Manifest) -> list[Path]:
@@ -138,37 +135,36 @@ def _parquet(folder: Path, manifest: Manifest) -> list[Path]:
 
 
 def _judgements(spec: EvaluateSpec) -> tuple[pa.Table, pa.Table]:
-    """Votes and scores; empty when the stage did not write them (round 0 compares with nobody)."""
-    judged = spec.judgements.manifest()
+    """Votes and scores; empty when the judge stage did not write them (round 0 has no rivals)."""
+    manifest = spec.judgements.manifest()
     names = ["prompt_id", "source_a", "index_a", "source_b", "index_b", "annotator", "outcome"]
-    votes = _judged(spec, judged, "votes.parquet", VOTES, names)
-    if strangers := set(votes["source_a"].to_pylist()) - {POLICY}:
+    votes = _read(spec, manifest, "votes.parquet", VOTES, names)
+    if unexpected := set(votes["source_a"].to_pylist()) - {POLICY}:
         raise ValueError(
-            f"{spec.judgements.path / 'votes.parquet'}: source_a is {sorted(strangers)}, expected {POLICY!r}"
+            f"{spec.judgements.path / 'votes.parquet'}: source_a is {sorted(unexpected)}, expected {POLICY!r}"
         )
     names = ["prompt_id", "source", "annotator", "outcome", "score"]
-    return votes, _judged(spec, judged, "scores.parquet", SCORES, names)
+    return votes, _read(spec, manifest, "scores.parquet", SCORES, names)
 
 
-def _judged(spec: EvaluateSpec, judged: Manifest, name: str, schema: pa.Schema, columns: list[str]) -> pa.Table:
-    if name not in {entry.path for entry in judged.files}:
+def _read(spec: EvaluateSpec, manifest: Manifest, name: str, schema: pa.Schema, columns: list[str]) -> pa.Table:
+    if name not in {entry.path for entry in manifest.files}:
         return pa.schema([schema.field(column) for column in columns]).empty_table()
     return read_parquet(spec.judgements.path / name, schema, columns)
 
 
-def _reply_figures(responses: pa.Table, draw: Drawing) -> dict[str, Interval]:
-    return reply_figures(
+def _reply_metrics(responses: pa.Table, draw: Bootstrap) -> dict[str, Interval]:
+    return reply_metrics(
         responses["text"].to_pylist(),
         [len(reply) for reply in responses["response_ids"].to_pylist()],
         [reason == "stop" for reason in responses["finish_reason"].to_pylist()],
         responses["prompt_id"].to_pylist(),
-        resamples=draw.resamples,
-        seed=draw.seed,
+        draw,
     )
 
 
 def _lengths(spec: EvaluateSpec, responses: pa.Table) -> Lengths:
-    """Characters of every reply, the policy's and its rivals'."""
+    """Characters of every reply of the policy and its rivals."""
     tables = {POLICY: responses}
     for name, rival in spec.rivals.items():
         files = _parquet(rival.path, rival.manifest())
@@ -183,7 +179,7 @@ def _lengths(spec: EvaluateSpec, responses: pa.Table) -> Lengths:
 
 
 def _categories(spec: EvaluateSpec, responses: pa.Table) -> dict[str, str | None]:
-    """Of each prompt that was answered."""
+    """The category of each answered prompt."""
     if spec.prompts is None:
         return {}
     prompts = read_parquet(spec.prompts.path, PROMPTS, ["prompt_id", "category"])
@@ -199,7 +195,8 @@ def _pairs(spec: EvaluateSpec) -> HeldoutPairs | None:
     return read_pairs(spec.pairs.path)
 
 
-def _logprobs_before(spec: EvaluateSpec, pairs: HeldoutPairs | None) -> dict[str, np.ndarray]:
+def _logprobs_before(spec: EvaluateSpec, pairs: HeldoutPairs | None) -> dict[str, Floats]:
+    """Log-probabilities of the pairs' replies under earlier policies."""
     if pairs is None:
         return {}
     return {
@@ -210,21 +207,21 @@ def _logprobs_before(spec: EvaluateSpec, pairs: HeldoutPairs | None) -> dict[str
 
 class _Logprobs(NamedTuple):
     kl: Divergence
-    of_pairs: np.ndarray  # of the replies in held-out pairs under the policy, [m]
+    of_pairs: Floats  # log-probabilities of the replies in held-out pairs under the policy, [m]
 
 
 def _logprobs(spec: EvaluateSpec, responses: pa.Table, pairs: HeldoutPairs | None, progress: Progress) -> _Logprobs:
-    """Own replies under both policies, and those of the pairs under the policy; each policy is loaded once."""
+    """The policy's replies under both policies, and the pairs' replies under the policy. Loads each policy once."""
     same = spec.policy.digest == spec.initial.digest
     prompts, replies = _token_ids(responses["prompt_ids"]), _token_ids(responses["response_ids"])
     own = [TokenSequence(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]
     others = list(pairs.replies.values()) if pairs else []
-    asked = others if same else own + others
-    if not asked:
+    sequences = others if same else own + others
+    if not sequences:
         return _Logprobs(NONE, np.zeros(0))
-    total = len(asked) if same else len(asked) + len(own)
+    total = len(sequences) if same else len(sequences) + len(own)
     now = policy_logprobs(
-        asked,
+        sequences,
         policy=spec.policy.path,
         settings=spec.settings,
         progress=lambda done, _, unit: progress(done, total, unit),
@@ -233,26 +230,26 @@ def _logprobs(spec: EvaluateSpec, responses: pa.Table, pairs: HeldoutPairs | Non
         return _Logprobs(NONE, now)
     start = policy_logprobs(
         own, policy=spec.initial.path, settings=spec.settings,
-        progress=lambda done, _, unit: progress(len(asked) + done, total, unit),
+        progress=lambda done, _, unit: progress(len(sequences) + done, total, unit),
     )  # fmt: skip
     ratios = now[: len(own)] - start
     kl = divergence(ratios, [len(reply) for reply in replies], responses["prompt_id"].to_pylist())
     return _Logprobs(kl, now[len(own) :])
 
 
-def _warn_of_tempered_replies(generated: Manifest) -> None:
-    """The divergence is that of pi only where replies were drawn from pi itself."""
+def _warn_about_sampling(generated: Manifest) -> None:
+    """Warn when replies are not drawn from pi itself, because kl is not the divergence of pi then."""
     sampling = generated.settings.get("sampling", {})
     plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     changed = {name: sampling[name] for name, value in plain.items() if sampling.get(name, value) != value}
     if changed:
-        log.warning("held-out replies were sampled with %s: kl is over those, not over the policy's own", changed)
+        log.warning("held-out replies are sampled with %s: kl is the mean over these, not the policy's own", changed)
 
 
 def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
-    """The first reply to every k-th prompt, k such that there are at most SAMPLE_LIMIT. Nobody picks."""
+    """The first reply to every k-th prompt, with the smallest k that gives at most SAMPLE_LIMIT replies."""
     tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.settings.trust_remote_code)
-    first: dict[str, tuple[int, int]] = {}  # prompt: the lowest index of a reply, and its row
+    first: dict[str, tuple[int, int]] = {}  # prompt -> the lowest index of a reply, and its row
     names, indices = (responses[name].to_pylist() for name in ("prompt_id", "response_index"))
     for row, (prompt_id, index) in enumerate(zip(names, indices, strict=True)):
         if prompt_id not in first or index < first[prompt_id][0]:
@@ -265,7 +262,7 @@ def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
     ]
 
 
-def _token_ids(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """Each row's ids, as a view of the column."""
+def _token_ids(column: pa.ChunkedArray) -> list[Ints]:
+    """The ids of each row, as a view of the column."""
     rows = column.combine_chunks()
     return np.split(rows.flatten().to_numpy(), np.cumsum(pc.list_value_length(rows).to_numpy())[:-1])

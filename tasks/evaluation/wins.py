@@ -1,4 +1,4 @@
-"""Figures from judges' votes and scores: win rates, what length has to do with them, by category, beside the truth."""
+"""Metrics from judges' votes and scores: win rates, effect of length, categories, and difference from the truth."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.evaluation.intervals import WORTH, Interval, bootstrap_mean, excluded, win_rate
+from tasks.evaluation.intervals import WORTH, Bootstrap, Interval, bootstrap_mean, excluded, win_rate
 from tasks.evaluation.length import LengthEffect, length_effect
 
-POLICY = "policy"  # the judge stage's name for the policy under evaluation: source_a of votes, source of its scores
-MOST_CATEGORIES = 40  # the largest ones are told apart
+POLICY = "policy"  # the evaluated policy in the judge stage: source_a of votes, source of its scores
+MOST_CATEGORIES = 40  # the largest ones have metrics of their own
 
 Lengths = Mapping[tuple[str, str, int], int]  # (source, prompt, index) -> characters of the reply
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A judge beside the truth, over comparisons that both decided.
+    """A judge compared with the truth, over comparisons that both decided or tied.
 
-    difference: its win rate less the truth's. agreement: share of comparisons with the same outcome.
+    difference: its win rate minus the truth's. agreement: share of comparisons with the same outcome.
     """
 
     difference: Interval
@@ -29,19 +29,11 @@ class Gap:
 
 @dataclass(frozen=True)
 class Category:
-    """Figures of the held-out prompts of one category, as in `Metrics`."""
+    """Metrics of the held-out prompts in one category, as in `Metrics`."""
 
     prompts: int
     win_rate: dict[str, dict[str, Interval]]
     rates: dict[str, Interval]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How intervals are drawn."""
-
-    resamples: int
-    seed: int
 
 
 def grouped(table: pa.Table, by: Sequence[str], columns: Sequence[str]) -> dict[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -54,23 +46,23 @@ def grouped(table: pa.Table, by: Sequence[str], columns: Sequence[str]) -> dict[
 
 
 def win_rates(
-    votes: pa.Table, draw: Drawing
+    votes: pa.Table, draw: Bootstrap
 ) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, dict[str, int]]]]:
-    """Win rates [source][judge] of the policy, and what did not count."""
+    """Win rates [source][judge] of the policy, and how many outcomes are left out, by reason."""
     rates: dict[str, dict[str, Interval]] = {}
     left_out: dict[str, dict[str, dict[str, int]]] = {}
     for (source, judge), rows in grouped(votes, ("source_b", "annotator"), ("outcome", "prompt_id")).items():
         outcomes, prompts = zip(*rows, strict=True)
         rates.setdefault(source, {})
         left_out.setdefault(source, {})[judge] = excluded(outcomes)
-        rate = win_rate(outcomes, prompts, resamples=draw.resamples, seed=draw.seed)
+        rate = win_rate(outcomes, prompts, draw)
         if rate is not None:
             rates[source][judge] = rate
     return rates, left_out
 
 
-def mean_scores(scores: pa.Table, draw: Drawing) -> tuple[dict[str, Interval], dict[str, dict[str, int]]]:
-    """Mean score [annotator] of the policy's replies, and what did not count."""
+def mean_scores(scores: pa.Table, draw: Bootstrap) -> tuple[dict[str, Interval], dict[str, dict[str, int]]]:
+    """Mean score [annotator] of the policy's replies, and how many outcomes are left out, by reason."""
     rates: dict[str, Interval] = {}
     left_out: dict[str, dict[str, int]] = {}
     groups = grouped(scores, ("source", "annotator"), ("outcome", "score", "prompt_id"))
@@ -81,13 +73,13 @@ def mean_scores(scores: pa.Table, draw: Drawing) -> tuple[dict[str, Interval], d
         scored = [(score, prompt) for outcome, score, prompt in rows if outcome == "score"]
         if scored:
             values, prompts = zip(*scored, strict=True)
-            rates[annotator] = bootstrap_mean(values, prompts, resamples=draw.resamples, seed=draw.seed)
+            rates[annotator] = bootstrap_mean(values, prompts, draw)
     return rates, left_out
 
 
-def length_effects(votes: pa.Table, lengths: Lengths, draw: Drawing) -> dict[str, dict[str, LengthEffect]]:
-    """[source][judge], of comparisons whose replies' lengths are known and that the judge decided or tied."""
-    found: dict[str, dict[str, LengthEffect]] = {}
+def length_effects(votes: pa.Table, lengths: Lengths, draw: Bootstrap) -> dict[str, dict[str, LengthEffect]]:
+    """[source][judge], over comparisons that the judge decided or tied and whose lengths are known."""
+    effects: dict[str, dict[str, LengthEffect]] = {}
     columns = ("outcome", "prompt_id", "index_a", "index_b")
     for (source, judge), rows in grouped(votes, ("source_b", "annotator"), columns).items():
         counted = [
@@ -97,43 +89,42 @@ def length_effects(votes: pa.Table, lengths: Lengths, draw: Drawing) -> dict[str
         ]
         if counted:
             worth, delta, prompts = zip(*counted, strict=True)
-            effect = length_effect(worth, delta, prompts, resamples=draw.resamples, seed=draw.seed)
-            found.setdefault(source, {})[judge] = effect
-    return found
+            effect = length_effect(worth, delta, prompts, draw)
+            effects.setdefault(source, {})[judge] = effect
+    return effects
 
 
-def gaps(votes: pa.Table, truth: str, draw: Drawing) -> dict[str, dict[str, Gap]]:
-    """[source][judge] of every judge but `truth`, on the comparisons that both decided or tied."""
+def gaps(votes: pa.Table, truth: str, draw: Bootstrap) -> dict[str, dict[str, Gap]]:
+    """[source][judge] of every judge but `truth`, over comparisons that both decided or tied."""
     columns = ("outcome", "prompt_id", "index_a", "index_b")
     groups = grouped(votes, ("source_b", "annotator"), columns)
-    found: dict[str, dict[str, Gap]] = {}
+    differences: dict[str, dict[str, Gap]] = {}
     for (source, judge), rows in groups.items():
         known = {(p, a, b): outcome for outcome, p, a, b in groups.get((source, truth), []) if outcome in WORTH}
         both = [(o, known[p, a, b], p) for o, p, a, b in rows if o in WORTH and (p, a, b) in known]
         if judge == truth or not both:
             continue
         prompts = [prompt for _, _, prompt in both]
-        more = [WORTH[said] - WORTH[true] for said, true, _ in both]
-        same = [float(said == true) for said, true, _ in both]
-        found.setdefault(source, {})[judge] = Gap(
-            bootstrap_mean(more, prompts, resamples=draw.resamples, seed=draw.seed),
-            bootstrap_mean(same, prompts, resamples=draw.resamples, seed=draw.seed),
+        difference = [WORTH[outcome] - WORTH[true] for outcome, true, _ in both]
+        same = [float(outcome == true) for outcome, true, _ in both]
+        differences.setdefault(source, {})[judge] = Gap(
+            bootstrap_mean(difference, prompts, draw), bootstrap_mean(same, prompts, draw)
         )
-    return found
+    return differences
 
 
 def by_category(
-    votes: pa.Table, scores: pa.Table, categories: Mapping[str, str | None], draw: Drawing
+    votes: pa.Table, scores: pa.Table, categories: Mapping[str, str | None], draw: Bootstrap
 ) -> dict[str, Category]:
-    """Figures by category (of each prompt); {} where there are not two. Prompts without one are left out."""
+    """Metrics by category; {} with fewer than two. categories: of each prompt; None is left out."""
     counts = Counter(name for name in categories.values() if name is not None)
     largest = sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CATEGORIES]
     if len(counts) < 2:
         return {}
     of_vote, of_score = ([categories.get(p) for p in table["prompt_id"].to_pylist()] for table in (votes, scores))
-    found = {}
+    metrics = {}
     for name in sorted(largest):
-        mine = [table.filter(pa.array([each == name for each in of], pa.bool_()))
-                for table, of in ((votes, of_vote), (scores, of_score))]  # fmt: skip
-        found[name] = Category(counts[name], win_rates(mine[0], draw)[0], mean_scores(mine[1], draw)[0])
-    return found
+        own_votes = votes.filter(pa.array([category == name for category in of_vote], pa.bool_()))
+        own_scores = scores.filter(pa.array([category == name for category in of_score], pa.bool_()))
+        metrics[name] = Category(counts[name], win_rates(own_votes, draw)[0], mean_scores(own_scores, draw)[0])
+    return metrics

@@ -1,1 +1,1 @@
-"""Votes of a panel of annotators, and the empirical preferences that they amount to."""
+"""From a panel's votes to empirical preferences between responses."""

@@ -1,4 +1,4 @@
-"""How the annotators of a label stage did: outcomes, agreement, bias, consistency, cost. Numpy over whole columns."""
+"""Statistics of the annotators in a label stage: outcomes, agreement, bias, consistency, cost."""
 
 import json
 from collections import Counter
@@ -20,68 +20,67 @@ from tasks.panel.responses import Responses
 
 _OUTCOMES = ("a", "b", "tie", "abstain", "error")
 _SILENT = -2  # neither a (1), b (-1) nor tie (0)
-_SIDES = np.array([1, -1, 0, _SILENT, _SILENT], dtype=np.int8)  # of _OUTCOMES
+_SIDES = np.array([1, -1, 0, _SILENT, _SILENT], dtype=np.int8)  # for _OUTCOMES
 _PAID = ["annotator", "faults", "seconds", "tokens", "cost"]
 _VOTES = ["prompt_id", "index_a", "index_b", "kind", "outcome", "ab", "ba", *_PAID]
 
 
 @dataclass(frozen=True)
-class Observations:
-    """`annotators` of storage.schemas.ANNOTATORS in the panel's order, `agreement` of AGREEMENT."""
+class StatsTables:
+    """annotators: storage.schemas.ANNOTATORS, in the panel's order. agreement: storage.schemas.AGREEMENT."""
 
     annotators: pa.Table
     agreement: pa.Table
 
 
-def observe(
-    candidates: Responses, votes: pa.Table, scores: pa.Table, preferences: pa.Table, gold: Sequence[str] = ()
-) -> Observations:
-    """Observe the `votes` of one stage (storage.schemas.VOTES) beside what they amounted to.
+def annotator_stats(
+    responses: Responses, votes: pa.Table, scores: pa.Table, preferences: pa.Table, gold: Sequence[str] = ()
+) -> StatsTables:
+    """Statistics of the `votes` of one stage (storage.schemas.VOTES), and their agreement with its `preferences`.
 
-    `gold`: annotators whose a and b votes are the truth that accuracy is measured by; where they contradict each other
-    there is none.
+    gold: annotators whose a and b votes are the truth for accuracy; a pair on which they contradict has no truth.
     """
-    panel = _Panel(candidates, votes, scores)
+    panel = _VoteMatrix(responses, votes, scores)
     names = panel.names
-    chosen = panel.sides(preferences)
+    chosen = panel.chosen_sides(preferences)
     truth = panel.truth(gold)
     rows = [panel.row(number, chosen, truth) for number in range(len(names))]
     pairs = [panel.agreement(one, other) for one, other in combinations(range(len(names)), 2)]
-    return Observations(
+    return StatsTables(
         pa.Table.from_pylist(rows, schema=ANNOTATORS),
         pa.Table.from_pylist([row for row in pairs if row is not None], schema=AGREEMENT),
     )
 
 
-class _Panel:
-    """Votes as a matrix: `said[c, n]` is what annotator c said of comparison n."""
+class _VoteMatrix:
+    """Votes as a matrix: `sides[c, n]` is the vote of annotator c on comparison n: 1, -1, 0 or _SILENT."""
 
-    def __init__(self, candidates: Responses, votes: pa.Table, scores: pa.Table) -> None:
-        self._candidates = candidates
+    def __init__(self, responses: Responses, votes: pa.Table, scores: pa.Table) -> None:
+        self._responses = responses
         self._votes, self._scores = votes.select(_VOTES), scores.select(_PAID)
         self.names: list[str] = pc.unique(votes["annotator"]).to_pylist()
-        self._slots = candidates.rows.shape[1]
-        at = [self._place(*_slots(self._of(name))) for name in self.names]
+        self._slots = responses.rows.shape[1]
+        at = [self._place(*_slots(self._votes_of(name))) for name in self.names]
         self._comparisons: Ints = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *at]))
-        self.said = np.full((len(self.names), len(self._comparisons)), _SILENT, dtype=np.int8)
+        self.sides = np.full((len(self.names), len(self._comparisons)), _SILENT, dtype=np.int8)
         for number, name in enumerate(self.names):
-            mine = self._of(name)
-            _, a, b = _slots(mine)
-            side = _SIDES[places(mine["outcome"], pa.array(_OUTCOMES), np.int8)]
+            own_votes = self._votes_of(name)
+            _, a, b = _slots(own_votes)
+            side = _SIDES[places(own_votes["outcome"], pa.array(_OUTCOMES), np.int8)]
             side = np.where((a > b) & (np.abs(side) == 1), -side, side)
-            self.said[number, np.searchsorted(self._comparisons, at[number])] = side
+            self.sides[number, np.searchsorted(self._comparisons, at[number])] = side
 
-    def _of(self, name: str) -> pa.Table:
+    def _votes_of(self, name: str) -> pa.Table:
         """The votes of one annotator."""
         return self._votes.filter(pc.equal(self._votes["annotator"], name))
 
     def _place(self, prompts: pa.ChunkedArray, a: Ints, b: Ints) -> Ints:
-        """One number a comparison, whichever of the two comes first."""
-        prompt = places(prompts, self._candidates.prompt_ids, np.int64)
+        """One number for each comparison, the same for both orders."""
+        prompt = places(prompts, self._responses.prompt_ids, np.int64)
         return (prompt * self._slots + np.minimum(a, b)) * self._slots + np.maximum(a, b)
 
-    def sides(self, preferences: pa.Table) -> Ints:
-        """[n]: 1 where the lower index of the comparison was chosen, -1 where the higher one, 0 where neither."""
+    def chosen_sides(self, preferences: pa.Table) -> Ints:
+        """[n]: 1 if the lower index of the comparison is chosen, -1 if the higher index is, 0 if neither."""
         decided = preferences.filter(pc.greater(preferences["target"], 0))
         chosen = decided["chosen_index"].to_numpy().astype(np.int64)
         rejected = decided["rejected_index"].to_numpy().astype(np.int64)
@@ -92,8 +91,8 @@ class _Panel:
         return sides
 
     def truth(self, gold: Sequence[str]) -> Ints | None:
-        """[n]: the side that those of `gold` who decided agree on, 0 where there is none; None without gold."""
-        judges = [self.said[self.names.index(name)] for name in gold if name in self.names]
+        """[n]: the side that all deciding `gold` annotators agree on, otherwise 0; None without gold."""
+        judges = [self.sides[self.names.index(name)] for name in gold if name in self.names]
         if not judges:
             return None
         sides = np.array(judges)
@@ -103,64 +102,66 @@ class _Panel:
     @cached_property
     def _net(self) -> Ints:
         """[n]: a votes minus b votes of all annotators."""
-        net: Ints = np.where(self.said == _SILENT, 0, self.said).sum(axis=0, dtype=np.int64)
+        net: Ints = np.where(self.sides == _SILENT, 0, self.sides).sum(axis=0, dtype=np.int64)
         return net
 
     @cached_property
     def _longer(self) -> Ints:
-        """[n]: 1 where the lower index is the longer response, -1 where the higher one is, 0 where they are as long."""
+        """[n]: 1 if the lower index is the longer response, -1 if the higher index is, 0 if both are equally long."""
         prompt, pair = np.divmod(self._comparisons, self._slots**2)
         first, second = np.divmod(pair, self._slots)
-        length = self._candidates.characters
-        rows = self._candidates.rows
+        length = self._responses.characters
+        rows = self._responses.rows
         longer: Ints = np.sign(length[rows[prompt, first]] - length[rows[prompt, second]])
         return longer
 
     def row(self, number: int, chosen: Ints, truth: Ints | None) -> dict[str, Any]:
-        said = self.said[number]
+        """The row of storage.schemas.ANNOTATORS of one annotator."""
+        sides = self.sides[number]
         name = self.names[number]
-        mine = self._of(name)
+        own_votes = self._votes_of(name)
         scored = self._scores.filter(pc.equal(self._scores["annotator"], name))
-        paid = scored if len(scored) else mine
-        decided = np.abs(said) == 1
-        others = np.sign(self._net - np.where(said == _SILENT, 0, said))
+        answers = scored if len(scored) else own_votes
+        decided = np.abs(sides) == 1
+        others = np.sign(self._net - np.where(sides == _SILENT, 0, sides))
         on_gold = decided & (np.abs(truth) == 1) if truth is not None else np.zeros_like(decided)
-        triples, intransitive = self._triples(said)
-        outcomes = _counted(mine["outcome"])
+        triples, intransitive = self._triples(sides)
+        outcomes = _value_counts(own_votes["outcome"])
         faults = Counter[str]()
-        for text, times in _counted(paid["faults"]).items():
+        for text, times in _value_counts(answers["faults"]).items():
             for fault in text.split(", ") if text else ():
                 faults[fault] += times
         return {
             "annotator": name,
-            "kind": mine["kind"][0].as_py(),
+            "kind": own_votes["kind"][0].as_py(),
             **{outcome: outcomes.get(outcome, 0) for outcome in _OUTCOMES},
             "unanswered": faults.pop(UNANSWERED, 0),
             "faults": json.dumps(dict(sorted(faults.items()))),
-            "agrees_with_panel": _share(said[decided & (chosen != 0)] == chosen[decided & (chosen != 0)]),
-            "agrees_with_others": _share(said[decided & (others != 0)] == others[decided & (others != 0)]),
+            "agrees_with_panel": _share(sides[decided & (chosen != 0)] == chosen[decided & (chosen != 0)]),
+            "agrees_with_others": _share(sides[decided & (others != 0)] == others[decided & (others != 0)]),
             "gold_votes": int(on_gold.sum()),
-            "gold_accuracy": None if truth is None else _share(said[on_gold] == truth[on_gold]),
-            **_orders(mine),
-            "longer_share": _share(said[decided & (self._longer != 0)] == self._longer[decided & (self._longer != 0)]),
+            "gold_accuracy": None if truth is None else _share(sides[on_gold] == truth[on_gold]),
+            **_orders(own_votes),
+            "longer_share": _share(sides[decided & (self._longer != 0)] == self._longer[decided & (self._longer != 0)]),
             "triples": triples,
             "intransitive": intransitive,
-            **{spent: pc.sum(paid[spent], min_count=1).as_py() for spent in ("seconds", "tokens", "cost")},
+            **{column: pc.sum(answers[column], min_count=1).as_py() for column in ("seconds", "tokens", "cost")},
         }
 
-    def _triples(self, said: Ints) -> tuple[int, int]:
-        """Triples of responses with three a or b votes, and how many of them go round in a circle."""
-        shape = (len(self._candidates.rows), self._slots, self._slots)
+    def _triples(self, sides: Ints) -> tuple[int, int]:
+        """How many triples of responses have three a or b votes, and how many of them are intransitive."""
+        shape = (len(self._responses.rows), self._slots, self._slots)
         sign = np.zeros(np.prod(shape), dtype=np.int8)
-        sign[self._comparisons] = np.where(said == _SILENT, 0, said)
+        sign[self._comparisons] = np.where(sides == _SILENT, 0, sides)
         sign = sign.reshape(shape)
         i, j, k = np.array(list(combinations(range(self._slots), 3)), dtype=np.int64).reshape(-1, 3).T
-        around = sign[:, i, j], sign[:, j, k], -sign[:, i, k]
-        full = (around[0] != 0) & (around[1] != 0) & (around[2] != 0)
-        return int(full.sum()), int((full & (around[0] == around[1]) & (around[1] == around[2])).sum())
+        cycle = sign[:, i, j], sign[:, j, k], -sign[:, i, k]
+        full = (cycle[0] != 0) & (cycle[1] != 0) & (cycle[2] != 0)
+        return int(full.sum()), int((full & (cycle[0] == cycle[1]) & (cycle[1] == cycle[2])).sum())
 
     def agreement(self, one: int, other: int) -> dict[str, Any] | None:
-        first, second = self.said[one], self.said[other]
+        """The row of storage.schemas.AGREEMENT of two annotators; None when no comparison has both votes."""
+        first, second = self.sides[one], self.sides[other]
         both = (first != _SILENT) & (second != _SILENT)
         if not both.any():
             return None
@@ -178,7 +179,7 @@ class _Panel:
 
 
 def _orders(votes: pa.Table) -> dict[str, float | None]:
-    """Position bias and consistency, from the verdicts of comparisons that were shown in both orders."""
+    """Position bias and consistency, from comparisons that were shown in both orders."""
     ab, ba = (places(votes[order], pa.array(["a", "b", "tie"]), np.int8) for order in ("ab", "ba"))
     first = np.concatenate([ab == 0, ba == 1])
     second = np.concatenate([ab == 1, ba == 0])
@@ -192,10 +193,10 @@ def _slots(votes: pa.Table) -> tuple[pa.ChunkedArray, Ints, Ints]:
     return votes["prompt_id"], a, b
 
 
-def _counted(column: pa.ChunkedArray) -> dict[str | None, int]:
+def _value_counts(column: pa.ChunkedArray) -> dict[str | None, int]:
     """How often each value occurs."""
-    return {each["values"]: each["counts"] for each in pc.value_counts(column).to_pylist()}
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
 
 
-def _share(flags: np.ndarray) -> float | None:
+def _share(flags: Bools) -> float | None:
     return float(flags.mean()) if len(flags) else None

@@ -1,41 +1,93 @@
-"""Keep the pairs that a margin speaks for: of the panel's target, or of the scores of named annotators.
+"""Keep only the pairs with the largest margins: of scores, of targets, or of the run's own policies.
 
-SeRA (arXiv 2410.09362) keeps the share of pairs with the largest implicit-reward margin, m = s_chosen - s_rejected with
-s an annotator of kind implicit_reward, and dampens one model's bias by a weighted sum over iterations,
-m = (1 - g) m_t + g m_t-1. That keeps the easy pairs: it removes noise, it does not look for what is hard.
+SeRA (arXiv 2410.09362) keeps the share of pairs with the largest implicit-reward margin, m = h(chosen) - h(rejected)
+with h = log pi - log pi_ref, and reduces the bias of a single policy by a weighted sum over two iterations,
+m = (1 - g) m_t + g m_t-1. This keeps the easy pairs: it removes noise, and does not look for hard pairs.
+The share, g and the choice of iterations are ours.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
 
-from storage.arrays import Floats
-from tasks.labeling.settings import SelectionSettings
+from storage.arrays import Floats, Ints
 
 
-def keep_largest(preferences: pa.Table, scores: pa.Table, settings: SelectionSettings) -> tuple[pa.Table, int]:
+class ScoreMarginFilter(BaseModel):
+    """Keep the pairs of a round with the largest margins of the panel's scores, or of the targets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(gt=0, le=1)  # of the labelled pairs
+    # Annotators that score -> their weight in the margin, e.g. {now: 0.7, before: 0.3}; {} = the margin is the target.
+    margin_of: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+
+class PolicyMarginFilter(BaseModel):
+    """Keep the pairs of an offline set with the largest implicit-reward margins of the run's own policies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(0.7, gt=0, le=1)  # OURS: of the set's pairs
+    before: float = Field(0.3, ge=0, lt=1)  # OURS: g, the weight of the previous policy
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
+    device: str = "auto"
+
+
+def largest(margins: Floats, share: float) -> Ints:
+    """Positions, ascending, of the ceil(share * n) largest margins [n]. Ties go to the first; NaN is never kept."""
+    known = np.flatnonzero(~np.isnan(margins))
+    count = int(np.ceil(round(share * len(margins), 9)))
+    positions: Ints = np.sort(known[np.argsort(-margins[known], kind="stable")][:count])
+    return positions
+
+
+def weighted(now: Floats, before: Floats, weight: float) -> Floats:
+    """(1 - weight) now + weight before, [n]."""
+    margins: Floats = (1 - weight) * now + weight * before
+    return margins
+
+
+def keep_by_scores(preferences: pa.Table, scores: pa.Table, settings: ScoreMarginFilter) -> tuple[pa.Table, int]:
     """The rows of `preferences` (its labels) with the largest margins, in their order, and how many are left out.
 
-    ceil(share * n) rows stay; of equal margins the first. A pair whose margin is not known, because an annotator did
-    not score one of its responses, is left out.
+    A pair with a response that one of the annotators did not score has no margin, and is left out.
     """
-    margin = _margins(preferences, scores, settings)
-    known = np.flatnonzero(~np.isnan(margin))
-    count = int(np.ceil(round(settings.share * len(margin), 9)))
-    best = known[np.argsort(-margin[known], kind="stable")][:count]
-    kept = preferences.take(np.sort(best))
+    kept = preferences.take(largest(_score_margins(preferences, scores, settings), settings.share))
     return kept, len(preferences) - len(kept)
 
 
-def _margins(preferences: pa.Table, scores: pa.Table, settings: SelectionSettings) -> Floats:
+def keep_by_policies(
+    pairs: pa.Table, policies: Sequence[Path], reference: Path, settings: PolicyMarginFilter
+) -> pa.Table:
+    """The rows of `pairs` (storage.schemas.PREFERENCES) with the largest margins, in their order.
+
+    policies: folders of pi_t and pi_t-1. All rows when pi_t is the reference, because every margin is 0 then.
+    """
+    now, before = policies
+    if now.resolve() == reference.resolve():
+        return pairs
+    folders = dict.fromkeys([now.resolve(), before.resolve(), reference.resolve()])
+    gaps = {folder: _logprob_gaps(pairs, folder, settings) for folder in folders}
+    margins = [gaps[policy.resolve()] - gaps[reference.resolve()] for policy in (now, before)]
+    return pairs.take(largest(weighted(margins[0], margins[1], settings.before), settings.share))
+
+
+def _score_margins(preferences: pa.Table, scores: pa.Table, settings: ScoreMarginFilter) -> Floats:
     if not settings.margin_of:
         target: Floats = preferences["target"].to_numpy()
         return target
     total = np.zeros(len(preferences))
     for annotator, weight in settings.margin_of.items():
-        mine = scores.filter(pc.equal(scores["annotator"], annotator))
-        keys = pa.array(_keys(mine["prompt_id"], mine["response_index"]), pa.string())
-        values = mine["score"].to_numpy().astype(np.float64)  # null is NaN
+        scored = scores.filter(pc.equal(scores["annotator"], annotator))
+        keys = pa.array(_keys(scored["prompt_id"], scored["response_index"]), pa.string())
+        values = scored["score"].to_numpy().astype(np.float64)  # null is NaN
         sides = []
         for index in ("chosen_index", "rejected_index"):
             place = pc.index_in(pa.array(_keys(preferences["prompt_id"], preferences[index]), pa.string()), keys)
@@ -47,3 +99,22 @@ def _margins(preferences: pa.Table, scores: pa.Table, settings: SelectionSetting
 
 def _keys(prompts: pa.ChunkedArray, indices: pa.ChunkedArray) -> list[str]:
     return [f"{prompt}:{index}" for prompt, index in zip(prompts.to_pylist(), indices.to_pylist(), strict=True)]
+
+
+def _logprob_gaps(pairs: pa.Table, folder: Path, settings: PolicyMarginFilter) -> Floats:
+    """log p(chosen) - log p(rejected) of each row under the policy in `folder`, [n], nats."""
+    from tasks.modeling.load import load_policy
+    from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+
+    model = load_policy(folder, dtype=settings.dtype, device=settings.device)
+    prompts = pairs["prompt_ids"].to_pylist()
+    sides = [
+        sequence_logprobs(
+            model,
+            [TokenSequence(prompt, ids) for prompt, ids in zip(prompts, pairs[column].to_pylist(), strict=True)],
+            tokens=settings.batch_tokens,
+        )
+        for column in ("chosen_ids", "rejected_ids")
+    ]
+    gaps: Floats = np.asarray(sides[0] - sides[1], dtype=np.float64)
+    return gaps

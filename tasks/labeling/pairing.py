@@ -1,15 +1,16 @@
-"""Which responses of a prompt make pairs: all, the best with the worst, or what a tournament among them leaves.
+"""Which responses of a prompt make pairs: all, the best with the worst, or the two ends of a tournament.
 
 The tournament is INPO's (arXiv 2407.00617): a first round in pairs; then winners play winners and losers play losers.
-The winner of all is chosen, the loser of all rejected, if the one also beats the other; 11 comparisons for eight
-responses. Ties go to the first. Byes, where a round has an odd number, are ours. Here the panel has compared all pairs
-anyway: the bracket says which two are taken, it does not save comparisons.
+The overall winner is chosen and the overall loser is rejected, if the winner also beats the loser. Eight responses need
+11 comparisons. Ties go to the first. Byes, for rounds with an odd number, are ours. The panel compares all pairs here:
+the tournament selects two responses, and does not save comparisons.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage.arrays import Bools, Floats, Ints
 from tasks.panel.responses import Responses
@@ -19,38 +20,38 @@ ALL = slice(None)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Unordered pairs of responses of one prompt: its row in Responses.rows, counted from the first prompt asked
-    for, and two slots, first < second. All [n]."""
+    """Unordered pairs of responses, all [n]: the prompt's row in Responses.rows, counted from the first requested
+    prompt, and two slots, first < second."""
 
     prompt: Ints
     first: Ints
     second: Ints
-    dropped: np.ndarray  # why the pair takes no part: "truncated", "identical", "tournament"; "" where it does
+    dropped: NDArray[np.str_]  # why the pair is left out: "truncated", "identical", "tournament"; "" if it is kept
 
 
-def usable_responses(candidates: Responses, drop_truncated: bool, prompts: slice = ALL) -> Bools:
+def usable_responses(responses: Responses, drop_truncated: bool, prompts: slice = ALL) -> Bools:
     """[P, K]: responses of these prompts that may be in a pair."""
-    rows = candidates.rows[prompts]
+    rows = responses.rows[prompts]
     present = rows >= 0
-    return present & candidates.ended[rows] if drop_truncated else present
+    return present & responses.ended[rows] if drop_truncated else present
 
 
-def candidate_pairs(candidates: Responses, *, drop_truncated: bool, prompts: slice = ALL) -> Pairs:
-    """Every pair of responses of each of these prompts, with those that can be no preference marked."""
-    i, j = np.triu_indices(candidates.rows.shape[1], 1)
-    present = candidates.rows[prompts] >= 0
+def response_pairs(responses: Responses, *, drop_truncated: bool, prompts: slice = ALL) -> Pairs:
+    """Every pair of responses of each of these prompts; `dropped` marks pairs that cannot become preferences."""
+    i, j = np.triu_indices(responses.rows.shape[1], 1)
+    present = responses.rows[prompts] >= 0
     prompt, pair = np.nonzero(present[:, i] & present[:, j])
     first, second = i[pair], j[pair]
-    usable, twins = usable_responses(candidates, drop_truncated, prompts), candidates.twins[prompts]
+    usable, twins = usable_responses(responses, drop_truncated, prompts), responses.twins[prompts]
     truncated = ~(usable[prompt, first] & usable[prompt, second])
     identical = twins[prompt, first] == twins[prompt, second]
     return Pairs(prompt, first, second, np.select([truncated, identical], ["truncated", "identical"], ""))
 
 
 def best_worst(pairs: Pairs, theta: Floats) -> Pairs:
-    """One pair a prompt: the strongest item (first of equals) against the weakest (last of equals).
+    """One pair a prompt: the strongest item (the first of equals) against the weakest (the last of equals).
 
-    A prompt with fewer than two items keeps its first pair, which says why it is dropped.
+    A prompt with fewer than two items keeps its first pair, which has the reason why it is dropped.
     """
     prompts, start = np.unique(pairs.prompt, return_index=True)
     level = np.round(theta[prompts], 9)
@@ -67,10 +68,10 @@ def best_worst(pairs: Pairs, theta: Floats) -> Pairs:
 
 
 def tournament(pairs: Pairs, wins: Floats, items: Bools) -> tuple[Pairs, Bools]:
-    """One pair a prompt, the first and the last of its tournament, and whether its first slot won, [n].
+    """One pair a prompt, the winner and the loser of its tournament, and whether its first slot won, [n].
 
-    wins [P, K, K]: votes for i over j. items [P, K]: who plays. A pair whose winner did not get more of their own votes
-    is dropped. A prompt with fewer than two items keeps its first pair, as `best_worst` does.
+    wins [P, K, K]: votes for i over j. items [P, K]: the responses that play. A pair is dropped when its winner did not
+    get more votes than its loser. A prompt with fewer than two items keeps its first pair, as in `best_worst`.
     """
     prompts, start = np.unique(pairs.prompt, return_index=True)
     first, second = pairs.first[start].copy(), pairs.second[start].copy()
@@ -89,9 +90,9 @@ def tournament(pairs: Pairs, wins: Floats, items: Bools) -> tuple[Pairs, Bools]:
 
 
 def bracket(players: Sequence[int], beats: Callable[[int, int], bool]) -> tuple[int, int]:
-    """(winner of all winners, loser of all losers) of two players or more; `beats(i, j)`: i is not worse than j.
+    """(overall winner, overall loser) of at least two players. `beats(i, j)`: i is not worse than j.
 
-    Who has nobody to play in the first round is among the winners and among the losers; later it is simply through.
+    A player without an opponent in the first round joins both the winners and the losers; in later rounds it advances.
     """
     played = list(zip(players[::2], players[1::2], strict=False))
     alone = list(players[len(played) * 2 :])

@@ -1,10 +1,8 @@
-"""The label stage: responses in; scores, votes and preferences out.
-
-Command: python -m tasks.labeling <folder>/spec.yaml
-"""
+"""The label stage: reads responses; publishes scores, votes, preferences and statistics of the annotators."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +13,13 @@ from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, VOTES, parquet_writer, write_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
-from tasks.labeling.annotator_stats import observe
+from tasks.labeling.annotator_stats import annotator_stats
 from tasks.labeling.length_penalty import without_length
-from tasks.labeling.margin_filter import keep_largest
-from tasks.labeling.pairing import candidate_pairs
-from tasks.labeling.preferences import make_preferences
+from tasks.labeling.margin_filter import ScoreMarginFilter, keep_by_scores
+from tasks.labeling.pairing import response_pairs
+from tasks.labeling.preferences import LabelledPairs, make_preferences
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
+from tasks.labeling.summary import Agreement, AnnotatorStats, LabelSummary
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.panel.annotators.protocol import Response
@@ -37,10 +36,10 @@ _BLOCK = 4096  # prompts whose pairs are listed at once
 
 
 def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
-    """Label the responses of `spec.responses`; publishes scores, votes and preferences (.parquet) in `spec.folder`.
+    """Run or adopt the label stage; publishes Parquet files in `spec.folder`.
 
     Raises UserError for an empty panel, annotators that cannot be opened, unfinished responses, and when no pair is
-    left, with the counts by reason; WaitingForVotes while people on the panel have not said enough.
+    left, with the counts by reason; WaitingForVotes while people on the panel have not voted enough.
     """
     manifest = run_stage(spec, lambda: _label(spec, progress))
     remove_parts(spec)
@@ -48,106 +47,105 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 
 
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
-    settings = spec.settings
-    candidates = read_responses(SOURCE, spec.responses.path, spec.prompts.path)
-    comparisons = _comparisons(candidates, drop_truncated=settings.preferences.drop_truncated)
-    ballot = _ballot(spec, for_annotators([candidates]), comparisons, progress)
-    ballot, penalties = without_length(ballot, candidates, comparisons, _levelled(spec))
-    wanted = of_people(settings.preferences, ballot.votes)
-    preferences = make_preferences(candidates, ballot.votes, wanted, spec.round, ballot.scores)
-    if settings.preferences.keep is not None:
-        kept, left_out = keep_largest(preferences.labels, ballot.scores, settings.preferences.keep)
-        dropped = preferences.dropped | {"margin": left_out}
-        preferences = replace(preferences, labels=kept, dropped=dropped)
-    outcomes = votes_by_outcome(ballot.votes)
-    # Votes are kept even when nothing follows from them: the raw column says what went wrong.
+    settings = spec.settings.preferences
+    responses = read_responses(SOURCE, spec.responses.path, spec.prompts.path)
+    comparisons = _comparisons(responses, drop_truncated=settings.drop_truncated)
+    panel_votes = _panel_votes(spec, for_annotators([responses]), comparisons, progress)
+    panel_votes, penalties = without_length(panel_votes, responses, comparisons, _levelled(spec))
+    votes, scores = panel_votes.votes, panel_votes.scores
+    expanded = for_each_person(settings, votes)
+    pairs = make_preferences(responses, votes, expanded, spec.round, scores)
+    if settings.keep is not None:
+        pairs = _filtered(pairs, scores, settings.keep)
+    # Scores and votes are published even when no pair is left: their column `raw` shows what went wrong.
     paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}
-    write_parquet(paths["scores"], ballot.scores)
-    write_parquet(paths["votes"], ballot.votes)
-    labels = preferences.labels
-    if not len(labels):
-        raise UserError(
-            f"no preference pair is left; pairs dropped by reason: {preferences.dropped}; votes: {outcomes}",
-            where=str(spec.responses.path),
-            remedy=_remedy(preferences.dropped, ballot.votes, str(paths["votes"])),
-        )
+    write_parquet(paths["scores"], scores)
+    write_parquet(paths["votes"], votes)
+    if not len(pairs.labels):
+        raise _no_pair_left(spec, pairs, votes, paths["votes"])
     with parquet_writer(paths["preferences"], PREFERENCES) as file:
-        for block in preferences.blocks():
+        for block in pairs.blocks():
             file.write(block)
-    seen = observe(candidates, ballot.votes, ballot.scores, labels, wanted.gold)
-    for name, observed in (("annotators", seen.annotators), ("agreement", seen.agreement)):
+    stats = annotator_stats(responses, votes, scores, pairs.labels, expanded.gold)
+    for name, rows in (("annotators", stats.annotators), ("agreement", stats.agreement)):
         paths[name] = spec.folder / f"{name}.parquet"
-        write_parquet(paths[name], observed)
-    return Outcome(
-        paths=list(paths.values()),
-        rows={"scores": len(ballot.scores), "votes": len(ballot.votes), "preferences": len(labels)},
-        summary={
-            "responses": len(candidates),
-            "comparisons": len(comparisons),
-            "votes": outcomes,
-            "pairs": len(labels),
-            "dropped": preferences.dropped,
-            "mean_abs_target": float(pc.mean(labels["target"]).as_py()),
-            "annotators": seen.annotators.to_pylist(),
-            "agreement": seen.agreement.to_pylist(),
-            "learnt": preferences.learnt | ({"length_penalties": penalties} if penalties else {}),
-        },
+        write_parquet(paths[name], rows)
+    summary = LabelSummary(
+        responses=len(responses),
+        comparisons=len(comparisons),
+        votes=votes_by_outcome(votes),
+        pairs=len(pairs.labels),
+        dropped=pairs.dropped,
+        mean_abs_target=float(pc.mean(pairs.labels["target"]).as_py()),
+        annotators=[AnnotatorStats.model_validate(row) for row in stats.annotators.to_pylist()],
+        agreement=[Agreement.model_validate(row) for row in stats.agreement.to_pylist()],
+        learnt=pairs.estimates.with_length_penalties(penalties),
     )
+    counts = {"scores": len(scores), "votes": len(votes), "preferences": len(pairs.labels)}
+    return Outcome(paths=list(paths.values()), rows=counts, summary=summary.as_json())
 
 
-def _comparisons(candidates: Responses, *, drop_truncated: bool) -> Ints:
-    """[n, 2]: the numbers of the two responses of each pair that the panel is asked about."""
+def _filtered(pairs: LabelledPairs, scores: pa.Table, settings: ScoreMarginFilter) -> LabelledPairs:
+    """The pairs with the largest margins; the others are counted as dropped."""
+    kept, left_out = keep_by_scores(pairs.labels, scores, settings)
+    return replace(pairs, labels=kept, dropped=pairs.dropped | {"margin": left_out})
+
+
+def _comparisons(responses: Responses, *, drop_truncated: bool) -> Ints:
+    """[n, 2]: the numbers of the two responses of each pair that the panel compares."""
     parts = [np.zeros((0, 2), dtype=np.int64)]
-    for start in range(0, len(candidates.rows), _BLOCK):
+    for start in range(0, len(responses.rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        pairs = candidate_pairs(candidates, drop_truncated=drop_truncated, prompts=block)
-        sides = [candidates.rows[block][pairs.prompt, slot] for slot in (pairs.first, pairs.second)]
+        pairs = response_pairs(responses, drop_truncated=drop_truncated, prompts=block)
+        sides = [responses.rows[block][pairs.prompt, slot] for slot in (pairs.first, pairs.second)]
         parts.append(np.stack(sides, axis=1)[pairs.dropped == ""])
     return np.concatenate(parts)
 
 
-def _ballot(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> PanelVotes:
-    """What the panel says. People are asked first, and can vote while the other annotators do; theirs come last."""
+def _panel_votes(spec: LabelSpec, responses: Sequence[Response], comparisons: Ints, progress: Progress) -> PanelVotes:
+    """Scores and votes of the panel. People get their questions first, to vote while other annotators answer."""
     panel = spec.settings.annotators
     people = {name: settings for name, settings in panel.items() if isinstance(settings, HumanSettings)}
-    asked = list(Questions(responses, comparisons).comparisons) if people else []
+    questions = list(Questions(responses, comparisons).comparisons) if people else []
     for name, settings in people.items():
-        export(settings, name, batch_folder(spec.folder, name), asked)
+        export(settings, name, batch_folder(spec.folder, name), questions)
     others = {name: settings for name, settings in panel.items() if name not in people}
-    ballot = PanelVotes(SCORES.empty_table(), VOTES.empty_table())
+    panel_votes = PanelVotes(SCORES.empty_table(), VOTES.empty_table())
     if others or not people:
         policies = {name: policy.path for name, policy in spec.policies.items()}
         annotators = open_annotators(others, drawing_seed(spec), policies)
-        keeping = AnswerStore(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
-        ballot = vote(annotators, responses, comparisons, keeping, progress, spec.budget)
-    said = [
-        collect(settings, name, batch_folder(spec.folder, name), asked).rows(asked) for name, settings in people.items()
+        store = AnswerStore(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
+        panel_votes = vote(annotators, responses, comparisons, store, progress, spec.budget)
+    human_votes = [
+        collect(settings, name, batch_folder(spec.folder, name), questions).rows(questions)
+        for name, settings in people.items()
     ]
-    return PanelVotes(ballot.scores, pa.concat_tables([ballot.votes, *said]))
+    return PanelVotes(panel_votes.scores, pa.concat_tables([panel_votes.votes, *human_votes]))
 
 
 def _levelled(spec: LabelSpec) -> dict[str, float]:
-    """Annotators whose length penalty is found from the round's scores, and their tie margins."""
+    """Annotators with a length penalty that depends on the round's scores -> their tie margin."""
     return {
-        name: each.tie_margin
-        for name, each in spec.settings.annotators.items()
-        if isinstance(each, ImplicitRewardSettings) and each.length_penalty == "level"
+        name: settings.tie_margin
+        for name, settings in spec.settings.annotators.items()
+        if isinstance(settings, ImplicitRewardSettings) and settings.length_penalty == "level"
     }
 
 
-def of_people(settings: PreferenceSettings, votes: pa.Table) -> PreferenceSettings:
-    """`settings` with what they say of a group of people said of each person who voted: people -> people/ann, ...
+def for_each_person(settings: PreferenceSettings, votes: pa.Table) -> PreferenceSettings:
+    """Expand options given for a human group to each member who voted: people -> people/ann, ...
 
-    What is said of a person who did not vote is left out.
+    Options for a person who did not vote are left out.
     """
     voters: list[str] = pc.unique(votes["annotator"]).to_pylist()
 
     def persons(name: str) -> list[str]:
-        found = [voter for voter in voters if voter.startswith(f"{name}/")]
-        return found or ([] if "/" in name and name not in voters else [name])
+        members = [voter for voter in voters if voter.startswith(f"{name}/")]
+        return members or ([] if "/" in name and name not in voters else [name])
 
-    return settings.model_copy(
-        update={
+    return PreferenceSettings.model_validate(
+        settings.model_dump()
+        | {
             "gold": [person for name in settings.gold for person in persons(name)],
             "pinned": {person: value for name, value in settings.pinned.items() for person in persons(name)},
             "weights": {person: value for name, value in settings.weights.items() for person in persons(name)},
@@ -155,12 +153,21 @@ def of_people(settings: PreferenceSettings, votes: pa.Table) -> PreferenceSettin
     )
 
 
-def _remedy(dropped: dict[str, int], votes: pa.Table, votes_path: str) -> str:
+def _no_pair_left(spec: LabelSpec, pairs: LabelledPairs, votes: pa.Table, path: Path) -> UserError:
+    outcomes = votes_by_outcome(votes)
+    return UserError(
+        f"no preference pair is left; pairs dropped by reason: {pairs.dropped}; votes: {outcomes}",
+        where=str(spec.responses.path),
+        remedy=_remedy(pairs.dropped, votes, path),
+    )
+
+
+def _remedy(dropped: dict[str, int], votes: pa.Table, path: Path) -> str:
     failed = votes.filter(pc.equal(votes["outcome"], "error"))
     if len(failed):
-        return f"see the annotators' errors in the columns outcome and raw of {votes_path} (and of scores.parquet)"
+        return f"see the annotators' errors in the columns outcome and raw of {path} (and of scores.parquet)"
     if dropped.get("truncated", 0) > dropped.get("quorum", 0):
-        return "raise sampling.max_tokens, or keep cut responses: preferences.drop_truncated=false"
+        return "raise sampling.max_tokens, or keep truncated responses: preferences.drop_truncated=false"
     if dropped.get("quorum", 0):
         return "lower preferences.quorum, or add annotators that do not abstain on these prompts"
     return "sample more than one response a prompt, at a temperature at which they differ"

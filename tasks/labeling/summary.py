@@ -1,4 +1,6 @@
-"""The summary of a label stage: what its manifest says of the panel."""
+"""The summary of a label stage, as in its manifest: votes, pairs, and statistics of the panel."""
+
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,8 +51,8 @@ class Agreement(_Summary):
 
 
 class AnnotatorReliability(_Summary):
-    """eta: estimated probability of an honest vote, None where the votes do not identify it. used: what votes count
-    with. votes: decided votes; shared: those on pairs that another annotator decided too."""
+    """eta: estimated probability of an honest vote, None when the votes do not identify it. used: the probability that
+    its votes count with. votes: decided votes; shared: those on pairs that another annotator decided too."""
 
     eta: float | None
     used: float
@@ -58,17 +60,26 @@ class AnnotatorReliability(_Summary):
     shared: int
 
 
-class Learnt(BaseModel):
-    """What the estimator learnt from the votes. Parts that it does not estimate are left out of the manifest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Estimates(_Summary):
+    """What the votes show about annotators. Fields that no estimator sets are not written."""
 
     annotators: dict[str, AnnotatorReliability] = {}
-    not_identified: dict[str, str] = {}  # annotator -> why; its votes count in full
+    not_identified: dict[str, str] = {}  # annotator -> why its reliability is unknown; its votes count in full
     passes: int | None = None
     groups: dict[str, list[float]] = {}  # annotator -> its share in each group
-    length_penalties: dict[str, float] = {}  # annotator -> reward lost a character
-    notes: dict[str, int] = {}  # what the estimator reports, with how often it happened
+    length_penalties: dict[str, float] = {}  # annotator -> reward subtracted a character
+    notes: dict[str, int] = {}  # what the estimator reports -> how often it happened
+
+    def with_notes(self, notes: dict[str, int]) -> Self:
+        """These estimates with notes, if there are any."""
+        return self._with("notes", notes)
+
+    def with_length_penalties(self, penalties: dict[str, float]) -> Self:
+        """These estimates with length penalties, if there are any."""
+        return self._with("length_penalties", penalties)
+
+    def _with(self, name: str, values: dict[str, Any]) -> Self:
+        return type(self).model_validate(self.model_dump(exclude_unset=True) | {name: values}) if values else self
 
 
 class LabelSummary(_Summary):
@@ -82,4 +93,8 @@ class LabelSummary(_Summary):
     mean_abs_target: float
     annotators: list[AnnotatorStats]
     agreement: list[Agreement]
-    learnt: Learnt
+    learnt: Estimates
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary for the manifest, without estimates that are not set."""
+        return self.model_dump(mode="json", exclude_unset=True)

@@ -1,1 +1,1 @@
-"""What a round trains on: its own preferences, mixed with those of earlier rounds and of an offline set."""
+"""What a round trains on: its own pairs, mixed with pairs of earlier rounds and of an offline set."""

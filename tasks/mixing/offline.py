@@ -1,4 +1,4 @@
-"""Preference data that somebody else made, as rows of storage.schemas.PREFERENCES: TRL's formats in, token ids out."""
+"""Preference data from outside the run: TRL's formats in, rows of storage.schemas.PREFERENCES with token ids out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from storage.errors import UserError
 from storage.prompts import prompt_id, read_rows
 from storage.schemas import PREFERENCES
 from storage.stage import KeyedBy
-from tasks.mixing.margins import MarginSettings
+from tasks.labeling.margin_filter import PolicyMarginFilter
 from tasks.modeling.load import encode_chat
 
 if TYPE_CHECKING:
@@ -22,21 +22,22 @@ Messages = list[dict[str, str]]
 
 
 class OfflineSettings(BaseModel):
-    """A preference set: JSONL, JSONL.gz or Parquet with `chosen`, `rejected` and (unless they hold it) `prompt`."""
+    """A preference set: JSONL, JSONL.gz or Parquet with `chosen`, `rejected` and, unless they include it, `prompt`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Annotated[Path, KeyedBy("offline")]
     share: float = Field(gt=0, lt=1)  # of a round's training pairs
-    keep: MarginSettings | None = None  # SeRA: only the pairs with the largest implicit-reward margins; None = all
-    p_hat: float | None = Field(None, gt=0.5, lt=1)  # of rows without a column p_hat: P(chosen > rejected)
+    keep: PolicyMarginFilter | None = None  # SeRA: only pairs with the largest implicit-reward margins; None = all
+    p_hat: float | None = Field(None, gt=0.5, lt=1)  # P(chosen > rejected) for rows without a column p_hat
 
 
 def read_offline(settings: OfflineSettings, tokenizer: "PreTrainedTokenizerBase") -> pa.Table:
-    """The file's pairs with round 0. Texts or message lists; a response ends with the tokenizer's end token.
+    """The pairs of the file, as round 0. Each response ends with the tokenizer's end token.
 
-    Its standard error is not known (NaN) and nobody's votes are counted. Rows with equal responses are left out.
-    Raises UserError, naming the row, for one that is no pair, and where p_hat is nowhere to be had.
+    chosen and rejected are texts or lists of messages. The standard error of a target is unknown (NaN), and there are
+    no votes. Rows whose responses are equal are left out. Raises UserError, with the row, when it is not a pair or its
+    p_hat is missing.
     """
     end = tokenizer.eos_token_id
     if end is None:
@@ -79,7 +80,7 @@ def read_offline(settings: OfflineSettings, tokenizer: "PreTrainedTokenizerBase"
 
 
 def _pair(row: Mapping[str, Any], where: str) -> tuple[Messages, str, str]:
-    """(prompt, chosen, rejected): the responses are the last turns; without `prompt` it is what both begin with."""
+    """(prompt, chosen, rejected). Responses are the last turns; a missing `prompt` is the turns before them."""
     sides = [row.get("chosen"), row.get("rejected")]
     prompt = row.get("prompt")
     if isinstance(prompt, str):
@@ -87,29 +88,29 @@ def _pair(row: Mapping[str, Any], where: str) -> tuple[Messages, str, str]:
     if prompt is None and all(isinstance(side, Sequence) and not isinstance(side, str) for side in sides):
         prompt = list(sides[0] or [])[:-1]
         if prompt != list(sides[1] or [])[:-1]:
-            raise _refuse("chosen and rejected do not begin with the same turns", where)
+            raise _refuse("chosen and rejected do not start with the same turns", where)
     texts = [side if isinstance(side, str) else _last(side) for side in sides]
     if not prompt or texts[0] is None or texts[1] is None:
-        raise _refuse("the row is no pair of responses to a prompt", where)
+        raise _refuse("the row is not a pair of responses to a prompt", where)
     messages = [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in prompt]
     return messages, texts[0], texts[1]
 
 
 def _last(turns: Any) -> str | None:
-    """The text of the assistant's turn that a list of messages ends with."""
+    """The text of the last message, if it is the assistant's."""
     last = turns[-1] if isinstance(turns, Sequence) and turns else None
     return str(last["content"]) if isinstance(last, Mapping) and last.get("role") == "assistant" else None
 
 
 def _preference(value: Any, where: str) -> float:
     if value is None:
-        raise _refuse("the row has no p_hat", where, "add a column p_hat, or say it for all: mixing.offline.p_hat=0.9")
+        raise _refuse(
+            "the row has no p_hat", where, "add a column p_hat, or set it for all rows: mixing.offline.p_hat=0.9"
+        )
     if not isinstance(value, float | int) or not 0.5 <= value < 1:
-        raise _refuse(f"p_hat is {value!r}", where, "give P(chosen > rejected), at least 0.5 and less than 1")
+        raise _refuse(f"p_hat is {value!r}", where, "use P(chosen > rejected), at least 0.5 and less than 1")
     return float(value)
 
 
-def _refuse(
-    what: str, where: str, remedy: str = "mend the row: prompt, chosen and rejected, as TRL has them"
-) -> UserError:
+def _refuse(what: str, where: str, remedy: str = "write prompt, chosen and rejected as TRL does") -> UserError:
     return UserError(what, where=where, remedy=remedy)

@@ -1,21 +1,20 @@
-"""What a round trains on: its own preferences, and shares of earlier rounds' and of an offline set.
+"""The mix stage: a round's own pairs, with shares of earlier rounds' pairs and of an offline set.
 
-Reward-conditioned relabelling (goals.py) is done here too, as it needs scores and the policy's tokenizer.
-
-Replay of all earlier rounds with the initial policy as reference is what solves for pi_0 exp(r / beta) (docs/methods:
-the regression then sees pairs from several policies). Shares are DICE's (arXiv 2406.09760): n_i = n_own s_i / s_own.
+Shares follow DICE (arXiv 2406.09760): n_i = n_own s_i / s_own. Replay of all earlier rounds, with the initial policy as
+reference, makes the regression's solution pi_0 exp(r / beta), because it sees pairs from several policies
+(docs/methods.md). Reward-conditioned relabelling (reward_conditioning.py) comes last: it needs scores and a tokenizer.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from storage.artifact import Artifact
 from storage.errors import UserError
@@ -23,39 +22,18 @@ from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, parquet_writer, read_parquet, read_row_groups
 from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
-from tasks.mixing.margins import keep_by_margin
-from tasks.mixing.offline import OfflineSettings, read_offline
-from tasks.mixing.reward_conditioning import GoalSettings, relabel
+from tasks.labeling.margin_filter import keep_by_policies
+from tasks.mixing.offline import read_offline
+from tasks.mixing.reward_conditioning import relabel
+from tasks.mixing.settings import MixingSettings
 from tasks.modeling.load import load_tokenizer
 
 PREFERENCES_FILE = "preferences.parquet"
 _NAME = ["round", "prompt_id"]
 
 
-class MixingSettings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    replay: Literal["all"] | float = Field(0.0)  # share of a round's pairs that earlier rounds made; all: every one
-    rounds: int | None = Field(None, ge=1)  # of the latest so many rounds; None = of all
-    offline: OfflineSettings | None = None
-    goals: GoalSettings | None = None  # reward-conditioned relabelling; None = pairs as they are
-
-    @model_validator(mode="after")
-    def _shares(self) -> "MixingSettings":
-        replay = self.replay if isinstance(self.replay, float) else 0.0
-        if not 0 <= replay + (self.offline.share if self.offline else 0.0) < 1:
-            raise ValueError("replay and offline.share are shares that leave some for the round itself")
-        if self.goals and self.offline:
-            raise ValueError("goals are scores, which pairs of an offline set do not have; leave one of the two out")
-        return self
-
-    @property
-    def nothing(self) -> bool:
-        return self.replay == 0.0 and self.offline is None and self.goals is None
-
-
 class MixSpec(Spec):
-    """Publish preferences.parquet: rows of `own`, then of `earlier`, then of the offline set; goals come last."""
+    """Publish preferences.parquet: rows of `own`, then of `earlier`, then of the offline set; then relabel them."""
 
     stage: ClassVar[str] = "mix"
     version: ClassVar[int] = 1
@@ -66,17 +44,17 @@ class MixSpec(Spec):
     settings: MixingSettings
     own: Artifact  # preferences.parquet of this round
     earlier: list[Artifact]  # of earlier rounds, oldest first
-    policy: Artifact | None = None  # its tokenizer encodes the offline set, its implicit rewards choose among it
-    previous: Artifact | None = None  # the policy before it: its implicit rewards choose too
+    policy: Artifact | None = None  # its tokenizer encodes the offline set; its implicit rewards filter it
+    previous: Artifact | None = None  # the previous policy, whose implicit rewards filter it too
     reference: Artifact | None = None  # the reference of these implicit rewards
     offline: Artifact | None = None  # settings.offline.path
     scores: dict[int, Artifact] = Field({})  # round -> scores.parquet of its label stage, for goals
 
 
 def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
-    """Whole prompts are drawn, by a hash of seed, round and prompt, until the share is reached.
+    """Run or adopt the mix stage. Whole prompts are drawn, by a hash of seed, round and prompt, up to the share.
 
-    Raises UserError for an offline set that cannot be read, or has fewer pairs than its share.
+    Raises UserError for an offline set that cannot be read or has fewer pairs than its share.
     """
 
     def body() -> Outcome:
@@ -92,8 +70,8 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
         with parquet_writer(path, PREFERENCES) as file:
             for rows in parts:
                 file.write(rows)
-                for each in pc.value_counts(rows["round"]).to_pylist():
-                    counts[str(each["values"]) if each["values"] else "offline"] += each["counts"]
+                for entry in pc.value_counts(rows["round"]).to_pylist():
+                    counts[str(entry["values"]) if entry["values"] else "offline"] += entry["counts"]
         summary = {"pairs_by_round": dict(counts)} | left_out
         return Outcome(paths=[path], rows={"preferences": file.count}, summary=summary)
 
@@ -101,7 +79,7 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
 
 
 def _parts(spec: MixSpec) -> Iterator[pa.Table]:
-    """The pairs of the mixture, a row group at a time: the round's own, earlier rounds', the offline set's."""
+    """All pairs, one row group at a time: the round's own, then earlier rounds', then the offline set's."""
     replay, offline = spec.settings.replay, spec.settings.offline
     own = pq.read_metadata(spec.own.path).num_rows
     earlier = [file.path for file in spec.earlier]
@@ -114,27 +92,27 @@ def _parts(spec: MixSpec) -> Iterator[pa.Table]:
     elif share:
         drawn = _draw(read_row_groups(earlier, PREFERENCES, _NAME), own * share / rest, spec)
         for rows in read_row_groups(earlier, PREFERENCES):
-            yield _of(rows, drawn)
+            yield _pairs_of(rows, drawn)
     if offline is not None:
         wanted = own * offline.share / rest
-        given = read_offline(offline, load_tokenizer(_policy(spec)))
+        pairs = read_offline(offline, load_tokenizer(_policy(spec)))
         if offline.keep is not None:
             policy = _policy(spec)
             previous, reference = (file.path if file else policy for file in (spec.previous, spec.reference))
-            given = keep_by_margin(given, (policy, previous), reference, offline.keep)
-        if len(given) < wanted:
+            pairs = keep_by_policies(pairs, (policy, previous), reference, offline.keep)
+        if len(pairs) < wanted:
             raise UserError(
-                f"the offline set has {len(given)} pairs, and its share of this round is {wanted:.0f}",
+                f"the offline set has {len(pairs)} pairs, but its share of this round is {wanted:.0f}",
                 where=str(offline.path),
                 remedy="lower mixing.offline.share, or give a larger set",
             )
-        yield _of(given, _draw([given], wanted, spec))
+        yield _pairs_of(pairs, _draw([pairs], wanted, spec))
 
 
 def _policy(spec: MixSpec) -> Path:
     if spec.policy is None:
         raise UserError(
-            "the mix needs the policy, for its tokenizer",
+            "the mix stage needs the policy, for its tokenizer",
             where=str(spec.folder / "spec.yaml"),
             remedy="add `policy`: the folder of the policy that the round starts from",
         )
@@ -142,17 +120,17 @@ def _policy(spec: MixSpec) -> Path:
 
 
 def _names(rows: pa.Table) -> list[str]:
-    """What prompts are told apart by, of every pair."""
+    """A name for the prompt of every pair: its round and id."""
     return [f"{number}:{prompt}" for number, prompt in zip(*(rows[n].to_pylist() for n in _NAME), strict=True)]
 
 
 def _draw(pairs: Iterable[pa.Table], wanted: float, spec: MixSpec) -> set[str]:
-    """Names of whole prompts that have at least `wanted` of the `pairs` together (of all, if they have fewer)."""
+    """Names of prompts drawn until they have `wanted` of the `pairs`; all names when there are fewer pairs."""
     counts: Counter[str] = Counter()
     for rows in pairs:
         counts.update(_names(rows))
     drawn, total = set[str](), 0
-    for name in sorted(counts, key=lambda each: digest([spec.seed, spec.round, each])):
+    for name in sorted(counts, key=lambda name: digest([spec.seed, spec.round, name])):
         if total >= wanted:
             break
         drawn.add(name)
@@ -160,6 +138,6 @@ def _draw(pairs: Iterable[pa.Table], wanted: float, spec: MixSpec) -> set[str]:
     return drawn
 
 
-def _of(rows: pa.Table, drawn: set[str]) -> pa.Table:
-    """The pairs of the prompts that were drawn, in their order."""
+def _pairs_of(rows: pa.Table, drawn: set[str]) -> pa.Table:
+    """The pairs of the drawn prompts, in their order."""
     return rows.filter(pa.array(np.array([name in drawn for name in _names(rows)], dtype=bool)))

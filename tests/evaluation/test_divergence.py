@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from storage.arrays import Floats
 from tasks.evaluation.divergence import divergence, policy_logprobs
 from tasks.evaluation.settings import MetricsSettings
 from tasks.modeling.logprobs import TokenSequence
@@ -42,19 +43,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def replies() -> list[list[int]]:
     """Every reply: up to the first end token, or LIMIT tokens without one."""
-    found = set()
+    distinct = set()
     for tokens in itertools.product(range(VOCABULARY), repeat=LIMIT):
         stop = tokens.index(END) + 1 if END in tokens else LIMIT
-        found.add(tokens[:stop])
-    return [list(reply) for reply in sorted(found)]
+        distinct.add(tokens[:stop])
+    return [list(reply) for reply in sorted(distinct)]
 
 
-def log_ratios(sequences: list[TokenSequence], models: tuple[Path, Path]) -> np.ndarray:
+def log_ratios(sequences: list[TokenSequence], models: tuple[Path, Path]) -> Floats:
     policy, initial = (policy_logprobs(sequences, policy=folder, settings=SETTINGS) for folder in models)
     return policy - initial
 
 
-def plain_logprobs(folder: Path) -> np.ndarray:
+def plain_logprobs(folder: Path) -> Floats:
     """log p of every reply: one at a time, no padding, float64."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     sums = []
@@ -66,24 +67,20 @@ def plain_logprobs(folder: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def exact(models: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
+def exact(models: tuple[Path, Path]) -> tuple[Floats, Floats]:
     """Probability of every reply under the policy, and its log-ratio, by plain float64 forwards."""
     policy, initial = map(plain_logprobs, models)
     assert np.exp(policy).sum() == pytest.approx(1, abs=1e-12)
     return np.exp(policy), policy - initial
 
 
-def test_log_ratios_are_those_of_plain_forwards(
-    models: tuple[Path, Path], exact: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_log_ratios_are_those_of_plain_forwards(models: tuple[Path, Path], exact: tuple[Floats, Floats]) -> None:
     ratios = log_ratios([TokenSequence(PROMPT, reply) for reply in replies()], models)
     np.testing.assert_allclose(ratios, exact[1], atol=2e-5)
     assert np.abs(exact[1]).max() > 0.5  # the two policies do differ
 
 
-def test_estimate_from_samples_meets_the_enumerated_kl(
-    models: tuple[Path, Path], exact: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_estimate_from_samples_meets_the_enumerated_kl(models: tuple[Path, Path], exact: tuple[Floats, Floats]) -> None:
     probabilities, ratios = exact
     kl = float(probabilities @ ratios)
     drawn = np.random.default_rng(0).choice(len(probabilities), size=4000, p=probabilities / probabilities.sum())

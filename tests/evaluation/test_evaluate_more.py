@@ -1,4 +1,4 @@
-"""The evaluate stage beyond win rates: lengths, categories, judges beside the truth, held-out pairs."""
+"""The evaluate stage beyond win rates: lengths, categories, judges compared with the truth, held-out pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.evaluation.settings import MarginSettings, MetricsSettings
+from tasks.evaluation.settings import ImplicitReward, MetricsSettings
 from tasks.evaluation.stage import run
 
 Rows = Sequence[dict[str, Any]]
@@ -19,15 +19,17 @@ def logprob(folder: Path, row: dict[str, Any]) -> float:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
     ids, start = torch.tensor([row["prompt_ids"] + row["response_ids"]]), len(row["prompt_ids"])
     with torch.no_grad():
-        found = model(input_ids=ids).logits[0].log_softmax(-1)
-    return sum(found[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1]))
+        logprobs = model(input_ids=ids).logits[0].log_softmax(-1)
+    return sum(logprobs[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1]))
 
 
 def test_lengths_categories_and_the_truth(evaluation: Any) -> None:
     """Two judges, one of which votes for the longer reply; prompts of two categories and one of none."""
     evaluation.generate(evaluation.responses())
-    theirs = [evaluation.response(p, i, text="x" * (8 if p % 2 else 14), ids=[5, 2]) for p in range(45) for i in (0, 1)]
-    folder = evaluation.rival("initial-responses", theirs)  # the policy's first reply has 8 characters
+    replies = [
+        evaluation.response(p, i, text="x" * (8 if p % 2 else 14), ids=[5, 2]) for p in range(45) for i in (0, 1)
+    ]
+    folder = evaluation.rival("initial-responses", replies)  # the policy's first reply has 8 characters
     votes = [evaluation.vote(p, "tie" if p % 2 else "b", judge="length") for p in range(45)]
     votes += [evaluation.vote(p, "b" if p % 3 else "a", judge="truth") for p in range(44)]
     scores = [evaluation.score(p, float(p % 2)) for p in range(45)]
@@ -47,11 +49,11 @@ def test_lengths_categories_and_the_truth(evaluation: Any) -> None:
     gap = figures["gap"]["initial"]
     assert list(gap) == ["length"]
     truth = {p: 0.0 if p % 3 else 1.0 for p in range(44)}
-    said = {p: 0.5 if p % 2 else 0.0 for p in range(44)}
-    assert gap["length"]["difference"]["mean"] == pytest.approx(sum(said[p] - truth[p] for p in said) / 44)
-    assert gap["length"]["agreement"]["mean"] == pytest.approx(sum(said[p] == truth[p] for p in said) / 44)
+    judged = {p: 0.5 if p % 2 else 0.0 for p in range(44)}
+    assert gap["length"]["difference"]["mean"] == pytest.approx(sum(judged[p] - truth[p] for p in judged) / 44)
+    assert gap["length"]["agreement"]["mean"] == pytest.approx(sum(judged[p] == truth[p] for p in judged) / 44)
 
-    assert {name: each["prompts"] for name, each in figures["categories"].items()} == {"even": 22, "odd": 22}
+    assert {name: category["prompts"] for name, category in figures["categories"].items()} == {"even": 22, "odd": 22}
     assert figures["categories"]["odd"]["win_rate"]["initial"]["length"]["mean"] == 0.5
     assert figures["categories"]["even"]["win_rate"]["initial"]["length"]["mean"] == 0.0
     assert figures["categories"]["odd"]["rates"]["correct"]["mean"] == 1.0
@@ -77,7 +79,7 @@ def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Any, make_pol
     assert zero.summary["kl"]["mean"] == 0
 
     def later(name: str, policy: Path, previous: Path, scale: float, reference: Any) -> dict[str, Any]:
-        margin = MarginSettings(scale=scale, reference=reference)
+        margin = ImplicitReward(scale=scale, reference=reference)
         spec = evaluation.spec(
             name, policy=policy, pairs=pairs, evaluations={"initial": first.folder, "previous": previous},
             settings=MetricsSettings(**plain, margin=margin),
@@ -95,7 +97,7 @@ def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Any, make_pol
     sums = {name: [logprob(folder, row) for row in rows] for name, folder in policies.items()}
     of_prompt = [rows[i]["prompt_id"] for i in range(0, 90, 2)]
     assert of_prompt == [f"p{p:03d}" for p in range(45)]
-    chosen, rejected = ({name: torch.tensor(each[start::2]) for name, each in sums.items()} for start in (1, 0))
+    chosen, rejected = ({name: torch.tensor(values[start::2]) for name, values in sums.items()} for start in (1, 0))
     decided = slice(1, None)  # the panel is even on prompt 0
     moved = (chosen["two"] - chosen["initial"])[decided].mean().item()
     assert two["displacement"]["chosen_initial"]["mean"] == pytest.approx(moved, abs=1e-3)
@@ -105,9 +107,9 @@ def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Any, make_pol
         margins = (chosen["two"] - chosen[reference]) - (rejected["two"] - rejected[reference])
         right = (margins > 0)[decided].float().mean().item()
         assert figures["calibration"]["accuracy"]["mean"] == pytest.approx(right)
-        sure = torch.sigmoid(0.5 * margins.abs())
+        confidence = torch.sigmoid(0.5 * margins.abs())
         weighted = sum(at * count for at, _, count in figures["calibration"]["bins"]) / 45
-        assert weighted == pytest.approx(sure.mean().item(), abs=1e-3)
+        assert weighted == pytest.approx(confidence.mean().item(), abs=1e-3)
 
 
 def test_an_evaluation_that_lacks_replies_is_refused(evaluation: Any) -> None:

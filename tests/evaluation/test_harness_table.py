@@ -48,7 +48,7 @@ def test_no_table_without_benchmarks(tmp_path: Path) -> None:
 
 def test_the_leaderboard_is_the_one_of_the_first_version() -> None:
     config = compose_config(["run=demo", "harness=leaderboard-v1", "engine=transformers"])
-    assert {each.task: (each.num_fewshot, each.metric) for each in config.harness.tasks} == {
+    assert {task.task: (task.num_fewshot, task.metric) for task in config.harness.tasks} == {
         "arc_challenge": (25, "acc_norm"),
         "hellaswag": (10, "acc_norm"),
         "mmlu": (5, "acc"),
@@ -78,7 +78,7 @@ def test_what_cannot_be_asked_is_refused_at_the_start(tmp_path: Path) -> None:
         check_harness(HarnessSettings.model_validate({"tasks": ["a"], "data": {"a": tmp_path / "none"}}))
     with pytest.raises(UserError, match="no such folder"):
         check_harness(HarnessSettings.model_validate({"tasks": ["a"], "include": [tmp_path / "none"]}))
-    with pytest.raises(ValueError, match="is there twice"):
+    with pytest.raises(ValueError, match="is listed twice"):
         HarnessSettings.model_validate({"tasks": ["a", {"task": "a", "num_fewshot": 5}]})
-    with pytest.raises(UserError, match="b is none of the tasks"):
+    with pytest.raises(UserError, match="b is not one of the tasks"):
         compose_config(["run=demo", "harness=files", "harness.tasks=[a]", "harness.data={b: x}"])

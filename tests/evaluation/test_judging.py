@@ -1,11 +1,16 @@
 """The judge stage: sources compared with the first, and rates."""
 
+from typing import Any
+
 import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import UserError
 from tasks.evaluation.judging import run_judging
 from tasks.evaluation.settings import JudgeSpec, JudgingSettings
+from tests.panel.conftest import World
+
+Annotators = dict[str, dict[str, Any]]
 
 LENGTH = {"kind": "function", "function": "voters:length"}
 PERSON = {"kind": "simulated", "utility": "voters:quality", "noise": 0.0, "scale": 0.01}
@@ -16,22 +21,24 @@ TEXTS = {
 }
 
 
-def spec(world, judges, rates=None, texts=TEXTS):
+def spec(
+    world: World, judges: Annotators, rates: Annotators | None = None, texts: dict[str, dict[str, list[str]]] = TEXTS
+) -> JudgeSpec:
     return JudgeSpec(
         folder=world.folder / "judge",
         round=2,
         seed=1,
         settings=JudgingSettings.model_validate({"judges": judges, "rates": rates or {}}),
-        responses={name: world.responses(each, name=name) for name, each in texts.items()},
+        responses={name: world.responses(source, name=name) for name, source in texts.items()},
         prompts=world.prompts(["p", "q"]),
     )
 
 
-def rows(world, name):
+def rows(world: World, name: str) -> list[dict[str, Any]]:
     return pq.read_table(world.folder / "judge" / f"{name}.parquet").to_pylist()
 
 
-def test_each_source_against_the_first(world):
+def test_each_source_against_the_first(world: World) -> None:
     manifest = run_judging(
         spec(world, {"length": LENGTH, "person": PERSON}, {"brief": {"kind": "rule", "shorter": True}})
     )
@@ -62,7 +69,7 @@ def test_each_source_against_the_first(world):
     assert manifest.summary["comparisons"] == 8
 
 
-def test_rates_alone_for_one_source(world):
+def test_rates_alone_for_one_source(world: World) -> None:
     run_judging(spec(world, {}, {"length": LENGTH}, {"policy": TEXTS["policy"]}))
     assert rows(world, "votes") == []
     assert [(s["prompt_id"], s["response_index"], s["score"]) for s in rows(world, "scores")] == [
@@ -73,12 +80,12 @@ def test_rates_alone_for_one_source(world):
     ]
 
 
-def test_a_rate_that_is_a_judge_too_is_scored_once(world):
+def test_a_rate_that_is_a_judge_too_is_scored_once(world: World) -> None:
     run_judging(spec(world, {"length": LENGTH}, {"length": LENGTH}))
     assert len(rows(world, "scores")) == 12
 
 
-def test_nobody_to_judge_leaves_empty_files(world):
+def test_nobody_to_judge_leaves_empty_files(world: World) -> None:
     run_judging(spec(world, {}, {}))
     assert rows(world, "votes") == rows(world, "scores") == []
 
@@ -92,6 +99,6 @@ def test_nobody_to_judge_leaves_empty_files(world):
         ({"length": LENGTH}, {}, TEXTS | {"initial": {"p": ["q1"], "q": ["q1"]}}, "same prompts, as many to each"),
     ],
 )
-def test_refusals(world, judges, rates, texts, wanted):
+def test_refusals(world: World, judges, rates, texts: dict[str, list[str]], wanted: list[str]) -> None:
     with pytest.raises(UserError, match=wanted):
         run_judging(spec(world, judges, rates, texts))

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from storage.arrays import Floats
+from tasks.evaluation.intervals import Bootstrap
 from tasks.evaluation.length import length_effect
 from tasks.evaluation.logistic import fit, sigmoid
 
-DRAWS = {"resamples": 300, "seed": 3}
+DRAW = Bootstrap(resamples=300, seed=3)
 
 
 def test_a_fit_is_the_maximum_that_a_search_finds() -> None:
@@ -14,10 +16,10 @@ def test_a_fit_is_the_maximum_that_a_search_finds() -> None:
     design = np.stack([np.ones(40), rng.normal(size=40)], axis=1)
     labels = rng.choice([0.0, 0.5, 1.0], 40)
     weights = rng.integers(0, 3, size=(3, 40)).astype(float)
-    found = fit(design, labels, weights, variance=10.0)
-    for mine, weight in zip(found, weights, strict=True):
+    result = fit(design, labels, weights, variance=10.0)
+    for coefficients, weight in zip(result, weights, strict=True):
 
-        def height(b: np.ndarray, weight: np.ndarray = weight) -> float:
+        def height(b: Floats, weight: Floats = weight) -> float:
             chance = 1 / (1 + np.exp(-design @ b))
             likelihood = weight * (labels * np.log(chance) + (1 - labels) * np.log(1 - chance))
             return float(likelihood.sum() - b @ b / 20)
@@ -30,16 +32,16 @@ def test_a_fit_is_the_maximum_that_a_search_finds() -> None:
                 best = top
             else:
                 size /= 2
-        assert mine == pytest.approx(best, abs=1e-6)
+        assert coefficients == pytest.approx(best, abs=1e-6)
 
 
 def test_fits_of_one_outcome_stay_finite_and_equal_those_from_far_away() -> None:
     design, rng = np.ones((50, 1)), np.random.default_rng(1)
     weights = np.concatenate([np.ones((1, 50)), 1e4 * rng.random((1, 50)), np.zeros((1, 50))])
-    found = fit(design, np.ones(50), weights)[:, 0]
-    assert np.isfinite(found).all()
-    assert found[2] == pytest.approx(0, abs=1e-9)
-    for value, weight in zip(found[:2], weights[:2].sum(1), strict=True):
+    result = fit(design, np.ones(50), weights)[:, 0]
+    assert np.isfinite(result).all()
+    assert result[2] == pytest.approx(0, abs=1e-9)
+    for value, weight in zip(result[:2], weights[:2].sum(1), strict=True):
         assert weight * (1 - 1 / (1 + np.exp(-value))) == pytest.approx(value / 10, rel=1e-4)
 
 
@@ -51,34 +53,34 @@ def test_what_length_alone_won_is_taken_away() -> None:
     strength, effect = 0.3, 1.5
     chance = 1 / (1 + np.exp(-(strength + effect * np.tanh(delta / delta.std(ddof=1)))))
     worth = (rng.random(3000) < chance).astype(float)
-    found = length_effect(worth.tolist(), delta.tolist(), prompts, **DRAWS)
+    result = length_effect(worth.tolist(), delta.tolist(), prompts, DRAW)
     assert worth.mean() > 0.7
     truth = 1 / (1 + np.exp(-strength))
-    assert found.controlled.low < truth < found.controlled.high
-    assert found.controlled.mean == pytest.approx(truth, abs=0.03)
+    assert result.controlled.low < truth < result.controlled.high
+    assert result.controlled.mean == pytest.approx(truth, abs=0.03)
     least_squares = np.polyfit(delta / delta.std(ddof=1), worth, 1)[0]
-    assert found.slope.mean == pytest.approx(least_squares)
-    assert found.slope.low > 0
-    assert found.delta == pytest.approx(delta.mean())
-    assert sum(count for _, _, count in found.bins) == 3000
-    assert [at for at, _, _ in found.bins] == sorted(at for at, _, _ in found.bins)
-    turned = length_effect((1 - worth).tolist(), (-delta).tolist(), prompts, **DRAWS)
-    assert turned.controlled.mean == pytest.approx(1 - found.controlled.mean)
+    assert result.slope.mean == pytest.approx(least_squares)
+    assert result.slope.low > 0
+    assert result.delta == pytest.approx(delta.mean())
+    assert sum(count for _, _, count in result.bins) == 3000
+    assert [at for at, _, _ in result.bins] == sorted(at for at, _, _ in result.bins)
+    mirrored = length_effect((1 - worth).tolist(), (-delta).tolist(), prompts, DRAW)
+    assert mirrored.controlled.mean == pytest.approx(1 - result.controlled.mean)
 
 
 def test_even_scores_and_equal_lengths() -> None:
     prompts = [f"p{i}" for i in range(60)]
-    ties = length_effect([0.5] * 60, list(range(60)), prompts, **DRAWS)
+    ties = length_effect([0.5] * 60, list(range(60)), prompts, DRAW)
     assert (ties.controlled.mean, ties.controlled.low, ties.controlled.high) == pytest.approx((0.5, 0.5, 0.5))
     assert ties.slope.mean == pytest.approx(0)
-    alike = length_effect([1.0, 0.0, 1.0] * 20, [7] * 60, prompts, **DRAWS)
+    alike = length_effect([1.0, 0.0, 1.0] * 20, [7] * 60, prompts, DRAW)
     assert alike.controlled.mean == pytest.approx(2 / 3, abs=2e-3)
     assert (alike.slope.mean, alike.deviation) == (0.0, 0.0)
     assert alike.bins == [(7.0, pytest.approx(2 / 3), 60)]
-    always = length_effect([1.0] * 60, list(range(60)), prompts, **DRAWS)
+    always = length_effect([1.0] * 60, list(range(60)), prompts, DRAW)
     assert 0.97 < always.controlled.mean <= 1
     assert always.controlled.high <= 1
-    alone = length_effect([1.0], [3], ["p"], **DRAWS)
+    alone = length_effect([1.0], [3], ["p"], DRAW)
     assert alone.bins == [(3.0, 1.0, 1)]
 
 

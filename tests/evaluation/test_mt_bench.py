@@ -11,10 +11,13 @@ from transformers import AutoTokenizer
 from conf.compose import compose_config
 from storage.errors import UserError
 from storage.schemas import DIALOGUES, GRADES, read_parquet, table, write_parquet
-from tasks.evaluation.mt_bench.dialogue import FILE, DialogueSettings, DialogueSpec, read_questions
+from tasks.evaluation.intervals import Bootstrap
+from tasks.evaluation.mt_bench.dialogue import FILE, DialogueSettings, DialogueSpec
 from tasks.evaluation.mt_bench.dialogue import run as run_dialogue
 from tasks.evaluation.mt_bench.figures import mt_bench
-from tasks.evaluation.mt_bench.grading import GraderSettings, GradeSettings, GradeSpec, read_grade, run_grading
+from tasks.evaluation.mt_bench.grading import GradeSettings, GradeSpec, read_grade, run_grading
+from tasks.evaluation.mt_bench.questions import read_questions
+from tasks.evaluation.mt_bench.settings import GraderSettings
 from tasks.generation.engines import Request, Sample
 from tasks.generation.engines.transformers import TransformersSettings
 from tasks.generation.settings import SamplingSettings
@@ -48,14 +51,14 @@ class Parrot:
 
     def __init__(self, policy: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(policy)
-        self.asked: list[tuple[float, int, str]] = []
+        self.requests: list[tuple[float, int, str]] = []
 
     def load(self, policy: Path) -> None:
         pass
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         for request in requests:
-            self.asked.append(
+            self.requests.append(
                 (sampling.temperature, sampling.max_tokens, str(self.tokenizer.decode(request.prompt_ids)))
             )
         ids = self.tokenizer("reply<|im_end|>")["input_ids"]
@@ -69,8 +72,8 @@ class Parrot:
 
 
 def dialogue(folder: Path, policy: Path, path: Path, **settings: Any) -> DialogueSpec:
-    asked = DialogueSettings(engine=TransformersSettings(), **settings)
-    return DialogueSpec(folder=folder, round=0, seed=1, settings=asked, policy=policy, questions=path)
+    chosen = DialogueSettings(engine=TransformersSettings(), **settings)
+    return DialogueSpec(folder=folder, round=0, seed=1, settings=chosen, policy=policy, questions=path)
 
 
 def test_two_turns_at_the_temperature_of_their_category(tmp_path: Path, tiny_policy: Path) -> None:
@@ -80,8 +83,8 @@ def test_two_turns_at_the_temperature_of_their_category(tmp_path: Path, tiny_pol
     assert [row["replies"] for row in rows] == [["reply", "reply"]] * 3
     assert rows[1]["references"] == ["2", "4"]
     assert manifest.summary == {"cut": 0}
-    assert [(temperature, room) for temperature, room, _ in parrot.asked[:3]] == [(0.0, 40), (0.7, 40), (0.7, 40)]
-    assert parrot.asked[3][2] == (
+    assert [(temperature, room) for temperature, room, _ in parrot.requests[:3]] == [(0.0, 40), (0.7, 40), (0.7, 40)]
+    assert parrot.requests[3][2] == (
         "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\nreply<|im_end|>\n"
         "<|im_start|>user\nTwice that?<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -90,8 +93,8 @@ def test_two_turns_at_the_temperature_of_their_category(tmp_path: Path, tiny_pol
 def test_answers_end_where_the_context_does(tmp_path: Path, tiny_policy: Path) -> None:
     parrot = Parrot(tiny_policy)
     run_dialogue(dialogue(tmp_path / "d", tiny_policy, questions(tmp_path)), engine=parrot)
-    prompts = [len(parrot.tokenizer(prompt)["input_ids"]) for *_, prompt in parrot.asked]
-    assert [room for _, room, _ in parrot.asked] == [256 - length for length in prompts]
+    prompts = [len(parrot.tokenizer(prompt)["input_ids"]) for *_, prompt in parrot.requests]
+    assert [room for _, room, _ in parrot.requests] == [256 - length for length in prompts]
     long = [{"question_id": 9, "category": "stem", "turns": ["x " * 300, "y"]}]
     with pytest.raises(UserError, match="question 9 has"):
         run_dialogue(dialogue(tmp_path / "e", tiny_policy, questions(tmp_path, long)), engine=parrot)
@@ -122,23 +125,23 @@ def grade(folder: Path, server: ChatServer, **judge: Any) -> GradeSpec:
 def test_what_the_judge_is_shown(tmp_path: Path, server: ChatServer) -> None:
     server.script = lambda instruction: "Rating: [[5]]"
     run_grading(grade(tmp_path, server))
-    asked = {request["messages"][1]["content"]: request for request in server.requests}
-    assert len(asked) == 6
-    (first,) = [text for text in asked if "first 1" in text and "second 1" not in text]
+    prompts = {request["messages"][1]["content"]: request for request in server.requests}
+    assert len(prompts) == 6
+    (first,) = [text for text in prompts if "first 1" in text and "second 1" not in text]
     assert "1+1?" in first
     assert "reference answer ---\n2\n" in first
     assert "4" not in first
-    (second,) = [text for text in asked if "second 1" in text]
+    (second,) = [text for text in prompts if "second 1" in text]
     order = ["1+1?", "\n2\n", "Twice that?", "\n4\n", "1+1?", "first 1", "Twice that?", "second 1"]
     places = [second.index(order[0])]
     for part in order[1:]:
         places.append(second.index(part, places[-1] + 1))
     assert places == sorted(places)
-    (plain,) = [text for text in asked if "second 0" in text]
+    (plain,) = [text for text in prompts if "second 0" in text]
     assert "reference" not in plain
-    assert asked[second]["temperature"] == 0
-    assert asked[second]["max_tokens"] == 2048
-    assert "second question" in asked[second]["messages"][0]["content"]
+    assert prompts[second]["temperature"] == 0
+    assert prompts[second]["max_tokens"] == 2048
+    assert "second question" in prompts[second]["messages"][0]["content"]
 
 
 @pytest.mark.parametrize(
@@ -160,32 +163,32 @@ def test_grades_are_read_as_the_protocol_says(text: str, grade_: float | None) -
 
 
 def test_failed_parses_are_left_out_and_counted(tmp_path: Path, server: ChatServer) -> None:
-    said = {"first 0": "[[4]]", "second 0": "no idea", "first 1": "[[9]]", "second 1": "[[10]]", "first 2": "[[2]]",
+    answers = {"first 0": "[[4]]", "second 0": "no idea", "first 1": "[[9]]", "second 1": "[[10]]", "first 2": "[[2]]",
             "second 2": "[[11]]"}  # fmt: skip
 
     def script(instruction: str) -> str:
-        return said[max((name for name in said if name in instruction), key=instruction.rindex)]
+        return answers[max((name for name in answers if name in instruction), key=instruction.rindex)]
 
     server.script = script
     spec = grade(tmp_path, server)
     manifest = run_grading(spec)
-    found = mt_bench(spec.folder, manifest, resamples=200, seed=0)
-    assert found.judge == "judge-7"
-    assert found.turns["1"].mean == 5.0
-    assert found.turns["2"].mean == 10.0
-    assert found.overall is not None
-    assert (found.overall.mean, found.overall.n) == (25 / 4, 4)  # not 7.5, the mean of the turns' means
-    assert {name: value.mean for name, value in found.categories.items()} == {"writing": 4, "math": 9.5, "gossip": 2}
-    assert found.failed == {"1": 0, "2": 2}
-    assert found.overall.low < found.overall.mean < found.overall.high
+    scores = mt_bench(spec.folder, manifest, Bootstrap(resamples=200, seed=0))
+    assert scores.judge == "judge-7"
+    assert scores.turns["1"].mean == 5.0
+    assert scores.turns["2"].mean == 10.0
+    assert scores.overall is not None
+    assert (scores.overall.mean, scores.overall.n) == (25 / 4, 4)  # not 7.5, the mean of the turns' means
+    assert {name: value.mean for name, value in scores.categories.items()} == {"writing": 4, "math": 9.5, "gossip": 2}
+    assert scores.failed == {"1": 0, "2": 2}
+    assert scores.overall.low < scores.overall.mean < scores.overall.high
     raw = {(row["question_id"], row["turn"]): row["raw"]
            for row in read_parquet(spec.folder / "grades.parquet", GRADES).to_pylist()}  # fmt: skip
     assert raw["1", 2] == "no idea"
-    asked = len(server.requests)
+    requests = len(server.requests)
     assert run_grading(spec).content == manifest.content
     (spec.folder / "manifest.json").unlink()
     assert run_grading(spec).content == manifest.content
-    assert len(server.requests) == asked  # nobody is asked twice
+    assert len(server.requests) == requests  # no question is asked twice
 
 
 def test_a_judge_that_never_grades_ends_the_stage(tmp_path: Path, server: ChatServer) -> None:
@@ -215,9 +218,9 @@ def test_the_very_words_of_the_published_prompts(tmp_path: Path, server: ChatSer
 def test_references_of_their_own_file_and_refusals(tmp_path: Path) -> None:
     references = tmp_path / "gpt-4.jsonl"
     references.write_text(json.dumps({"question_id": 2, "choices": [{"turns": ["two", "four"]}]}) + "\n")
-    found = read_questions(questions(tmp_path), references)
-    assert [row["references"] for row in found] == [None, ["two", "four"], None]
-    with pytest.raises(UserError, match="no question of 2 turns"):
+    rows = read_questions(questions(tmp_path), references)
+    assert [question.references for question in rows] == [None, ["two", "four"], None]
+    with pytest.raises(UserError, match="not a question of 2 turns"):
         read_questions(questions(tmp_path, [{"question_id": 1, "turns": ["one"]}]))
 
 
@@ -231,9 +234,9 @@ def test_a_judge_of_the_panel_is_refused(tmp_path: Path) -> None:
 def test_the_table(tmp_path: Path) -> None:
     run = MadeUpRun(tmp_path / "run")
     grade_ = {"mean": 6.25, "low": 5.0, "high": 7.5, "n": 9}
-    found = {"judge": "judge <7>", "overall": grade_, "turns": {"1": grade_}, "categories": {"math": grade_},
+    scores = {"judge": "judge <7>", "overall": grade_, "turns": {"1": grade_}, "categories": {"math": grade_},
              "failed": {"1": 1, "2": 2}}  # fmt: skip
-    run.evaluate(0, mt_bench=found)
+    run.evaluate(0, mt_bench=scores)
     run.evaluate(1)
     html = html_table(read_run(run.root).evaluated)
     assert "6.25<small>5.00–7.50</small>" in html

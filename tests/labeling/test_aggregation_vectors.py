@@ -17,14 +17,14 @@ RANKINGS = [[0, 1, 2, 3], [0, 2, 1, 3], [1, 0, 2, 3]]
 LABELS = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype=float)
 
 
-def test_plackett_luce():
+def test_plackett_luce() -> None:
     fit = plackett_luce(rankings([RANKINGS]), (1, 4), pseudo_wins=0.5)
     np.testing.assert_allclose(fit.theta[0], [0.99250492, 0.35578052, -0.04441055, -1.30387488], atol=5e-9)
     plain = plackett_luce(rankings([[[0, 1, 2], [1, 0, 2], [0, 2, 1], [2, 0, 1]]]), (1, 3))
     np.testing.assert_allclose(np.exp(plain.theta[0]), [2.18782085, 0.67607382, 0.67607382], atol=5e-9)
 
 
-def test_dawid_skene():
+def test_dawid_skene() -> None:
     item, annotator = (x.ravel() for x in np.indices(LABELS.shape))
     share, ones = LABELS.ravel(), np.ones(LABELS.size)
     start = np.full(3, 0.7)
@@ -35,10 +35,10 @@ def test_dawid_skene():
     fit = dawid_skene(item, annotator, share)
     expected = [0.92937813, 0.86964437, 0.07062187, 0.37594555, 0.13035563, 0.92937813]
     np.testing.assert_allclose(fit.posterior, expected, atol=5e-9)
-    np.testing.assert_allclose(fit.found, [0.73792108, 0.76893470, 0.41588749], atol=5e-9)
+    np.testing.assert_allclose(fit.sensitivity, [0.73792108, 0.76893470, 0.41588749], atol=5e-9)
 
 
-def test_davidson():
+def test_davidson() -> None:
     pair = davidson([[[0, 5], [2, 0]]], [[[0, 3], [3, 0]]])
     gap, _ = pair.strengths.gaps(*(np.array([i]) for i in (0, 0, 1)))
     assert np.exp(gap[0]) == pytest.approx(2.5, rel=1e-9)
@@ -50,20 +50,20 @@ def test_davidson():
     assert np.exp(three.log_nu[0]) == pytest.approx(0.614014651, abs=5e-10)
 
 
-def test_ensemble_rules():
+def test_ensemble_rules() -> None:
     scores = np.array([1, 0.2, 0.6, 0.9])
     assert combine(scores, "mean") == pytest.approx(0.675)
     assert combine(scores, "worst") == 0.2
     assert combine(scores, "uncertainty", 0.5) == pytest.approx(0.6265625)
 
 
-def test_pointwise_minimum():
+def test_pointwise_minimum() -> None:
     score, group = pointwise_minimum(np.array([[2, 0, 1], [-1, 1, 0.5]]))
     np.testing.assert_array_equal(score, [-1, 0, 0.5])
     np.testing.assert_array_equal(group, [1, 0, 1])
 
 
-def test_label_posterior_and_its_loss():
+def test_label_posterior_and_its_loss() -> None:
     """LCPO on the fixture: gap 1.1, beta 0.1, reliability 0.9, and the base loss of DPO."""
     p = sigmoid(np.array(0.11))
     w = label_posterior(np.array(0.9), p)
@@ -77,7 +77,7 @@ def test_label_posterior_and_its_loss():
     assert float(ipo) == pytest.approx(0.9999999997210531, abs=1e-15)
 
 
-def test_plane_scores_and_average_rows():
+def test_plane_scores_and_average_rows() -> None:
     v, w = np.array([0.6, 0.8, 0, 0]), np.array([0, 0.6, 0.8, 0])
     assert float(plane_scores(v, w)) == pytest.approx(0.36)
     assert float(plane_scores(w, v)) == pytest.approx(-0.36)

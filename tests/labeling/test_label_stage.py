@@ -15,6 +15,7 @@ from tasks.labeling.preferences import make_preferences
 from tasks.labeling.settings import PreferenceSettings
 from tasks.labeling.stage import run
 from tasks.panel.responses import read_responses
+from tests.panel.conftest import World
 
 SCHEMAS = {
     "scores": SCORES,
@@ -33,7 +34,7 @@ def read(folder: Path, name: str) -> list[dict]:
     return pq.read_table(folder / f"{name}.parquet").to_pylist()
 
 
-def test_published_files_and_figures(world):
+def test_published_files_and_figures(world: World) -> None:
     spec = world.spec(
         {"p": ["aaa", "bb", "c"], "q": ["dd", "ee", "f"]},
         {"length": LENGTH, "person": PERSON | {"utility": "voters:length"}, "check": VERIFIER},
@@ -61,7 +62,7 @@ def test_published_files_and_figures(world):
     assert {row["seconds"] for row in read(spec.folder, "votes")} == {None}
 
 
-def test_targets_are_ridge_bradley_terry_gaps_over_all_votes(world):
+def test_targets_are_ridge_bradley_terry_gaps_over_all_votes(world: World) -> None:
     """Votes: 0 > 1 > 2 from two annotators, so 6 wins in one order."""
     spec = world.spec({"p": ["aaa", "bb", "c"]}, {"one": LENGTH, "two": LENGTH})
     run(spec)
@@ -75,7 +76,7 @@ def test_targets_are_ridge_bradley_terry_gaps_over_all_votes(world):
     assert rows[0, 2]["target"] == pytest.approx(rows[0, 1]["target"] + rows[1, 2]["target"])
 
 
-def test_single_pairs_and_empirical_logit(world, make_world):
+def test_single_pairs_and_empirical_logit(world: World, make_world: Callable[[str], World]) -> None:
     spec = world.spec({"p": ["aaa", "bb"]}, {"one": LENGTH, "two": LENGTH, "three": LENGTH})
     run(spec)
     (row,) = read(spec.folder, "preferences")
@@ -91,7 +92,7 @@ def test_single_pairs_and_empirical_logit(world, make_world):
     assert all(row["target"] == pytest.approx(np.log(3)) for row in rows)
 
 
-def test_equal_strengths_choose_the_lower_index(world):
+def test_equal_strengths_choose_the_lower_index(world: World) -> None:
     spec = world.spec({"p": ["aa", "bb", "cc"]}, {"one": LENGTH})
     run(spec)
     rows = read(spec.folder, "preferences")
@@ -99,7 +100,7 @@ def test_equal_strengths_choose_the_lower_index(world):
     assert all((row["target"], row["p_hat"], row["votes_tie"]) == (0.0, 0.5, 1) for row in rows)
 
 
-def test_strengths_that_differ_by_rounding_are_equal(world):
+def test_strengths_that_differ_by_rounding_are_equal(world: World) -> None:
     """Responses 0 and 1 have the same record; their fitted strengths differ by 1e-18."""
     quality = {"kind": "function", "function": "voters:quality"}
     spec = world.spec({"p": ["q2 a", "q2 b", "q1 ccc", "q1 dd", "q1 eee"]}, {"quality": quality, "length": LENGTH})
@@ -108,7 +109,7 @@ def test_strengths_that_differ_by_rounding_are_equal(world):
     assert (first["chosen_index"], first["rejected_index"], first["target"], first["p_hat"]) == (0, 1, 0.0, 0.5)
 
 
-def test_a_tie_is_half_a_vote_each_way(world):
+def test_a_tie_is_half_a_vote_each_way(world: World) -> None:
     """One vote for 0 and one tie: 1.5 of 2."""
     quality = {"kind": "function", "function": "voters:quality"}
     spec = world.spec({"p": ["q2 a", "q1 b"]}, {"quality": quality, "length": LENGTH})
@@ -118,7 +119,7 @@ def test_a_tie_is_half_a_vote_each_way(world):
     assert row["target"] == pytest.approx(np.log(2.0 / 1.0))
 
 
-def test_swapping_a_and_b_of_every_vote_changes_nothing(world):
+def test_swapping_a_and_b_of_every_vote_changes_nothing(world: World) -> None:
     texts = {f"p{i}": [f"q{j} {'x' * ((i + j) % 3)}" for j in range(4)] for i in range(10)}
     spec = world.spec(texts, {"length": LENGTH, "person": PERSON})
     run(spec)
@@ -129,12 +130,12 @@ def test_swapping_a_and_b_of_every_vote_changes_nothing(world):
         | {"index_a": votes["index_b"], "index_b": votes["index_a"], "outcome": other},
         schema=VOTES,
     )
-    candidates = read_responses("policy", spec.responses.path, spec.prompts.path)
-    made = [make_preferences(candidates, each, PreferenceSettings(), 1).table for each in (votes, swapped)]
-    assert made[0].equals(made[1])
+    responses = read_responses("policy", spec.responses.path, spec.prompts.path)
+    tables = [make_preferences(responses, rows, PreferenceSettings(), 1).table for rows in (votes, swapped)]
+    assert tables[0].equals(tables[1])
 
 
-def test_best_worst(world):
+def test_best_worst(world: World) -> None:
     texts = {"p": ["bb", "aaa", "c", "dddd"], "q": ["x", "x", "x", "x"], "r": ["gg", "hh", "ii", "jj"]}
     spec = world.spec(texts, {"one": LENGTH}, preferences={"pairs": "best_worst"})
     manifest = run(spec)
@@ -143,27 +144,27 @@ def test_best_worst(world):
     assert manifest.summary["dropped"] == {"identical": 1}
 
 
-def test_dropped_pairs_are_counted_by_reason(world):
+def test_dropped_pairs_are_counted_by_reason(world: World) -> None:
     """4 responses, 6 pairs: 0 = 2 as tokens, 3 is cut."""
     spec = world.spec({"p": ["aaa", "b", "aaa", "cc"]}, {"one": LENGTH}, cut=[("p", 3)])
     manifest = run(spec)
     assert manifest.summary["dropped"] == {"truncated": 3, "identical": 1}
     rows = read(spec.folder, "preferences")
     assert [(row["chosen_index"], row["rejected_index"]) for row in rows] == [(0, 1), (2, 1)]
-    assert manifest.summary["comparisons"] == 2  # what can be no pair is not asked
+    assert manifest.summary["comparisons"] == 2  # pairs that cannot become preferences are not compared
     # Equal responses are one item: both rows have the two pooled votes' target.
     logit, _ = empirical_logit(2, 2)
     assert [row["target"] for row in rows] == [pytest.approx(float(logit))] * 2
 
 
-def test_truncated_responses_may_stay(world):
+def test_truncated_responses_may_stay(world: World) -> None:
     spec = world.spec({"p": ["aaa", "b"]}, {"one": LENGTH}, cut=[("p", 0)], preferences={"drop_truncated": False})
     run(spec)
     (row,) = read(spec.folder, "preferences")
     assert (row["chosen_finish_reason"], row["rejected_finish_reason"]) == ("length", "stop")
 
 
-def test_failing_annotator_votes_nothing(world, make_world):
+def test_failing_annotator_votes_nothing(world: World, make_world: Callable[[str], World]) -> None:
     texts = {"p": ["aaa", "bb", "c"]}
     with_failure = world.spec(texts, {"one": LENGTH, "broken": FAILING})
     manifest = run(with_failure)
@@ -180,7 +181,7 @@ def test_failing_annotator_votes_nothing(world, make_world):
     assert broken[0]["raw"] == "RuntimeError: no idea about 'aaa'"
 
 
-def test_quorum(world):
+def test_quorum(world: World) -> None:
     """`fails_on_bad` has no vote on pairs with 'bad' or 'unknown'; only (0, 1) reaches two votes."""
     partial = {"kind": "function", "function": "voters:fails_on_bad"}
     spec = world.spec(
@@ -202,7 +203,13 @@ def test_quorum(world):
         ({"p": ["a"]}, {"one": LENGTH}, [], ["more than one response"]),
     ],
 )
-def test_no_pair_left_is_the_users_error(world, texts, annotators, cut, wanted):
+def test_no_pair_left_is_the_users_error(
+    world: World,
+    texts: dict[str, list[str]],
+    annotators: dict[str, dict[str, str]],
+    cut: list[tuple[str, int]],
+    wanted: list[str],
+) -> None:
     spec = world.spec(texts, annotators, cut=cut)
     with pytest.raises(UserError) as error:
         run(spec)
@@ -210,7 +217,7 @@ def test_no_pair_left_is_the_users_error(world, texts, annotators, cut, wanted):
     assert not (spec.folder / "manifest.json").exists()
 
 
-def test_refusals(world):
+def test_refusals(world: World) -> None:
     with pytest.raises(UserError, match="no annotator"):
         run(world.spec({"p": ["a", "bb"]}, {}))
     spec = world.spec({"p": ["a", "bb"]}, {"one": LENGTH})
@@ -224,14 +231,14 @@ def test_refusals(world):
         run(spec)
 
 
-def test_responses_of_different_number(world):
+def test_responses_of_different_number(world: World) -> None:
     spec = world.spec({"p": ["aaa", "bb", "c"], "q": ["d"], "r": ["ee", "f"]}, {"one": LENGTH})
     run(spec)
     rows = [(r["prompt_id"], r["chosen_index"], r["rejected_index"]) for r in read(spec.folder, "preferences")]
     assert rows == [("p", 0, 1), ("p", 0, 2), ("p", 1, 2), ("r", 0, 1)]
 
 
-def test_equal_runs_give_equal_bytes(make_world: Callable):
+def test_equal_runs_give_equal_bytes(make_world: Callable) -> None:
     texts = {f"p{i}": [f"q{j} text {'x' * ((i * j) % 5)}" for j in range(4)] for i in range(30)}
     annotators = {"one": LENGTH, "person": PERSON, "check": VERIFIER, "broken": FAILING}
     manifests = [run(make_world(name).spec(texts, annotators, answer="1")) for name in ("a", "b")]
@@ -244,13 +251,13 @@ def test_equal_runs_give_equal_bytes(make_world: Callable):
     }
 
 
-def test_a_finished_stage_is_adopted(world):
+def test_a_finished_stage_is_adopted(world: World) -> None:
     spec = world.spec({"p": ["aaa", "bb"]}, {"one": LENGTH})
     first = run(spec)
     assert run(spec) == first
 
 
-def test_agreement_counts_votes_for_the_chosen_side(world):
+def test_agreement_counts_votes_for_the_chosen_side(world: World) -> None:
     """Three lengths against one 'shorter is better': the panel sides with length."""
     shorter = {"kind": "rule", "shorter": True}
     spec = world.spec(

@@ -4,12 +4,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from storage.arrays import Floats
 from tasks.labeling.length_penalty import GRID, level_penalty
 from tasks.labeling.settings import LabelSpec
 from tasks.labeling.stage import run
+from tests.conftest import MakePolicy
+from tests.panel.conftest import World
 
 
-def apart(scores: np.ndarray, characters: np.ndarray, alpha: float) -> float:
+def apart(scores: Floats, characters: Floats, alpha: float) -> float:
     gaps = []
     for score, length in zip(scores, characters, strict=True):
         value = [s - alpha * c for s, c in zip(score, length, strict=True)]
@@ -21,12 +24,12 @@ def test_the_search_ends_where_the_difference_first_grows() -> None:
     rng = np.random.default_rng(0)
     characters = rng.integers(5, 200, (60, 8)).astype(float)
     scores = rng.normal(0, 3, (60, 8)) + 0.05 * characters  # long ones are liked for their length
-    found = level_penalty(scores, characters)
+    penalty = level_penalty(scores, characters)
     differences = [apart(scores, characters, alpha) for alpha in GRID]
     grown = next(i for i in range(1, len(GRID)) if differences[i] > min(differences[:i]))
-    assert found == GRID[int(np.argmin(differences[:grown]))]
-    assert apart(scores, characters, found) < 0.3 * apart(scores, characters, 0.0)
-    assert 0.02 < found < 0.08
+    assert penalty == GRID[int(np.argmin(differences[:grown]))]
+    assert apart(scores, characters, penalty) < 0.3 * apart(scores, characters, 0.0)
+    assert 0.02 < penalty < 0.08
 
 
 def test_scores_that_care_little_for_length_get_no_penalty_and_one_score_is_no_comparison() -> None:
@@ -36,7 +39,7 @@ def test_scores_that_care_little_for_length_get_no_penalty_and_one_score_is_no_c
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0])
-def test_a_stage_takes_it_off_scores_and_votes(world, make_policy, margin: float) -> None:
+def test_a_stage_takes_it_off_scores_and_votes(world: World, make_policy: MakePolicy, margin: float) -> None:
     policies = {"policy": make_policy(seed=1), "previous": make_policy(seed=0)}
     texts = {f"p{i}": ["a short reply", "x" * (5 + 3 * i), "the sum of numbers " * (i + 1)] for i in range(6)}
     settings = {"kind": "implicit_reward", "policy": "policy", "reference": "previous", "device": "cpu"}

@@ -8,19 +8,20 @@ import pytest
 
 from tasks.labeling.pairing import Pairs, bracket, tournament
 from tasks.labeling.stage import run
+from tests.panel.conftest import World
 
 
 def test_eight_players_take_eleven_comparisons_with_the_last_check() -> None:
-    asked = []
+    comparisons = []
     strength = [3, 7, 1, 5, 6, 0, 2, 4]
 
     def beats(i: int, j: int) -> bool:
-        asked.append((i, j))
+        comparisons.append((i, j))
         return strength[i] >= strength[j]
 
     assert bracket(range(8), beats) == (1, 5)
     # Each comparison of the first round is looked at twice here: for who wins and for who loses.
-    assert len({frozenset(pair) for pair in asked}) == 10
+    assert len({frozenset(pair) for pair in comparisons}) == 10
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 6, 7, 8])
@@ -28,8 +29,8 @@ def test_where_strengths_decide_the_best_and_the_worst_are_found(count: int) -> 
     rng = np.random.default_rng(count)
     for _ in range(20):
         strength = rng.permutation(count)
-        found = bracket(range(count), lambda i, j: strength[i] >= strength[j])  # noqa: B023
-        assert found == (strength.argmax(), strength.argmin())
+        ends = bracket(range(count), lambda i, j: strength[i] >= strength[j])  # noqa: B023
+        assert ends == (strength.argmax(), strength.argmin())
 
 
 def pairs_of(count: int) -> Pairs:
@@ -60,7 +61,7 @@ def test_a_circle_is_won_by_the_bracket() -> None:
 LENGTH = {"kind": "function", "function": "voters:length"}
 
 
-def test_the_stage_takes_one_pair_a_prompt(world) -> None:
+def test_the_stage_takes_one_pair_a_prompt(world: World) -> None:
     texts = {"p": ["bb", "aaaa", "c", "dddd dd"], "q": ["x", "x", "x", "x"], "r": ["gg", "hh", "ii", "jj"]}
     manifest = run(world.spec(texts, {"one": LENGTH}, preferences={"pairs": "tournament"}))
     rows = pq.read_table(world.folder / "label" / "preferences.parquet").to_pylist()
@@ -68,7 +69,7 @@ def test_the_stage_takes_one_pair_a_prompt(world) -> None:
     assert manifest.summary["dropped"] == {"identical": 1, "tournament": 1}
 
 
-def test_every_order_of_four_lengths(world) -> None:
+def test_every_order_of_four_lengths(world: World) -> None:
     texts = {
         "".join(map(str, order)): ["x" * (size + 1) for size in order] for order in itertools.permutations(range(4))
     }

@@ -9,10 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.schemas import PREFERENCES
 from tasks.labeling.stage import run
+from tests.panel.conftest import World
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_dpo_trainer_takes_a_step(world, tiny_policy: Path, tmp_path: Path):
+def test_dpo_trainer_takes_a_step(world: World, tiny_policy: Path, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer
 
     spec = world.spec(

@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -10,8 +12,11 @@ import pytest
 from storage.errors import UserError
 from storage.schemas import PREFERENCES, read_parquet, write_parquet
 from tasks.mixing.offline import OfflineSettings, read_offline
-from tasks.mixing.stage import MixingSettings, MixSpec, run_mix
+from tasks.mixing.settings import MixingSettings
+from tasks.mixing.stage import MixSpec, run_mix
 from tasks.modeling.load import encode_chat, load_tokenizer
+
+Mix = Callable[..., tuple[pa.Table, dict[str, int]]]
 
 
 def preferences(path: Path, number: int, prompts: int, pairs: int) -> Path:
@@ -37,11 +42,11 @@ def preferences(path: Path, number: int, prompts: int, pairs: int) -> Path:
 
 
 @pytest.fixture
-def mix(tmp_path: Path, tiny_policy: Path):
+def mix(tmp_path: Path, tiny_policy: Path) -> Mix:
     own = preferences(tmp_path / "own.parquet", 3, 20, 3)  # 60 pairs
     earlier = [preferences(tmp_path / f"round-{n}.parquet", n, 20, 3) for n in (1, 2)]  # 120
 
-    def run(out: str = "mix", seed: int = 0, **settings) -> tuple[pa.Table, dict[str, int]]:
+    def run(out: str = "mix", seed: int = 0, **settings: Any) -> tuple[pa.Table, dict[str, int]]:
         spec = MixSpec(
             folder=tmp_path / out, round=3, seed=seed, settings=MixingSettings(**settings), own=own,
             earlier=earlier, policy=tiny_policy,
@@ -53,7 +58,7 @@ def mix(tmp_path: Path, tiny_policy: Path):
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.25, 20), (0.5, 60), (0.6, 90)])
-def test_a_share_is_of_all_that_is_trained_on(mix, share, least):
+def test_a_share_is_of_all_that_is_trained_on(mix: Mix, share: float, least) -> None:
     mixed, rounds = mix(replay=share)
     replayed = len(mixed) - 60
     assert least <= replayed < least + 3  # whole prompts of three pairs
@@ -64,14 +69,14 @@ def test_a_share_is_of_all_that_is_trained_on(mix, share, least):
     assert mixed["round"].to_pylist()[:60] == [3] * 60
 
 
-def test_all_is_all_and_what_is_drawn_hangs_on_the_seed(mix):
+def test_all_is_all_and_what_is_drawn_hangs_on_the_seed(mix: Mix) -> None:
     assert mix(replay="all")[1] == {"3": 60, "1": 60, "2": 60}
     one, two, other = (mix(out, seed, replay=0.3)[0] for out, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert one.equals(two)
     assert not one.equals(other)
 
 
-def test_the_first_round_has_nothing_to_replay(tmp_path, tiny_policy):
+def test_the_first_round_has_nothing_to_replay(tmp_path: Path, tiny_policy: Path) -> None:
     own = preferences(tmp_path / "own.parquet", 1, 4, 1)
     spec = MixSpec(
         folder=tmp_path / "mix", round=1, seed=0, settings=MixingSettings(replay=0.5), own=own, earlier=[],
@@ -95,7 +100,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS)
-def test_every_format_of_trl_is_read(tmp_path, tiny_policy, row):
+def test_every_format_of_trl_is_read(tmp_path: Path, tiny_policy: Path, row) -> None:
     path = tmp_path / "set.jsonl"
     twin = dict(row) | {"chosen": row["rejected"], "rejected": row["chosen"], "p_hat": 0.75}
     path.write_text("".join(json.dumps(each) + "\n" for each in (row, twin)))
@@ -123,7 +128,7 @@ def test_every_format_of_trl_is_read(tmp_path, tiny_policy, row):
         (FORMATS["texts"] | {"p_hat": 1}, "p_hat is 1"),
     ],
 )
-def test_what_is_no_pair_is_refused_by_its_line(tmp_path, tiny_policy, row, named):
+def test_what_is_no_pair_is_refused_by_its_line(tmp_path: Path, tiny_policy: Path, row, named) -> None:
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps(FORMATS["texts"] | {"p_hat": 0.8}) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(UserError, match=named) as caught:
@@ -131,7 +136,7 @@ def test_what_is_no_pair_is_refused_by_its_line(tmp_path, tiny_policy, row, name
     assert caught.value.where == f"{path}:2"
 
 
-def test_an_offline_set_has_its_share(mix, tmp_path):
+def test_an_offline_set_has_its_share(mix: Mix, tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     rows = [FORMATS["texts"] | {"prompt": f"ask {i}"} for i in range(50)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -144,7 +149,7 @@ def test_an_offline_set_has_its_share(mix, tmp_path):
         mix("c", offline=offline | {"share": 0.5})
 
 
-def test_shares_leave_some_for_the_round():
+def test_shares_leave_some_for_the_round() -> None:
     with pytest.raises(ValueError, match="leave some"):
         MixingSettings(replay=0.6, offline=OfflineSettings(path=Path("x"), share=0.4))
     with pytest.raises(ValueError, match="leave some"):

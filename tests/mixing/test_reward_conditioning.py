@@ -1,5 +1,6 @@
-"""Reward-conditioned relabelling: the records of a pair, their goals and prompts, and what is refused."""
+"""Reward-conditioned relabelling: the goals_of_pair of a pair, their goals and prompts, and what is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,18 @@ import pytest
 from conf.compose import compose_config
 from storage.errors import UserError
 from storage.schemas import PREFERENCES, SCORES, read_parquet, table, write_parquet
-from tasks.mixing.reward_conditioning import GoalSettings, on_scale, records, relabel
-from tasks.mixing.stage import MixingSettings, MixSpec, run_mix
+from tasks.mixing.reward_conditioning import RewardConditioningSettings, goals_of_pair, on_scale, relabel
+from tasks.mixing.settings import MixingSettings
+from tasks.mixing.stage import MixSpec, run_mix
 from tasks.modeling.load import encode_chat, load_tokenizer
 from tests.mixing.test_mixing import preferences
 
-SETTINGS = GoalSettings(annotator="judge", text="goal {score}", scale="as_given")
+SETTINGS = RewardConditioningSettings(annotator="judge", text="goal {score}", scale="as_given")
 
 
 def test_a_pair_with_scores_8_and_3_is_two_records() -> None:
-    assert records(8, 3) == [(8, False), (3, True)]
-    assert records(3, 8) == records(5, 5) == records(float("nan"), 3) == []
+    assert goals_of_pair(8, 3) == [(8, False), (3, True)]
+    assert goals_of_pair(3, 8) == goals_of_pair(5, 5) == goals_of_pair(float("nan"), 3) == []
     assert (SETTINGS.goal(8.0), SETTINGS.goal(2.5), SETTINGS.highest) == ("goal 8", "goal 2.5", "goal 10")
 
 
@@ -39,7 +41,7 @@ def scores(number: int, values: dict[tuple[str, int], float]) -> dict[int, pa.Ta
     return {number: table(rows, SCORES)}
 
 
-def asked(path, number: int, system: str = "goal 10") -> pa.Table:
+def with_system(path, number: int, system: str = "goal 10") -> pa.Table:
     """One pair of each of three prompts, that begin with a goal."""
     rows = read_parquet(preferences(path, number, 3, 1), PREFERENCES).to_pylist()
     for row in rows:
@@ -49,12 +51,12 @@ def asked(path, number: int, system: str = "goal 10") -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PREFERENCES)
 
 
-def test_each_record_has_its_goal_and_the_second_is_turned_round(tmp_path, tiny_policy) -> None:
-    pairs, tokenizer = asked(tmp_path / "p.parquet", 2), load_tokenizer(tiny_policy)
-    given = scores(2, {("p0", 0): 8, ("p0", 1): 3, ("p1", 0): 3, ("p1", 1): 8, ("p2", 0): 5})
-    made, left_out = relabel(pairs, given, SETTINGS, tokenizer)
-    assert (made.schema, left_out) == (PREFERENCES, 2)
-    first, second = made.to_pylist()
+def test_each_record_has_its_goal_and_the_second_is_turned_round(tmp_path: Path, tiny_policy: Path) -> None:
+    pairs, tokenizer = with_system(tmp_path / "p.parquet", 2), load_tokenizer(tiny_policy)
+    known = scores(2, {("p0", 0): 8, ("p0", 1): 3, ("p1", 0): 3, ("p1", 1): 8, ("p2", 0): 5})
+    relabelled, left_out = relabel(pairs, known, SETTINGS, tokenizer)
+    assert (relabelled.schema, left_out) == (PREFERENCES, 2)
+    first, second = relabelled.to_pylist()
     old = pairs.to_pylist()[0]
     for row, goal in ((first, "goal 8"), (second, "goal 3")):
         assert row["prompt"] == [{"role": "system", "content": goal}, *old["prompt"][1:]]
@@ -70,19 +72,19 @@ def test_each_record_has_its_goal_and_the_second_is_turned_round(tmp_path, tiny_
         assert (second[chosen], second[rejected]) == (old[rejected], old[chosen])
 
 
-def test_what_cannot_be_relabelled_is_refused(tmp_path, tiny_policy) -> None:
+def test_what_cannot_be_relabelled_is_refused(tmp_path: Path, tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
-    given = scores(1, {("p0", 0): 8, ("p0", 1): 3})
-    with pytest.raises(UserError, match="does not begin with the goal"):
-        relabel(asked(tmp_path / "a.parquet", 1, "be kind"), given, SETTINGS, tokenizer)
-    with pytest.raises(UserError, match="no pair has scores of judge"):
-        relabel(asked(tmp_path / "b.parquet", 2), given, SETTINGS, tokenizer)
+    known = scores(1, {("p0", 0): 8, ("p0", 1): 3})
+    with pytest.raises(UserError, match="does not start with the goal"):
+        relabel(with_system(tmp_path / "a.parquet", 1, "be kind"), known, SETTINGS, tokenizer)
+    with pytest.raises(UserError, match="higher score of judge"):
+        relabel(with_system(tmp_path / "b.parquet", 2), known, SETTINGS, tokenizer)
 
 
-def test_the_mix_stage_relabels_each_round_by_its_own_scores(tmp_path, tiny_policy) -> None:
+def test_the_mix_stage_relabels_each_round_by_its_own_scores(tmp_path: Path, tiny_policy: Path) -> None:
     paths = {}
     for number, best in ((1, 4.0), (2, 9.0)):
-        write_parquet(tmp_path / f"pairs-{number}.parquet", asked(tmp_path / f"{number}.parquet", number))
+        write_parquet(tmp_path / f"pairs-{number}.parquet", with_system(tmp_path / f"{number}.parquet", number))
         paths[number] = tmp_path / f"scores-{number}.parquet"
         values = {(f"p{i}", k): best - k for i in range(3) for k in range(2)}
         write_parquet(paths[number], scores(number, values)[number])

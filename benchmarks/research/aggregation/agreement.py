@@ -55,6 +55,6 @@ def _dawid_skene(rng: np.random.Generator) -> dict[str, float]:
             item, annotator, share, coins=1 if coins == 1 else 2, pseudo_votes=0.0, fixed_prior=False, start="majority"
         )
         accuracy = np.array([model.errors_.loc[(k, 1), 1] for k in range(7)])
-        apart = max(np.abs(ours.posterior - theirs[1].to_numpy()).max(), np.abs(ours.found - accuracy).max())
+        apart = max(np.abs(ours.posterior - theirs[1].to_numpy()).max(), np.abs(ours.sensitivity - accuracy).max())
         result[f"Dawid-Skene, {'one coin' if coins == 1 else 'two coins'}: crowd-kit"] = float(apart)
     return result

@@ -16,7 +16,7 @@ from benchmarks.research.aggregation.libraries import win_list
 from storage.arrays import Floats
 from storage.schemas import VOTES
 from tasks.labeling.aggregation import Votes, read_votes, sigmoid
-from tasks.labeling.aggregation.estimate import estimate, learn
+from tasks.labeling.aggregation.estimate import estimate, fit_annotators
 from tasks.labeling.settings import PreferenceSettings
 
 RESPONSES, ANNOTATORS = 5, 9
@@ -75,11 +75,11 @@ def aggregate(path: Path, settings: PreferenceSettings) -> Iterator[tuple[Floats
             ids = pc.unique(rows["prompt_id"]).cast(pa.string())
             yield group * _BLOCK, read_votes(rows, ids, names, weights)
 
-    learnt = learn(blocks, names, RESPONSES, settings)
+    annotator_fit = fit_annotators(blocks, names, RESPONSES, settings)
     i, j = np.triu_indices(RESPONSES, 1)
     for _, votes in blocks():
         size = int(votes.prompt[-1]) + 1
-        fitted = estimate(votes, np.ones((size, RESPONSES), dtype=bool), settings, learnt)
+        fitted = estimate(votes, np.ones((size, RESPONSES), dtype=bool), settings, annotator_fit)
         prompt = np.repeat(np.arange(size), len(i))
         yield fitted.gaps.gaps(prompt, np.tile(i, size), np.tile(j, size))
 

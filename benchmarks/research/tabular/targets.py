@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.research.tabular.world import World
 from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes, empirical_logit
-from tasks.labeling.aggregation.estimate import estimate, learn
+from tasks.labeling.aggregation.estimate import estimate, fit_annotators
 from tasks.labeling.settings import PreferenceSettings
 
 
@@ -34,8 +34,8 @@ def pooled_targets(world: World, votes: Votes, settings: PreferenceSettings) -> 
         yield 0, votes
 
     names = tuple(f"annotator {k}" for k in range(int(votes.annotator.max()) + 1))
-    learnt = learn(blocks, names, shape[1], settings)
-    fitted = estimate(votes, np.ones(shape, dtype=bool), settings, learnt)
+    annotator_fit = fit_annotators(blocks, names, shape[1], settings)
+    fitted = estimate(votes, np.ones(shape, dtype=bool), settings, annotator_fit)
     weight = votes.wins((shape[0], shape[1]), weight=np.ones(len(votes)))
     weight = weight + weight.transpose(0, 2, 1)
     x, i, j = np.nonzero(weight)

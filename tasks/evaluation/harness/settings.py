@@ -1,4 +1,4 @@
-"""Settings and spec of the harness stage. Reading them needs no lm-eval."""
+"""Settings and spec of the harness stage. This module does not import lm-eval."""
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,8 +17,8 @@ class HarnessTask(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]*$")
-    num_fewshot: int | None = Field(None, ge=0)  # None = what the task itself says
-    metric: str | None = None  # the one that is reported: `acc_norm`, or with its filter `exact_match,strict-match`
+    num_fewshot: int | None = Field(None, ge=0)  # None = the task's default
+    metric: str | None = None  # the one to report: `acc_norm`, or with its filter `exact_match,strict-match`
 
 
 def _named(task: Any) -> Any:
@@ -26,13 +26,13 @@ def _named(task: Any) -> Any:
 
 
 class HarnessSettings(BaseModel):
-    """Which tasks, asked how. Without tasks the harness is not run."""
+    """Which tasks to run, and how. Without tasks the harness is not run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tasks: list[Annotated[HarnessTask, BeforeValidator(_named)]] = []
     include: Annotated[list[Path], KeyedBy("include")] = []  # folders with further tasks' YAML files
-    #: Task -> the file that its split `test` is read from, instead of what its YAML file says.
+    #: Task -> the file to read its split `test` from, instead of the one in its YAML file.
     data: Annotated[dict[str, Path], KeyedBy("data")] = {}
     backend: Literal["vllm", "transformers"] = "vllm"
     batch_size: int = Field(8, ge=1)  # transformers; vLLM makes its own batches
@@ -41,16 +41,16 @@ class HarnessSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "HarnessSettings":
-        names = [each.task for each in self.tasks]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"tasks: {', '.join(twice)} is there twice")
-        if strange := sorted(set(self.data) - set(names)):
-            raise ValueError(f"data: {', '.join(strange)} is none of the tasks")
+        names = [task.task for task in self.tasks]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tasks: {', '.join(repeated)} is listed twice")
+        if unknown := sorted(set(self.data) - set(names)):
+            raise ValueError(f"data: {', '.join(unknown)} is not one of the tasks")
         return self
 
 
 class ModelSettings(BaseModel):
-    """How lm-eval holds the policy: the words of the run's engine."""
+    """How lm-eval loads the policy, in the terms of the run's engine."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,7 +74,7 @@ class HarnessRunSettings(BaseModel):
 
 
 class HarnessSpec(Spec):
-    """Run lm-eval's tasks on `policy`. lm-eval's own seeds are used: what it draws is the same in every run."""
+    """Run lm-eval's tasks on `policy`, with lm-eval's own seeds: its random choices are the same in every run."""
 
     stage: ClassVar[str] = "harness"
     version: ClassVar[int] = 1
@@ -90,7 +90,7 @@ class HarnessSpec(Spec):
 
 
 def harness_version() -> str | None:
-    """The installed release of lm-eval; None without one."""
+    """The installed release of lm-eval; None if it is not installed."""
     try:
         return version("lm-eval")
     except PackageNotFoundError:
@@ -98,7 +98,7 @@ def harness_version() -> str | None:
 
 
 def check_harness(settings: HarnessSettings) -> None:
-    """Refuse, before anything starts, what cannot be done: no lm-eval, or files that are not there."""
+    """Raises UserError, before a run starts, when lm-eval or one of the files is missing."""
     if settings.tasks and harness_version() is None:
         raise UserError(
             "lm-eval is not installed",
@@ -107,7 +107,11 @@ def check_harness(settings: HarnessSettings) -> None:
         )
     for folder in settings.include:
         if not folder.is_dir():
-            raise UserError("there is no such folder", where=f"harness.include={folder}", remedy="give an existing one")
+            raise UserError(
+                "there is no such folder", where=f"harness.include={folder}", remedy="give an existing folder"
+            )
     for task, path in settings.data.items():
         if not path.is_file():
-            raise UserError("there is no such file", where=f"harness.data.{task}={path}", remedy="give a JSONL file")
+            raise UserError(
+                "there is no such file", where=f"harness.data.{task}={path}", remedy="give an existing JSONL file"
+            )

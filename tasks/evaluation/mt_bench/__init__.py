@@ -1,1 +1,1 @@
-"""MT-Bench: two-turn questions, answered by the policy and graded by a judge."""
+"""MT-Bench: the policy answers questions of two turns, and a judge grades the answers."""

@@ -1,21 +1,20 @@
-"""The dialogue stage of MT-Bench: the policy answers the two turns of every question, the second after its own first.
+"""The dialogue stage of MT-Bench: the policy answers both turns of every question, the second after its first answer.
 
-One response each, sampled at the temperature of the question's category (arXiv 2306.05685, FastChat's llm_judge).
+One response a turn, sampled at the temperature of the question's category (arXiv 2306.05685, FastChat's llm_judge).
 Publishes dialogues.parquet (storage.schemas.DIALOGUES).
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.manifest import Manifest
-from storage.prompts import read_rows
 from storage.schemas import DIALOGUES, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
+from tasks.evaluation.mt_bench.questions import TURNS, Question, conversation, read_questions
 from tasks.generation.engines import Engine, Request
 from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
@@ -26,17 +25,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE = "dialogues.parquet"
-#: Sampling temperature by category; of any other it is that of writing.
+#: Sampling temperature by category; other categories have that of writing.
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1,
                 "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0}  # fmt: skip
 _OTHER = 0.7
-_TURNS = 2
 
 
 class DialogueSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_tokens: int = Field(1024, ge=1)  # of one answer; fewer where the context ends
+    max_tokens: int = Field(1024, ge=1)  # of one answer; fewer when the context is full
     engine: AnyEngine
     trust_remote_code: bool = False
 
@@ -54,14 +52,14 @@ class DialogueSpec(Spec):
     settings: DialogueSettings
     policy: Artifact
     questions: Artifact  # JSONL: question_id, category, turns [2], and reference [2] where there is one
-    references: Artifact | None = None  # JSONL: question_id, choices[0].turns; instead of the questions' own
+    references: Artifact | None = None  # JSONL: question_id, choices[0].turns; replaces the questions' own
 
 
 def run(spec: DialogueSpec, progress: Progress = silent, engine: Engine | None = None) -> Manifest:
-    """Answer every question. A given engine is used and left open; without one, one is opened and closed.
+    """Answer every question. A given engine stays open; without one, an engine is opened and closed here.
 
-    Raises UserError for malformed questions and for those that do not fit the policy's context, and what the engine
-    raises.
+    Raises UserError for malformed questions and for questions that do not fit the policy's context, and the errors of
+    the engine.
     """
 
     def body() -> Outcome:
@@ -78,6 +76,31 @@ def run(spec: DialogueSpec, progress: Progress = silent, engine: Engine | None =
     return run_stage(spec, body)
 
 
+@dataclass
+class _Dialogue:
+    """A question and the policy's replies so far."""
+
+    question: Question
+    replies: list[str] = field(default_factory=list)
+    finish_reasons: list[str] = field(default_factory=list)
+
+    @property
+    def temperature(self) -> float:
+        return TEMPERATURES.get(self.question.category, _OTHER)
+
+    def row(self) -> dict[str, object]:
+        """A row of storage.schemas.DIALOGUES."""
+        question = self.question
+        return {
+            "question_id": question.question_id,
+            "category": question.category,
+            "turns": question.turns,
+            "references": question.references,
+            "replies": self.replies,
+            "finish_reasons": self.finish_reasons,
+        }
+
+
 class _Dialogues:
     def __init__(self, spec: DialogueSpec, engine: Engine, progress: Progress) -> None:
         self.spec, self.engine, self.progress = spec, engine, progress
@@ -92,73 +115,39 @@ class _Dialogues:
 
     def run(self) -> Outcome:
         self.engine.load(self.spec.policy.path)
-        rows = [question | {"replies": [], "finish_reasons": []} for question in self.questions]
-        for turn in range(_TURNS):
-            for temperature in sorted({_temperature(row) for row in rows}):
-                self._answer([row for row in rows if _temperature(row) == temperature], turn, temperature)
-            self.progress((turn + 1) * len(rows), _TURNS * len(rows), "answers")
+        dialogues = [_Dialogue(question) for question in self.questions]
+        for turn in range(TURNS):
+            for temperature in sorted({dialogue.temperature for dialogue in dialogues}):
+                self._answer([one for one in dialogues if one.temperature == temperature], turn, temperature)
+            self.progress((turn + 1) * len(dialogues), TURNS * len(dialogues), "answers")
         path = self.spec.folder / FILE
-        write_parquet(path, table(rows, DIALOGUES))
-        cut = sum(reason == "length" for row in rows for reason in row["finish_reasons"])
-        return Outcome(paths=[path], rows={"questions": len(rows)}, summary={"cut": cut})
+        write_parquet(path, table([dialogue.row() for dialogue in dialogues], DIALOGUES))
+        cut = sum(reason == "length" for dialogue in dialogues for reason in dialogue.finish_reasons)
+        return Outcome(paths=[path], rows={"questions": len(dialogues)}, summary={"cut": cut})
 
-    def _answer(self, rows: list[dict[str, Any]], turn: int, temperature: float) -> None:
-        """Append the answers of one turn. Questions with the same room for an answer are one batch."""
-        batches: dict[int, list[tuple[dict[str, Any], Request]]] = {}
-        for row in rows:
-            ids = encode_chat(self.tokenizer, conversation(row["turns"], row["replies"], turn))
+    def _answer(self, dialogues: list[_Dialogue], turn: int, temperature: float) -> None:
+        """Append the answers to one turn. Questions that leave equal room for an answer make one batch."""
+        batches: dict[int, list[tuple[_Dialogue, Request]]] = {}
+        for dialogue in dialogues:
+            name = dialogue.question.question_id
+            ids = encode_chat(self.tokenizer, conversation(dialogue.question.turns, dialogue.replies, turn))
             room = min(self.spec.settings.max_tokens, self.context - len(ids))
             if room < 1 and turn == 0:
                 raise UserError(
-                    f"question {row['question_id']} has {len(ids)} tokens, the policy's context {self.context}",
+                    f"question {name} has {len(ids)} tokens, but the policy's context is {self.context}",
                     where=str(self.spec.questions.path),
-                    remedy="raise engine.max_model_len if the policy reaches further, or leave the question out",
+                    remedy="raise engine.max_model_len if the policy allows more, or leave the question out",
                 )
-            seed = request_seed(self.spec.seed, self.spec.round, f"{row['question_id']}/{turn}")
-            batches.setdefault(max(room, 0), []).append((row, Request(ids, seed)))
+            seed = request_seed(self.spec.seed, self.spec.round, f"{name}/{turn}")
+            batches.setdefault(max(room, 0), []).append((dialogue, Request(ids, seed)))
         for room, batch in sorted(batches.items()):
-            if not room:  # the first answer has filled the context: there is nothing to say
-                for row, _ in batch:
-                    row["replies"].append("")
-                    row["finish_reasons"].append("length")
+            if not room:  # the first answer fills the context: there is no room for a second one
+                for dialogue, _ in batch:
+                    dialogue.replies.append("")
+                    dialogue.finish_reasons.append("length")
                 continue
             sampling = SamplingSettings(responses=1, temperature=temperature, max_tokens=room)
             drawn = self.engine.sample([request for _, request in batch], sampling)
-            for (row, _), (sample,) in zip(batch, drawn, strict=True):
-                row["replies"].append(str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)))
-                row["finish_reasons"].append(sample.finish_reason)
-
-
-def conversation(turns: Sequence[str], replies: Sequence[str], turn: int) -> list[dict[str, str]]:
-    """The messages before the reply of `turn` (0 or 1), earlier replies among them."""
-    messages = []
-    for earlier in range(turn):
-        messages.append({"role": "user", "content": turns[earlier]})
-        messages.append({"role": "assistant", "content": replies[earlier]})
-    return [*messages, {"role": "user", "content": turns[turn]}]
-
-
-def read_questions(path: Path, references: Path | None = None) -> list[dict[str, Any]]:
-    """The questions, each with `references` (None where there are none). Raises UserError with file and line."""
-    found = []
-    known = {str(row.get("question_id")): row["choices"][0]["turns"] for _, row in read_rows(references)} if (
-        references) else {}  # fmt: skip
-    for where, row in read_rows(path):
-        turns = row.get("turns")
-        if not isinstance(turns, list) or len(turns) != _TURNS or "question_id" not in row:
-            raise UserError(
-                f"this is no question of {_TURNS} turns",
-                where=where,
-                remedy='write {"question_id": 81, "category": "writing", "turns": ["...", "..."]}',
-            )
-        name = str(row["question_id"])
-        own = known.get(name) or row.get("reference") or None
-        category = str(row.get("category", "general"))
-        found.append({"question_id": name, "category": category, "turns": turns, "references": own})
-    if not found:
-        raise UserError("there is no question", where=str(path), remedy="give a JSONL file with one a line")
-    return found
-
-
-def _temperature(question: dict[str, Any]) -> float:
-    return TEMPERATURES.get(question["category"], _OTHER)
+            for (dialogue, _), (sample,) in zip(batch, drawn, strict=True):
+                dialogue.replies.append(str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)))
+                dialogue.finish_reasons.append(sample.finish_reason)

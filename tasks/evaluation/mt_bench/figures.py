@@ -1,4 +1,4 @@
-"""MT-Bench's figures from a judge's grades: means by turn, over all, by category, with intervals over questions."""
+"""Mean grades of MT-Bench, overall, by turn and by category, with intervals over questions."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,14 +7,11 @@ from pydantic import BaseModel, ConfigDict
 
 from storage.manifest import Manifest
 from storage.schemas import GRADES, read_parquet
-from tasks.evaluation.intervals import Interval, bootstrap_mean
+from tasks.evaluation.intervals import Bootstrap, Interval, bootstrap_mean
 
 
 class MtBench(BaseModel):
-    """Mean grades, 1 to 10. None where no grade counts.
-
-    They mean something beside other grades of this judge only: not beside published ones.
-    """
+    """Mean grades, 1 to 10; None when there is no grade. Compare them only with grades of the same judge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,19 +19,19 @@ class MtBench(BaseModel):
     overall: Interval | None  # over all grades, not the mean of the turns' means
     turns: dict[str, Interval]  # "1", "2"
     categories: dict[str, Interval]
-    failed: dict[str, int]  # by turn: replies without a grade that can be read; they count in no mean
+    failed: dict[str, int]  # by turn: replies of the judge without a readable grade; they count in no mean
 
 
-def mt_bench(folder: Path, graded: Manifest, *, resamples: int, seed: int) -> MtBench:
-    """The figures of a finished grade stage in `folder`."""
+def mt_bench(folder: Path, graded: Manifest, draw: Bootstrap) -> MtBench:
+    """The mean grades of a finished grade stage in `folder`."""
     rows = read_parquet(folder / "grades.parquet", GRADES).to_pylist()
     counted = [row for row in rows if row["outcome"] == "score"]
 
-    def mean(kept: list[dict[str, object]]) -> Interval | None:
-        if not kept:
+    def mean(graded_rows: list[dict[str, object]]) -> Interval | None:
+        if not graded_rows:
             return None
-        grades = [float(str(row["grade"])) for row in kept]
-        return bootstrap_mean(grades, [str(row["question_id"]) for row in kept], resamples=resamples, seed=seed)
+        grades = [float(str(row["grade"])) for row in graded_rows]
+        return bootstrap_mean(grades, [str(row["question_id"]) for row in graded_rows], draw)
 
     turns = {str(turn): mean([row for row in counted if row["turn"] == turn]) for turn in (1, 2)}
     names = dict.fromkeys(row["category"] for row in rows)

@@ -1,19 +1,19 @@
-"""The grade stage of MT-Bench: a judge gives every answer a grade from 1 to 10 (single-answer grading, 2306.05685).
+"""The grade stage of MT-Bench: a judge grades every answer from 1 to 10 (single-answer grading, arXiv 2306.05685).
 
-The first answer is judged by itself, the second as the end of its conversation; questions of math, reasoning and coding
-beside their reference answers. Publishes grades.parquet (storage.schemas.GRADES).
+The first answer is graded alone, the second as the end of its conversation. Answers about math, reasoning and coding
+are graded beside reference answers. Publishes grades.parquet (storage.schemas.GRADES).
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from storage.artifact import Artifact
 from storage.errors import UserError
@@ -21,15 +21,14 @@ from storage.files import digest
 from storage.manifest import Manifest
 from storage.prompts import read_rows
 from storage.schemas import DIALOGUES, GRADES, read_parquet, table, write_parquet
-from storage.stage import KeyedBy, Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
+from storage.stage import Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
+from tasks.evaluation.mt_bench.questions import TURNS, WITH_REFERENCE, Question, check_references, conversation
+from tasks.evaluation.mt_bench.settings import GraderSettings
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.chat.registry import chat_limits, open_chat
-from tasks.panel.chat.settings import ChatSettings
 from tasks.panel.parts import Parts, remove_parts
 from tasks.panel.voting import AnswerStore, vote
 
-WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
-_TURNS = 2
 _GRADE = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 _FIELD = re.compile(r"\{(question|answer|question_1|answer_1|question_2|answer_2|ref_answer_1|ref_answer_2)\}")
@@ -53,27 +52,13 @@ _TALK = "--- user ---\n{question_1}\n--- assistant ---\n{answer_1}\n--- user ---
 )
 _SECOND = "the answer to the second question, and that one only, in a conversation"
 
-#: (system message, template) by the names that FastChat's judge_prompts.jsonl gives them; that file's are as good.
+#: (system message, template) by the names in FastChat's judge_prompts.jsonl, which can be used instead.
 PROMPTS = {
     "single-v1": (_ASKED.format(what="the answer", criteria=_CRITERIA), _FIRST + _ANSWER),
     "single-math-v1": (_ASKED.format(what="the answer", criteria=_AGAINST), _FIRST + _REFERENCE + _ANSWER),
     "single-v1-multi-turn": (_ASKED.format(what=_SECOND, criteria=_CRITERIA), _TALK),
     "single-math-v1-multi-turn": (_ASKED.format(what=_SECOND, criteria=_AGAINST), _REFERENCES + _TALK),
 }
-
-
-class GraderSettings(ChatSettings):
-    """The judge of MT-Bench: greedy, and with room to explain itself."""
-
-    max_tokens: int = Field(2048, ge=1)
-    #: FastChat's judge_prompts.jsonl, for its very words; None = the project's own.
-    prompts: Annotated[Path | None, KeyedBy("judge_files")] = None
-
-    def open(self, name: str, *, seed: int) -> "Grader":
-        return Grader(self)
-
-    def files(self) -> list[str]:
-        return [*super().files(), *([] if self.prompts is None else [str(self.prompts)])]
 
 
 class GradeSettings(BaseModel):
@@ -83,7 +68,7 @@ class GradeSettings(BaseModel):
 
 
 class GradeSpec(Spec):
-    """Have the judge grade the dialogues of one dialogue stage."""
+    """Grade the dialogues of one dialogue stage."""
 
     stage: ClassVar[str] = "grade"
     version: ClassVar[int] = 1
@@ -94,12 +79,12 @@ class GradeSpec(Spec):
     settings: GradeSettings
     dialogues: Artifact  # its dialogues.parquet
     judge_files: Artifact | None = None  # the judge's local model and templates
-    #: The judge's answers, kept for every stage; None: in `folder`.
-    answers: Annotated[Path | None, Unkeyed("a cache: nobody is asked the same question twice")] = None
+    #: Folder of the judge's answers, shared by all stages; None: in `folder`.
+    answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
 
 
 class Grader:
-    """A remote annotator of kind `scores`; a reply without a grade is an error that keeps it."""
+    """A remote annotator that scores. A reply without a grade becomes an error, which keeps the reply."""
 
     answer_type: Literal["scores"] = "scores"
     name = "mt-bench"
@@ -129,7 +114,7 @@ class Grader:
         return Score(outcome, value, raw=raw, seconds=reply.seconds, tokens=reply.tokens, cost=reply.cost)
 
     def messages(self, question: Response) -> list[dict[str, str]]:
-        """The judge's prompt for the answer `question.text` to the last of `question.messages`."""
+        """The judge's prompt about `question.text`, the answer to the last of `question.messages`."""
         users = [message["content"] for message in question.messages[::2]]
         replies = [message["content"] for message in question.messages[1::2]] + [question.text]
         references = json.loads(question.reference) if question.reference is not None else []
@@ -139,41 +124,32 @@ class Grader:
         fields |= {f"ref_answer_{number + 1}": text for number, text in enumerate(references)}
         name = ("single-math-v1" if references else "single-v1") + ("-multi-turn" if len(users) > 1 else "")
         system, template = self._prompts[name]
-        # In one pass, so that no text can open another field.
+        # One pass, so that a text which contains {question} is not expanded again.
         content = _FIELD.sub(lambda field: fields[field[1]], template)
         return [{"role": "system", "content": self._settings.system or system}, {"role": "user", "content": content}]
 
 
 def read_grade(text: str) -> float | None:
-    """The first [[x]] of a judge's reply, else the first [x]; None when there is none, or it is not from 1 to 10."""
-    found = _GRADE.search(text) or _BACKUP.search(text)
-    grade = float(found[1]) if found else 0.0
+    """The first [[x]] in a judge's reply, else the first [x]; None without one, or when x is not from 1 to 10."""
+    match = _GRADE.search(text) or _BACKUP.search(text)
+    grade = float(match[1]) if match else 0.0
     return grade if 1 <= grade <= 10 else None
 
 
 def read_prompts(path: Path) -> dict[str, tuple[str, str]]:
-    """The four prompts of single-answer grading out of FastChat's file. Raises UserError when one is missing."""
+    """The four prompts of single-answer grading, from FastChat's file. Raises UserError when one is missing."""
     rows = {row.get("name"): row for _, row in read_rows(path)}
     if missing := sorted(set(PROMPTS) - set(rows)):
         raise UserError(
-            f"the file lacks the prompts {', '.join(missing)}", where=str(path), remedy="give FastChat's judge_prompts"
+            f"the file lacks the prompts {', '.join(missing)}",
+            where=str(path),
+            remedy="give FastChat's judge_prompts.jsonl",
         )
     return {name: (str(rows[name]["system_prompt"]), str(rows[name]["prompt_template"])) for name in PROMPTS}
 
 
-def check_references(questions: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse questions of math, reasoning and coding without a reference answer for each turn."""
-    for question in questions:
-        if question["category"] in WITH_REFERENCE and len(question["references"] or ()) < _TURNS:
-            raise UserError(
-                f"question {question['question_id']} is of {question['category']} and has no reference answers",
-                where="mt_bench.questions",
-                remedy="give mt_bench.references=<file>, or `reference` with the question",
-            )
-
-
 def run_grading(spec: GradeSpec, progress: Progress = silent) -> Manifest:
-    """Raises UserError for a missing key or reference answer, and when the judge gave no grade at all."""
+    """Raises UserError for a missing API key or reference answer, and when the judge gives no grade at all."""
     manifest = run_stage(spec, lambda: _grade(spec, progress))
     remove_parts(spec)
     return manifest
@@ -181,39 +157,40 @@ def run_grading(spec: GradeSpec, progress: Progress = silent) -> Manifest:
 
 def _grade(spec: GradeSpec, progress: Progress) -> Outcome:
     dialogues = read_parquet(spec.dialogues.path, DIALOGUES).to_pylist()
-    check_references(dialogues)
-    responses = [_response(row, turn) for row in dialogues for turn in range(_TURNS)]
-    keeping = AnswerStore(Parts(spec, "grades"), spec.answers or spec.folder / "answers")
+    questions = [Question(row["question_id"], row["category"], row["turns"], row["references"]) for row in dialogues]
+    check_references(questions)
+    responses = [
+        _response(question, row, turn)
+        for question, row in zip(questions, dialogues, strict=True)
+        for turn in range(TURNS)
+    ]
+    store = AnswerStore(Parts(spec, "grades"), spec.answers or spec.folder / "answers")
     no_pairs = np.empty((0, 2), dtype=np.int64)
-    scores = vote([Grader(spec.settings.judge)], responses, no_pairs, keeping, progress).scores.to_pylist()
+    scores = vote([Grader(spec.settings.judge)], responses, no_pairs, store, progress).scores.to_pylist()
     rows = [_row(response, score) for response, score in zip(responses, scores, strict=True)]
     path = spec.folder / "grades.parquet"
-    write_parquet(path, table(rows, GRADES))  # also when none counts: the raw column says what went wrong
+    write_parquet(path, table(rows, GRADES))  # even without any grade: the column `raw` shows what went wrong
     failed = sum(row["outcome"] != "score" for row in rows)
     if failed == len(rows):
         raise UserError(
-            f"the judge gave none of {failed} answers a grade; its first reply: {str(rows[0]['raw'])[:200]!r}",
+            f"the judge graded none of {failed} answers; its first reply: {str(rows[0]['raw'])[:200]!r}",
             where=str(path),
-            remedy="see the column raw; check mt_bench.judge.model and base_url",
+            remedy="see the column raw, and check mt_bench.judge.model and mt_bench.judge.base_url",
         )
     summary = {"judge": spec.settings.judge.model, "graded": len(rows) - failed, "failed": failed}
     return Outcome(paths=[path], rows={"grades": len(rows)}, summary=summary)
 
 
-def _response(row: Mapping[str, Any], turn: int) -> Response:
-    """The answer of `turn` (0, 1) as the grader is asked about it."""
-    references: Sequence[str] | None = row["references"] if row["category"] in WITH_REFERENCE else None
-    messages = []
-    for earlier in range(turn):
-        messages.append({"role": "user", "content": row["turns"][earlier]})
-        messages.append({"role": "assistant", "content": row["replies"][earlier]})
+def _response(question: Question, row: Mapping[str, Any], turn: int) -> Response:
+    """The answer to `turn` (0, 1), from a row of storage.schemas.DIALOGUES, as the grader sees it."""
+    references = question.references if question.category in WITH_REFERENCE else None
     return Response(
-        prompt_id=row["question_id"],
+        prompt_id=question.question_id,
         source="policy",
         index=turn,
-        messages=[*messages, {"role": "user", "content": row["turns"][turn]}],
+        messages=conversation(question.turns, row["replies"], turn),
         answer=None,
-        category=row["category"],
+        category=question.category,
         text=row["replies"][turn],
         ended=row["finish_reasons"][turn] == "stop",
         reference=None if references is None else json.dumps(references[: turn + 1]),

@@ -1,6 +1,7 @@
-"""Votes to preferences. Numpy, batched over prompts, float64; every estimator gives a logit and its standard error.
+"""Estimators that turn votes into preferences: for every pair a logit and its standard error.
 
-P prompts, K responses (slots) of each, A annotators. Which estimator when: docs/aggregation.md.
+Numpy, float64, batched over prompts. P prompts, K responses (slots) of each, A annotators. docs/aggregation.md says
+which estimator to use when.
 """
 
 from tasks.labeling.aggregation.arrays import Gaps, PairLogits, logit, sigmoid

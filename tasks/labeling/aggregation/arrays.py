@@ -1,4 +1,4 @@
-"""The logistic function, and the answer that every estimator gives for a pair."""
+"""The logistic function, and the result that every estimator gives for a pair."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ from storage.arrays import Floats, Ints
 
 
 class Gaps(Protocol):
-    """What estimators have in common: the logit of 'first is preferred to second', and its standard error."""
+    """The result of an estimator: the logit of 'first is preferred to second', and its standard error."""
 
     def gaps(self, prompt: Ints, first: Ints, second: Ints) -> tuple[Floats, Floats]:
         """Logit and standard error for index arrays of one length [n]."""
@@ -17,7 +17,7 @@ class Gaps(Protocol):
 
 @dataclass(frozen=True)
 class PairLogits:
-    """Logits that need not be transitive: logit[p, i, j] that i is preferred to j; NaN where nothing is known."""
+    """Logits that need not be transitive: logit[p, i, j] that i is preferred to j; NaN where unknown."""
 
     logit: Floats  # [P, K, K], antisymmetric
     se: Floats  # [P, K, K], symmetric

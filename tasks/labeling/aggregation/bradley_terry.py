@@ -1,8 +1,8 @@
 """Bradley-Terry strengths (Zermelo's model) by damped Newton, batched over prompts.
 
-P prompts, K responses (slots) of each. `wins[p, i, j]` counts how often i beat j; a tie is half a win each way. Fewer
-than K responses: say so by `mask`, absent slots come back as NaN. Sources: Zermelo 1929; Bradley and Terry 1952; Ford
-1957 (existence).
+P prompts, K responses (slots) of each. `wins[p, i, j]` counts how often i beat j; a tie is half a win each way. Prompts
+with fewer than K responses have a `mask`; strengths of absent slots are NaN. Sources: Zermelo 1929; Bradley and Terry
+1952; Ford 1957 (existence).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from storage.arrays import Bools, Floats, Ints
 from tasks.labeling.aggregation.arrays import sigmoid
 from tasks.labeling.aggregation.newton import maximise
 
-_TOLERANCE = 1e-18  # rise of the log-posterior, for each win, that the last Newton step still promised
+_TOLERANCE = 1e-18  # predicted rise of the log-posterior, for each win, at which Newton's method stops
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Strengths:
     """Fitted strengths in logits: P(i beats j) = sigmoid(theta_i - theta_j)."""
 
     theta: Floats  # [P, K], NaN where absent
-    covariance: Floats  # [P, K, K], inverse curvature of the log-posterior (pseudo-inverse when only gaps are known)
+    covariance: Floats  # [P, K, K], inverse curvature of the log-posterior (pseudo-inverse if only gaps are known)
 
     def gaps(self, prompt: Ints, first: Ints, second: Ints) -> tuple[Floats, Floats]:
         """theta[first] - theta[second] and its standard error, for index arrays of one length [n]."""
@@ -43,14 +43,13 @@ def bradley_terry(
     """Maximise the Bradley-Terry log-posterior of each prompt's wins [P, K, K] (float, >= 0, diagonal unused).
 
     `prior_variance` v: each strength ~ N(m, v), m = `prior_mean` (broadcast to [P, K]). `pseudo_wins` a: added to
-    every win count between two present items.
-    `anchor` c: each item also has c wins and c losses against a virtual item of strength 0. `mask` [P, K]: which
-    items are there (default all). Without a prior or an anchor only gaps are determined; strengths then have mean 0
-    (geometric mean 1 of exp theta).
+    every win count between two present items. `anchor` c: each item also has c wins and c losses against a virtual
+    item of strength 0. `mask` [P, K]: which items are present (default all). Without a prior or an anchor, only gaps
+    are determined; strengths then have mean 0.
 
-    Raises ValueError for counts that are negative or not finite, and, when nothing regularises, for win graphs that
-    are not strongly connected: the maximum is then at infinity (Ford 1957). Raises ArithmeticError when counts are so
-    lopsided, and the regularisation so weak, that float64 does not hold the maximum.
+    Raises ValueError for counts that are negative or not finite, and, without any regularisation, for win graphs that
+    are not strongly connected, because the maximum is then at infinity (Ford 1957). Raises ArithmeticError when counts
+    are so one-sided, and the regularisation is so weak, that float64 cannot represent the maximum.
     """
     counts = np.array(wins, dtype=np.float64)
     if counts.ndim != 3 or counts.shape[1] != counts.shape[2]:
@@ -74,7 +73,7 @@ def bradley_terry(
 
 def _fit(counts: Floats, present: Bools, precision: float, mean: Floats, anchor: float, anchored: bool) -> Strengths:
     n = np.maximum(present.sum(axis=1), 1)[:, None, None]
-    # Where only gaps are determined the curvature is singular along (1, ..., 1): fill that direction with eigenvalue 1.
+    # When only gaps are determined, the curvature is singular along (1, ..., 1): give that direction eigenvalue 1.
     gauge = np.zeros(counts.shape) if anchored else (present[:, :, None] & present[:, None, :]) / n
     absent = ~present[:, :, None] * np.eye(counts.shape[1])
 
@@ -101,7 +100,7 @@ def _fit(counts: Floats, present: Bools, precision: float, mean: Floats, anchor:
 
 
 def strengths_of(theta: Floats, covariance: Floats, present: Bools) -> Strengths:
-    """Strengths with NaN where items are absent."""
+    """Strengths with NaN for absent items."""
     both = present[:, :, None] & present[:, None, :]
     return Strengths(np.where(present, theta, np.nan), np.where(both, covariance, np.nan))
 
@@ -129,7 +128,7 @@ def win_derivatives(
 
 
 def check_connected(counts: Floats, present: Bools) -> None:
-    """Raise ValueError unless, in every prompt, each present item beats each other one directly or through others."""
+    """Raises ValueError unless, in every prompt, each present item beats every other, directly or through others."""
     reach = (counts > 0) | np.eye(counts.shape[1], dtype=bool)
     for _ in range(max(1, counts.shape[1].bit_length())):
         reach = (reach.astype(np.float32) @ reach.astype(np.float32)) > 0
@@ -138,6 +137,6 @@ def check_connected(counts: Floats, present: Bools) -> None:
         prompt, i, j = missing[0]
         raise ValueError(
             f"the win graph of prompt {prompt} is not strongly connected: item {i} never beats item {j}, not even "
-            f"through others, so the maximum likelihood is at infinity; give prior_variance, pseudo_wins or anchor "
-            f"({len(np.unique(missing[:, 0]))} of {len(counts)} prompts are like this)"
+            f"through others, so the maximum likelihood is at infinity; set prior_variance, pseudo_wins or anchor "
+            f"(this concerns {len(np.unique(missing[:, 0]))} of {len(counts)} prompts)"
         )

@@ -1,4 +1,4 @@
-"""Counts without a model: the empirical logit of one pair, and rankings broken into wins.
+"""Counts without a model: the empirical logit of one pair, and the wins that a ranking implies.
 
 Sources: Haldane 1956, Anscombe 1956 (the empirical logit).
 """
@@ -24,15 +24,15 @@ def empirical_logit(k: ArrayLike, h: ArrayLike, a: float = 0.5) -> tuple[Floats,
 
 
 def pair_logits(wins: Floats, a: float = 0.5) -> PairLogits:
-    """The empirical logit of every pair by itself, for wins [P, K, K]; nothing is forced to be transitive."""
+    """The empirical logit of every pair on its own, for wins [P, K, K]. The logits need not be transitive."""
     value, variance = empirical_logit(wins, wins + wins.transpose(0, 2, 1), a)
     return PairLogits(value, np.sqrt(variance))
 
 
 def rankings_to_wins(rankings: ArrayLike) -> Floats:
-    """Break rankings into wins: int [P, R, K], each row the K items best first -> float [P, K, K].
+    """The wins in rankings: int [P, R, K], each row the K items best first -> float [P, K, K].
 
-    A composite likelihood: the K(K-1)/2 wins of one ranking count as if independent.
+    This is a composite likelihood: the K(K-1)/2 wins of one ranking count as if they were independent.
     Raises ValueError when a row is not a permutation of 0..K-1.
     """
     order = np.asarray(rankings)

@@ -1,4 +1,4 @@
-"""Strengths and ties (Davidson 1970).
+"""Bradley-Terry strengths with ties (Davidson 1970).
 
 P(i beats j) : P(tie) : P(j beats i) = e^(g/2) : nu : e^(-g/2), for a gap g of strengths.
 """
@@ -47,9 +47,9 @@ def davidson(
 ) -> Davidson:
     """Maximise Davidson's log-posterior for wins [P, K, K] (ties not counted) and ties [P, K, K] (symmetric).
 
-    `prior_variance` v: strengths ~ N(0, v). `tie_variance` u: log nu ~ N(0, u). `mask` [P, K]: which items are there.
-    Raises ValueError, without tie_variance, for prompts without a tie or without a win (nu is then 0 or infinite),
-    and, without prior_variance, where the strengths are infinite.
+    `prior_variance` v: strengths ~ N(0, v). `tie_variance` u: log nu ~ N(0, u). `mask` [P, K]: which items are present.
+    Raises ValueError for a prompt without a tie or without a win when tie_variance is None (nu is then 0 or infinite),
+    and for infinite strengths when prior_variance is None.
     """
     won, tied = np.array(wins, dtype=np.float64), np.array(ties, dtype=np.float64)
     present = np.ones(won.shape[:2], dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
@@ -60,7 +60,7 @@ def davidson(
         raise ValueError("ties must be symmetric")
     total = tied.sum(axis=(1, 2)) / 2
     if tie_variance is None and ((total == 0) | (won.sum(axis=(1, 2)) == 0)).any():
-        raise ValueError("a prompt has no tie, or no win; give tie_variance")
+        raise ValueError("a prompt has no tie, or no win; set tie_variance")
     if prior_variance is None:
         check_connected(won + tied, present)
     played = won + won.transpose(0, 2, 1) + tied

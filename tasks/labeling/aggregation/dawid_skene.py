@@ -1,7 +1,7 @@
-"""Dawid-Skene on pairwise votes: each pair has a better response, which each annotator finds with some probability.
+"""Dawid-Skene on pairwise votes: each pair has a better response, and each annotator recognises it with some accuracy.
 
-Source: Dawid and Skene 1979. No strengths and no transitivity: a pair is judged by its own votes alone. Annotators are
-taken to err independently; where they do not, the posterior is too sure of itself.
+Source: Dawid and Skene 1979. There are no strengths and no transitivity: only a pair's own votes count. Errors of
+annotators are assumed to be independent; if they are not, the posterior is overconfident.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ _ACCURACY = 0.7  # at the start
 
 @dataclass(frozen=True)
 class DawidSkene:
-    """`posterior` [N]: that the first response of each item is the better one. Accuracies [A]; NaN without a vote."""
+    """posterior [N]: probability that the first response of each item is better. Accuracies [A], NaN without votes."""
 
     posterior: Floats
-    found: Floats  # probability of a vote for the first where it is the better one (sensitivity)
-    rejected: Floats  # probability of a vote for the second where that is the better one; `found` again with one coin
+    sensitivity: Floats  # probability of a vote for the first when the first is better
+    specificity: Floats  # probability of a vote for the second when the second is better; equal with one coin
     prior: float
     passes: int
 
@@ -43,13 +43,13 @@ def dawid_skene(
 ) -> DawidSkene:
     """Fit by expectation-maximisation to votes [n]: `share` in [0, 1] of vote v on item[v] goes to its first response.
 
-    `coins` 1: one accuracy an annotator, right when which response is first means nothing; 2: one for each side, which
-    sees a preference for a side. `pseudo_votes`: right and wrong votes (as many of each) that every accuracy starts
-    with, a Beta(1 + pseudo_votes, 1 + pseudo_votes) prior. `fixed_prior`: the first is better in half of the items;
-    otherwise that is estimated. `start`: from accuracies of 0.7, or from each item's share of votes. Stops when no
-    posterior moves by more than `tolerance`. `pinned` [A]: accuracies that are given, NaN for those to be estimated.
+    `coins` 1: one accuracy an annotator, for when the order of responses means nothing; 2: one accuracy for each side,
+    which detects a preference for one side. `pseudo_votes`: right and wrong votes (as many of each) added to every
+    annotator, a Beta(1 + pseudo_votes, 1 + pseudo_votes) prior. `fixed_prior`: the first response is better in half of
+    the items; otherwise this share is estimated. `start`: accuracies of 0.7, or each item's share of votes. `pinned`
+    [A]: given accuracies, NaN for those to estimate. Stops when no posterior changes by more than `tolerance`.
 
-    Raises ArithmeticError when `passes` do not suffice.
+    Raises ArithmeticError when it has not converged after `passes`.
     """
     cast = np.ones(len(item)) if weight is None else weight
     items, size = int(item.max(initial=-1)) + 1, int(annotator.max(initial=-1)) + 1
@@ -72,29 +72,29 @@ def dawid_skene(
         q = posterior[item]
         with np.errstate(invalid="ignore", divide="ignore"):
             if coins == 1:
-                found = rejected = rates(q * share + (1 - q) * (1 - share), np.ones(len(q)))
+                sensitivity = specificity = rates(q * share + (1 - q) * (1 - share), np.ones(len(q)))
             else:
-                found = rates(q * share, q)
-                rejected = rates((1 - q) * (1 - share), 1 - q)
+                sensitivity = rates(q * share, q)
+                specificity = rates((1 - q) * (1 - share), 1 - q)
         if not fixed_prior:
             prior = float(posterior.mean())
         if known.any():
-            found, rejected = np.where(known, given, found), np.where(known, given, rejected)
-        elif (found + rejected)[annotator].mean() < 1:  # the labels are switched
-            found, rejected, prior = 1 - found, 1 - rejected, 1 - prior
-        new = _posterior(item, annotator, share, cast, found, rejected, prior)
+            sensitivity, specificity = np.where(known, given, sensitivity), np.where(known, given, specificity)
+        elif (sensitivity + specificity)[annotator].mean() < 1:  # the two labels are swapped
+            sensitivity, specificity, prior = 1 - sensitivity, 1 - specificity, 1 - prior
+        new = _posterior(item, annotator, share, cast, sensitivity, specificity, prior)
         moved = np.abs(new - posterior).max(initial=0.0)
         posterior = new
         if moved < tolerance:
-            return DawidSkene(posterior, found, rejected, prior, done)
+            return DawidSkene(posterior, sensitivity, specificity, prior, done)
     raise ArithmeticError(f"Dawid-Skene did not converge in {passes} passes")
 
 
-def judged(votes: Votes, shape: tuple[int, int], accuracy: Floats, counted: Floats) -> PairLogits:
-    """Posterior logit of every pair with a vote, for annotators of known `accuracy` [A]; NaN for the others.
+def posterior_logits(votes: Votes, shape: tuple[int, int], accuracy: Floats, counted: Floats) -> PairLogits:
+    """Posterior logit of every pair with a vote, for annotators of known `accuracy` [A]; NaN for other pairs.
 
-    The posterior is kept within half a vote of certainty, [0.5 / (h + 1), 1 - 0.5 / (h + 1)] for h votes. The standard
-    error is that of the accuracies, each estimated from `counted` [A] votes: not that of a strength.
+    The posterior stays half a vote away from certainty, in [0.5 / (h + 1), 1 - 0.5 / (h + 1)] for h votes. The standard
+    error comes from the accuracies, each estimated from `counted` [A] votes; it is not the error of a strength.
     """
     full = (*shape, shape[1])
     pair = np.ravel_multi_index((votes.prompt, votes.first, votes.second), full)
@@ -112,10 +112,17 @@ def judged(votes: Votes, shape: tuple[int, int], accuracy: Floats, counted: Floa
 
 
 def _posterior(
-    item: Ints, annotator: Ints, share: Floats, weight: Floats, found: Floats, rejected: Floats, prior: float
+    item: Ints,
+    annotator: Ints,
+    share: Floats,
+    weight: Floats,
+    sensitivity: Floats,
+    specificity: Floats,
+    prior: float,
 ) -> Floats:
+    """Posterior [N] that the first response of each item is better."""
     tiny = 1e-10
-    s1, s0 = np.clip(found, tiny, 1 - tiny)[annotator], np.clip(rejected, tiny, 1 - tiny)[annotator]
+    s1, s0 = (np.clip(rate, tiny, 1 - tiny)[annotator] for rate in (sensitivity, specificity))
     for_first = np.log(s1) - np.log1p(-s0)
     for_second = np.log1p(-s1) - np.log(s0)
     evidence = np.bincount(item, weight * (share * for_first + (1 - share) * for_second))

@@ -1,4 +1,4 @@
-"""Scores of several reward models as one (Coste et al., arXiv 2310.02743): mean, worst case, uncertainty-weighted."""
+"""One score from several reward models (Coste et al., arXiv 2310.02743): mean, worst case, uncertainty-weighted."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ Rule = Literal["mean", "worst", "uncertainty"]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """One score a response; a standard deviation of a member's scores is one logit."""
+    """One score a response. One standard deviation of a member's scores counts as one logit."""
 
     score: Floats  # [P, K], NaN where a member has no score
     members: Floats  # [P, K, A], standardised
@@ -28,9 +28,9 @@ class Ensemble:
 
 
 def standardise(scores: Floats) -> Floats:
-    """Each annotator's scores [..., A] with mean 0 and standard deviation 1 over all responses (NaN is left out).
+    """Each annotator's scores [..., A] with mean 0 and standard deviation 1 over all responses, ignoring NaN.
 
-    An annotator whose scores are all equal gets 0.
+    Scores of an annotator that are all equal become 0.
     """
     rows = scores.reshape(-1, scores.shape[-1])
     spread = np.nanstd(rows, axis=0)
@@ -48,11 +48,11 @@ def combine(members: Floats, rule: Rule, penalty: float = 0.1) -> Floats:
 
 
 def read_scores(scores: pa.Table, prompt_ids: pa.Array, slots: int) -> tuple[tuple[str, ...], Floats]:
-    """Annotators and their scores [P, K, A] from storage.schemas.SCORES; NaN where there is none."""
-    given = scores.filter(pc.equal(scores["outcome"], "score"))
-    names = tuple(pc.unique(given["annotator"]).to_pylist())
+    """Annotators and their scores [P, K, A] from storage.schemas.SCORES; NaN where a score is missing."""
+    scored = scores.filter(pc.equal(scores["outcome"], "score"))
+    names = tuple(pc.unique(scored["annotator"]).to_pylist())
     values = np.full((len(prompt_ids), slots, len(names)), np.nan)
-    prompt = pc.index_in(given["prompt_id"], value_set=prompt_ids).to_numpy()
-    who = pc.index_in(given["annotator"], value_set=pa.array(names, pa.string())).to_numpy()
-    values[prompt, given["response_index"].to_numpy(), who] = given["score"].to_numpy()
+    prompt = pc.index_in(scored["prompt_id"], value_set=prompt_ids).to_numpy()
+    member = pc.index_in(scored["annotator"], value_set=pa.array(names, pa.string())).to_numpy()
+    values[prompt, scored["response_index"].to_numpy(), member] = scored["score"].to_numpy()
     return names, values

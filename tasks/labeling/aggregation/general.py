@@ -1,7 +1,7 @@
-"""General preferences: logits that may run in a circle (GPM and GPO, arXiv 2410.02197).
+"""General preferences: logits that may be intransitive (GPM and GPO, arXiv 2410.02197).
 
 GPM scores a pair by unit embeddings in planes, antisymmetric by construction. Without a trained model, the logits of
-a prompt's pairs are fitted directly: strengths explain what is transitive, and each pair may deviate.
+a prompt's pairs are fitted directly: strengths explain the transitive part, and each pair may deviate from it.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ def general_preferences(wins: ArrayLike, *, prior_variance: float, cycle_varianc
     """Posterior logits g_ij = theta_i - theta_j + c_ij of every pair, given wins [P, K, K] (diagonal unused).
 
     theta ~ N(0, prior_variance), c ~ N(0, cycle_variance), all independent; votes are Bernoulli(sigmoid(g_ij)).
-    Towards cycle_variance 0 this is the ridge Bradley-Terry fit; with a large one each pair stands alone. Pairs
-    without votes are predicted from the others. The maximum of the posterior, with its curvature for errors.
+    As cycle_variance goes to 0 this becomes the ridge Bradley-Terry fit; with a large one each pair stands alone. Pairs
+    without votes are predicted from the others. The logits maximise the posterior, whose curvature gives the errors.
     """
     counts = np.array(wins, dtype=np.float64)
     size = counts.shape[1]
@@ -50,7 +50,8 @@ def general_preferences(wins: ArrayLike, *, prior_variance: float, cycle_varianc
 def plane_scores(first: ArrayLike, second: ArrayLike, scale: ArrayLike = 1.0) -> Floats:
     """GPM's score s(first > second) = sum_b scale_b (v_2b w_2b+1 - v_2b+1 w_2b) of embeddings v, w [..., 2B].
 
-    The preference is sigmoid(s / tau). `scale` [B] or a number: lambda of each plane.
+    The preference is sigmoid(s / tau). `scale` [B], or one number: lambda of each plane. Raises ValueError for an odd
+    number of dimensions, and for embeddings of different sizes.
     """
     v, w = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if v.shape[-1] % 2 or v.shape[-1] != w.shape[-1]:
@@ -60,8 +61,8 @@ def plane_scores(first: ArrayLike, second: ArrayLike, scale: ArrayLike = 1.0) ->
 
 
 def average_rows(preferences: PairLogits, mask: ArrayLike | None = None) -> Floats:
-    """Mean logit [P, K] of each response against all present ones, itself included at 0: GPO's target score."""
-    there = np.isfinite(preferences.logit) if mask is None else np.asarray(mask, bool)[:, None, :]
-    values = np.where(there, preferences.logit, 0.0)
-    result: Floats = values.sum(axis=2) / np.maximum(there.sum(axis=2), 1)
+    """Mean logit [P, K] of each response against all present ones, including itself with 0: GPO's target score."""
+    present = np.isfinite(preferences.logit) if mask is None else np.asarray(mask, bool)[:, None, :]
+    values = np.where(present, preferences.logit, 0.0)
+    result: Floats = values.sum(axis=2) / np.maximum(present.sum(axis=2), 1)
     return result

@@ -1,7 +1,7 @@
-"""Groups of annotators who want different things, and what is best for the worst-off (MaxMin-RLHF, arXiv 2402.08925).
+"""Groups of annotators with different preferences, scored by the worst-off group (MaxMin-RLHF, arXiv 2402.08925).
 
-A mixture of Bradley-Terry models over annotators: every annotator belongs to one of U groups, each group has strengths
-of its own for every prompt. A response's score is the lowest that any group gives it.
+A mixture of Bradley-Terry models over annotators: every annotator belongs to one of U groups, and each group has its
+own strengths for every prompt. A response's score is the lowest that any group gives it.
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ _PASSES = 500
 
 @dataclass(frozen=True)
 class WorstOff:
-    """score[p, k] = min over groups of their strength of k; `group` says which one it is."""
+    """score[p, k]: the lowest strength of response k over the groups; group[p, k]: the group that gives it."""
 
     score: Floats  # [P, K]
     group: Ints  # [P, K]
     strengths: tuple[Strengths, ...]
 
     def gaps(self, prompt: Ints, first: Ints, second: Ints) -> tuple[Floats, Floats]:
-        """Score gap and its standard error, groups taken as independent and the lowest one as known."""
+        """Score gap and its standard error, with independent groups and the lowest group treated as known."""
         variance = np.zeros(len(prompt))
-        mine, other = self.group[prompt, first], self.group[prompt, second]
+        group_first, group_second = self.group[prompt, first], self.group[prompt, second]
         for u, fit in enumerate(self.strengths):
             cov = fit.covariance
-            a, b = mine == u, other == u
+            a, b = group_first == u, group_second == u
             variance += np.where(a, cov[prompt, first, first], 0) + np.where(b, cov[prompt, second, second], 0)
             variance -= np.where(a & b, 2 * cov[prompt, first, second], 0)
         return self.score[prompt, first] - self.score[prompt, second], np.sqrt(variance)
@@ -40,10 +40,10 @@ class WorstOff:
 def annotator_groups(
     votes: Votes, shape: tuple[int, int], annotators: int, groups: int, *, prior_variance: float, soft: bool = True
 ) -> tuple[Floats, Floats]:
-    """Responsibilities [A, U] and group shares [U] by expectation-maximisation, `soft` or with hard assignments.
+    """Responsibilities [A, U] and group shares [U] by expectation-maximisation, with `soft` or hard assignments.
 
-    Starts from the annotators' agreement with one another: those furthest apart found the groups. Groups are numbered
-    by their first annotator. Annotators without votes belong to all groups by their shares.
+    The groups start from the annotators that agree least with one another. Groups are numbered by their first
+    annotator. An annotator without votes belongs to every group by its share.
     """
     lean = _agreement(votes, shape, annotators)
     seeds = [int(np.argmin(lean.sum(axis=1)))]
@@ -58,7 +58,7 @@ def annotator_groups(
                 votes.wins(shape, weight=votes.weight * resp[votes.annotator, u]), prior_variance=prior_variance
             ).theta
             p = sigmoid(theta[votes.prompt, votes.first] - theta[votes.prompt, votes.second])
-            # Its own votes made the strengths that an annotator is held against; that favours where it already is.
+            # These strengths include the annotator's own votes, which favours the group that it is in already.
             score = votes.share * np.log(p) + (1 - votes.share) * np.log1p(-p)
             likelihood[:, u] = np.bincount(votes.annotator, votes.weight * score, annotators)
         with np.errstate(divide="ignore"):
@@ -70,15 +70,15 @@ def annotator_groups(
         if moved < _TOLERANCE:
             break
     member = resp.argmax(axis=1)
-    founders = [np.flatnonzero(member == u) for u in range(groups)]
-    order = sorted(range(groups), key=lambda u: int(founders[u][0]) if len(founders[u]) else annotators)
+    members = [np.flatnonzero(member == u) for u in range(groups)]
+    order = sorted(range(groups), key=lambda u: int(members[u][0]) if len(members[u]) else annotators)
     return resp[:, order], share[order]
 
 
 def worst_off(
     votes: Votes, shape: tuple[int, int], responsibilities: Floats, *, prior_variance: float, mask: Bools | None = None
 ) -> WorstOff:
-    """Strengths of each group, and for each response the lowest of them (pointwise minimum)."""
+    """Strengths of each group, and the lowest of them for each response (pointwise minimum)."""
     fits = tuple(
         bradley_terry(
             votes.wins(shape, weight=votes.weight * responsibilities[votes.annotator, u]),
@@ -98,7 +98,7 @@ def pointwise_minimum(theta: Floats) -> tuple[Floats, Ints]:
 
 
 def _agreement(votes: Votes, shape: tuple[int, int], annotators: int) -> Floats:
-    """[A, A]: mean product of two annotators' leanings (-1 .. 1) on the pairs that both voted on; 1 with oneself."""
+    """[A, A]: mean product of two annotators' votes (-1 .. 1) on the pairs that both voted on; 1 on the diagonal."""
     _, pair = np.unique(votes.pair_keys(shape[1]), return_inverse=True)
     size = (int(pair.max(initial=-1)) + 1, annotators)
     cell = pair * annotators + votes.annotator

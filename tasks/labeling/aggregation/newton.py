@@ -1,4 +1,4 @@
-"""Damped Newton steps for many small problems at once, one a prompt."""
+"""Damped Newton's method for many small problems at once, one for each prompt."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from storage.arrays import Floats
 
 _ITERATIONS = 200
 _HALVINGS = 40
-_ARMIJO = 0.1  # a step must gain this share of what its slope promises, or it is halved
+_ARMIJO = 0.1  # a step is halved unless it gains this share of the rise that the slope predicts
 _ROUNDING = 1e-12  # relative error of the log-posterior
 
 
@@ -21,26 +21,28 @@ def maximise(
     """The maximum [P, D] of each of P problems, and the inverse curvature [P, D, D] there.
 
     `value` maps points [P, D] to [P]; `derivatives` gives the gradient [P, D] and a positive definite curvature
-    [P, D, D], the negative Hessian or its expectation. `tolerance`: the rise that the last step still promised.
+    [P, D, D], the negative Hessian or its expectation. It stops when the predicted rise is at most `tolerance`.
 
-    Raises ArithmeticError when a curvature is singular in float64, or 200 steps do not suffice.
+    Raises ArithmeticError when a curvature is singular in float64, and when it has not converged after 200 steps.
     """
     point, best = start, value(start)
     try:
         for _ in range(_ITERATIONS):
             gradient, curvature = derivatives(point)
             step = np.linalg.solve(curvature, gradient[:, :, None])[:, :, 0]
-            promised = (gradient * step).sum(axis=1)
+            predicted = (gradient * step).sum(axis=1)
             size = np.ones((len(point), 1))
             for _ in range(_HALVINGS):
                 moved = value(point + size * step)
-                short = moved < best + _ARMIJO * size[:, 0] * promised - _ROUNDING * (1 + np.abs(best))
-                if not short.any():
+                too_low = moved < best + _ARMIJO * size[:, 0] * predicted - _ROUNDING * (1 + np.abs(best))
+                if not too_low.any():
                     break
-                size[short] /= 2
+                size[too_low] /= 2
             point, best = point + size * step, moved
-            if (promised <= tolerance).all():
+            if (predicted <= tolerance).all():
                 return point, np.linalg.inv(derivatives(point)[1]).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:
-        raise ArithmeticError("strengths are too far apart for float64; use a stronger prior or anchor") from None
-    raise ArithmeticError(f"no maximum after {_ITERATIONS} Newton steps")
+        raise ArithmeticError(
+            "strengths are too far apart for float64; use a smaller prior_variance or a larger anchor"
+        ) from None
+    raise ArithmeticError(f"not converged after {_ITERATIONS} Newton steps")

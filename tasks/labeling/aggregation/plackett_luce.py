@@ -1,7 +1,7 @@
 """Plackett-Luce strengths from rankings (Plackett 1975; Luce 1959; Hunter 2004), by Newton.
 
-A ranking r of a set of items is a row of choices: P(r) = prod_s exp(theta_{r_s}) / sum_{u >= s} exp(theta_{r_u}).
-For two items it is Bradley-Terry, so that single votes can be fitted along with rankings.
+A ranking r of a set of items is a sequence of choices: P(r) = prod_s exp(theta_{r_s}) / sum_{u >= s} exp(theta_{r_u}).
+For two items it is Bradley-Terry, so single votes can be fitted together with rankings.
 """
 
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ class Rankings:
 
     prompt: Ints  # [R]
     order: Ints  # [R, K], slots, best first, -1 after the last ranked one
-    stages: Ints  # [R]: how many leading places mean something; the order of what follows is not known
+    stages: Ints  # [R]: how many leading places are known; the order of the rest is not
     weight: Floats  # [R]
 
     def take(self, chosen: Bools) -> "Rankings":
-        """Those at `chosen`."""
+        """The rankings at `chosen`."""
         return Rankings(self.prompt[chosen], self.order[chosen], self.stages[chosen], self.weight[chosen])
 
 
 def rankings(order: ArrayLike, stages: ArrayLike | None = None) -> Rankings:
-    """Rankings of the same number for each prompt: order int [P, R, K] as in Rankings.order, stages [P, R]."""
+    """Equally many rankings for each prompt: order int [P, R, K] as in Rankings.order, stages [P, R]."""
     rows = np.asarray(order)
     if rows.ndim != 3:
         raise ValueError(f"order must be [prompts, rankings, items], not {rows.shape}")
@@ -58,11 +58,11 @@ def plackett_luce(
 ) -> Strengths:
     """Maximise the Plackett-Luce log-posterior for shape (P, K) prompts and items.
 
-    `wins` [P, K, K]: single votes fitted along. `prior_variance` v: strengths ~ N(0, v). `pseudo_wins` a: each pair
-    also has a wins both ways. `mask` [P, K]: which items are there.
+    `wins` [P, K, K]: single votes fitted together with the rankings. `prior_variance` v: strengths ~ N(0, v).
+    `pseudo_wins` a: added to the wins of every pair, both ways. `mask` [P, K]: which items are present.
 
-    Raises ValueError for a ranking that names an item twice or one that is not there, and, when nothing regularises,
-    where the maximum is at infinity (as for bradley_terry).
+    Raises ValueError for a ranking with a repeated or absent item, and, without any regularisation, when the maximum is
+    at infinity (as for bradley_terry).
     """
     present = np.ones(shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     chosen, remaining = _choices(ranked, present)
@@ -70,7 +70,7 @@ def plackett_luce(
     counts = np.zeros((*shape, shape[1])) if wins is None else wins
     counts = np.where(present[:, :, None] & present[:, None, :] & off, counts + pseudo_wins, 0.0)
     if prior_variance is None:
-        # Item i beats every item that remained when it was chosen.
+        # A chosen item beats every item that remained when it was chosen.
         beaten = np.einsum("rsi,rsj->rij", chosen, remaining) * off
         implied = counts.copy()
         np.add.at(implied, ranked.prompt, beaten)
@@ -86,9 +86,9 @@ def plackett_luce(
     active = np.any(chosen, axis=2, keepdims=False)  # stages that are choices
 
     def value(theta: Floats) -> Floats:
-        mine = theta[ranked.prompt]
-        total = _log_sum(mine[:, None, :] + at, active).sum(axis=1)
-        score = (picked * mine).sum(axis=1) - weight * total
+        strengths = theta[ranked.prompt]
+        total = _log_sum(strengths[:, None, :] + at, active).sum(axis=1)
+        score = (picked * strengths).sum(axis=1) - weight * total
         return win_posterior(theta, counts, precision, 0.0) + np.bincount(ranked.prompt, score, shape[0])
 
     def derivatives(theta: Floats) -> tuple[Floats, Floats]:
@@ -108,17 +108,17 @@ def plackett_luce(
 
 
 def votes_to_rankings(votes: Votes, slots: int) -> tuple[Rankings, Bools]:
-    """The rankings behind `votes`, and which of them they explain, bool [n].
+    """The rankings that `votes` come from, and which votes belong to one of them, bool [n].
 
-    Ranked votes of one annotator and prompt are one ranking when each of its m items was decided against every other
-    and the numbers of wins are 0 .. m-1. Those of others, with ties or gaps, are explained by none.
+    Ranked votes of one annotator and prompt are one ranking when each of its m items has a vote against every other,
+    and the numbers of wins are 0 .. m-1. Votes of rankings with ties or gaps belong to none.
     """
     numbers = np.flatnonzero(votes.ranked)
-    mine = votes.take(numbers)
-    group, which = np.unique(mine.prompt * (mine.annotator.max(initial=0) + 1) + mine.annotator, return_inverse=True)
+    part = votes.take(numbers)
+    group, which = np.unique(part.prompt * (part.annotator.max(initial=0) + 1) + part.annotator, return_inverse=True)
     shape = (len(group), slots, slots)
-    pair = np.ravel_multi_index((which, mine.first, mine.second), shape)
-    won, cast = (np.bincount(pair, x, int(np.prod(shape))).reshape(shape) for x in (mine.share, np.ones(len(mine))))
+    pair = np.ravel_multi_index((which, part.first, part.second), shape)
+    won, cast = (np.bincount(pair, x, int(np.prod(shape))).reshape(shape) for x in (part.share, np.ones(len(part))))
     beats = np.divide(won, cast, out=np.zeros(shape), where=cast > 0)
     beats = beats + np.where(cast > 0, 1 - beats, 0).transpose(0, 2, 1)
     compared = cast + cast.transpose(0, 2, 1) > 0
@@ -131,10 +131,10 @@ def votes_to_rankings(votes: Votes, slots: int) -> tuple[Rankings, Bools]:
     clean &= compared.sum(axis=(1, 2)) == items * (items - 1)
     first = np.unique(which, return_index=True)[1]
     rows = np.where(place < items[:, None], order, -1)
-    found = Rankings(mine.prompt[first], rows, items, mine.weight[first]).take(clean)
+    complete = Rankings(part.prompt[first], rows, items, part.weight[first]).take(clean)
     explained = np.zeros(len(votes), dtype=bool)
     explained[numbers[clean[which]]] = True
-    return found, explained
+    return complete, explained
 
 
 def _choices(ranked: Rankings, present: Bools) -> tuple[Bools, Bools]:
@@ -144,10 +144,10 @@ def _choices(ranked: Rankings, present: Bools) -> tuple[Bools, Bools]:
     where = (ranked.order[:, :, None] == np.arange(size)) & listed[:, :, None]
     named = where.sum(axis=1)
     if (named > 1).any() or (ranked.order >= size).any() or (named.astype(bool) & ~present[ranked.prompt]).any():
-        raise ValueError("a ranking names an item twice, or one that is not there")
+        raise ValueError("a ranking has a repeated or absent item")
     if (listed[:, 1:] & ~listed[:, :-1]).any():
-        raise ValueError("a ranking has a gap; -1 may follow the last ranked item only")
-    # The last item of a ranking is no choice: nothing else remains.
+        raise ValueError("a ranking has a gap; -1 may only follow the last ranked item")
+    # The last item of a ranking is not a choice, because it is the only one left.
     stage = np.arange(ranked.order.shape[1])
     decided = (stage < np.minimum(ranked.stages, listed.sum(axis=1) - 1)[:, None])[:, :, None]
     remaining = np.cumsum(where[:, ::-1], axis=1)[:, ::-1].astype(bool)

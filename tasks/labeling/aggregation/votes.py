@@ -1,4 +1,4 @@
-"""Votes as arrays: the one form that every estimator reads."""
+"""Votes as arrays, the input of every estimator."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ _SHARES = np.array([1.0, 0.0, 0.5])
 
 @dataclass(frozen=True)
 class Votes:
-    """Counted votes, all [n]. `share` in [0, 1] is the part of a vote that goes to `first`: 1, 0, 0.5 for a tie.
+    """Votes that count, all [n]. `share` in [0, 1] is the part of a vote that goes to `first`; 0.5 for a tie.
 
-    Integers may be narrow; `block` widens them.
+    Integers may have a narrow dtype; `block` widens them.
     """
 
     prompt: Ints
@@ -33,11 +33,11 @@ class Votes:
         return len(self.prompt)
 
     def take(self, chosen: Bools | Ints | slice) -> "Votes":
-        """Those at `chosen`."""
+        """The votes at `chosen`."""
         return Votes(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
     def block(self, start: int, stop: int) -> "Votes":
-        """Those of prompts start .. stop-1, counted from `start`; votes must be in the order of prompts."""
+        """The votes on prompts start .. stop-1, numbered from `start`. Votes must be sorted by prompt."""
         low, high = np.searchsorted(self.prompt, [start, stop])
         part = self.take(slice(low, high))
         prompt, first, second, annotator = (
@@ -46,9 +46,9 @@ class Votes:
         return replace(part, prompt=prompt - start, first=first, second=second, annotator=annotator)
 
     def merged(self, twins: Ints, usable: Bools) -> "Votes":
-        """Votes between items: slot k of prompt p stands for item twins[p, k].
+        """Votes between items, where slot k of prompt p stands for item twins[p, k].
 
-        Votes on slots that are not `usable` [P, K], and those between two slots of one item, do not count.
+        Votes on slots that are not `usable` [P, K] are left out, and so are votes between two slots of one item.
         """
         first, second = twins[self.prompt, self.first], twins[self.prompt, self.second]
         counted: Bools = usable[self.prompt, self.first] & usable[self.prompt, self.second] & (first != second)
@@ -62,13 +62,13 @@ class Votes:
         return merged.take(counted)
 
     def wins(self, shape: tuple[int, int], share: Floats | None = None, weight: Floats | None = None) -> Floats:
-        """Weighted wins [P, K, K] for shape (P, K); `share` and `weight` [n] stand in for the votes' own."""
+        """Weighted wins [P, K, K] for shape (P, K); `share` and `weight` [n] replace those of the votes."""
         part = self.share if share is None else share
-        heavy = self.weight if weight is None else weight
+        weights = self.weight if weight is None else weight
         size, full = shape[0] * shape[1] ** 2, (*shape, shape[1])
         upper = np.ravel_multi_index((self.prompt, self.first, self.second), full)
         lower = np.ravel_multi_index((self.prompt, self.second, self.first), full)
-        wins = np.bincount(upper, heavy * part, size) + np.bincount(lower, heavy * (1 - part), size)
+        wins = np.bincount(upper, weights * part, size) + np.bincount(lower, weights * (1 - part), size)
         return wins.astype(np.float64, copy=False).reshape(full)
 
     def pair_keys(self, slots: int) -> Ints:
@@ -88,18 +88,18 @@ def concatenate(parts: Sequence[Votes]) -> Votes:
 def read_votes(
     votes: pa.Table, prompt_ids: pa.Array, annotators: tuple[str, ...], weights: Floats, *, soft: bool = False
 ) -> Votes:
-    """Reduce `votes` (storage.schemas.VOTES) to arrays, in the order of `prompt_ids` and stable within a prompt.
+    """Convert `votes` (storage.schemas.VOTES) to arrays, in the order of `prompt_ids` and stable within a prompt.
 
-    Abstentions and errors are left out. `weights` [A] are those of `annotators`. With `soft`, a vote that carries a
-    probability counts as that share of a win. Raises ValueError for prompts and annotators that are not listed, and
-    for probabilities outside [0, 1].
+    Abstentions and errors are left out. `weights` [A]: of the `annotators`. With `soft`, a vote with a probability
+    counts as that share of a win. Raises ValueError for prompts and annotators that are not listed, and for
+    probabilities outside [0, 1].
     """
     outcome = places(votes["outcome"], _OUTCOMES, np.int8)
     prompt = places(votes["prompt_id"], prompt_ids, np.int32)
-    who = places(votes["annotator"], pa.array(annotators, pa.string()), np.int16)
+    annotator = places(votes["annotator"], pa.array(annotators, pa.string()), np.int16)
     counted = outcome >= 0
-    if ((prompt < 0) & counted).any() or ((who < 0) & counted).any():
-        raise ValueError("there are votes on prompts, or of annotators, that are not listed")
+    if ((prompt < 0) & counted).any() or ((annotator < 0) & counted).any():
+        raise ValueError("votes have a prompt or an annotator that is not listed")
     order = np.flatnonzero(counted)
     if (np.diff(prompt[order]) < 0).any():
         order = order[np.argsort(prompt[order], kind="stable")]
@@ -114,14 +114,14 @@ def read_votes(
         prompt[order],
         np.minimum(a, b),
         np.maximum(a, b),
-        who[order],
+        annotator[order],
         np.where(a < b, share, 1 - share),
-        weights[who[order]],
+        weights[annotator[order]],
         pc.equal(votes["kind"], "ranking").to_numpy()[order],
     )
 
 
 def places(names: pa.ChunkedArray, known: pa.Array, kind: type[np.signedinteger[Any]]) -> Ints:
-    """Where each name [n] stands in `known`, -1 where it does not."""
+    """The position of each name [n] in `known`, or -1."""
     parts = (pc.index_in(part, value_set=known).fill_null(-1).to_numpy().astype(kind) for part in names.chunks)
     return np.concatenate([np.zeros(0, kind), *parts])

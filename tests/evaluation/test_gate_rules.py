@@ -1,4 +1,4 @@
-"""The automatic gate on made-up histories: each rule fires alone; what is promoted satisfies all of them."""
+"""The automatic gate: each rule can be broken alone; a promoted policy satisfies all rules."""
 
 from typing import Any
 
@@ -6,12 +6,15 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from conf.compose import compose_config, dump_config, validate_config
 from storage.errors import UserError
+from tasks.evaluation.automatic_gate import decide
+from tasks.evaluation.gate import Decision
+from tasks.evaluation.gate_rules.base import Check, GateRule, Measured, RoundMetrics
+from tasks.evaluation.gate_rules.registry import GATE_RULES, AnyGateRule
 from tasks.evaluation.metrics import Metrics
-from tasks.evaluation.rules import Rule, Standing, decide
 
 JUDGES = ("truth", "style")
 RULES: dict[str, dict[str, Any]] = {
@@ -27,8 +30,8 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def rules(**given_rules: dict[str, Any]) -> dict[str, Rule]:
-    checked: dict[str, Rule] = TypeAdapter(dict[str, Rule]).validate_python(given_rules or RULES)
+def rules(**given_rules: dict[str, Any]) -> dict[str, GateRule]:
+    checked: dict[str, GateRule] = TypeAdapter(dict[str, AnyGateRule]).validate_python(given_rules or RULES)
     return checked
 
 
@@ -37,7 +40,7 @@ def interval(mean: float, half: float = 0.04) -> dict[str, float]:
 
 
 def benchmarks(**values: float) -> dict[str, Any]:
-    """Of tasks that are better when high, but for `perplexity`."""
+    """Scores of tasks that are better when high, except `perplexity`."""
     scores = {
         task: {"acc,none": {"value": value, "stderr": 0.02, "higher_is_better": task != "perplexity"}}
         for task, value in values.items()
@@ -46,7 +49,7 @@ def benchmarks(**values: float) -> dict[str, Any]:
 
 
 def figures(**changed: Any) -> dict[str, Any]:
-    """Of a round that satisfies RULES, changed in one or the other."""
+    """Metrics of a round that satisfies RULES, with changes."""
     initial, previous = ({judge: interval(mean) for judge in JUDGES} for mean in (0.8, 0.6))
     return {
         "win_rate": {"initial": initial, "previous": previous},
@@ -59,7 +62,7 @@ def figures(**changed: Any) -> dict[str, Any]:
 
 
 def metrics(changed: dict[str, Any]) -> Metrics:
-    """Metrics with these figures, and without the rest."""
+    """Metrics with these values and nothing else."""
     empty: dict[str, Any] = {
         "words": 0.0, "unique_rate": 0.0, "replies": {}, "length": {}, "gap": {}, "categories": {},
         "calibration": None, "displacement": None, "excluded": {"votes": {}, "scores": {}},
@@ -67,19 +70,21 @@ def metrics(changed: dict[str, Any]) -> Metrics:
     return Metrics.model_validate(empty | changed)
 
 
-def standing(now: dict[str, Any], initial: dict[str, Any], previous: dict[str, Any], *, first: bool) -> Standing:
-    return Standing(metrics(now), metrics(initial), metrics(previous), first=first)
+def round_metrics(
+    now: dict[str, Any], initial: dict[str, Any], previous: dict[str, Any], *, first: bool
+) -> RoundMetrics:
+    return RoundMetrics(metrics(now), metrics(initial), metrics(previous), first=first, judges=JUDGES)
 
 
 INITIAL = figures(win_rate={}, tokens=10.0, kl={"mean": 0.0, "se": 0.0, "per_token": 0.0})
 PREVIOUS = figures(tokens=11.0)
 
 
-def decision(now: dict[str, Any], *, first: bool = False, patience: int | None = None, fruitless: int = 0) -> Any:
+def decision(
+    now: dict[str, Any], *, first: bool = False, patience: int | None = None, rolled_back: int = 0
+) -> Decision:
     rival = INITIAL if first else PREVIOUS
-    return decide(
-        rules(), standing(now, INITIAL, rival, first=first), judges=JUDGES, patience=patience, fruitless=fruitless
-    )
+    return decide(rules(), round_metrics(now, INITIAL, rival, first=first), patience=patience, rolled_back=rolled_back)
 
 
 def win(**changed: Any) -> dict[str, Any]:
@@ -87,9 +92,9 @@ def win(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_round_that_satisfies_every_rule_is_promoted() -> None:
-    made = decision(figures())
-    assert (made.action, made.by, made.last) == ("promote", "policy", False)
-    assert {reason.rule: reason.holds for reason in made.reasons} == dict.fromkeys(RULES, True)
+    result = decision(figures())
+    assert (result.action, result.by, result.last) == ("promote", "policy", False)
+    assert {reason.rule: reason.holds for reason in result.reasons} == dict.fromkeys(RULES, True)
 
 
 BREACHES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,20 +119,20 @@ BREACHES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", BREACHES)
 def test_each_rule_fires_alone(case: str) -> None:
     name, changed = BREACHES[case]
-    made = decision(figures(**changed))
-    assert made.action == "roll back"
-    assert [reason.rule for reason in made.reasons if not reason.holds] == [name]
-    assert made.note == f"broken: {name}"
-    assert made.last == (RULES[name].get("broken") == "stop")
+    result = decision(figures(**changed))
+    assert result.action == "roll back"
+    assert [reason.rule for reason in result.reasons if not reason.holds] == [name]
+    assert result.note == f"broken: {name}"
+    assert result.last == (RULES[name].get("broken") == "stop")
 
 
 def test_length_is_compared_with_the_rival_that_its_rule_names() -> None:
-    now = standing(figures(tokens=14.0), INITIAL, PREVIOUS, first=False)  # 1.4 and 1.27 times
-    made = decide(rules(), now, judges=JUDGES, patience=None, fruitless=0)
-    assert [reason.rule for reason in made.reasons if not reason.holds] == ["steady"]
-    now = standing(figures(tokens=16.0), INITIAL, figures(tokens=14.0), first=False)  # 1.6 and 1.14 times
-    made = decide(rules(), now, judges=JUDGES, patience=None, fruitless=0)
-    assert [reason.rule for reason in made.reasons if not reason.holds] == ["short"]
+    now = round_metrics(figures(tokens=14.0), INITIAL, PREVIOUS, first=False)  # 1.4 and 1.27 times
+    result = decide(rules(), now, patience=None, rolled_back=0)
+    assert [reason.rule for reason in result.reasons if not reason.holds] == ["steady"]
+    now = round_metrics(figures(tokens=16.0), INITIAL, figures(tokens=14.0), first=False)  # 1.6 and 1.14 times
+    result = decide(rules(), now, patience=None, rolled_back=0)
+    assert [reason.rule for reason in result.reasons if not reason.holds] == ["short"]
 
 
 def test_in_a_first_round_the_policy_before_is_the_initial_one() -> None:
@@ -139,10 +144,10 @@ def test_in_a_first_round_the_policy_before_is_the_initial_one() -> None:
 
 def test_patience_ends_the_run_after_so_many_rounds_without_promotion() -> None:
     late = figures(finish_rate=0.5)
-    assert [decision(late, patience=3, fruitless=n).last for n in range(4)] == [False, False, True, True]
-    assert not decision(late, fruitless=9).last
+    assert [decision(late, patience=3, rolled_back=n).last for n in range(4)] == [False, False, True, True]
+    assert not decision(late, rolled_back=9).last
     assert decision(late, patience=1).reasons[-1].rule == "patience"
-    assert decision(figures(), patience=1, fruitless=5).action == "promote"
+    assert decision(figures(), patience=1, rolled_back=5).action == "promote"
 
 
 shares = st.floats(0, 1)
@@ -188,7 +193,7 @@ any_rule = st.one_of(
 
 
 def satisfied(rule: dict[str, Any], now: Any, initial: Any, previous: Any, first: bool) -> bool:
-    """Written again, from what docs/report.md says of the rules."""
+    """An independent implementation, from docs/report.md."""
     rival = initial if rule.get("against") == "initial" or first else previous
     match rule["kind"]:
         case "win_rate":
@@ -202,12 +207,13 @@ def satisfied(rule: dict[str, Any], now: Any, initial: Any, previous: Any, first
         case "finish_rate":
             return bool(now["finish_rate"] >= rule["least"])
         case "harness":
-            mine, theirs = ((each["harness"] or {"scores": {}})["scores"] for each in (now, rival))
-            tasks = [rule["task"]] if rule["task"] else [*mine, *theirs]
-            losses = {"arc": 1.0, "perplexity": -1.0}
+            scores, rival_scores = (((m["harness"] or {"scores": {}})["scores"]) for m in (now, rival))
+            tasks = [rule["task"]] if rule["task"] else [*scores, *rival_scores]
+            sign = {"arc": 1.0, "perplexity": -1.0}
             return bool(tasks) and all(
-                task in mine and task in theirs
-                and losses[task] * (theirs[task]["acc,none"]["value"] - mine[task]["acc,none"]["value"]) <= rule["drop"]
+                task in scores and task in rival_scores
+                and sign[task] * (rival_scores[task]["acc,none"]["value"] - scores[task]["acc,none"]["value"])
+                <= rule["drop"]
                 for task in tasks
             )  # fmt: skip
     if rule["rate"] not in now["rates"] or rule["rate"] not in rival["rates"]:
@@ -222,17 +228,17 @@ def satisfied(rule: dict[str, Any], now: Any, initial: Any, previous: Any, first
     st.none() | st.integers(1, 4), st.integers(0, 5),
 )  # fmt: skip
 def test_a_promoted_policy_satisfies_every_rule_and_no_other_is_promoted(
-    asked: Any, now: Any, initial: Any, previous: Any, first: bool, patience: int | None, fruitless: int
+    chosen: Any, now: Any, initial: Any, previous: Any, first: bool, patience: int | None, rolled_back: int
 ) -> None:
-    compared = standing(now, initial, initial if first else previous, first=first)
-    made = decide(rules(**asked), compared, judges=JUDGES, patience=patience, fruitless=fruitless)
-    holds = {name: satisfied(rule, now, initial, previous, first) for name, rule in asked.items()}
-    assert (made.action == "promote") == all(holds.values())
-    assert made.action in ("promote", "roll back")  # `stop` would promote
-    assert {reason.rule: reason.holds for reason in made.reasons if reason.rule in asked} == holds
-    stopping = any(rule.get("broken") == "stop" and not holds[name] for name, rule in asked.items())
-    exhausted = patience is not None and fruitless + 1 >= patience
-    assert made.last == (not all(holds.values()) and (stopping or exhausted))
+    metrics_of_round = round_metrics(now, initial, initial if first else previous, first=first)
+    result = decide(rules(**chosen), metrics_of_round, patience=patience, rolled_back=rolled_back)
+    holds = {name: satisfied(rule, now, initial, previous, first) for name, rule in chosen.items()}
+    assert (result.action == "promote") == all(holds.values())
+    assert result.action in ("promote", "roll back")  # `stop` would promote
+    assert {reason.rule: reason.holds for reason in result.reasons if reason.rule in chosen} == holds
+    stopping = any(rule.get("broken") == "stop" and not holds[name] for name, rule in chosen.items())
+    exhausted = patience is not None and rolled_back + 1 >= patience
+    assert result.last == (not all(holds.values()) and (stopping or exhausted))
 
 
 def test_the_ready_gate_composes_and_survives_its_copy_in_the_run_folder() -> None:
@@ -264,3 +270,63 @@ def test_rules_that_the_evaluation_cannot_answer_are_refused_at_the_start(words:
     with pytest.raises(UserError) as caught:
         compose_config(["run=demo", *words])
     assert named in caught.value.what
+
+
+class WordsRule(GateRule):
+    """A rule of a user's own: replies have at most `most` words, and the evaluation has a judge."""
+
+    kind: str = "words"
+    most: float = Field(gt=0)
+
+    def check(self, metrics: RoundMetrics) -> Check:
+        return Check(metrics.policy.words <= self.most, f"{metrics.policy.words:g} words; at most {self.most:g}")
+
+    def unknown(self, measured: Measured) -> str | None:
+        return None if measured.judges else "the evaluation has no judges"
+
+
+OWN = f"{__name__}:WordsRule"
+
+
+def test_a_rule_of_a_users_own_is_found_by_its_path_and_decides() -> None:
+    config = compose_config(["run=demo", "gate=policy", f"+gate.rules.words={{kind: '{OWN}', most: 3, broken: stop}}"])
+    assert config.gate.rules["words"] == WordsRule(kind=OWN, most=3, broken="stop")
+    assert validate_config(yaml.safe_load(dump_config(config))) == config
+    own = rules(words={"kind": OWN, "most": 3, "broken": "stop"})
+    long = round_metrics(figures() | {"words": 4.0}, INITIAL, PREVIOUS, first=False)
+    result = decide(own, long, patience=None, rolled_back=0)
+    assert (result.action, result.last) == ("roll back", True)
+    assert result.reasons[0].says == "4 words; at most 3"
+
+
+@pytest.mark.parametrize(
+    ("rule", "named"),
+    [
+        (f"{{kind: '{OWN}', most: 0}}", "greater than 0"),
+        (f"{{kind: '{OWN}', mst: 3}}", "did you mean most?"),
+        (f"{{kind: '{OWN}s', most: 3}}", "has no WordsRules"),
+        ("{kind: wordz}", "there is no gate rule 'wordz'"),
+    ],
+)
+def test_settings_of_a_users_rule_are_checked_like_ours(rule: str, named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_config(["run=demo", "gate=policy", f"+gate.rules.words={rule}"])
+    assert named in str(caught.value)
+
+
+def test_what_a_users_rule_needs_is_checked_at_the_start() -> None:
+    with pytest.raises(UserError, match=r"gate\.rules\.words: the evaluation has no judges"):
+        compose_config(
+            [
+                "run=demo",
+                "evaluation=plain",
+                "gate=policy",
+                "~gate.rules.better",
+                f"+gate.rules.words={{kind: '{OWN}', most: 3}}",
+            ]
+        )
+
+
+def test_our_rules_are_one_file_each() -> None:
+    files = {cls.__module__.rpartition(".")[2] for cls in GATE_RULES.ours().values()}
+    assert files == set(GATE_RULES.ours())
