@@ -56,3 +56,13 @@ def build_policy(folder: Path, *, seed: int, tied: bool = True) -> Path:
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
     model.save_pretrained(folder)
     return folder
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Save a tiny random policy.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(build_policy(options.folder, seed=options.seed))

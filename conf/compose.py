@@ -1,6 +1,7 @@
 """From command-line words to a checked RunConfig: `run=demo training.learning_rate=1e-4 panel=demo rounds=2`."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -31,7 +32,7 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
     words = [word for override in overrides for word in (_own_objective(override, overrides) or _expand(override))]
     for word in words:  # of an optional group Hydra takes any word, and ignores one that it has no file for
         key, _, value = word.lstrip("+").partition("=")
-        if key in _OPTIONAL and value not in group_options(key):
+        if key in _OPTIONAL and value not in [*group_options(key), *_options_elsewhere(key, words)]:
             raise _no_option(key, value)
     GlobalHydra.instance().clear()
     try:
@@ -77,6 +78,13 @@ def dump_config(config: RunConfig) -> str:
 def group_options(group: str) -> list[str]:
     """Names of the YAML files of a config group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _options_elsewhere(group: str, words: Sequence[str]) -> list[str]:
+    """Names of a group's YAML files in the user's folders, hydra.searchpath=[file://<folder>]."""
+    paths = [word.partition("=")[2] for word in words if word.startswith("hydra.searchpath=")]
+    folders = [Path(folder) / group for path in paths for folder in re.findall(r"file://([^,\]]+)", path)]
+    return sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
 
 
 def known_keys() -> list[str]:

@@ -14,8 +14,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Rounds = Annotated[int, Field(ge=1, le=100)]
 Seed = Annotated[int, Field(ge=0)]
 Gate = Annotated[str, Field(json_schema_extra={"enum": list(group_options("gate"))})]
-#: An override as on the command line: a configuration key (+key adds, ~key removes) and its value.
-Override = Annotated[str, Field(pattern=rf"^(~({_KEYS})|\+{{0,2}}({_KEYS})([.@][^=]+)?=)")]
+#: An override as on the command line: a configuration key (+key adds, ~key removes) and its value, or the folders of
+#: the user's own YAML files.
+Override = Annotated[str, Field(pattern=rf"^(~({_KEYS})|\+{{0,2}}({_KEYS})([.@][^=]+)?=|hydra\.searchpath=)")]
 
 
 def as_words(overrides: list[str], **fields: Any) -> list[str]:

@@ -40,7 +40,7 @@ def serve_deployments() -> None:
     iterate = irepo.to_deployment(
         "iterate",
         parameters={"preset": "demo"},
-        description="A run as `python -m flows.iterate` makes it.",
+        description="One run, like `python -m flows.iterate`.",
         tags=["irepo"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
@@ -51,14 +51,14 @@ def serve_deployments() -> None:
         schedules=[{"schedule": s.schedule, "active": s.active} for s in registered.schedules]
         if registered
         else [_NIGHTLY],
-        description="Every night one more round of the run `nightly`, from its last promoted policy.",
+        description="Each night, one more round of the run `nightly`, from its last promoted policy.",
         tags=["irepo", "nightly"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     comparison = compare.to_deployment(
         "compare",
         parameters={"methods": ["irepo", "dpo"], "preset": "demo"},
-        description="Several methods on the same prompts, seeds and panel.",
+        description="Compare several methods on the same prompts, seeds and panel.",
         tags=["irepo"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
