@@ -1,5 +1,6 @@
 """Token log-probabilities from hidden states, in chunks, so that the full logits are never in memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ def token_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    result: Tensor = _TokenLogprobs.apply(hidden, weight, bias, targets, dtype)
-    return result
+    apply: Callable[..., Tensor] = _TokenLogprobs.apply  # untyped in torch
+    return apply(hidden, weight, bias, targets, dtype)
 
 
 class _TokenLogprobs(torch.autograd.Function):

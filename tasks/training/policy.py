@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import safe_open
@@ -52,7 +52,8 @@ def add_adapters(model: "PreTrainedModel", settings: LoraSettings, seed: int) ->
     )
     torch.manual_seed(seed)
     adapted: Any = get_peft_model(model, config)
-    return adapted.eval()
+    adapted.eval()
+    return cast("PeftModel", adapted)
 
 
 def publish_adapter(model: "PeftModel", folder: Path) -> None:
@@ -100,5 +101,6 @@ def _is_weights(path: Path) -> bool:
 
 def merge(model: "PreTrainedModel | PeftModel") -> "PreTrainedModel":
     """The model with any adapters merged into its weights."""
-    merged: Any = model
-    return merged.merge_and_unload() if hasattr(merged, "merge_and_unload") else merged
+    adapted: Any = model
+    merged = adapted.merge_and_unload() if hasattr(adapted, "merge_and_unload") else adapted
+    return cast("PreTrainedModel", merged)

@@ -16,7 +16,7 @@ class LoraSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
+    alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0, le=0)  # must be 0: log-ratios need a deterministic policy
     target_modules: str | list[str] = "all-linear"
 

@@ -1,5 +1,7 @@
 """The chunked head against log_softmax of the full logits."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -46,12 +48,12 @@ def test_frozen_weights_have_no_gradient() -> None:
 def test_full_logits_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "CHUNK", 4 * V)
     largest = 0
-    plain = head.log_softmax
+    plain: Callable[..., Tensor] = torch.nn.functional.log_softmax
 
     def recorded(logits: Tensor, **options: object) -> Tensor:
         nonlocal largest
         largest = max(largest, logits.numel())
-        return plain(logits, **options)  # type: ignore[arg-type]
+        return plain(logits, **options)
 
     monkeypatch.setattr(head, "log_softmax", recorded)
     hidden, weight, _, targets = inputs(False)
@@ -60,11 +62,9 @@ def test_full_logits_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_autocast_equals_a_plain_head() -> None:
-    hidden, weight, _, targets = (value.detach().float() if value is not None and value.is_floating_point() else value
-                                  for value in inputs(False))  # fmt: skip
-    assert hidden is not None
-    assert weight is not None
-    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    hidden, weight, _, targets = inputs(False)
+    hidden, weight = (value.detach().float().requires_grad_() for value in (hidden, weight))
+    leaves = [hidden, weight]
     with torch.autocast("cpu", torch.bfloat16):
         plain = torch.nn.functional.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
         chunked = token_logprobs(hidden, weight, None, targets)

@@ -8,7 +8,7 @@ from tasks.training.settings import OptimizationSettings
 
 
 def settings(**values: object) -> OptimizationSettings:
-    return OptimizationSettings(learning_rate=1.0, **values)  # type: ignore[arg-type]
+    return OptimizationSettings(learning_rate=1.0, **values)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,14 @@ def test_loss_falls_and_the_reply_is_learned(tiny_policy: Path) -> None:
         [{"role": "user", "content": "what is the sum"}], tokenize=False, add_generation_prompt=True
     )
     prompt = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-    output = model.generate(**prompt, do_sample=False, max_new_tokens=20)[0]
+    generate: Callable[..., torch.Tensor] = model.generate
+    output = generate(**prompt, do_sample=False, max_new_tokens=20)[0]
     assert tokenizer.decode(output[prompt["input_ids"].shape[1] :]) == "a kind reply<|im_end|>"
 
 
 def test_micro_batches_change_nothing(tiny_policy: Path) -> None:
     tokenizer = load_tokenizer(tiny_policy)
-    single, split = (load_policy(tiny_policy, dtype="float64", device="cpu") for _ in range(2))
+    single, split = (load_policy(tiny_policy, dtype="float32", device="cpu").double() for _ in range(2))
     train_supervised(single, tokenizer, ROWS, settings(steps=3))
     train_supervised(split, tokenizer, ROWS, settings(steps=3, microbatch_tokens=1))
     for one, other in zip(single.parameters(), split.parameters(), strict=True):
