@@ -24,9 +24,7 @@ def allowed() -> dict[str, set[str]]:
 
 def rooms() -> set[str]:
     """The top folders, and every package directly below flows/ and tasks/."""
-    below = {
-        f"{top}.{path.parent.name}" for top in ("flows", "tasks") for path in (ROOT / top).glob("*/__init__.py")
-    }
+    below = {f"{top}.{path.parent.name}" for top in ("flows", "tasks") for path in (ROOT / top).glob("*/__init__.py")}
     return below | set(TOP)
 
 
