@@ -10,6 +10,7 @@ same forward as in training (weights in float32, autocast to `dtype`), not from 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from storage.arrays import Floats
 from storage.stage import Progress, silent
 from tasks.evaluation.settings import MetricsSettings
 from tasks.modeling.load import autocast, load_policy, resolve_device, unload
-from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
+
+if TYPE_CHECKING:
+    from tasks.modeling.logprobs import TokenSequence
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,11 @@ def divergence(log_ratios: Floats, lengths: Sequence[int], prompts: Sequence[str
 
 
 def policy_logprobs(
-    sequences: Sequence[TokenSequence], *, policy: Path, settings: MetricsSettings, progress: Progress = silent
+    sequences: "Sequence[TokenSequence]", *, policy: Path, settings: MetricsSettings, progress: Progress = silent
 ) -> Floats:
     """log pi(y|x) of each sequence under the policy in folder `policy`, float64 [n], nats."""
+    from tasks.modeling.logprobs import sequence_logprobs  # imports torch, which reading a configuration must not
+
     device = resolve_device(settings.device)
     model = load_policy(policy, dtype="float32", device=device, trust_remote_code=settings.trust_remote_code)
     with autocast(device, settings.dtype):
