@@ -52,4 +52,4 @@ def test_the_chart_of_time_names_the_longest_stages_and_sums_up_the_others(tmp_p
 def legend(root: Path) -> list[str | None]:
     (figure,) = time_chart(read_run(root).rounds)
     texts = [text.text for text in ElementTree.fromstring(f"<svg>{figure.body}</svg>").iter("text")]
-    return texts[texts.index("a bar a round, in all on the right") + 1 : texts.index("round 1")]
+    return texts[texts.index("one bar per round, its total on the right") + 1 : texts.index("round 1")]
