@@ -49,9 +49,9 @@ def settle(plan: Plan, record: RoundRecord) -> Action | None:
     if read_decision(spec) is None and plan.config.gate.kind == "none":
         publish_decision(spec, Decision(action="promote", by="none"))
     if read_decision(spec) is None and plan.config.gate.kind == "policy":
-        decision = _by_rules(plan, record)
-        publish_decision(spec, decision)
-        _print(record.round, decision)
+        by_rules = _by_rules(plan, record)
+        publish_decision(spec, by_rules)
+        _print(record.round, by_rules)
     decision = read_decision(spec)
     return decision.action if decision else None
 

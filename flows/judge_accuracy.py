@@ -190,8 +190,8 @@ def _total(amounts: Iterable[float | None]) -> float | None:
 
 def print_table(result: Mapping[str, Any], console: Console) -> None:
     figures = result["figures"]
-    columns = ("pairs", "accuracy", "one_order", "consistent", "first", "log_loss", "tie", "abstain", "error")
-    columns = tuple(column for column in columns if any(row[column] is not None for row in figures.values()))
+    known = ("pairs", "accuracy", "one_order", "consistent", "first", "log_loss", "tie", "abstain", "error")
+    columns = [column for column in known if any(row[column] is not None for row in figures.values())]
     table = Table(title=result["annotator"], title_justify="left", box=SIMPLE_HEAD, show_edge=False)
     table.add_column("subset", no_wrap=True)
     for column in columns:

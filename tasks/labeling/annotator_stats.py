@@ -77,7 +77,8 @@ class _VoteMatrix:
     def _place(self, prompts: pa.ChunkedArray, a: Ints, b: Ints) -> Ints:
         """One number for each comparison, the same for both orders."""
         prompt = places(prompts, self._responses.prompt_ids, np.int64)
-        return (prompt * self._slots + np.minimum(a, b)) * self._slots + np.maximum(a, b)
+        number: Ints = (prompt * self._slots + np.minimum(a, b)) * self._slots + np.maximum(a, b)
+        return number
 
     def chosen_sides(self, preferences: pa.Table) -> Ints:
         """[n]: 1 if the lower index of the comparison is chosen, -1 if the higher index is, 0 if neither."""
@@ -97,7 +98,8 @@ class _VoteMatrix:
             return None
         sides = np.array(judges)
         first, second = (sides == 1).any(axis=0), (sides == -1).any(axis=0)
-        return first.astype(np.int8) - second.astype(np.int8)
+        side: Ints = first.astype(np.int8) - second.astype(np.int8)
+        return side
 
     @cached_property
     def _net(self) -> Ints:

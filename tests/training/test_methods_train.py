@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from conf.compose import compose_config, group_options
+from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.schemas import REFERENCE, RESPONSES, SCORES, VOTES, read_parquet, table, write_parquet
 from storage.stage import silent
@@ -184,7 +185,11 @@ def test_missing_data_is_refused_before_the_policy_is_read(
         write_parquet(tmp_path / "extra" / "responses-0.parquet", table([], RESPONSES))
         inputs["extra"] = tmp_path / "extra"
     with pytest.raises(UserError, match=message) as refused:
-        run(make_spec(objective=objective, rows=rows(), policy=tmp_path / "none", **inputs))
+        run(
+            make_spec(
+                objective=objective, rows=rows(), policy=Artifact(path=tmp_path / "none", digest="none"), **inputs
+            )
+        )
     assert refused.value.remedy
 
 

@@ -36,4 +36,5 @@ def sigmoid(x: Floats) -> Floats:
 
 def logit(p: Floats) -> Floats:
     """log(p / (1 - p))."""
-    return np.log(p) - np.log1p(-p)
+    result: Floats = np.log(p) - np.log1p(-p)
+    return result
