@@ -90,7 +90,9 @@ def gap(one: Points, other: Points) -> Gap | None:
     by_prompt = one.gains(kl) - other.gains(kl)
     mean, se = _mean(by_prompt.mean(axis=0))
     gaps = [_mean(row) for row in by_prompt]
-    ratios = [value / error for value, error in gaps]
+    # An error below rounding counts as this floor: without noise between prompts the least gap is the worst one.
+    floor = 1e-12 * max(abs(value) for value, _ in gaps) or 1.0
+    ratios = [value / max(error, floor) for value, error in gaps]
     least = int(np.argmin(ratios))
     return Gap(float(low), float(high), mean, se, ratios[least], gaps[least][0], float(kl[least]))
 

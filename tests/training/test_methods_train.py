@@ -184,12 +184,9 @@ def test_missing_data_is_refused_before_the_policy_is_read(
     if inputs.get("extra") is True:
         write_parquet(tmp_path / "extra" / "responses-0.parquet", table([], RESPONSES))
         inputs["extra"] = tmp_path / "extra"
+    policy = Artifact(path=tmp_path / "none", digest="none")
     with pytest.raises(UserError, match=message) as refused:
-        run(
-            make_spec(
-                objective=objective, rows=rows(), policy=Artifact(path=tmp_path / "none", digest="none"), **inputs
-            )
-        )
+        run(make_spec(objective=objective, rows=rows(), policy=policy, **inputs))
     assert refused.value.remedy
 
 
