@@ -36,7 +36,7 @@ def test_scores_and_how_far_they_moved(tmp_path: Path) -> None:
     assert "<small>+0.0500</small>" in html
     assert "0.2875 ±0.0123<small>+0.0375 / -0.0125</small>" in html
     assert "9.2500<small>+0.2500 / -0.2500</small>" in html
-    assert "perplexity, less is better" in html
+    assert "perplexity, lower is better" in html
     assert "4.7650<small>+0.1400 / -0.1350</small>" in html
 
 
