@@ -67,12 +67,13 @@ def validate_config(values: Any) -> RunConfig:
             if item["type"] == "extra_forbidden":
                 hint = _closest(place, known_keys())
             lines.append(f"{place}: {item['msg']}{hint}" if place else str(item["msg"]))
-        raise UserError("\n".join(lines), where="configuration", remedy="mend the fields named above") from None
+        raise UserError("\n".join(lines), where="configuration", remedy="fix the fields named above") from None
 
 
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML, as it is kept with the run."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def group_options(group: str) -> list[str]:
@@ -153,7 +154,7 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
                 where="command line",
                 remedy="the keys, with what they mean, are in the YAML files below conf/",
             )
-    return UserError(first, where="configuration", remedy="mend the override named above")
+    return UserError(first, where="configuration", remedy="fix the override named above")
 
 
 def _closest(key: str, known: Sequence[str]) -> str:

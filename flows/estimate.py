@@ -1,6 +1,6 @@
 """What a run's panel will cost, from a probe: the policy answers a few prompts of round 1, and the panel votes on them.
 
-What the probe's annotators said is kept with the run: round 1 does not ask for it again.
+The answers of the probe's annotators are kept with the run; round 1 does not ask again.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from flows.digests import files_of
 from storage.artifact import Artifact
 from storage.layout import RunLayout
 from tasks.panel.annotators.settings import POLICY_NAMES
-from tasks.panel.settings import AnnotatorSettings
+from tasks.panel.annotators.registry import AnnotatorSettings
 
 
 @dataclass(frozen=True)

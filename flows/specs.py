@@ -14,7 +14,7 @@ from tasks.generation.prompts import PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.labeling.settings import LabelSettings, LabelSpec
 from tasks.mixing.stage import MixSpec
-from tasks.panel.settings import AnnotatorSettings
+from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.training.embedding import POLICY
 from tasks.training.objectives.moving import Ema, TrustRegion
 from tasks.training.settings import TrainingSettings, TrainSpec

@@ -12,7 +12,7 @@ from storage.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
-#: safetensors reports what the system said as text.
+#: safetensors reports the system's error as text.
 _NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")
 
 
@@ -44,7 +44,7 @@ def _explain(error: BaseException, folder: Path) -> UserError | None:
         return UserError(
             f"the file system refuses: {os.strerror(number)}",
             where=str(_place(error) or folder),
-            remedy="mend its permissions or mount it writable, then give the same command again (or retry the run)",
+            remedy="fix its permissions or mount it writable, then give the same command again (or retry the run)",
         )
     return None
 
@@ -52,8 +52,8 @@ def _explain(error: BaseException, folder: Path) -> UserError | None:
 def _errno(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    said = _NUMBER.search(str(error))
-    return int(said[1]) if said else None
+    number = _NUMBER.search(str(error))
+    return int(number[1]) if number else None
 
 
 def _place(error: BaseException) -> str | None:

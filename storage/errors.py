@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend: says what is wrong, where, and what to do.
+    """An error that the user can fix: it says what is wrong, where, and what to do.
 
     Commands print it on one screen and leave with exit code 2; nothing is retried.
     """

@@ -37,7 +37,7 @@ class RunLayout:
 
     @property
     def answers(self) -> Path:
-        """What remote annotators said, by content: nobody is asked twice."""
+        """Answers of remote annotators by content: no question is asked twice."""
         return self.root / "answers"
 
     def round(self, number: int) -> Path:

@@ -57,7 +57,7 @@ def _unwritable(error: OSError, folder: Path) -> UserError:
     return UserError(
         f"the run folder cannot be written: {error.strerror}",
         where=str(folder),
-        remedy="make room or mount the disk, mend the folder's permissions, or keep runs elsewhere: runs=<folder>",
+        remedy="free space, mount the disk, fix the folder's permissions, or keep runs elsewhere: runs=<folder>",
     )
 
 

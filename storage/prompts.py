@@ -66,12 +66,10 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise UserError("the line is not a JSON object", where=f"{path}:{number}", remedy="mend the line")
+                    raise UserError("the line is not a JSON object", where=f"{path}:{number}", remedy="fix the line")
                 yield f"{path}:{number}", row
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"the line is not JSON: {error.msg}", where=f"{path}:{number}", remedy="mend the line"
-        ) from None
+        raise UserError(f"the line is not JSON: {error.msg}", where=f"{path}:{number}", remedy="fix the line") from None
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"the file cannot be read: {error}", where=str(path), remedy="check or replace it") from None
 
@@ -141,13 +139,13 @@ def _checked(content: Any, where: str) -> list[dict[str, str]]:
     )
     if not valid:
         raise UserError(
-            "the prompt is neither text nor a list of {role, content} messages", where=where, remedy="mend the row"
+            "the prompt is neither text nor a list of {role, content} messages", where=where, remedy="fix the row"
         )
     messages = [{"role": m["role"], "content": m["content"]} for m in content]
     while messages and messages[-1]["role"] == "assistant":
         messages.pop()
     if not messages or messages[-1]["role"] != "user":
-        raise UserError("the conversation does not end with a user's turn", where=where, remedy="mend the row")
+        raise UserError("the conversation does not end with a user's turn", where=where, remedy="fix the row")
     return messages
 
 

@@ -96,7 +96,12 @@ def test_nobody_to_judge_leaves_empty_files(world: World) -> None:
         ({"length": LENGTH}, {}, {}, "no responses to judge"),
         ({"length": LENGTH}, {"person": PERSON}, TEXTS, "cannot score single responses"),
         ({"x": LENGTH}, {"x": {"kind": "rule", "shorter": True}}, TEXTS, "two different annotators"),
-        ({"length": LENGTH}, {}, TEXTS | {"initial": {"p": ["q1"], "q": ["q1"]}}, "different prompts, or different numbers"),
+        (
+            {"length": LENGTH},
+            {},
+            TEXTS | {"initial": {"p": ["q1"], "q": ["q1"]}},
+            "different prompts, or different numbers",
+        ),
     ],
 )
 def test_refusals(world: World, judges, rates, texts: dict[str, list[str]], wanted: list[str]) -> None:

@@ -249,10 +249,13 @@ class VllmEngine:
 
 
 def _sample(response: Response) -> Sample:
-    reason = response.finish_reason
-    if reason != "stop" and reason != "length":
-        raise EngineError(f"vLLM ended a response for an unknown reason: {reason!r}")
-    return Sample(response.token_ids, response.logprobs, finish_reason=reason)
+    match response.finish_reason:
+        case "stop":
+            return Sample(response.token_ids, response.logprobs, finish_reason="stop")
+        case "length":
+            return Sample(response.token_ids, response.logprobs, finish_reason="length")
+        case reason:
+            raise EngineError(f"vLLM ended a response for an unknown reason: {reason!r}")
 
 
 def _shape(policy: Path) -> str:

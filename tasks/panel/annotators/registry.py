@@ -12,7 +12,7 @@ from tasks.panel.annotators.settings import AnnotatorBase
 
 ANNOTATORS: Family[AnnotatorBase] = Family(
     noun="annotator",
-    base=AnnotatorBase,
+    base=AnnotatorBase,  # type: ignore[type-abstract]
     field="kind",
     package="tasks.panel.annotators",
     group="irepo.annotators",
