@@ -9,8 +9,8 @@ from conf.schema import RunConfig
 from flows.digests import files_of
 from storage.artifact import Artifact
 from storage.layout import RunLayout
-from tasks.panel.annotators.settings import POLICY_NAMES
 from tasks.panel.annotators.registry import AnnotatorSettings
+from tasks.panel.annotators.settings import POLICY_NAMES
 
 
 @dataclass(frozen=True)
