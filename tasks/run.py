@@ -15,6 +15,7 @@ from typing import Any
 from storage.errors import UserError
 from storage.manifest import MANIFEST, Manifest
 from storage.stage import Progress, Spec, load_any_spec, silent
+from tasks.panel.humans.collect import EXIT_WAITING, WaitingForVotes
 
 
 def run_stage_of(spec: Spec, progress: Progress = silent, engine: object = None) -> Manifest:
@@ -37,7 +38,11 @@ def run_stage_of(spec: Spec, progress: Progress = silent, engine: object = None)
 
 
 def main() -> None:
-    """The command. Prints where the manifest is; exits with code 2, after one screen on stderr, on a UserError."""
+    """The command. Prints where the manifest is.
+
+    Exits with code 2, after one screen on stderr, on a UserError, and with EXIT_WAITING while people on the panel have
+    not voted enough; run it again when they have.
+    """
     parser = argparse.ArgumentParser(description="Run one stage, or keep it when it is finished.")
     parser.add_argument("stage", type=Path, help="a stage's folder, or a spec.yaml")
     path = parser.parse_args().stage
@@ -47,6 +52,9 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except WaitingForVotes as waiting:
+        print(waiting, file=sys.stderr)
+        raise SystemExit(EXIT_WAITING) from None
     print(spec.folder / MANIFEST)
 
 

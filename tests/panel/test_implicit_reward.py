@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from storage.errors import UserError
-from tasks.labeling.settings import LabelSettings
+from tasks.labeling.settings import LabelSettings, LabelSpec
 from tasks.labeling.stage import run
 from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
 from tasks.panel.annotators.implicit_reward import ImplicitReward
@@ -85,8 +85,9 @@ def test_policies_that_are_not_there(tiny_policy, tmp_path):
 
 def test_in_a_stage_the_words_are_the_runs_policies(world, make_policy):
     settings = {"kind": "implicit_reward", "policy": "policy", "reference": "previous", "device": "cpu"}
-    spec = world.spec({"p": ["short", "a kind reply"]}, {"implicit": settings}).model_copy(
-        update={"policies": {"policy": make_policy(seed=1), "previous": make_policy(seed=0)}}
+    spec = LabelSpec(
+        **dict(world.spec({"p": ["short", "a kind reply"]}, {"implicit": settings}))
+        | {"policies": {"policy": make_policy(seed=1), "previous": make_policy(seed=0)}}
     )
     assert sum(run(spec).summary["votes"]["implicit"].values()) == 1
     scores = pq.read_table(spec.folder / "scores.parquet")["score"].to_pylist()

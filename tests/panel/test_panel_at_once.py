@@ -58,7 +58,7 @@ def test_a_pass_takes_as_long_as_its_slowest(keeping):
         lambda d, t, u: counts.append((d, t)),
     )
     seconds = time.monotonic() - started
-    assert 0.3 <= seconds < 0.45  # one after the other: 1.5
+    assert 0.3 <= seconds < 1.2  # one after the other: 1.5; the slowest alone: 0.3
     assert ballot.votes["annotator"].to_pylist()[:: len(PAIRS)] == ["r0", "slow", "r1", "rule", "rule2", "r2"]
     assert len(ballot.scores) == 3 * len(RESPONSES)
     threads = dict(log)

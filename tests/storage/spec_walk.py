@@ -14,7 +14,11 @@ from pydantic_core import PydanticUndefined
 
 import tasks
 from storage.artifact import Artifact
+from storage.plugins import Family
 from storage.stage import KeyedBy, Spec, Unkeyed
+from tasks.generation.registry import ENGINES
+from tasks.panel.annotators.registry import ANNOTATORS
+from tasks.training.objectives.registry import OBJECTIVES
 
 
 def product_specs() -> list[type[Spec]]:
@@ -69,12 +73,24 @@ def _of_type(spec: type[Spec], where: str, annotation: Any, above: frozenset[Any
     if isinstance(annotation, type) and annotation not in above:
         above |= {annotation}
         if issubclass(annotation, BaseModel):
-            fields = [(name, field.annotation, field.metadata) for name, field in annotation.model_fields.items()]
+            fields = [
+                (name, field.annotation, field.metadata)
+                for member in concrete(annotation)
+                for name, field in member.model_fields.items()
+            ]
             return [p for name, kind, marks in fields for p in _of_field(spec, f"{where}.{name}", kind, marks, above)]
         if dataclasses.is_dataclass(annotation):
             hints = get_type_hints(annotation)
             return [p for name, kind in hints.items() for p in _of_type(spec, f"{where}.{name}", kind, above)]
     return [p for inner in get_args(annotation) for p in _of_type(spec, where, inner, above)]
+
+
+def concrete(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The classes of ours that a setting of this type may have: the model itself unless it is abstract."""
+    for family in FAMILIES:
+        if family.base is model:
+            return list(family.ours().values())
+    return [model]
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -85,6 +101,8 @@ def _members(annotation: Any) -> list[Any]:
         return [inner for member in get_args(annotation) if member is not type(None) for inner in _members(member)]
     return [annotation]
 
+
+FAMILIES: tuple[Family[Any], ...] = (ANNOTATORS, ENGINES, OBJECTIVES)
 
 #: (field, a value, another value, whether the key must differ between the two)
 Change = tuple[str, Any, Any, bool]
@@ -100,7 +118,8 @@ def changes(annotation: Any) -> Iterator[Change]:
             yield "path", one, Artifact(path=Path("other"), digest="1", maker=one.maker), False
             yield "maker", one, Artifact(path=one.path, digest="1", maker=None), False
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from model_changes(kind)
+            for member in concrete(kind):
+                yield from model_changes(member)
         elif get_origin(kind) in (list, tuple, set, frozenset):
             yield from (("[]", [a], [b], keyed) for _, a, b, keyed in changes(arguments[0]))
         elif get_origin(kind) is dict:
