@@ -67,10 +67,10 @@ def test_an_always_a_judge_gives_half_and_rivals_are_sampled_once(
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (["+evaluation.against.initial=x"], "against: initial cannot be a policy's name"),
+        (["+evaluation.against.initial=x"], "against: initial cannot be the name of a policy"),
         (["+evaluation.against={a b: x}"], "a b cannot be"),
-        (["evaluation.truth=nobody"], "truth: nobody is not among the judges"),
-        (["evaluation.responses=1"], "pairs: a pair takes two responses"),
+        (["evaluation.truth=nobody"], "truth: nobody is not one of the judges"),
+        (["evaluation.responses=1"], "pairs: a pair needs two responses"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(given: list[str], named: str) -> None:
