@@ -160,8 +160,8 @@ def test_hard_labels_skip_tied_pairs(make_spec: MakeSpec, tiny_policy: Path) -> 
         ({"name": "rebel"}, {}, "rebel needs the scores"),
         ({"name": "sppo"}, {}, "sppo needs the votes"),
         ({"name": "lcpo"}, {}, "lcpo needs the votes"),
-        ({"name": "rebel", "score_annotators": ["four"]}, {"scores": True}, "there are none by four"),
-        ({"name": "sppo"}, {"votes": {2: "votes.parquet"}, "round": 2}, "the votes of the label stage of round 1"),
+        ({"name": "rebel", "score_annotators": ["four"]}, {"scores": 1}, "there are none by four"),
+        ({"name": "sppo"}, {"votes": 2, "round": 2}, "the votes of the label stage of round 1"),
         ({"name": "selm"}, {}, "selm needs a greedy response .* from the reference for each prompt"),
         ({"name": "xpo"}, {"extra": True}, "6 prompts have none"),
         ({"name": "ipo-md"}, {}, "these are from the policy"),
@@ -177,10 +177,8 @@ def test_missing_data_is_refused_before_the_policy_is_read(
     label_stage: dict[str, dict[int, Path]],
     tmp_path: Path,
 ) -> None:
-    """The policy folder does not exist."""
-    inputs = {
-        name: label_stage[name] if value is True and name in label_stage else value for name, value in fields.items()
-    }
+    """The policy folder does not exist. `fields` gives the round that a table is for."""
+    inputs = {name: {value: label_stage[name][1]} if name in label_stage else value for name, value in fields.items()}
     if inputs.get("extra") is True:
         write_parquet(tmp_path / "extra" / "responses-0.parquet", table([], RESPONSES))
         inputs["extra"] = tmp_path / "extra"
