@@ -223,7 +223,7 @@ def test_two_people_at_once(running: Browser, tmp_path: Path) -> None:
     assert len(votes) == 20
     shares = [sum(person in people for people in votes.values()) for person in ("ann", "ben")]
     assert min(shares) >= 8
-    assert sum(shares) <= 22, "twice, at most, what was on their screens at the end"
+    assert sum(shares) <= 24, "twice, at most, what both had on their screens or fetched ahead at the end"
 
 
 def test_one_person_in_two_tabs_does_no_harm(running: Browser, tmp_path: Path) -> None:
