@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or forbidden: one clear error instead of a library's traceback."""
+"""One clear error, instead of a library's traceback, when a disk is full or may not be written."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")
 
 @contextmanager
 def disk_faults(folder: Path) -> Iterator[None]:
-    """Turn a failed write of whatever library into a UserError that names `folder` and its free space."""
+    """Turn a failed write by any library into a UserError that names `folder` and its free space."""
     try:
         yield
     except UserError:
@@ -36,13 +36,13 @@ def _explain(error: BaseException, folder: Path) -> UserError | None:
         return None
     if number in _FULL:
         return UserError(
-            f"the disk is full: {_free(folder)}; nothing that was done is lost",
+            f"the disk is full: {_free(folder)}; finished work is kept",
             where=str(_place(error) or folder),
-            remedy="make room, then give the same command again (or retry the run)",
+            remedy="free some space, then repeat the same command (or retry the run)",
         )
     if number in _FORBIDDEN:
         return UserError(
-            f"the file system refuses: {os.strerror(number)}",
+            f"the file system does not allow writing: {os.strerror(number)}",
             where=str(_place(error) or folder),
             remedy="fix its permissions or mount it writable, then give the same command again (or retry the run)",
         )
@@ -62,5 +62,5 @@ def _place(error: BaseException) -> str | None:
 
 
 def _free(folder: Path) -> str:
-    there = next((path for path in (folder, *folder.parents) if path.exists()), Path())
-    return f"{shutil.disk_usage(there).free / 2**20:.0f} MiB free"
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), Path())
+    return f"{shutil.disk_usage(existing).free / 2**20:.0f} MiB free"

@@ -1,10 +1,10 @@
-"""The one exception a user of irepo is meant to read."""
+"""The exception for errors that a user can fix."""
 
 
 class UserError(Exception):
     """An error that the user can fix: it says what is wrong, where, and what to do.
 
-    Commands print it on one screen and leave with exit code 2; nothing is retried.
+    Commands print it without a traceback and exit with code 2; nothing is retried.
     """
 
     def __init__(self, what: str, *, where: str, remedy: str) -> None:

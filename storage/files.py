@@ -1,4 +1,4 @@
-"""Digests, and files that are either whole under their name or not there at all."""
+"""Digests, and atomic writes: a file is complete under its name, or it does not exist."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def digest(value: Any) -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """The plain data of a YAML text; raises yaml.YAMLError. By libyaml, ten times as fast, where PyYAML has it."""
+    """The plain data of a YAML text; raises yaml.YAMLError. Uses libyaml, ten times as fast, if PyYAML has it."""
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
@@ -72,7 +72,7 @@ def publishing(path: Path) -> Iterator[Path]:
 
 
 def publish_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill the temporary file of `publishing`."""
+    """Atomically write `path`: `write` fills a temporary file, as in `publishing`."""
     with publishing(path) as temporary:
         write(temporary)
 

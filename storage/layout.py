@@ -1,4 +1,4 @@
-"""Where a run keeps what: `runs/<name>/round-NN/<stage>/`."""
+"""Paths inside a run folder: `runs/<name>/round-NN/<stage>/`."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class RunLayout:
 
     @classmethod
     def of(cls, runs: Path, name: str) -> "RunLayout":
-        """The layout of run `name` below `runs`. Raises UserError for a name that would leave that folder."""
+        """The layout of run `name` below `runs`. Raises UserError for an invalid name."""
         if not _NAME.fullmatch(name) or ".." in name:
             raise UserError(
                 f"{name!r} is not a run name",

@@ -1,4 +1,4 @@
-"""One owner of a run folder at a time. The lock is the kernel's: it ends with the process, however that ends."""
+"""One owner per run folder. The kernel holds the lock: it ends with the process, however the process ends."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from storage.manifest import now
 
 OWNER = ".owner"
 
-#: Folders that this process holds: it may ask for them again.
+#: Folders that this process holds; it may lock them again.
 _held: set[Path] = set()
 
 
@@ -20,9 +20,9 @@ _held: set[Path] = set()
 def owned(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process, which may hold it already.
 
-    Raises UserError, naming the owner, while another process holds it, and where the folder cannot be written or
-    locked. A dead owner's lock is free at once; the file stays behind, its text says who held the folder last. Locks
-    reach other hosts only where the file system passes them on (NFS 4 does).
+    Raises UserError, naming the owner, while another process holds it, and when the folder cannot be written or
+    locked. The lock of a dead owner is released at once; the file stays, and its text names the last owner. Other
+    hosts see the lock only if the file system shares locks (NFS 4 does).
     """
     place = folder.resolve()
     if place in _held:
@@ -67,13 +67,13 @@ def _lock(handle: int, folder: Path) -> None:
     except BlockingIOError:
         owner = (folder / OWNER).read_text(encoding="utf-8").strip()
         raise UserError(
-            f"another run works in this folder: {owner or 'it has just started'}",
+            f"another run uses this folder: {owner or 'it has just started'}",
             where=str(folder),
             remedy="wait for it or stop it, or choose another run: name=<other>",
         ) from None
     except OSError as error:
         raise UserError(
-            f"the file system of the run folder has no locks: {error.strerror}",
+            f"the file system of the run folder does not support locks: {error.strerror}",
             where=str(folder),
-            remedy="keep runs on a file system that has them (a local disk, NFS 4): runs=<folder>",
+            remedy="keep runs on a file system with locks (a local disk, NFS 4): runs=<folder>",
         ) from None

@@ -1,4 +1,4 @@
-"""Prompt files in, prompt tables out: read, check every row, keep training and held-out prompts apart by hash."""
+"""Reads prompt files: checks every row, and separates training from held-out prompts by hash."""
 
 import gzip
 import hashlib
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from storage.errors import UserError
 from storage.files import canonical_json
 
-#: Where a prompt is looked for when no field is named: the first of these that the row has.
+#: The prompt's field where none is configured: the first of these that the row has.
 PROMPT_FIELDS = ("messages", "prompt", "question", "instruction")
 _FORMATS = (".jsonl", ".jsonl.gz", ".parquet")
 
@@ -23,14 +23,14 @@ def prompt_id(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def is_heldout(identifier: str, share: float) -> bool:
-    """Whether a prompt is held out, by its id alone: the same in every run, file order and seed."""
+    """Whether a prompt is held out. Depends on its id alone: the same for every run, file order and seed."""
     return int(identifier[:8], 16) < share * 2**32
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) of a JSONL, gzipped JSONL or Parquet file; `where` is 'file:line' or 'file:row N'.
 
-    Raises UserError when the file is missing, unreadable, of another kind, or a line is not a JSON object.
+    Raises UserError when the file is missing, unreadable or in another format, or a line is not a JSON object.
     """
     if not path.is_file():
         raise UserError("the file does not exist", where=str(path), remedy="give the path of a " + ", ".join(_FORMATS))
@@ -40,7 +40,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _json_rows(path)
     else:
         raise UserError(
-            "the file is of a kind that irepo does not read",
+            "irepo does not read files of this format",
             where=str(path),
             remedy="convert it to one of " + ", ".join(_FORMATS),
         )
@@ -54,7 +54,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path}:row {number}", row
                 number += 1
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise UserError(f"the file cannot be read: {error}", where=str(path), remedy="check or replace it") from None
+        raise UserError(
+            f"the file cannot be read: {error}", where=str(path), remedy="check or replace the file"
+        ) from None
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -71,7 +73,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except json.JSONDecodeError as error:
         raise UserError(f"the line is not JSON: {error.msg}", where=f"{path}:{number}", remedy="fix the line") from None
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"the file cannot be read: {error}", where=str(path), remedy="check or replace it") from None
+        raise UserError(
+            f"the file cannot be read: {error}", where=str(path), remedy="check or replace the file"
+        ) from None
 
 
 def each_prompt(
@@ -85,9 +89,9 @@ def each_prompt(
     system: str | None = None,
     limit: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of storage.schemas.PROMPTS from (where, row) pairs, in their order; repeated prompts come once.
+    """Rows of storage.schemas.PROMPTS from (where, row) pairs, in their order; repeated prompts appear once.
 
-    Only ids are held of what has gone by.
+    Keeps only the ids of earlier rows in memory.
 
     `prompt_fields` are joined by a blank line (empty ones skipped); dotted names reach inside ('instances.0.input').
     Without them each row's prompt is its first field of PROMPT_FIELDS. Raises UserError (file, line) for a row
@@ -111,7 +115,7 @@ def each_prompt(
             "source": place,
         }
     if not seen:
-        raise UserError("the file has no prompts", where=where, remedy="give a file with at least one row")
+        raise UserError("the file has no prompts", where=where, remedy="name a file with at least one row")
 
 
 def _messages(row: dict[str, Any], where: str, fields: Sequence[str], system: str | None) -> list[dict[str, str]]:
@@ -122,9 +126,9 @@ def _messages(row: dict[str, Any], where: str, fields: Sequence[str], system: st
     if not content or (isinstance(content, str) and not content.strip()):
         names = " or ".join(fields or PROMPT_FIELDS)
         raise UserError(
-            f"the row has no prompt (looked for {names}; it has {', '.join(row) or 'nothing'})",
+            f"the row has no prompt (expected {names}; it has {', '.join(row) or 'no fields'})",
             where=where,
-            remedy="add it, or name the right fields: prompts.prompt_fields=[question]",
+            remedy="add one, or name the right fields: prompts.prompt_fields=[question]",
         )
     messages = [{"role": "user", "content": content}] if isinstance(content, str) else _checked(content, where)
     if system is not None and messages[0]["role"] != "system":
@@ -150,7 +154,7 @@ def _checked(content: Any, where: str) -> list[dict[str, str]]:
 
 
 def _optional_text(row: dict[str, Any], field: str) -> str | None:
-    """The value at a dotted field name as text; None where it is absent or null."""
+    """The value at a dotted field name as text; None if it is absent or null."""
     value: Any = row
     for part in field.split("."):
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Arrow schemas of everything that passes between stages, and Parquet written so that equal rows give equal bytes."""
+"""Arrow schemas of the data between stages, and Parquet files in which equal rows give equal bytes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 
 from storage.files import publish_file, publishing
 
-# Arrow's own allocator (mimalloc) is slow to give back what was freed: a stage that reads and writes row group after
-# row group held up to 60 MiB of nothing (docs/benchmarks.md). The system's gives it back.
+# Arrow's default allocator (mimalloc) returns freed memory late: a stage that reads and writes row groups kept up to
+# 60 MiB of freed memory (docs/benchmarks.md). The system allocator returns it.
 pa.set_memory_pool(pa.system_memory_pool())
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
-#: One row a prompt. prompt_id = first 16 hex digits of sha256 of the prompt's messages.
+#: One row per prompt. prompt_id = first 16 hex digits of sha256 of the prompt's messages.
 PROMPTS = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -28,7 +28,7 @@ PROMPTS = pa.schema(
     ]
 )
 
-#: One row a prompt whose response begins as given: token ids before what is sampled, and after it.
+#: One row per prompt whose response has given parts: token ids before the sampled ones, and after them.
 PREFIXES = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -37,13 +37,13 @@ PREFIXES = pa.schema(
     ]
 )
 
-#: One row a response. Token ids are what the sampler saw and wrote; nothing re-tokenises `text`.
+#: One row per response. Token ids are those that the sampler read and wrote; `text` is never tokenised again.
 RESPONSES = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("response_index", pa.int32(), nullable=False),  # 0 .. m-1 within its prompt
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with the end token when it was sampled
+        pa.field("response_ids", pa.list_(pa.int32()), nullable=False),  # with the end token, if it was sampled
         pa.field("text", pa.string(), nullable=False),  # response_ids decoded without special tokens
         pa.field("finish_reason", pa.string(), nullable=False),  # "stop" (ended by itself) or "length" (cut off)
         pa.field("logprobs", pa.list_(pa.float32()), nullable=False),  # of each response id, nats, untempered
@@ -51,19 +51,19 @@ RESPONSES = pa.schema(
     ]
 )
 
-#: One row a two-turn question of MT-Bench with the policy's answers.
+#: One row per two-turn question of MT-Bench with the policy's answers.
 DIALOGUES = pa.schema(
     [
         pa.field("question_id", pa.string(), nullable=False),
         pa.field("category", pa.string(), nullable=False),
-        pa.field("turns", pa.list_(pa.string()), nullable=False),  # what is asked, [2]
+        pa.field("turns", pa.list_(pa.string()), nullable=False),  # the questions, [2]
         pa.field("replies", pa.list_(pa.string()), nullable=False),  # [2]
         pa.field("finish_reasons", pa.list_(pa.string()), nullable=False),  # [2] "stop" or "length"
         pa.field("references", pa.list_(pa.string())),  # [2]; null where the question has none
     ]
 )
 
-#: One row an answer of MT-Bench and the grade it got. grade is null unless outcome is "score".
+#: One row per answer of MT-Bench, with its grade. grade is null unless outcome is "score".
 GRADES = pa.schema(
     [
         pa.field("question_id", pa.string(), nullable=False),
@@ -77,7 +77,7 @@ GRADES = pa.schema(
     ]
 )
 
-#: One row a scored response and annotator (annotators of kind "scores"). score is null unless outcome is "score".
+#: One row per scored response and annotator (annotators of kind "scores"). score is null unless outcome is "score".
 SCORES = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -87,14 +87,14 @@ SCORES = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),  # score | abstain | error
         pa.field("score", pa.float64()),
         pa.field("raw", pa.string()),  # raw output, or the error's text
-        pa.field("seconds", pa.float64()),  # null where not timed singly
+        pa.field("seconds", pa.float64()),  # null if not timed individually
         pa.field("tokens", pa.int64()),
         pa.field("cost", pa.float64()),  # in the currency of the annotator's price; null without a price
-        pa.field("faults", pa.string()),  # of transport, on the way to the answer: "HTTP 500, ReadTimeout"
+        pa.field("faults", pa.string()),  # transport errors before the answer: "HTTP 500, ReadTimeout"
     ]
 )
 
-#: One row a comparison and annotator. a and b name responses by (source, index).
+#: One row per comparison and annotator. a and b name responses by (source, index).
 VOTES = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -107,18 +107,18 @@ VOTES = pa.schema(
         pa.field("outcome", pa.string(), nullable=False),  # a | b | tie | abstain | error
         pa.field("probability", pa.float64()),  # of "a is better", where the annotator gives one
         pa.field("order", pa.string(), nullable=False),  # shown order: ab | ba | both | none (not shown as a pair)
-        pa.field("ab", pa.string()),  # outcome with a shown first, with b shown first: where both were asked singly
+        pa.field("ab", pa.string()),  # outcome with a first, ba: with b first; null unless both were asked
         pa.field("ba", pa.string()),
         pa.field("raw", pa.string()),
-        pa.field("seconds", pa.float64()),  # null where not timed singly; a ranking's stands at its first pair
+        pa.field("seconds", pa.float64()),  # null if not timed individually; for a ranking, at its first pair
         pa.field("tokens", pa.int64()),
         pa.field("cost", pa.float64()),
-        pa.field("faults", pa.string()),  # of transport; ends with "unanswered" where no answer came
+        pa.field("faults", pa.string()),  # transport errors; ends with "unanswered" if no answer came
     ]
 )
 
-#: One row an annotator of one label stage: what it said, how far it can be trusted, what it cost. Shares are null where
-#: nothing counts towards them.
+#: One row per annotator of a label stage: its votes, reliability and cost. Shares are null if nothing counts towards
+#: them.
 ANNOTATORS = pa.schema(
     [
         pa.field("annotator", pa.string(), nullable=False),
@@ -129,34 +129,34 @@ ANNOTATORS = pa.schema(
         pa.field("abstain", pa.int64(), nullable=False),
         pa.field("error", pa.int64(), nullable=False),
         pa.field("unanswered", pa.int64(), nullable=False),  # errors because no answer came
-        pa.field("faults", pa.string(), nullable=False),  # of transport: JSON {"HTTP 500": 3}
+        pa.field("faults", pa.string(), nullable=False),  # transport errors: JSON {"HTTP 500": 3}
         pa.field("agrees_with_panel", pa.float64()),  # share of its a and b votes on labelled pairs that chose `chosen`
-        pa.field("agrees_with_others", pa.float64()),  # ... that side with the majority of the other annotators
+        pa.field("agrees_with_others", pa.float64()),  # ... that agree with the majority of the other annotators
         pa.field("gold_votes", pa.int64(), nullable=False),  # its a and b votes on pairs that gold decides
-        pa.field("gold_accuracy", pa.float64()),  # share of them that are right
+        pa.field("gold_accuracy", pa.float64()),  # share of them that are correct
         pa.field("first_share", pa.float64()),  # of verdicts for one side, share for the one shown first: .5 = no bias
         pa.field("order_consistency", pa.float64()),  # share of comparisons with the same verdict in both orders
         pa.field("longer_share", pa.float64()),  # share of a and b votes for the longer response (characters)
         pa.field("triples", pa.int64(), nullable=False),  # three responses of a prompt with three a or b votes
-        pa.field("intransitive", pa.int64(), nullable=False),  # of them, those that go round in a circle
-        pa.field("seconds", pa.float64()),  # of all its answers, added up
+        pa.field("intransitive", pa.int64(), nullable=False),  # of them, those that form a cycle
+        pa.field("seconds", pa.float64()),  # sum over all its answers
         pa.field("tokens", pa.int64()),
         pa.field("cost", pa.float64()),
     ]
 )
 
-#: One row a pair of annotators that voted a, b or tie on the same comparisons.
+#: One row per pair of annotators that voted a, b or tie on the same comparisons.
 AGREEMENT = pa.schema(
     [
         pa.field("annotator", pa.string(), nullable=False),
         pa.field("other", pa.string(), nullable=False),
         pa.field("both", pa.int64(), nullable=False),  # comparisons that both voted on
         pa.field("same", pa.float64(), nullable=False),  # share with the same vote
-        pa.field("kappa", pa.float64()),  # Cohen's: agreement beyond chance; null where chance leaves no room
+        pa.field("kappa", pa.float64()),  # Cohen's, agreement beyond chance; null if chance explains all of it
     ]
 )
 
-#: One row a labelled pair: TRL's conversational preference format, then what irepo adds.
+#: One row per labelled pair: TRL's conversational preference format, then what irepo adds.
 PREFERENCES = pa.schema(
     [
         pa.field("prompt", MESSAGES, nullable=False),
@@ -169,7 +169,7 @@ PREFERENCES = pa.schema(
         pa.field("p_hat", pa.float64(), nullable=False),  # empirical preference P(chosen > rejected) = sigmoid(target)
         pa.field("target", pa.float64(), nullable=False),  # its logit: what iREPO regresses on
         pa.field("target_se", pa.float64(), nullable=False),  # standard error of the logit
-        pa.field("votes_chosen", pa.float64(), nullable=False),  # votes for chosen on this very pair
+        pa.field("votes_chosen", pa.float64(), nullable=False),  # votes for chosen on this pair
         pa.field("votes_rejected", pa.float64(), nullable=False),
         pa.field("votes_tie", pa.float64(), nullable=False),
         pa.field("votes_abstain", pa.int32(), nullable=False),
@@ -182,7 +182,7 @@ PREFERENCES = pa.schema(
     ]
 )
 
-#: One row a response used in training: its log-probability under the reference, by the training forward.
+#: One row per response used in training: its log-probability under the reference, by the training forward.
 REFERENCE = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -218,7 +218,7 @@ def write_parquet(path: Path, data: pa.Table, *, row_group_size: int = 4096) -> 
 
 @contextmanager
 def parquet_writer(path: Path, schema: pa.Schema, *, row_group_size: int = 4096) -> Iterator["Rows"]:
-    """Publish what is written to the yielded Rows at `path`, atomically, when the body ends without an error (zstd)."""
+    """Yield Rows to write to; publish them at `path`, atomically, when the body ends without an error (zstd)."""
     with publishing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
         rows = Rows(file, schema, row_group_size)
         yield rows
@@ -226,30 +226,30 @@ def parquet_writer(path: Path, schema: pa.Schema, *, row_group_size: int = 4096)
 
 
 class Rows:
-    """Rows on their way to a file: at most a row group of them is held."""
+    """A buffered writer: keeps at most one row group in memory."""
 
     def __init__(self, file: pq.ParquetWriter, schema: pa.Schema, size: int) -> None:
         self._file, self._schema, self._size = file, schema, size
-        self._held: list[pa.Table] = []
+        self._buffer: list[pa.Table] = []
         self.count = 0
 
     def write(self, data: pa.Table) -> None:
         """Add rows of the schema."""
-        self._held.append(data)
+        self._buffer.append(data)
         self.count += len(data)
-        if sum(map(len, self._held)) >= self._size:
-            held = pa.concat_tables(self._held)
-            full = len(held) // self._size * self._size
-            self._file.write_table(held[:full], row_group_size=self._size)
-            self._held = [held[full:]]
+        if sum(map(len, self._buffer)) >= self._size:
+            rows = pa.concat_tables(self._buffer)
+            full = len(rows) // self._size * self._size
+            self._file.write_table(rows[:full], row_group_size=self._size)
+            self._buffer = [rows[full:]]
             pa.default_memory_pool().release_unused()
 
     def flush(self) -> None:
-        """Write what is held as the last row group."""
-        rest = pa.concat_tables(self._held) if self._held else self._schema.empty_table()
+        """Write the buffered rows as the last row group."""
+        rest = pa.concat_tables(self._buffer) if self._buffer else self._schema.empty_table()
         if len(rest) or not self.count:
             self._file.write_table(rest)
-        self._held = []
+        self._buffer = []
 
 
 def read_row_groups(
@@ -263,7 +263,7 @@ def read_row_groups(
 
 
 def read_row_group(path: Path, number: int, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """Row group `number` of one file of `schema`. Raises ValueError, naming the file, when it does not fit."""
+    """Row group `number` of one file of `schema`. Raises ValueError, naming the file, if it has other columns."""
     with _opened(path) as file:
         return _row_group(path, file, number, schema, columns)
 
@@ -291,7 +291,7 @@ def _row_group(path: Path, file: pq.ParquetFile, number: int, schema: pa.Schema,
 
 
 def read_parquet(paths: Path | Iterable[Path], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-    """Read one or several files of `schema`, in order. Raises ValueError, naming the file, when one does not fit."""
+    """Read one or several files of `schema`, in order. Raises ValueError, naming the file, if one has other columns."""
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     tables = []
     for path in [paths] if isinstance(paths, Path) else list(paths):

@@ -1,4 +1,4 @@
-"""Rows of several Parquet files by their numbers, read a row group at a time."""
+"""Random access to the rows of several Parquet files, one row group at a time."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ Numbers = NDArray[np.integer]
 
 
 class Shards:
-    """Files of `schema`, numbered through, first row of the first file to last row of the last.
+    """Files of `schema` with consecutive row numbers, from the first row of the first file to the last of the last.
 
-    Of what was read only the last row group is kept, for who comes again for its neighbours. May be used by several
-    threads. Raises ValueError, naming the file, when one does not fit.
+    Only the most recent row group is kept in memory, for accesses to neighbouring rows. Safe for several threads.
+    Raises ValueError, naming the file, if one has other columns.
     """
 
     def __init__(self, paths: Sequence[Path], schema: pa.Schema) -> None:
@@ -34,18 +34,18 @@ class Shards:
         return int(self._starts[-1])
 
     def pass_over(self, columns: list[str]) -> Iterator[pa.Table]:
-        """All rows in order, a row group at a time."""
+        """All rows in order, one row group at a time."""
         return read_row_groups(self._paths, self._schema, columns)
 
     def take(self, rows: Numbers, columns: list[str]) -> pa.Table:
-        """The rows with these numbers [n], in this order, in one chunk. Reads every row group that has one of them."""
+        """The rows with these numbers [n], in this order, as one chunk. Reads each row group that has one of them."""
         numbers, place = np.unique(rows, return_inverse=True)
         group = np.searchsorted(self._starts, numbers, side="right") - 1
         parts = [pa.schema([self._schema.field(name) for name in columns]).empty_table()]
-        for each in np.unique(group).tolist():
-            parts.append(self._group(each, columns).take(numbers[group == each] - self._starts[each]))
-        found = pa.concat_tables(parts).combine_chunks()
-        return found if len(place) == len(numbers) and (np.diff(place) == 1).all() else found.take(place)
+        for number in np.unique(group).tolist():
+            parts.append(self._group(number, columns).take(numbers[group == number] - self._starts[number]))
+        distinct = pa.concat_tables(parts).combine_chunks()
+        return distinct if len(place) == len(numbers) and (np.diff(place) == 1).all() else distinct.take(place)
 
     def _group(self, number: int, columns: list[str]) -> pa.Table:
         last = self._last

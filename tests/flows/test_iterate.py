@@ -136,7 +136,7 @@ def test_a_second_run_on_a_folder_is_refused_by_the_owners_name(
     try:
         assert owner.stdout is not None
         owner.stdout.readline()
-        with pytest.raises(UserError, match=f"another run works in this folder: process {owner.pid} on"):
+        with pytest.raises(UserError, match=f"another run uses this folder: process {owner.pid} on"):
             main(words(tiny_policy, prompts, tmp_path / "runs"))
         assert not (tmp_path / "runs" / "small" / "prompts").exists()
     finally:

@@ -96,8 +96,8 @@ def test_a_full_disk_is_a_clear_error_and_the_stage_goes_on_when_there_is_room(w
     [
         (OSError(errno.ENOSPC, "No space left on device", "/runs/x/file"), "the disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
-        (OSError(errno.EROFS, "Read-only file system"), "the file system refuses"),
-        (PermissionError(errno.EACCES, "Permission denied"), "the file system refuses"),
+        (OSError(errno.EROFS, "Read-only file system"), "the file system does not allow writing"),
+        (PermissionError(errno.EACCES, "Permission denied"), "the file system does not allow writing"),
     ],
 )
 def test_what_the_system_says_is_explained(error: OSError, problem: str, tmp_path: Path) -> None:

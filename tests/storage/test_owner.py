@@ -36,7 +36,7 @@ def test_the_owner_may_ask_again(tmp_path: Path) -> None:
         with owned(tmp_path / ".." / tmp_path.name):
             pass
         child = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-        assert "another run works in this folder" in child.stderr
+        assert "another run uses this folder" in child.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
