@@ -23,7 +23,8 @@ from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, run_stage, silent
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,8 @@ from storage.manifest import Manifest
 from storage.prompts import each_prompt, is_heldout, read_rows
 from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
 from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

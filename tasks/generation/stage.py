@@ -18,7 +18,8 @@ from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, sil
 from tasks.generation.engines import Engine, Request, Sample
 from tasks.generation.prompts import too_long
 from tasks.generation.settings import GenerateSpec, SamplingSettings
-from tasks.modeling.load import check_policy_folder, encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import check_policy_folder, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,7 +13,7 @@ from storage.prompts import prompt_id, read_rows
 from storage.schemas import PREFERENCES
 from storage.stage import KeyedBy
 from tasks.labeling.margin_filter import PolicyMarginFilter
-from tasks.modeling.load import encode_chat
+from tasks.modeling.conversation import RefusedConversation, encode_reply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,15 +33,12 @@ class OfflineSettings(BaseModel):
 
 
 def read_offline(settings: OfflineSettings, tokenizer: "PreTrainedTokenizerBase") -> pa.Table:
-    """The pairs of the file, as round 0. Each response ends with the tokenizer's end token.
+    """The pairs of the file, as round 0. Each response ends with the token that ends turns in the chat template.
 
     chosen and rejected are texts or lists of messages. The standard error of a target is unknown (NaN), and there are
-    no votes. Rows whose responses are equal are left out. Raises UserError, with the row, when it is not a pair or its
-    p_hat is missing.
+    no votes. Rows whose responses are equal are left out. Raises UserError, with the row, when it is not a pair, its
+    p_hat is missing, or the policy's chat template refuses it.
     """
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise UserError("the policy's tokenizer has no end token", where=str(settings.path), remedy="set its eos_token")
     seen: dict[str, dict[str, int]] = {}
     rows = []
     for where, row in read_rows(settings.path):
@@ -51,7 +48,10 @@ def read_offline(settings: OfflineSettings, tokenizer: "PreTrainedTokenizerBase"
         identifier = prompt_id(prompt)
         numbers = seen.setdefault(identifier, {})
         indices = [numbers.setdefault(text, len(numbers)) for text in (chosen, rejected)]
-        ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in (chosen, rejected)]
+        try:
+            ids = [encode_reply(tokenizer, prompt, text) for text in (chosen, rejected)]
+        except RefusedConversation as refused:
+            raise refused.at(where) from None
         p_hat = _preference(row.get("p_hat", settings.p_hat), where)
         rows.append(
             {
@@ -67,9 +67,9 @@ def read_offline(settings: OfflineSettings, tokenizer: "PreTrainedTokenizerBase"
                 "target_se": math.nan,
                 **dict.fromkeys(("votes_chosen", "votes_rejected", "votes_tie"), 0.0),
                 **dict.fromkeys(("votes_abstain", "votes_error"), 0),
-                "prompt_ids": encode_chat(tokenizer, prompt),
-                "chosen_ids": ids[0],
-                "rejected_ids": ids[1],
+                "prompt_ids": ids[0].prompt_ids,
+                "chosen_ids": ids[0].reply_ids,
+                "rejected_ids": ids[1].reply_ids,
                 "chosen_finish_reason": "stop",
                 "rejected_finish_reason": "stop",
             }

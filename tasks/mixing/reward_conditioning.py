@@ -80,7 +80,7 @@ def relabel(
     scores: storage.schemas.SCORES by round. prompt_id ends with the goal, so that each goal makes a prompt of its own.
     Raises UserError when no pair has usable scores, and for a prompt that does not start with the highest goal.
     """
-    from tasks.modeling.load import encode_chat
+    from tasks.modeling.conversation import encode_chat
 
     goals = _goals(scores, settings)
     rows: list[dict[str, Any]] = []

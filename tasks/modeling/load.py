@@ -98,14 +98,6 @@ def unload(model: "PreTrainedModel") -> None:
     untyped.to("meta")
 
 
-def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
-    """Prompt token ids of a conversation: the chat template is applied once and ends with the assistant's header."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    # verbose=False: no warning about long prompts; callers check the length themselves.
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
-
-
 def autocast(device: str, dtype: str) -> "torch.autocast":
     """A context that autocasts to `dtype` on `device`; disabled for float32."""
     import torch

@@ -19,7 +19,8 @@ from tasks.generation.engines import Engine, Request
 from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import context_length, request_seed
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

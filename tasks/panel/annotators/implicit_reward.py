@@ -2,7 +2,7 @@
 
 score = beta * (log pi(y|x) - log pi_ref(y|x)) - length_penalty * characters(y), as in DICE (arXiv 2406.09760, where
 beta is 1) and SeRA (arXiv 2410.09362). Each model uses its own chat template and tokenizer. A complete response ends
-with the tokenizer's end token; one that was cut off does not.
+with the token that ends turns in that template; one that was cut off does not.
 """
 
 import math
@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from jinja2.exceptions import TemplateError
 from pydantic import Field
 
 from storage.errors import UserError
@@ -118,6 +117,7 @@ class _PolicyLogprobs:
 
     def logprobs(self, batch: Sequence[Response]) -> list[float | str]:
         """log p(response | prompt) of each response, in nats; or a text that says why there is none."""
+        from tasks.modeling.conversation import RefusedConversation
         from tasks.modeling.logprobs import sequence_logprobs
 
         logprobs: list[float | str] = [0.0] * len(batch)
@@ -125,8 +125,8 @@ class _PolicyLogprobs:
         for i, response in enumerate(batch):
             try:
                 row = self._encode(response)
-            except TemplateError as error:
-                logprobs[i] = f"the chat template rejects this conversation: {error}"
+            except RefusedConversation as refused:
+                logprobs[i] = refused.what
                 continue
             if self._longest is not None and len(row) > self._longest:
                 logprobs[i] = f"{len(row)} tokens; the policy reads at most {self._longest}"
@@ -141,10 +141,8 @@ class _PolicyLogprobs:
         return logprobs
 
     def _encode(self, response: Response) -> "TokenSequence":
-        from tasks.modeling.load import encode_chat
+        from tasks.modeling.conversation import encode_reply
         from tasks.modeling.logprobs import TokenSequence
 
-        ids: list[int] = self._tokenizer(response.text, add_special_tokens=False, verbose=False)["input_ids"]
-        if response.ended and self._tokenizer.eos_token_id is not None:
-            ids = [*ids, self._tokenizer.eos_token_id]
-        return TokenSequence(encode_chat(self._tokenizer, response.messages), ids)
+        encoded = encode_reply(self._tokenizer, response.messages, response.text, ended=response.ended)
+        return TokenSequence(encoded.prompt_ids, encoded.reply_ids)

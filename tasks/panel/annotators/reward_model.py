@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2.exceptions import TemplateError
 from pydantic import Field
 
 from storage.errors import UserError
+from tasks.modeling.conversation import RefusedConversation, encode_whole
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import Scorer
 
@@ -47,8 +47,8 @@ class RewardModelSettings(Scorer):
 
 class RewardModel:
     """Scores the prompt's messages and the response as the assistant's turn, in the model's own chat template
-    (or as "prompt\\n\\nresponse" if its tokenizer has none). A conversation too long for the model is an error; nothing
-    is cut.
+    (or as "prompt\\n\\nresponse" if its tokenizer has none). The score is read at the last token of the conversation
+    as the template renders it. A conversation too long for the model is an error; nothing is cut.
 
     Deterministic: equal batches give equal scores. Raises UserError for a folder without a reward model.
     """
@@ -70,8 +70,8 @@ class RewardModel:
         for i, response in enumerate(batch):
             try:
                 rows[i] = self._encode(response)
-            except TemplateError as error:
-                scores[i] = Score("error", raw=f"the chat template rejects this conversation: {error}")
+            except RefusedConversation as refused:
+                scores[i] = Score("error", raw=refused.what)
                 continue
             if self._longest is not None and len(rows[i]) > self._longest:
                 scores[i] = Score(
@@ -88,10 +88,7 @@ class RewardModel:
             text = "\n\n".join([*(message["content"] for message in response.messages), response.text])
             plain: list[int] = self._tokenizer(text)["input_ids"]
             return plain
-        messages = [*response.messages, {"role": "assistant", "content": response.text}]
-        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False)
-        ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return ids
+        return encode_whole(self._tokenizer, response.messages, response.text)
 
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
         import torch
