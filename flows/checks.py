@@ -22,7 +22,8 @@ from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.questions import check_references, read_questions
 from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.generation.stage import context_length
-from tasks.modeling.load import check_policy_folder
+from tasks.modeling.conversation import check_turn_end
+from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.reporting.cards.hub import check_token
 from tasks.reporting.tracking import check_tracker
 from tasks.training.embedding import POLICY, find_embedder
@@ -116,10 +117,12 @@ def prepare_run(config: RunConfig) -> Plan:
         )
     plan = open_plan(config)
     if config.policy.aligned_from:
-        check_policy_folder(plan.before_initial.path)
+        check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
+    trusted = config.policy.trust_remote_code
     for policy in (plan.initial, *plan.named.values()):
-        config.engine.open(trust_remote_code=config.policy.trust_remote_code).check(policy.path)
-    context = config.engine.max_model_len or context_length(plan.initial.path)
+        config.engine.open(trust_remote_code=trusted).check(policy.path)
+        check_turn_end(load_tokenizer(policy.path, trust_remote_code=trusted), stop=config.sampling.stop)
+    context = config.engine.max_model_len or context_length(plan.initial.path, trust_remote_code=trusted)
     run_prompts(prompts_spec(plan, *prompts, context=context))
     return plan
 

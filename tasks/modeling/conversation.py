@@ -8,7 +8,7 @@ empty thought), and a SentencePiece tokenizer reads the beginning of a text diff
 separately tokenized reply would differ from those that the policy samples.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -98,7 +98,7 @@ def encode_reply(
 
 
 def encode_whole(tokenizer: "PreTrainedTokenizerBase", messages: Messages, reply: str) -> list[int]:
-    """Token ids of a whole conversation, with all that the template writes after the last turn: what reward models read.
+    """Token ids of a whole conversation as reward models read it, with all that the template writes after the reply.
 
     Raises RefusedConversation when the template refuses the conversation.
     """
@@ -139,6 +139,30 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase", messages: Messages = _QUESTIO
     found = [(after.index(token), -len(token), token) for token in added if token in after]
     token = min(found)[2] if found else None
     return TurnEnd(after, token, added[token] if token is not None else None)
+
+
+def check_turn_end(tokenizer: "PreTrainedTokenizerBase", *, stop: Sequence[str]) -> None:
+    """Refuse a chat template that ends turns with words that are no token: responses would not end.
+
+    stop: texts that end responses all the same. Raises UserError; RefusedConversation as `turn_end`.
+    """
+    end = turn_end(tokenizer)
+    words = end.text.strip()
+    if end.token is None and words and not any(text in end.text for text in stop):
+        raise UserError(
+            f"the chat template ends a turn with {words!r}, which is no token of the tokenizer: responses do not end",
+            where="the policy's chat template",
+            remedy=f"stop at this text: sampling.stop=['{words}']; or use a policy whose tokenizer has it as a token",
+        )
+
+
+def reply_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], end_tokens: Collection[int]) -> str:
+    """The text of sampled token ids, without special tokens and without a final end token.
+
+    An end token need not be among the tokenizer's special tokens.
+    """
+    ended = len(ids) > 0 and ids[-1] in end_tokens
+    return str(tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=True))
 
 
 def _assistant(reply: str) -> dict[str, str]:

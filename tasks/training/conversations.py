@@ -43,7 +43,7 @@ def conversation(row: Mapping[str, Any]) -> list[dict[str, str]]:
         raise UserError(
             f"a training row needs `messages`, or `prompt` and `completion`, but it has {sorted(row)}",
             where="supervised rows",
-            remedy='write rows as {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}',
+            remedy='write rows as {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}]}',
         )
     for turn in turns:
         if not all(isinstance(turn.get(name), str) for name in ("role", "content")):

@@ -15,11 +15,11 @@ from storage.manifest import Manifest
 from storage.schemas import DIALOGUES, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.evaluation.mt_bench.questions import TURNS, Question, conversation, read_questions
-from tasks.generation.engines import Engine, Request
+from tasks.generation.engines import Engine, Request, end_tokens
 from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import context_length, request_seed
-from tasks.modeling.conversation import encode_chat
+from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
 from tasks.modeling.load import load_tokenizer
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class _Dialogues:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(
             spec.policy.path, trust_remote_code=settings.trust_remote_code
         )
+        self.end_tokens = frozenset(end_tokens(spec.policy.path, trust_remote_code=settings.trust_remote_code))
+        check_turn_end(self.tokenizer, stop=())
         self.context = settings.engine.max_model_len or context_length(
             spec.policy.path, trust_remote_code=settings.trust_remote_code
         )
@@ -131,7 +133,10 @@ class _Dialogues:
         batches: dict[int, list[tuple[_Dialogue, Request]]] = {}
         for dialogue in dialogues:
             name = dialogue.question.question_id
-            ids = encode_chat(self.tokenizer, conversation(dialogue.question.turns, dialogue.replies, turn))
+            try:
+                ids = encode_chat(self.tokenizer, conversation(dialogue.question.turns, dialogue.replies, turn))
+            except RefusedConversation as refused:
+                raise refused.at(f"{self.spec.questions.path}: question {name}") from None
             room = min(self.spec.settings.max_tokens, self.context - len(ids))
             if room < 1 and turn == 0:
                 raise UserError(
@@ -150,5 +155,5 @@ class _Dialogues:
             sampling = SamplingSettings(responses=1, temperature=temperature, max_tokens=room)
             drawn = self.engine.sample([request for _, request in batch], sampling)
             for (dialogue, _), (sample,) in zip(batch, drawn, strict=True):
-                dialogue.replies.append(str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)))
+                dialogue.replies.append(reply_text(self.tokenizer, sample.token_ids, self.end_tokens))
                 dialogue.finish_reasons.append(sample.finish_reason)
