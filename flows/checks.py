@@ -11,9 +11,8 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
-from flows.plan import Plan, aligned_from
+from flows.plan import Plan, aligned_from, with_template
 from flows.specs import prompts_spec
-from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
@@ -131,10 +130,13 @@ def open_plan(config: RunConfig) -> Plan:
     """The plan of a run; policies that are hub ids are downloaded. Raises UserError for one that does not exist."""
     trusted = config.policy.trust_remote_code
     named = {
-        name: Artifact.of(find_policy(PolicySettings(path=path, trust_remote_code=trusted)))
+        name: with_template(
+            config, f"against/{name}", find_policy(PolicySettings(path=path, trust_remote_code=trusted))
+        )
         for name, path in config.evaluation.against.items()
     }
-    return Plan(config, Artifact.of(find_policy(config.policy)), aligned_from(config), named)
+    initial = with_template(config, "initial", find_policy(config.policy), strict=True)
+    return Plan(config, initial, aligned_from(config), named)
 
 
 def finished_rounds(layout: RunLayout) -> int:

@@ -22,7 +22,7 @@ from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
-from storage.stage import Outcome, Progress, Spec, run_stage, silent
+from storage.stage import Outcome, Progress, Spec, Unkeyed, run_stage, silent
 from tasks.generation.engines import end_tokens
 from tasks.modeling.conversation import RefusedConversation, encode_chat, encode_reply, reply_text
 from tasks.modeling.load import load_tokenizer
@@ -88,6 +88,7 @@ class AskSpec(Spec):
     settings: Ladder | Sapo = Field(discriminator="kind")
     prompts: Artifact  # Parquet of storage.schemas.PROMPTS: those of the round
     policy: Artifact  # whose tokenizer it is
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
 class AssembleSpec(Spec):
@@ -103,13 +104,14 @@ class AssembleSpec(Spec):
     asked: Artifact  # folder of the ask stage
     drafts: Artifact  # folder of the generate stage that sampled what was asked
     policy: Artifact
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
 def run_ask(spec: AskSpec, progress: Progress = silent) -> Manifest:
     """Raises UserError (file, line) for a prompt without a reference, where there must be one."""
 
     def body() -> Outcome:
-        tokenizer = load_tokenizer(spec.policy.path)
+        tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
         asked, pieces = [], []
         for row in read_parquet(spec.prompts.path, PROMPTS).to_pylist():
             if isinstance(spec.settings, Ladder):
@@ -165,7 +167,8 @@ def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
     """Two responses to each prompt of the round, the better one first."""
 
     def body() -> Outcome:
-        tokenizer, ends = load_tokenizer(spec.policy.path), end_tokens(spec.policy.path)
+        tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
+        ends = end_tokens(spec.policy.path, trust_remote_code=spec.trust_remote_code)
         sampled = {
             row["prompt_id"]: row
             for row in read_parquet(sorted(spec.drafts.path.glob("responses-*.parquet")), RESPONSES).to_pylist()

@@ -70,6 +70,17 @@ class TemplateValues(BaseModel):
         return TemplateValues(arguments=arguments, date=self.date if "strftime_now" in template else None)
 
 
+class TemplateSettings(BaseModel):
+    """Settings of whatever renders the chat template of a model."""
+
+    template_arguments: TemplateArguments = Field({})  # of the chat template, such as {enable_thinking: false}
+    template_date: datetime.date | None = None  # for a chat template that writes today's date
+
+    @property
+    def template_values(self) -> TemplateValues:
+        return TemplateValues(arguments=self.template_arguments, date=self.template_date)
+
+
 def fix_template(tokenizer: "PreTrainedTokenizerBase", values: TemplateValues, *, where: str) -> None:
     """Write `values` into the tokenizer's chat template. Raises UserError as `written_into`, and without a template."""
     if not values:

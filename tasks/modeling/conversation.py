@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from jinja2.exceptions import TemplateError
 
 from storage.errors import UserError
+from tasks.modeling.reasoning import THOUGHT_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -157,12 +158,17 @@ def check_turn_end(tokenizer: "PreTrainedTokenizerBase", *, stop: Sequence[str])
 
 
 def reply_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], end_tokens: Collection[int]) -> str:
-    """The text of sampled token ids, without special tokens and without a final end token.
+    """The text of sampled token ids, without a final end token and without special tokens, except around a thought.
 
     An end token need not be among the tokenizer's special tokens.
     """
     ended = len(ids) > 0 and ids[-1] in end_tokens
-    return str(tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=True))
+    said = list(ids[:-1] if ended else ids)
+    kept = THOUGHT_TOKENS.intersection(tokenizer.all_special_tokens)
+    if not kept:
+        return str(tokenizer.decode(said, skip_special_tokens=True))
+    dropped = {number for number in tokenizer.all_special_ids if tokenizer.convert_ids_to_tokens(number) not in kept}
+    return str(tokenizer.decode([number for number in said if number not in dropped]))
 
 
 def _assistant(reply: str) -> dict[str, str]:

@@ -63,7 +63,8 @@ def resolve_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder, or of a hub id."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -19,6 +19,7 @@ from storage.errors import UserError
 from storage.schemas import PREFERENCES, read_parquet
 from storage.stage import Progress, silent
 from tasks.modeling.conversation import RefusedConversation, encode_whole
+from tasks.modeling.reasoning import split_reasoning
 from tasks.training.conversations import pad_right
 from tasks.training.supervised import SupervisedSettings, optimize, save_folder, seeded
 
@@ -191,8 +192,8 @@ class RewardPair(TypedDict):
     rejected: str
 
 
-def read_pairs(path: Path) -> list[RewardPair]:
-    """All pairs of a preferences.parquet except ties.
+def read_pairs(path: Path, reasoning_end: str | None = "</think>") -> list[RewardPair]:
+    """All pairs of a preferences.parquet except ties, with the final answers of reasoning replies, as on the panel.
 
     The sign of the target decides which reply is chosen. Raises UserError for a file that cannot be read.
     """
@@ -208,7 +209,7 @@ def read_pairs(path: Path) -> list[RewardPair]:
     for row in rows:
         better, worse = ("chosen", "rejected") if row["target"] > 0 else ("rejected", "chosen")
         if row["target"]:
-            replies = row[better][-1]["content"], row[worse][-1]["content"]
+            replies = [split_reasoning(row[side][-1]["content"], reasoning_end)[1] for side in (better, worse)]
             pairs.append(RewardPair(prompt=row["prompt"], chosen=replies[0], rejected=replies[1]))
     return pairs
 

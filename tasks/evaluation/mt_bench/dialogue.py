@@ -21,6 +21,7 @@ from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import context_length, request_seed
 from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
 from tasks.modeling.load import load_tokenizer
+from tasks.modeling.reasoning import split_reasoning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,7 @@ class DialogueSettings(BaseModel):
     max_tokens: int = Field(1024, ge=1)  # of one answer; fewer when the context is full
     engine: AnyEngine
     trust_remote_code: bool = False
+    reasoning_end: str | None = "</think>"  # answers are what follows it in a reply; None: the whole reply
 
 
 class DialogueSpec(Spec):
@@ -89,15 +91,15 @@ class _Dialogue:
     def temperature(self) -> float:
         return TEMPERATURES.get(self.question.category, _OTHER)
 
-    def row(self) -> dict[str, object]:
-        """A row of storage.schemas.DIALOGUES."""
+    def row(self, reasoning_end: str | None) -> dict[str, object]:
+        """A row of storage.schemas.DIALOGUES, with the final answers of reasoning replies."""
         question = self.question
         return {
             "question_id": question.question_id,
             "category": question.category,
             "turns": question.turns,
             "references": question.references,
-            "replies": self.replies,
+            "replies": [split_reasoning(reply, reasoning_end)[1] for reply in self.replies],
             "finish_reasons": self.finish_reasons,
         }
 
@@ -123,8 +125,8 @@ class _Dialogues:
             for temperature in sorted({dialogue.temperature for dialogue in dialogues}):
                 self._answer([one for one in dialogues if one.temperature == temperature], turn, temperature)
             self.progress((turn + 1) * len(dialogues), TURNS * len(dialogues), "answers")
-        path = self.spec.folder / FILE
-        write_parquet(path, table([dialogue.row() for dialogue in dialogues], DIALOGUES))
+        path, ending = self.spec.folder / FILE, self.spec.settings.reasoning_end
+        write_parquet(path, table([dialogue.row(ending) for dialogue in dialogues], DIALOGUES))
         cut = sum(reason == "length" for dialogue in dialogues for reason in dialogue.finish_reasons)
         return Outcome(paths=[path], rows={"questions": len(dialogues)}, summary={"cut": cut})
 

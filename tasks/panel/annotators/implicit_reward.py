@@ -14,7 +14,7 @@ from pydantic import Field
 
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import POLICY_NAMES, Scorer, policy_folder, same_model
+from tasks.panel.annotators.settings import POLICY_NAMES, LoadsModel, Scorer, policy_folder, same_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.modeling.logprobs import TokenSequence
 
 
-class ImplicitRewardSettings(Scorer):
+class ImplicitRewardSettings(Scorer, LoadsModel):
     """Two policies: folders, or policy, previous, initial for the run's own."""
 
     kind: Literal["implicit_reward"] = "implicit_reward"
@@ -44,7 +44,7 @@ class ImplicitRewardSettings(Scorer):
 
         for folder in self.files():
             if folder not in POLICY_NAMES:
-                check_policy_folder(Path(folder))
+                check_policy_folder(Path(folder), trust_remote_code=self.trust_remote_code)
 
     def files(self) -> list[str]:
         return [self.policy, self.reference]
@@ -94,7 +94,7 @@ class ImplicitReward:
         settings = self._settings
         # The label stage subtracts a "level" penalty once all responses are scored.
         penalty = 0.0 if settings.length_penalty == "level" else settings.length_penalty
-        value = settings.beta * (policy - reference) - penalty * len(response.text)
+        value = settings.beta * (policy - reference) - penalty * len(response.reply)
         return Score("score", value) if math.isfinite(value) else Score("error", raw=f"the score is {value}")
 
 
@@ -102,16 +102,21 @@ class _PolicyLogprobs:
     """Log-probabilities of responses by one of the two models."""
 
     def __init__(self, folder: str, settings: ImplicitRewardSettings, *, where: str) -> None:
+        from tasks.modeling.chat_template import fix_template
         from tasks.modeling.load import check_policy_folder, load_policy, load_tokenizer
 
-        check_policy_folder(Path(folder))
+        trust = settings.trust_remote_code
+        check_policy_folder(Path(folder), trust_remote_code=trust)
         try:
-            self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(Path(folder))
-            self._model: PreTrainedModel = load_policy(Path(folder), dtype=settings.dtype, device=settings.device)
+            self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(Path(folder), trust_remote_code=trust)
+            self._model: PreTrainedModel = load_policy(
+                Path(folder), dtype=settings.dtype, device=settings.device, trust_remote_code=trust
+            )
         except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot load a policy from {folder}: {error}", where=where, remedy="give the folder of a policy"
             ) from None
+        fix_template(self._tokenizer, settings.template_values, where=where)
         self._tokens = settings.batch_tokens
         self._longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
 
@@ -123,6 +128,11 @@ class _PolicyLogprobs:
         logprobs: list[float | str] = [0.0] * len(batch)
         rows: dict[int, TokenSequence] = {}
         for i, response in enumerate(batch):
+            if response.reasoning and not response.text and not response.ended:
+                logprobs[i] = (
+                    "the reply was cut off in its thought, and the chat template does not write half a thought"
+                )
+                continue
             try:
                 row = self._encode(response)
             except RefusedConversation as refused:
@@ -144,5 +154,5 @@ class _PolicyLogprobs:
         from tasks.modeling.conversation import encode_reply
         from tasks.modeling.logprobs import TokenSequence
 
-        encoded = encode_reply(self._tokenizer, response.messages, response.text, ended=response.ended)
+        encoded = encode_reply(self._tokenizer, response.messages, response.reply, ended=response.ended)
         return TokenSequence(encoded.prompt_ids, encoded.reply_ids)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from storage.errors import UserError
+from tasks.modeling.chat_template import fix_template
 from tasks.modeling.conversation import RefusedConversation, encode_whole
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import Scorer
+from tasks.panel.annotators.settings import LoadsModel, Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class RewardModelSettings(Scorer):
+class RewardModelSettings(Scorer, LoadsModel):
     """A transformers sequence-classification folder or id with one label."""
 
     kind: Literal["reward_model"] = "reward_model"
@@ -132,13 +133,13 @@ def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
 
 def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    from tasks.modeling.load import resolve_device
+    from tasks.modeling.load import load_tokenizer, resolve_device
 
     where = f"annotators.{name}.path"
     try:
-        config = AutoConfig.from_pretrained(settings.path)
+        config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
         if config.num_labels != 1:
             raise UserError(
                 f"{settings.path} has {config.num_labels} labels, but a reward model has one",
@@ -146,9 +147,13 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
                 remedy="give a sequence-classification folder saved with num_labels=1",
             )
         loaded, report = AutoModelForSequenceClassification.from_pretrained(
-            settings.path, dtype=getattr(torch, settings.dtype), use_safetensors=True, output_loading_info=True
+            settings.path,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(settings.path)
+        tokenizer = load_tokenizer(settings.path, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot load a reward model from {settings.path}: {error}",
@@ -162,5 +167,6 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
             where=where,
             remedy="give a trained reward model, not a language model",
         )
+    fix_template(tokenizer, settings.template_values, where=f"annotators.{name}.template_arguments")
     model: PreTrainedModel = loaded.to(resolve_device(settings.device)).eval()
     return model, tokenizer
