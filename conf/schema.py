@@ -65,6 +65,7 @@ class RunConfig(_Group):
     license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so
     push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine
     push_preferences_to_hub: str | None = None  # dataset repository for the rounds' preference sets
+    overwrite: bool = False  # replace finished stages of the run that were made with other settings
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 

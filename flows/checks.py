@@ -11,6 +11,8 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
+from flows.data_checks import check_offline, show_prompts
+from flows.overwrite import refuse_overwrite
 from flows.plan import Plan, aligned_from
 from flows.specs import prompts_spec
 from storage.artifact import Artifact
@@ -107,20 +109,16 @@ def prepare_run(config: RunConfig) -> Plan:
     if embedder not in (None, POLICY):
         find_embedder(embedder)
     prompts = prompt_artifacts(config.prompts)
-    offline = config.mixing.offline
-    if offline is not None and not offline.path.is_file():
-        raise UserError(
-            "the offline preference set does not exist",
-            where=f"mixing.offline.path={offline.path}",
-            remedy="give a JSONL, JSONL.gz or Parquet file",
-        )
     plan = open_plan(config)
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path)
     for policy in (plan.initial, *plan.named.values()):
         config.engine.open(trust_remote_code=config.policy.trust_remote_code).check(policy.path)
     context = config.engine.max_model_len or context_length(plan.initial.path)
-    run_prompts(prompts_spec(plan, *prompts, context=context))
+    spec = prompts_spec(plan, *prompts, context=context)
+    check_offline(plan)
+    refuse_overwrite(plan, spec)
+    show_prompts(spec.folder, run_prompts(spec))
     return plan
 
 

@@ -30,7 +30,7 @@ from conf.schema import PolicySettings  # noqa: E402
 from flows.checks import find_policy  # noqa: E402
 from flows.show.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
-from storage.prompts import read_rows  # noqa: E402
+from storage.rows import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402
 from tasks.progress import progress_bar  # noqa: E402
 from tasks.training.supervised import SupervisedSettings, fine_tune  # noqa: E402

@@ -55,7 +55,7 @@ class Arm:
         return found if found and found["words"] == list(self.words) else None
 
     def plan(self, *words: str) -> Plan:
-        own = (f"seed={self.seed}", f"runs={self.runs}", f"name={self.name}-{self.seed}")
+        own = (f"seed={self.seed}", f"runs={self.runs}", f"name={self.name}-{self.seed}", "overwrite=true")
         return prepare_run(compose_config([*COMMON, *self.words, *words, *own]))
 
 
