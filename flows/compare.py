@@ -26,7 +26,7 @@ from flows.show.terminal import console, exit_on_user_error, markdown_table
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    start_temporary_server()
+    exit_on_user_error(start_temporary_server)
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.artifacts import create_markdown_artifact  # noqa: E402
