@@ -42,6 +42,7 @@ from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_word
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan  # noqa: E402
 from flows.round import complete_round, initial_record, list_stages  # noqa: E402
+from flows.served import compose_served  # noqa: E402
 from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.disk_errors import disk_faults  # noqa: E402
@@ -82,7 +83,7 @@ def irepo(
     """
     supervise_this_run()
     words = as_words(overrides, run=preset, name=name, rounds=rounds, seed=seed, gate=gate)
-    config = compose_config(words)
+    config = compose_served(words)
     layout = RunLayout.of(config.runs, config.name)
     with owned(layout.root), disk_faults(layout.root), device_held():
         if more_rounds is not None:

@@ -1,8 +1,8 @@
 """Ctrl-C: one line, exit code 130, and no process left behind, at any moment of a command.
 
-A command's package calls `leave_on_interrupt` as the first thing, before slow imports: there, an interrupt ends the
-process at once. The command's work is wrapped in `interruptible`: there, it is a KeyboardInterrupt that unwinds what is
-open. A second Ctrl-C, or ten seconds without an end, leaves at once.
+While a command imports, an interrupt ends the process at once (`tasks/__init__.py`). Its work is wrapped in
+`interruptible`: there, an interrupt is a KeyboardInterrupt that unwinds what is open. A second one, or ten seconds
+without an end, leaves at once.
 """
 
 import os
@@ -34,17 +34,6 @@ def leave(line: str, code: int) -> NoReturn:
     with suppress(OSError):
         os.write(2, f"{line}\n".encode(errors="replace"))
     os._exit(code)
-
-
-def is_command() -> bool:
-    """Whether this process is `python -m <module>`, and that module's package is just being imported."""
-    return sys.argv[:1] == ["-m"] and threading.current_thread() is threading.main_thread()
-
-
-def leave_on_interrupt() -> None:
-    """From now on, Ctrl-C ends this process at once. In a background job, which ignores it, nothing changes."""
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda _number, _frame: leave(_STOPPED, INTERRUPTED))
 
 
 @contextmanager
