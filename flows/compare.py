@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from conf.compose import compose_config, group_options
+from conf.compose import group_options
 from conf.schema import RunConfig
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
@@ -28,7 +28,7 @@ from flows.show.terminal import console, exit_on_user_error, markdown_table
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    start_temporary_server()
+    exit_on_user_error(start_temporary_server)
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.artifacts import create_markdown_artifact  # noqa: E402
@@ -38,8 +38,9 @@ from rich.box import SIMPLE_HEAD  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from flows.iterate import irepo  # noqa: E402
-from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
+from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words, refusing  # noqa: E402
 from flows.round import list_stages  # noqa: E402
+from flows.served import FORBIDDEN, compose_served  # noqa: E402
 from storage.artifact import SPEC, artifacts  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.files import canonical_json, parse_yaml, publish_text, sync_folder, yaml_text  # noqa: E402
@@ -52,7 +53,7 @@ from tasks.reporting.comparison import KL, Value, by_round, over_kl, worth, writ
 _COLUMNS = 4  # methods in one table on the terminal
 _INTERVALS = "mean over seeds with 95 % intervals; for one seed, over prompts"
 
-Method = Annotated[str, Field(min_length=1)]
+Method = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": refusing(FORBIDDEN)})]
 
 
 @flow(name="irepo-compare", persist_result=True, result_serializer="json")
@@ -75,14 +76,14 @@ def compare(
         overrides: as on the command line, for every run.
     """
     words = as_words(overrides, run=preset, rounds=rounds)
-    folder = RunLayout.of(compose_config([*words, *_objective(methods[0])]).runs, name).root
+    folder = RunLayout.of(compose_served([*words, *_objective(methods[0])]).runs, name).root
     runs: dict[str, list[list[RoundRecord]]] = {slug(method): [] for method in methods}
     if len(runs) < len(methods):
         raise UserError("two methods are the same", where="methods", remedy="name each method once")
     for seed in seeds:
         # Compose all first: a mistake in the last method is reported before the first one runs.
         run_words = {method: [*words, *_run_words(method, seed, folder)] for method in methods}
-        configs = {method: compose_config(run_words[method]) for method in methods}
+        configs = {method: compose_served(run_words[method]) for method in methods}
         first = configs[methods[0]]
         for method, config in configs.items():
             share(folder / first.name, folder / config.name, shared_stages(first, config))

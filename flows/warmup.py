@@ -14,11 +14,12 @@ from typing import Any
 
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
+from flows.show.terminal import console, exit_on_user_error
 
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    start_temporary_server()
+    exit_on_user_error(start_temporary_server)
 
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
@@ -28,7 +29,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator  # 
 
 from conf.schema import PolicySettings  # noqa: E402
 from flows.checks import find_policy  # noqa: E402
-from flows.show.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.rows import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402
