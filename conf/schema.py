@@ -16,6 +16,7 @@ from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
 from tasks.mixing.settings import MixingSettings
+from tasks.modeling.chat_template import TemplateSettings
 from tasks.panel.settings import PanelSettings
 from tasks.reporting.tracking import TrackerKind
 from tasks.training.objectives.check import RunSetup, check_objective
@@ -28,12 +29,14 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PolicySettings(_Group):
+class PolicySettings(_Group, TemplateSettings):
     """The initial policy: a Hugging Face folder or id."""
 
     path: str  # folder, or id on the Hugging Face hub
     revision: str | None = None  # of a hub id
     trust_remote_code: bool = False  # run Python code that the policy's folder brings
+    # Annotators see what follows this mark in a reply, the final answer; null: the whole reply. All of it is trained.
+    reasoning_end: str | None = "</think>"
     # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
     aligned_from: str | None = None
     warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist

@@ -97,19 +97,20 @@ def tune(config: WarmupConfig) -> str:
     assert config.policy is not None  # WarmupConfig checked all three
     assert config.data is not None
     assert config.out is not None
-    rows = [row for _, row in read_rows(Path(config.data))]
+    rows = list(read_rows(Path(config.data)))
     start = PolicySettings(path=config.policy, revision=config.revision, trust_remote_code=config.trust_remote_code)
     folder = find_policy(start, chat_template=config.chat_template is None)
     with progress_bar("supervise", 0) as progress:
         fine_tune(
             folder,
-            rows,
+            [row for _, row in rows],
             Path(config.out),
             config.training,
             chat_template=Path(config.chat_template) if config.chat_template else None,
             device=config.device,
             trust_remote_code=config.trust_remote_code,
             progress=progress,
+            sources=[source for source, _ in rows],
         )
     return config.out
 

@@ -1,11 +1,13 @@
 """The prompts of a run: files are read once, held-out prompts are set apart, and each round gets its share."""
 
+import logging
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +22,10 @@ from storage.prompts import PromptCounts, each_prompt, is_heldout
 from storage.rows import read_rows
 from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
 from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
+from tasks.modeling.load import load_tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+log = logging.getLogger("irepo")
 
 Row = dict[str, Any]
 
@@ -51,6 +53,7 @@ class PromptSettings(BaseModel):
     heldout_limit: int | None = Field(512, ge=1)  # evaluate on at most so many
     per_round: int | None = Field(None, ge=1)  # prompts a round trains on; None = all, every round
     too_long: Literal["refuse", "drop"] = "refuse"  # prompts that do not fit the policy's context
+    refused_by_template: Literal["refuse", "drop"] = "refuse"  # conversations that the chat template refuses
 
 
 class PromptsSpec(Spec):
@@ -203,35 +206,10 @@ def hub_rows(name: str, split: str) -> Iterator[tuple[str, Row]]:
         yield f"{name}:{split} row {number}", dict(row)
 
 
-def fits_context(
-    rows: list[Row], tokenizer: "PreTrainedTokenizerBase", *, context: int, max_tokens: int, drop: bool
-) -> list[bool]:
-    """For each row, whether its prompt and `max_tokens` of a response fit into `context` tokens.
-
-    Unless `drop`, the first that does not is refused: UserError with its file and line.
-    """
-    fitting = []
-    for row in rows:
-        length = len(encode_chat(tokenizer, row["messages"]))
-        fitting.append(length + max_tokens <= context)
-        if not fitting[-1] and not drop:
-            raise too_long(row["source"], length, context=context, max_tokens=max_tokens)
-    return fitting
-
-
-def too_long(source: str, length: int, *, context: int, max_tokens: int) -> UserError:
-    """The refusal of a prompt of `length` tokens that leaves no room for `max_tokens` of a response."""
-    return UserError(
-        f"the prompt has {length} tokens; with {max_tokens} for the response it does not fit the context of {context}",
-        where=source,
-        remedy="lower sampling.max_tokens, raise engine.max_model_len if the policy's positions reach further,"
-        " or leave such prompts out: prompts.too_long=drop",
-    )
-
-
 def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
-    """Publish train.parquet and heldout.parquet, without prompts that do not fit the policy's context if those are
-    dropped. Raises UserError as `read_apart` and `fits_context`, and when no prompt fits."""
+    """Publish train.parquet and heldout.parquet, without prompts that do not fit the policy's context or that its chat
+    template refuses if those are dropped. Raises UserError as `read_apart` and `fits_context`, and when none is left.
+    """
 
     def body() -> Outcome:
         paths = {False: spec.folder / TRAIN, True: spec.folder / HELDOUT}
@@ -239,32 +217,40 @@ def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
         counts = ReadCounts()
         source = read_apart(spec.settings, counts)
         read = {False: 0, True: 0}
+        dropped = Counter[Fit]()
         with parquet_writer(paths[False], PROMPTS) as training, parquet_writer(paths[True], PROMPTS) as heldout:
             kept = {False: training, True: heldout}
             while block := list(islice(source, _BLOCK)):
-                fitting = fits_context(
+                fits = fits_context(
                     [row for _, row in block],
                     tokenizer,
                     context=spec.context,
                     max_tokens=spec.max_tokens,
                     drop=spec.settings.too_long == "drop",
+                    drop_refused=spec.settings.refused_by_template == "drop",
                 )
+                dropped.update(fits)
                 for part, file in kept.items():
-                    mine = [each for each in zip(block, fitting, strict=True) if each[0][0] is part]
-                    read[part] += len(mine)
-                    file.write(table([row for (_, row), fit in mine if fit], PROMPTS))
+                    of_part = [
+                        (row, fit) for (heldout_row, row), fit in zip(block, fits, strict=True) if heldout_row is part
+                    ]
+                    read[part] += len(of_part)
+                    file.write(table([row for row, fit in of_part if fit == "fits"], PROMPTS))
             for part, file in kept.items():
                 if not file.count:
                     raise UserError(
-                        f"none of {read[part]} prompts fits the policy's context",
+                        f"none of {read[part]} prompts fits the policy's context and chat template",
                         where=spec.settings.path,
                         remedy="lower sampling.max_tokens, or choose a policy with a longer context",
                     )
-        dropped = sum(read.values()) - training.count - heldout.count
+        summary = {f"dropped_{reason}": dropped[reason] for reason in DROPPED}
+        for reason, words in DROPPED.items():
+            if dropped[reason]:
+                log.warning("%d of %d prompts are left out: %s", dropped[reason], sum(read.values()), words)
         return Outcome(
             paths=list(paths.values()),
             rows={TRAIN: training.count, HELDOUT: heldout.count},
-            summary=counts.summary() | {"dropped_too_long": dropped},
+            summary=counts.summary() | summary,
         )
 
     return run_stage(spec, body)

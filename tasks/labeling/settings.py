@@ -72,6 +72,7 @@ class LabelSettings(BaseModel):
 
     annotators: dict[str, AnnotatorSettings]
     preferences: PreferenceSettings = PreferenceSettings()
+    reasoning_end: str | None = "</think>"  # annotators see what follows it in a reply; None: the whole reply
 
 
 class LabelSpec(Spec):
@@ -90,4 +91,5 @@ class LabelSpec(Spec):
     annotator_files: dict[str, Artifact] = Field({})  # local models, functions and templates, by annotator
     #: Folder of remote annotators' answers, shared by all stages; None: in `folder`.
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policies' code may run, not what it does")] = False
     budget: Annotated[Budget, Unkeyed("limits spending; a stage that reaches the limit publishes nothing")] = Budget()

@@ -48,7 +48,9 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     settings = spec.settings.preferences
-    responses = read_responses(SOURCE, spec.responses.path, spec.prompts.path)
+    responses = read_responses(
+        SOURCE, spec.responses.path, spec.prompts.path, reasoning_end=spec.settings.reasoning_end
+    )
     comparisons = _comparisons(responses, drop_truncated=settings.drop_truncated)
     panel_votes = _panel_votes(spec, for_annotators([responses]), comparisons, progress)
     panel_votes, penalties = without_length(panel_votes, responses, comparisons, _levelled(spec))
@@ -113,7 +115,7 @@ def _panel_votes(spec: LabelSpec, responses: Sequence[Response], comparisons: In
     panel_votes = PanelVotes(SCORES.empty_table(), VOTES.empty_table())
     if others or not people:
         policies = {name: policy.path for name, policy in spec.policies.items()}
-        annotators = open_annotators(others, drawing_seed(spec), policies)
+        annotators = open_annotators(others, drawing_seed(spec), policies, trust_remote_code=spec.trust_remote_code)
         store = AnswerStore(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
         panel_votes = vote(annotators, responses, comparisons, store, progress, spec.budget)
     human_votes = [

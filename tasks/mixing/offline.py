@@ -25,7 +25,7 @@ from storage.rows import Row, read_rows
 from storage.schemas import PREFERENCES
 from storage.stage import KeyedBy
 from tasks.labeling.margin_filter import PolicyMarginFilter
-from tasks.modeling.load import encode_chat
+from tasks.modeling.conversation import RefusedConversation, encode_reply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,15 +78,14 @@ def read_pairs(settings: OfflineSettings) -> Iterator[OfflinePair]:
 def read_offline(
     settings: OfflineSettings, tokenizer: "PreTrainedTokenizerBase", counts: OfflineCounts | None = None
 ) -> pa.Table:
-    """The pairs of the set, as round 0. Each response ends with the tokenizer's end token. `counts` is added to.
+    """The pairs of the set, as round 0. Each response ends with the token that ends turns in the chat template.
+
+    `counts` is added to.
 
     The standard error of a target is unknown (NaN), and there are no votes. Rows whose responses are equal are left
-    out. Raises UserError as `read_pairs`, and when no row is left.
+    out. Raises UserError as `read_pairs`, for a row that the chat template refuses, and when no row is left.
     """
     counts = OfflineCounts() if counts is None else counts
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise UserError("the policy's tokenizer has no end token", where=str(settings.path), remedy="set its eos_token")
     seen: dict[str, dict[str, int]] = {}
     pairs: set[tuple[str, int, int]] = set()
     rows = []
@@ -102,7 +101,10 @@ def read_offline(
         counts.repeated += (identifier, indices[0], indices[1]) in pairs
         counts.contradicted += (identifier, indices[1], indices[0]) in pairs
         pairs.add((identifier, indices[0], indices[1]))
-        ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
+        try:
+            ids = [encode_reply(tokenizer, prompt, text) for text in texts]
+        except RefusedConversation as refused:
+            raise refused.at(pair.where) from None
         rows.append(
             {
                 "prompt": prompt,
@@ -117,9 +119,9 @@ def read_offline(
                 "target_se": math.nan,
                 **dict.fromkeys(("votes_chosen", "votes_rejected", "votes_tie"), 0.0),
                 **dict.fromkeys(("votes_abstain", "votes_error"), 0),
-                "prompt_ids": encode_chat(tokenizer, prompt),
-                "chosen_ids": ids[0],
-                "rejected_ids": ids[1],
+                "prompt_ids": ids[0].prompt_ids,
+                "chosen_ids": ids[0].reply_ids,
+                "rejected_ids": ids[1].reply_ids,
                 "chosen_finish_reason": "stop",
                 "rejected_finish_reason": "stop",
             }

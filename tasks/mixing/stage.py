@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,15 @@ from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, parquet_writer, read_parquet, read_row_groups
-from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
+from storage.stage import Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
 from tasks.labeling.margin_filter import keep_by_policies
 from tasks.mixing.offline import OfflineCounts, read_offline
 from tasks.mixing.reward_conditioning import relabel
 from tasks.mixing.settings import MixingSettings
 from tasks.modeling.load import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PREFERENCES_FILE = "preferences.parquet"
 _NAME = ["round", "prompt_id"]
@@ -50,6 +53,7 @@ class MixSpec(Spec):
     reference: Artifact | None = None  # the reference of these implicit rewards
     offline: Artifact | None = None  # settings.offline.path
     scores: dict[int, Artifact] = Field({})  # round -> scores.parquet of its label stage, for goals
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
 def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
@@ -64,7 +68,7 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
         left_out: dict[str, int] = {}
         if spec.settings.goals is not None:
             scores = {number: read_parquet(file.path, SCORES) for number, file in spec.scores.items()}
-            tokenizer = load_tokenizer(_policy(spec))
+            tokenizer = _tokenizer(spec)
             mixed, unscored = relabel(pa.concat_tables(parts), scores, spec.settings.goals, tokenizer)
             parts, left_out = [mixed], {"left_out": unscored}
         path = spec.folder / PREFERENCES_FILE
@@ -102,11 +106,13 @@ def _parts(spec: MixSpec, counts: OfflineCounts) -> Iterator[pa.Table]:
             yield _pairs_of(rows, drawn)
     if offline is not None:
         wanted = own * offline.share / rest
-        pairs = read_offline(offline, load_tokenizer(_policy(spec)), counts)
+        pairs = read_offline(offline, _tokenizer(spec), counts)
         if offline.keep is not None:
             policy = _policy(spec)
             previous, reference = (file.path if file else policy for file in (spec.previous, spec.reference))
-            pairs = keep_by_policies(pairs, (policy, previous), reference, offline.keep)
+            pairs = keep_by_policies(
+                pairs, (policy, previous), reference, offline.keep, trust_remote_code=spec.trust_remote_code
+            )
         if len(pairs) < wanted:
             raise UserError(
                 f"the offline set has {len(pairs)} pairs, but its share of this round is {wanted:.0f}",
@@ -114,6 +120,10 @@ def _parts(spec: MixSpec, counts: OfflineCounts) -> Iterator[pa.Table]:
                 remedy="lower mixing.offline.share, or give a larger set",
             )
         yield _pairs_of(pairs, _draw([pairs], wanted, spec))
+
+
+def _tokenizer(spec: MixSpec) -> "PreTrainedTokenizerBase":
+    return load_tokenizer(_policy(spec), trust_remote_code=spec.trust_remote_code)
 
 
 def _policy(spec: MixSpec) -> Path:

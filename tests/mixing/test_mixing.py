@@ -14,7 +14,8 @@ from storage.schemas import PREFERENCES, read_parquet, write_parquet
 from tasks.mixing.offline import OfflineSettings, read_offline
 from tasks.mixing.settings import MixingSettings
 from tasks.mixing.stage import MixSpec, run_mix
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 
 Mix = Callable[..., tuple[pa.Table, dict[str, int]]]
 
