@@ -12,6 +12,7 @@ from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
 from flows.plan import Plan, aligned_from
+from flows.policy_checks import check_policies
 from flows.specs import prompts_spec
 from storage.artifact import Artifact
 from storage.errors import UserError
@@ -117,6 +118,7 @@ def prepare_run(config: RunConfig) -> Plan:
     plan = open_plan(config)
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path)
+    check_policies(config, plan)
     for policy in (plan.initial, *plan.named.values()):
         config.engine.open(trust_remote_code=config.policy.trust_remote_code).check(policy.path)
     context = config.engine.max_model_len or context_length(plan.initial.path)
