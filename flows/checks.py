@@ -14,6 +14,7 @@ from conf.schema import PolicySettings, RunConfig
 from flows.data_checks import check_offline, show_prompts
 from flows.overwrite import refuse_overwrite
 from flows.plan import Plan, aligned_from, with_template
+from flows.policy_checks import check_policies
 from flows.specs import prompts_spec
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
@@ -112,6 +113,7 @@ def prepare_run(config: RunConfig) -> Plan:
     plan = open_plan(config)
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
+    check_policies(config, plan)
     trusted = config.policy.trust_remote_code
     for policy in (plan.initial, *plan.named.values()):
         config.engine.open(trust_remote_code=trusted).check(policy.path)
