@@ -148,6 +148,7 @@ def label_spec(
         annotator_files={name: file for name, file in plan.annotator_files.items() if name in panel},
         answers=plan.layout.answers,
         budget=plan.config.panel.budget,
+        on_outage=plan.config.panel.on_outage,
     )
 
 

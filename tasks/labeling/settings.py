@@ -9,6 +9,7 @@ from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
 from tasks.labeling.margin_filter import ScoreMarginFilter
 from tasks.panel.annotators.registry import AnnotatorSettings
+from tasks.panel.outages import OnOutage
 from tasks.panel.settings import Budget, PanelSettings
 
 
@@ -91,3 +92,4 @@ class LabelSpec(Spec):
     #: Folder of remote annotators' answers, shared by all stages; None: in `folder`.
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
     budget: Annotated[Budget, Unkeyed("limits spending; a stage that reaches the limit publishes nothing")] = Budget()
+    on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"

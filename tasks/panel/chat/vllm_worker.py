@@ -9,7 +9,7 @@ import json
 import queue
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from tasks.child_process import Channel, Done, Message, open_channel
 from tasks.modeling.vllm_process import VllmOptions
@@ -31,6 +31,7 @@ class Question(Message):
     max_tokens: int
     temperature: float
     top_logprobs: int  # 0 = none
+    choices: list[str] = Field([])  # the completion is one of these; none: any text
 
 
 class TopToken(Message):
@@ -88,6 +89,7 @@ class Worker:
     def _add(self, question: Question) -> None:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import StructuredOutputsParams
 
         messages = [message | {"content": self._without_special(message["content"])} for message in question.messages]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -103,6 +105,7 @@ class Worker:
             temperature=question.temperature,
             seed=seed,
             logprobs=question.top_logprobs or None,
+            structured_outputs=StructuredOutputsParams(choice=question.choices) if question.choices else None,
         )
         self._engine.add_request(question.id, TokensPrompt(prompt_token_ids=ids), sampling)
 
