@@ -97,6 +97,11 @@ class RunConfig(_Group):
     @model_validator(mode="after")
     def _gate_rules_can_be_answered(self) -> "RunConfig":
         self.gate.check_rules(tasks=[task.task for task in self.harness.tasks])
+        if self.gate.kind == "policy" and self.evaluation.on_outage == "go_on":
+            raise ValueError(
+                "gate=policy with evaluation.on_outage=go_on: a judge that is down would roll rounds back, because a "
+                "win rate that was not measured breaks its rule; set evaluation.on_outage=stop, or gate=human"
+            )
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,8 @@ from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.generation.stage import context_length
 from tasks.modeling.conversation import check_turn_end
 from tasks.modeling.load import check_policy_folder, load_tokenizer
+from tasks.panel.chat.preflight import check_servers
+from tasks.panel.chat.settings import ChatSettings
 from tasks.reporting.cards.hub import check_token
 from tasks.reporting.tracking import check_tracker
 from tasks.training.embedding import POLICY, find_embedder
@@ -96,10 +98,26 @@ def _secret(variable: str, annotator: str) -> str:
     return str(value)
 
 
+def chat_models(config: RunConfig) -> dict[str, ChatSettings]:
+    """The chat models behind endpoints that a run asks, by their place in the configuration."""
+    annotators = {
+        **{f"panel.annotators.{name}": settings for name, settings in config.panel.annotators.items()},
+        **{f"evaluation.judges.{name}": settings for name, settings in config.evaluation.judges.items()},
+        **{f"evaluation.rates.{name}": settings for name, settings in config.evaluation.rates.items()},
+        **({} if config.mt_bench.judge is None else {"mt_bench.judge": config.mt_bench.judge}),
+    }
+    return {
+        place: settings
+        for place, settings in annotators.items()
+        if isinstance(settings, ChatSettings) and settings.backend == "endpoint"
+    }
+
+
 def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError for what cannot work."""
     check_result_store()
     check_keys(config)
+    check_servers(chat_models(config))
     check_tracker(config.tracker)
     check_harness(config.harness)
     if config.mt_bench.questions is not None:

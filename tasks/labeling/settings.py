@@ -9,6 +9,7 @@ from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
 from tasks.labeling.margin_filter import ScoreMarginFilter
 from tasks.panel.annotators.registry import AnnotatorSettings
+from tasks.panel.outages import OnOutage
 from tasks.panel.settings import Budget, PanelSettings
 
 
@@ -93,3 +94,4 @@ class LabelSpec(Spec):
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
     trust_remote_code: Annotated[bool, Unkeyed("whether the policies' code may run, not what it does")] = False
     budget: Annotated[Budget, Unkeyed("limits spending; a stage that reaches the limit publishes nothing")] = Budget()
+    on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"
