@@ -59,7 +59,7 @@ def mix(tmp_path: Path, tiny_policy: Path) -> Mix:
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.25, 20), (0.5, 60), (0.6, 90)])
-def test_a_share_is_of_all_that_is_trained_on(mix: Mix, share: float, least) -> None:
+def test_a_share_is_of_all_that_is_trained_on(mix: Mix, share: float, least: int) -> None:
     mixed, rounds = mix(replay=share)
     replayed = len(mixed) - 60
     assert least <= replayed < least + 3  # whole prompts of three pairs

@@ -42,7 +42,7 @@ def scores(number: int, values: dict[tuple[str, int], float]) -> dict[int, pa.Ta
     return {number: table(rows, SCORES)}
 
 
-def with_system(path, number: int, system: str = "goal 10") -> pa.Table:
+def with_system(path: Path, number: int, system: str = "goal 10") -> pa.Table:
     """One pair of each of three prompts, that begin with a goal."""
     rows = read_parquet(preferences(path, number, 3, 1), PREFERENCES).to_pylist()
     for row in rows:
