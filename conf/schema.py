@@ -28,6 +28,10 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+#: Policies that the project makes itself, each with its prompts.
+Showcase = Literal["demo", "smollm2"]
+
+
 class PolicySettings(_Group):
     """The initial policy: a Hugging Face folder or id."""
 
@@ -36,7 +40,7 @@ class PolicySettings(_Group):
     trust_remote_code: bool = False  # run Python code that the policy's folder brings
     # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
     aligned_from: str | None = None
-    warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist
+    warmup: Showcase | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
 class RunConfig(_Group):
