@@ -29,6 +29,10 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+#: Policies that the project makes itself, each with its prompts.
+Showcase = Literal["demo", "smollm2"]
+
+
 class PolicySettings(_Group, TemplateSettings):
     """The initial policy: a Hugging Face folder or id."""
 
@@ -39,7 +43,7 @@ class PolicySettings(_Group, TemplateSettings):
     reasoning_end: str | None = "</think>"
     # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
     aligned_from: str | None = None
-    warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist
+    warmup: Showcase | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
 class RunConfig(_Group):

@@ -90,7 +90,7 @@ def irepo(
         if more_rounds is not None:
             config = config.with_rounds(rounds_wanted(layout, more_rounds))
         if needs_warmup(config.policy):
-            warm_up(["demo=true", f"seed={config.seed}"])
+            warm_up([f"showcase={config.policy.warmup}", f"seed={config.seed}"])
         try:
             return _rounds(prepare_run(config))
         finally:

@@ -62,7 +62,7 @@ class Arm:
 def build(seed: int) -> None:
     """The demo's policy and reward models of a seed, where they are missing."""
     if needs_warmup(compose_config(["run=demo", f"seed={seed}"]).policy):
-        subprocess.run([sys.executable, "-m", "flows.warmup", "demo=true", f"seed={seed}"], check=True)
+        subprocess.run([sys.executable, "-m", "flows.warmup", "showcase=demo", f"seed={seed}"], check=True)
 
 
 class _Enough(Exception):

@@ -43,7 +43,7 @@ def main() -> int:
     arguments = parser.parse_args()
     artifacts = PROJECT / "artifacts" / "demo-0"
     if not (artifacts / "policy" / "config.json").is_file():
-        console.print("the demo's policy is not there yet: python -m flows.warmup demo=true")
+        console.print("the demo's policy is not there yet: python -m flows.warmup showcase=demo")
         return 2
     home = Path(tempfile.mkdtemp(prefix="irepo-generation-"))
     try:
