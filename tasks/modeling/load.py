@@ -65,7 +65,8 @@ def resolve_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder, or of a hub id."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -100,14 +101,6 @@ def unload(model: "PreTrainedModel") -> None:
     0.3 s with torch, transformers and Prefect imported.
     """
     model.to("meta")  # type: ignore[arg-type]  # takes a name, too
-
-
-def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
-    """Prompt token ids of a conversation: the chat template is applied once and ends with the assistant's header."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    # verbose=False: no warning about long prompts; callers check the length themselves.
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
 
 
 def autocast(device: str, dtype: str) -> "torch.autocast":

@@ -1,5 +1,8 @@
 """Votes as arrays, rankings result in them, and the estimators without printed vectors: against brute force."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,12 +18,12 @@ from tasks.labeling.aggregation.general import general_preferences
 from tasks.labeling.aggregation.plackett_luce import Rankings, plackett_luce, rankings, votes_to_rankings
 
 
-def vote(prompt: str, a: int, b: int, outcome: str, who: str = "x", **more: object) -> dict:
+def vote(prompt: str, a: int, b: int, outcome: str, who: str = "x", **more: object) -> dict[str, Any]:
     row = {"prompt_id": prompt, "source_a": "policy", "index_a": a, "source_b": "policy", "index_b": b}
     return row | {"annotator": who, "kind": "pairs", "outcome": outcome, "order": "ab"} | more
 
 
-def read(rows: list[dict], **how: bool) -> Votes:
+def read(rows: list[dict[str, Any]], **how: bool) -> Votes:
     return read_votes(table(rows, VOTES), pa.array(["p", "q"]), ("x", "y"), np.array([1.0, 2.0]), **how)
 
 
@@ -63,7 +66,7 @@ def test_unlisted_names_are_refused() -> None:
         read([vote("r", 0, 1, "a")])
 
 
-def ranking(order: list[int], prompt: str = "p", who: str = "x") -> list[dict]:
+def ranking(order: list[int], prompt: str = "p", who: str = "x") -> list[dict[str, Any]]:
     pairs = [(a, b) for n, a in enumerate(order) for b in order[n + 1 :]]
     turned = [(a, b, "a") if n % 2 else (b, a, "b") for n, (a, b) in enumerate(pairs)]
     return [vote(prompt, a, b, outcome, who, kind="ranking") for a, b, outcome in turned]
@@ -139,7 +142,7 @@ def test_a_weight_of_two_is_the_same_ranking_twice() -> None:
     np.testing.assert_allclose(fits[0].covariance, fits[1].covariance, atol=1e-12)
 
 
-def _check_curvature(value, point: Floats, covariance: Floats) -> None:
+def _check_curvature(value: Callable[[Floats], float], point: Floats, covariance: Floats) -> None:
     step = 1e-4 * np.eye(len(point))
     hessian = [
         [

@@ -60,18 +60,19 @@ def where(row: Row) -> tuple[str, int, int]:
     return row["prompt_id"], low, high
 
 
-def share(flags: Sequence[bool]) -> float | None:
+def share(flags: Sequence[bool]) -> Any:
+    """Their mean; None without any."""
     return sum(flags) / len(flags) if flags else None
 
 
 def test_every_figure_of_an_annotator(stats: Stats) -> None:
     texts, rows, preferences, tables = stats
-    chosen = {}
+    chosen: dict[tuple[str, int, int], int] = {}
     for row in preferences.to_pylist():
         if row["target"] > 0:
             i, j = row["chosen_index"], row["rejected_index"]
-            chosen[row["prompt_id"], *sorted((i, j))] = 1 if i < j else -1
-    sides = defaultdict(dict)
+            chosen[row["prompt_id"], min(i, j), max(i, j)] = 1 if i < j else -1
+    sides: dict[str, dict[tuple[str, int, int], int | None]] = defaultdict(dict)
     for row in rows:
         sides[row["annotator"]][where(row)] = side(row)
     for figures in tables.annotators.to_pylist():
@@ -82,7 +83,7 @@ def test_every_figure_of_an_annotator(stats: Stats) -> None:
         ]
         strict = {at: s for at, s in sides[name].items() if s in (1, -1)}
         assert figures["agrees_with_panel"] == share([s == chosen[at] for at, s in strict.items() if at in chosen])
-        others = {at: sum(sides[o].get(at) or 0 for o in sides if o != name) for at in strict}
+        others = {at: sum(sides[other].get(at) or 0 for other in sides if other != name) for at in strict}
         assert figures["agrees_with_others"] == share(
             [np.sign(others[at]) == s for at, s in strict.items() if others[at]]
         )
@@ -93,7 +94,7 @@ def test_every_figure_of_an_annotator(stats: Stats) -> None:
         assert figures["first_share"] == share(first)
         both = [r["ab"] == r["ba"] for r in own if {r["ab"], r["ba"]} <= {"a", "b", "tie"}]
         assert figures["order_consistency"] == share(both)
-        longer = []
+        longer: list[bool] = []
         for (prompt, i, j), s in strict.items():
             gap = len(texts[prompt][i]) - len(texts[prompt][j])
             longer += [np.sign(gap) == s] if gap else []
@@ -113,7 +114,7 @@ def test_every_figure_of_an_annotator(stats: Stats) -> None:
 
 def test_agreement_is_cohens(stats: Stats) -> None:
     _, rows, _, tables = stats
-    sides = defaultdict(dict)
+    sides: dict[str, dict[tuple[str, int, int], int | None]] = defaultdict(dict)
     for row in rows:
         if row["outcome"] in ("a", "b", "tie"):
             sides[row["annotator"]][where(row)] = side(row)

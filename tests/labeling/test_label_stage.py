@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ PERSON = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
 VERIFIER = {"kind": "verifier", "method": "contains"}
 
 
-def read(folder: Path, name: str) -> list[dict]:
+def read(folder: Path, name: str) -> list[dict[str, Any]]:
     return pq.read_table(folder / f"{name}.parquet").to_pylist()
 
 
@@ -238,7 +239,7 @@ def test_responses_of_different_number(world: World) -> None:
     assert rows == [("p", 0, 1), ("p", 0, 2), ("p", 1, 2), ("r", 0, 1)]
 
 
-def test_equal_runs_give_equal_bytes(make_world: Callable) -> None:
+def test_equal_runs_give_equal_bytes(make_world: Callable[[str], World]) -> None:
     texts = {f"p{i}": [f"q{j} text {'x' * ((i * j) % 5)}" for j in range(4)] for i in range(30)}
     annotators = {"one": LENGTH, "person": PERSON, "check": VERIFIER, "broken": FAILING}
     manifests = [run(make_world(name).spec(texts, annotators, answer="1")) for name in ("a", "b")]

@@ -13,7 +13,8 @@ from storage.schemas import PREFERENCES, SCORES, read_parquet, table, write_parq
 from tasks.mixing.reward_conditioning import RewardConditioningSettings, goals_of_pair, on_scale, relabel
 from tasks.mixing.settings import MixingSettings
 from tasks.mixing.stage import MixSpec, run_mix
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 from tests.mixing.test_mixing import preferences
 
 SETTINGS = RewardConditioningSettings(annotator="judge", text="goal {score}", scale="as_given")
@@ -41,7 +42,7 @@ def scores(number: int, values: dict[tuple[str, int], float]) -> dict[int, pa.Ta
     return {number: table(rows, SCORES)}
 
 
-def with_system(path, number: int, system: str = "goal 10") -> pa.Table:
+def with_system(path: Path, number: int, system: str = "goal 10") -> pa.Table:
     """One pair of each of three prompts, that begin with a goal."""
     rows = read_parquet(preferences(path, number, 3, 1), PREFERENCES).to_pylist()
     for row in rows:

@@ -75,7 +75,7 @@ def test_malformed_replies_are_errors_and_kept(server, template, reply):
     server.script = lambda instruction: reply
     said = vote(server, template=template)
     assert (said.outcome, said.ab, said.ba) == ("error", "error", "error")
-    assert json.loads(said.raw)["ab"] == (reply or None)
+    assert json.loads(said.raw)["ab"] == (reply or "no text (finish_reason stop)")
 
 
 @pytest.mark.parametrize(
