@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.reporting.report import by_round, cost, harness, mt_bench, panel, work
+from tasks.reporting.report import by_round, cost, harness, learning, mt_bench, panel, work
 from tasks.reporting.report.drawing import Figure, text
 from tasks.reporting.report.files import Pair, Round, RunFiles, heldout_pairs, labelled_pairs
 from tasks.reporting.report.provenance import provenance
@@ -58,7 +58,7 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
         ),
         ("gate", "Decisions", _decisions(rounds)),
         ("panel", "The panel", drawn["panel"]),
-        ("training", "Training", drawn["training"]),
+        ("training", "Training", learning.table(rounds) + drawn["training"]),
         ("work", "Time and cost", drawn["work"] + _spent(rounds)),
         ("replies", "Held-out replies, not hand-picked", _heldout(files.evaluated)),
         ("pairs", "Labelled pairs, not hand-picked", _labelled(labelled)),
