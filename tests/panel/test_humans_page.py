@@ -113,7 +113,7 @@ def test_vote_tie_skip_and_undo(running: Browser, tmp_path: Path) -> None:
         press(page, "u")  # the skip is taken back
         page.until_it_says("3 of 5 done · 3 by you")
         assert shown(page, "a") != last
-        assert page.evaluate("document.querySelector('button.said').dataset.choice") == "skip"
+        assert page.evaluate("document.querySelector('button.chosen').dataset.choice") == "skip"
         assert len(said(batch)) == 3
         chosen = shown(page, "b")
         until(lambda: page.evaluate(f"performance.now() - shownAt > {QUICK}"))
