@@ -64,7 +64,12 @@ def keep_by_scores(preferences: pa.Table, scores: pa.Table, settings: ScoreMargi
 
 
 def keep_by_policies(
-    pairs: pa.Table, policies: Sequence[Path], reference: Path, settings: PolicyMarginFilter
+    pairs: pa.Table,
+    policies: Sequence[Path],
+    reference: Path,
+    settings: PolicyMarginFilter,
+    *,
+    trust_remote_code: bool = False,
 ) -> pa.Table:
     """The rows of `pairs` (storage.schemas.PREFERENCES) with the largest margins, in their order.
 
@@ -74,7 +79,7 @@ def keep_by_policies(
     if now.resolve() == reference.resolve():
         return pairs
     folders = dict.fromkeys([now.resolve(), before.resolve(), reference.resolve()])
-    gaps = {folder: _logprob_gaps(pairs, folder, settings) for folder in folders}
+    gaps = {folder: _logprob_gaps(pairs, folder, settings, trust_remote_code) for folder in folders}
     margins = [gaps[policy.resolve()] - gaps[reference.resolve()] for policy in (now, before)]
     return pairs.take(largest(weighted(margins[0], margins[1], settings.before), settings.share))
 
@@ -101,12 +106,12 @@ def _keys(prompts: pa.ChunkedArray, indices: pa.ChunkedArray) -> list[str]:
     return [f"{prompt}:{index}" for prompt, index in zip(prompts.to_pylist(), indices.to_pylist(), strict=True)]
 
 
-def _logprob_gaps(pairs: pa.Table, folder: Path, settings: PolicyMarginFilter) -> Floats:
+def _logprob_gaps(pairs: pa.Table, folder: Path, settings: PolicyMarginFilter, trust_remote_code: bool) -> Floats:
     """log p(chosen) - log p(rejected) of each row under the policy in `folder`, [n], nats."""
     from tasks.modeling.load import load_policy
     from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 
-    model = load_policy(folder, dtype=settings.dtype, device=settings.device)
+    model = load_policy(folder, dtype=settings.dtype, device=settings.device, trust_remote_code=trust_remote_code)
     prompts = pairs["prompt_ids"].to_pylist()
     sides = [
         sequence_logprobs(

@@ -9,6 +9,7 @@ from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
 from tasks.labeling.margin_filter import ScoreMarginFilter
 from tasks.panel.annotators.registry import AnnotatorSettings
+from tasks.panel.outages import OnOutage
 from tasks.panel.settings import Budget, PanelSettings
 
 
@@ -72,6 +73,7 @@ class LabelSettings(BaseModel):
 
     annotators: dict[str, AnnotatorSettings]
     preferences: PreferenceSettings = PreferenceSettings()
+    reasoning_end: str | None = "</think>"  # annotators see what follows it in a reply; None: the whole reply
 
 
 class LabelSpec(Spec):
@@ -90,4 +92,6 @@ class LabelSpec(Spec):
     annotator_files: dict[str, Artifact] = Field({})  # local models, functions and templates, by annotator
     #: Folder of remote annotators' answers, shared by all stages; None: in `folder`.
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policies' code may run, not what it does")] = False
     budget: Annotated[Budget, Unkeyed("limits spending; a stage that reaches the limit publishes nothing")] = Budget()
+    on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"

@@ -26,6 +26,7 @@ from tasks.panel.annotators.protocol import Response
 from tasks.panel.annotators.registry import open_annotators
 from tasks.panel.humans.batch import batch_folder, export
 from tasks.panel.humans.collect import collect
+from tasks.panel.outages import stop_on_outage
 from tasks.panel.parts import Parts, remove_parts
 from tasks.panel.questions import PanelVotes, Questions, votes_by_outcome
 from tasks.panel.responses import Responses, for_annotators, read_responses
@@ -38,8 +39,9 @@ _BLOCK = 4096  # prompts whose pairs are listed at once
 def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
     """Run or adopt the label stage; publishes Parquet files in `spec.folder`.
 
-    Raises UserError for an empty panel, annotators that cannot be opened, unfinished responses, and when no pair is
-    left, with the counts by reason; WaitingForVotes while people on the panel have not voted enough.
+    Raises UserError for an empty panel, annotators that cannot be opened, unfinished responses, when no pair is left,
+    with the counts by reason, and when an annotator is given up (unless `spec.on_outage` is go_on); WaitingForVotes
+    while people on the panel have not voted enough.
     """
     manifest = run_stage(spec, lambda: _label(spec, progress))
     remove_parts(spec)
@@ -48,19 +50,23 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     settings = spec.settings.preferences
-    responses = read_responses(SOURCE, spec.responses.path, spec.prompts.path)
+    responses = read_responses(
+        SOURCE, spec.responses.path, spec.prompts.path, reasoning_end=spec.settings.reasoning_end
+    )
     comparisons = _comparisons(responses, drop_truncated=settings.drop_truncated)
     panel_votes = _panel_votes(spec, for_annotators([responses]), comparisons, progress)
+    outages = panel_votes.outages
     panel_votes, penalties = without_length(panel_votes, responses, comparisons, _levelled(spec))
     votes, scores = panel_votes.votes, panel_votes.scores
+    # Scores and votes are written even when the stage stops: their column `raw` shows what went wrong.
+    paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}
+    write_parquet(paths["scores"], scores)
+    write_parquet(paths["votes"], votes)
+    stop_on_outage(outages, spec.on_outage, setting="panel.on_outage", folder=spec.folder)
     expanded = for_each_person(settings, votes)
     pairs = make_preferences(responses, votes, expanded, spec.round, scores)
     if settings.keep is not None:
         pairs = _filtered(pairs, scores, settings.keep)
-    # Scores and votes are published even when no pair is left: their column `raw` shows what went wrong.
-    paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}
-    write_parquet(paths["scores"], scores)
-    write_parquet(paths["votes"], votes)
     if not len(pairs.labels):
         raise _no_pair_left(spec, pairs, votes, paths["votes"])
     with parquet_writer(paths["preferences"], PREFERENCES) as file:
@@ -113,14 +119,14 @@ def _panel_votes(spec: LabelSpec, responses: Sequence[Response], comparisons: In
     panel_votes = PanelVotes(SCORES.empty_table(), VOTES.empty_table())
     if others or not people:
         policies = {name: policy.path for name, policy in spec.policies.items()}
-        annotators = open_annotators(others, drawing_seed(spec), policies)
+        annotators = open_annotators(others, drawing_seed(spec), policies, trust_remote_code=spec.trust_remote_code)
         store = AnswerStore(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
         panel_votes = vote(annotators, responses, comparisons, store, progress, spec.budget)
     human_votes = [
         collect(settings, name, batch_folder(spec.folder, name), questions).rows(questions)
         for name, settings in people.items()
     ]
-    return PanelVotes(panel_votes.scores, pa.concat_tables([panel_votes.votes, *human_votes]))
+    return replace(panel_votes, votes=pa.concat_tables([panel_votes.votes, *human_votes]))
 
 
 def _levelled(spec: LabelSpec) -> dict[str, float]:

@@ -117,10 +117,13 @@ class Training:
         prepared = time.monotonic()
         metrics = self._optimize(forward, examples, progress)
         trained = time.monotonic()
-        paths = self.loader.publish(forward.model)
+        paths, update = self.loader.publish(forward.model)
+        if self.ranks.main:
+            update.warn()
         summary = TrainSummary(
             first=StepSummary.of(metrics[0]),
             last=StepSummary.of(metrics[-1]),
+            update=update,
             seconds=PhaseSeconds(
                 prepare=round(prepared - started, 3),
                 optimize=round(trained - prepared, 3),

@@ -12,7 +12,8 @@ from storage.schemas import PREFERENCES, SCORES, read_parquet, table, write_parq
 from tasks.mixing.reward_conditioning import RewardConditioningSettings, goals_of_pair, on_scale, relabel
 from tasks.mixing.settings import MixingSettings
 from tasks.mixing.stage import MixSpec, run_mix
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 from tests.mixing.test_mixing import preferences
 
 SETTINGS = RewardConditioningSettings(annotator="judge", text="goal {score}", scale="as_given")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from storage.errors import UserError
-from tasks.labeling.settings import LabelSettings
+from tasks.labeling.settings import LabelSettings, LabelSpec
 from tasks.labeling.stage import run
 from tasks.panel.annotators.protocol import Fault, Vote
 from tasks.panel.annotators.registry import open_annotators
@@ -37,9 +37,10 @@ def test_lasting_faults_are_faults(server: ChatServer) -> None:
         vote(server, retries=2)
     assert len(server.requests) == 6
     server.requests.clear()
-    server.script = lambda instruction: (400, "no such model")
-    with pytest.raises(Fault, match="no such model"):
+    server.script = lambda instruction: (404, "no such model")
+    with pytest.raises(Fault, match="no such model") as lasting:
         vote(server)
+    assert lasting.value.lasting
     assert len(server.requests) == 2  # the request is wrong: asking again would not help
 
 
@@ -51,12 +52,19 @@ def test_no_server_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
         vote(gone, retries=0)
 
 
-@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {}}]}'])
-def test_other_answers_are_errors_and_kept(server: ChatServer, body: str) -> None:
+@pytest.mark.parametrize(
+    "body",
+    ["", "not json", "<html>", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {}}]}', '{"error": "busy"}'],
+)
+def test_what_is_no_completion_is_retried_as_a_fault(server: ChatServer, body: str) -> None:
     server.script = lambda instruction: (200, body)
-    said = vote(server)
-    assert said.outcome == "error"
-    assert body in json.loads(said.raw or "")["ab"]
+    with pytest.raises(Fault):
+        vote(server, retries=1)
+    assert len(server.requests) == 4
+    right = prefer(len)
+    bodies = iter([body])
+    server.script = lambda instruction: next(((200, text) for text in bodies), None) or right(instruction)
+    assert vote(server).outcome == "a"
 
 
 def test_price(server: ChatServer) -> None:
@@ -108,7 +116,7 @@ def test_a_server_that_echoes_the_key_gets_it_nowhere(
     chat = {"model": "m", "base_url": server.url, "api_key_env": "TEST_JUDGE_KEY", "retries": 0}
     annotators = {name: each | chat | {"pause": 0} for name, each in ANNOTATORS.items()}
     spec = world.spec({"p": ["aaa", "bb"]}, annotators | {"rule": {"kind": "rule", "shorter": True}})
-    run(spec)
+    run(LabelSpec.model_validate(dict(spec) | {"on_outage": "go_on"}))
     assert set(server.keys) == {f"Bearer {KEY}"}
     forms = [KEY, json.dumps(KEY)[1:-1], "secret", "sk-"]
     read = [path.read_bytes() for path in spec.folder.rglob("*") if path.is_file()]

@@ -9,7 +9,8 @@ import torch
 from storage.errors import UserError
 from tasks.labeling.settings import LabelSettings, LabelSpec
 from tasks.labeling.stage import run
-from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.panel.annotators.implicit_reward import ImplicitReward
 from tasks.panel.annotators.protocol import Response
 from tasks.panel.annotators.registry import open_annotators

@@ -95,7 +95,7 @@ def test_malformed_replies_are_errors_and_kept(server: ChatServer, template: str
     server.script = lambda instruction: reply
     said = vote(server, template=template)
     assert (said.outcome, said.ab, said.ba) == ("error", "error", "error")
-    assert raw(said)["ab"] == (reply or None)
+    assert raw(said)["ab"] == (reply or "no text (finish_reason stop)")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def ask(
     counts: list[int] = []
     with Journal(folder, annotator.name, annotator.identity, annotator.answer_type) as journal:
         purse = Spending(budget or Budget())
-        return asyncio.run(ask_all(annotator, questions, journal, purse, counts.append)), counts
+        return asyncio.run(ask_all(annotator, questions, journal, purse, counts.append)).answers, counts
 
 
 def test_answers_come_in_order_and_many_are_asked_at_once(tmp_path: Path) -> None:
@@ -76,15 +76,15 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
 
 def test_a_fault_is_an_error_that_is_asked_again_next_time(tmp_path: Path) -> None:
     def broken(question: Comparison) -> Vote:
-        faults_met.get().extend(["HTTP 500", "ReadTimeout"])
+        faults_met.get().extend(["HTTP 500", "timeout"])
         if question.a.text == "3":
-            raise Fault("ReadTimeout: gone", 1.0)
+            raise Fault("timeout: gone", 1.0)
         return by_first(question)
 
     answers, _ = ask(tmp_path, Scripted(broken), QUESTIONS)
-    assert (answers[3].outcome, answers[3].faults) == ("error", "HTTP 500, ReadTimeout, unanswered")
+    assert (answers[3].outcome, answers[3].faults) == ("error", "HTTP 500, timeout, " * 2 + "unanswered")
     assert "gone" in (answers[3].raw or "")
-    assert answers[4].faults == "HTTP 500, ReadTimeout"
+    assert answers[4].faults == "HTTP 500, timeout"
     again = Scripted(by_first)
     answers, _ = ask(tmp_path, again, QUESTIONS)
     assert [question.a.text for question in again.asked] == ["3"]
@@ -123,8 +123,8 @@ def test_an_endpoint_that_comes_back_is_asked_on(tmp_path: Path) -> None:
 
     annotator = Scripted(ailing, limits=Limits(concurrency=1, faults=3, pause=0.01, probes=2))
     answers, _ = ask(tmp_path, annotator, QUESTIONS)
-    assert [answer.outcome == "error" for answer in answers] == [i in (2, 3, 4, 5) for i in range(20)]
-    assert len(annotator.asked) == 20
+    assert {answer.outcome for answer in answers} == {"a", "b"}
+    assert len(annotator.asked) == 24  # the four that faulted were asked once more
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def test_no_answer_of_its_own_is_an_error(server: ChatServer) -> None:
 
 
 def test_a_fault_is_no_answer_and_is_asked_again(server: ChatServer) -> None:
-    faults = iter([(400, "no")])
+    faults = iter([(404, "no")])
     server.script = lambda instruction: next(faults, None) or like_mine(instruction)
     judge = opened(server, kind="self_reference")
-    with pytest.raises(Fault, match="HTTP 400"):
+    with pytest.raises(Fault, match="HTTP 404"):
         ask(judge, comparison("1234", "1"))
     assert ask(judge, comparison("1234", "1"))[0].outcome == "a"

@@ -12,7 +12,8 @@ import torch
 
 from storage.errors import UserError
 from tasks.labeling.settings import LabelSettings
-from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.panel.annotators.judge import JudgeSettings
 from tasks.panel.annotators.protocol import Comparison, Fault, Response, Slate
 from tasks.panel.annotators.registry import open_annotators

@@ -215,7 +215,7 @@ def test_unusable_chat_templates_are_refused(tiny_policy: Path) -> None:
     with pytest.raises(UserError, match="does not end the assistant's turn"):
         encode(tokenizer, ROWS[0])
     tokenizer.chat_template = "{{ messages | length }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    with pytest.raises(UserError, match="changes the text of earlier turns"):
+    with pytest.raises(UserError, match="the prompt is not its beginning"):
         encode(tokenizer, ROWS[0])
 
 
