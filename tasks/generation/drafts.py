@@ -95,7 +95,7 @@ class AssembleSpec(Spec):
     """Publish the round's responses, as a generate stage would."""
 
     stage: ClassVar[str] = "assemble"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.generation.drafts:run_assemble"
 
