@@ -11,7 +11,10 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
+from flows.data_checks import check_offline, show_prompts
+from flows.overwrite import refuse_overwrite
 from flows.plan import Plan, aligned_from, with_template
+from flows.policy_checks import check_policies
 from flows.specs import prompts_spec
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
@@ -23,6 +26,8 @@ from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.generation.stage import context_length
 from tasks.modeling.conversation import check_turn_end
 from tasks.modeling.load import check_policy_folder, load_tokenizer
+from tasks.panel.chat.preflight import check_servers
+from tasks.panel.chat.settings import ChatSettings
 from tasks.reporting.cards.hub import check_token
 from tasks.reporting.tracking import check_tracker
 from tasks.training.embedding import POLICY, find_embedder
@@ -93,10 +98,26 @@ def _secret(variable: str, annotator: str) -> str:
     return str(value)
 
 
+def chat_models(config: RunConfig) -> dict[str, ChatSettings]:
+    """The chat models behind endpoints that a run asks, by their place in the configuration."""
+    annotators = {
+        **{f"panel.annotators.{name}": settings for name, settings in config.panel.annotators.items()},
+        **{f"evaluation.judges.{name}": settings for name, settings in config.evaluation.judges.items()},
+        **{f"evaluation.rates.{name}": settings for name, settings in config.evaluation.rates.items()},
+        **({} if config.mt_bench.judge is None else {"mt_bench.judge": config.mt_bench.judge}),
+    }
+    return {
+        place: settings
+        for place, settings in annotators.items()
+        if isinstance(settings, ChatSettings) and settings.backend == "endpoint"
+    }
+
+
 def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError for what cannot work."""
     check_result_store()
     check_keys(config)
+    check_servers(chat_models(config))
     check_tracker(config.tracker)
     check_harness(config.harness)
     if config.mt_bench.questions is not None:
@@ -107,22 +128,19 @@ def prepare_run(config: RunConfig) -> Plan:
     if embedder not in (None, POLICY):
         find_embedder(embedder)
     prompts = prompt_artifacts(config.prompts)
-    offline = config.mixing.offline
-    if offline is not None and not offline.path.is_file():
-        raise UserError(
-            "the offline preference set does not exist",
-            where=f"mixing.offline.path={offline.path}",
-            remedy="give a JSONL, JSONL.gz or Parquet file",
-        )
     plan = open_plan(config)
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
+    check_policies(config, plan)
     trusted = config.policy.trust_remote_code
     for policy in (plan.initial, *plan.named.values()):
         config.engine.open(trust_remote_code=trusted).check(policy.path)
         check_turn_end(load_tokenizer(policy.path, trust_remote_code=trusted), stop=config.sampling.stop)
     context = config.engine.max_model_len or context_length(plan.initial.path, trust_remote_code=trusted)
-    run_prompts(prompts_spec(plan, *prompts, context=context))
+    spec = prompts_spec(plan, *prompts, context=context)
+    check_offline(plan)
+    refuse_overwrite(plan, spec)
+    show_prompts(spec.folder, run_prompts(spec))
     return plan
 
 

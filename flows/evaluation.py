@@ -111,6 +111,7 @@ def judge_spec(plan: Plan, number: int, *, prompts: Artifact, responses: Mapping
         judge_files=dict(plan.judge_files),
         rate_files=dict(plan.rate_files),
         answers=plan.layout.answers,
+        on_outage=evaluation.on_outage,
     )
 
 
@@ -176,6 +177,7 @@ def _grade_spec(plan: Plan, number: int, judge: GraderSettings, dialogues: Artif
         dialogues=dialogues / DIALOGUES,
         judge_files=files_of(judge),
         answers=plan.layout.answers,
+        on_outage=plan.config.evaluation.on_outage,
     )
 
 

@@ -155,6 +155,7 @@ def label_spec(
         answers=plan.layout.answers,
         budget=plan.config.panel.budget,
         trust_remote_code=plan.config.policy.trust_remote_code,
+        on_outage=plan.config.panel.on_outage,
     )
 
 

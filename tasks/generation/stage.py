@@ -213,7 +213,7 @@ class _Sampling:
 
         The gap that is reported is always the first shard's, so that it does not tell of interruptions.
         """
-        from tasks.generation.verify import Scored, measure_gap, refuse_mismatch, spread
+        from tasks.generation.verify import Scored, choose, measure_gap, refuse_mismatch
         from tasks.modeling.logprobs import TokenSequence
 
         settings = self.spec.settings
@@ -221,7 +221,8 @@ class _Sampling:
             return
         first = next(iter(self.shards))
         for data in [shard] if path == first else [shard, read_parquet(first, RESPONSES)]:
-            rows = data.take(spread(data.num_rows, settings.engine.verify_sequences)).to_pylist()
+            lengths = pc.list_value_length(data["response_ids"]).to_pylist()
+            rows = data.take(choose(lengths, settings.engine.verify_sequences)).to_pylist()
             scored = [Scored(TokenSequence(row["prompt_ids"], row["response_ids"]), row["logprobs"]) for row in rows]
             self.gap = measure_gap(
                 self.spec.policy.path, scored, dtype=settings.engine.dtype, trust_remote_code=settings.trust_remote_code
@@ -247,7 +248,11 @@ class _Sampling:
             "finished": ended / responses,
         }
         if self.gap is not None:
-            summary |= {"sampler_gap_max": self.gap.maximum, "sampler_gap_mean": self.gap.mean}
+            summary |= {
+                "sampler_gap_max": self.gap.maximum,
+                "sampler_gap_mean": self.gap.overall.value,
+                "sampler_gap_error": self.gap.overall.error,
+            }
         if self.sampled_tokens:
             summary["tokens_per_second"] = round(self.sampled_tokens / self.sampled_seconds, 1)
         return Outcome(paths=list(self.shards), rows={"prompts": self.count, "responses": responses}, summary=summary)

@@ -1,4 +1,5 @@
-"""Keep only the pairs with the largest margins: of scores, of targets, or of the run's own policies.
+"""Keep only some pairs: those with the largest margins of scores, targets or the run's own policies, or those of
+prompts whose targets are not all 0.
 
 SeRA (arXiv 2410.09362) keeps the share of pairs with the largest implicit-reward margin, m = h(chosen) - h(rejected)
 with h = log pi - log pi_ref, and reduces the bias of a single policy by a weighted sum over two iterations,
@@ -60,6 +61,17 @@ def keep_by_scores(preferences: pa.Table, scores: pa.Table, settings: ScoreMargi
     A pair with a response that one of the annotators did not score has no margin, and is left out.
     """
     kept = preferences.take(largest(_score_margins(preferences, scores, settings), settings.share))
+    return kept, len(preferences) - len(kept)
+
+
+def keep_informative(preferences: pa.Table) -> tuple[pa.Table, int]:
+    """The rows of prompts with at least one target that is not 0, in their order, and how many are left out.
+
+    A prompt whose pairs are all tied has no gradient while the policy is the reference. The ties of other prompts stay:
+    they say that two responses are equally good.
+    """
+    differs = pc.unique(preferences.filter(pc.not_equal(preferences["target"], 0.0))["prompt_id"])
+    kept = preferences.filter(pc.is_in(preferences["prompt_id"], differs))
     return kept, len(preferences) - len(kept)
 
 

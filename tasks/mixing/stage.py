@@ -7,8 +7,9 @@ reference, makes the regression's solution pi_0 exp(r / beta), because it sees p
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, parquet_writer, read_parquet, read_row_groups
 from storage.stage import Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
 from tasks.labeling.margin_filter import keep_by_policies
-from tasks.mixing.offline import read_offline
+from tasks.mixing.offline import OfflineCounts, read_offline
 from tasks.mixing.reward_conditioning import relabel
 from tasks.mixing.settings import MixingSettings
 from tasks.modeling.load import load_tokenizer
@@ -62,8 +63,9 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
     """
 
     def body() -> Outcome:
-        parts: Iterable[pa.Table] = _parts(spec)
-        left_out = {}
+        offline = OfflineCounts()
+        parts: Iterable[pa.Table] = _parts(spec, offline)
+        left_out: dict[str, int] = {}
         if spec.settings.goals is not None:
             scores = {number: read_parquet(file.path, SCORES) for number, file in spec.scores.items()}
             tokenizer = _tokenizer(spec)
@@ -76,14 +78,19 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
                 file.write(rows)
                 for entry in pc.value_counts(rows["round"]).to_pylist():
                     counts[str(entry["values"]) if entry["values"] else "offline"] += entry["counts"]
-        summary = {"pairs_by_round": dict(counts)} | left_out
+        summary: dict[str, Any] = {"pairs_by_round": dict(counts)} | left_out
+        if spec.settings.offline is not None:
+            summary |= {"offline": asdict(offline)}
         return Outcome(paths=[path], rows={"preferences": file.count}, summary=summary)
 
     return run_stage(spec, body)
 
 
-def _parts(spec: MixSpec) -> Iterator[pa.Table]:
-    """All pairs, one row group at a time: the round's own, then earlier rounds', then the offline set's."""
+def _parts(spec: MixSpec, counts: OfflineCounts) -> Iterator[pa.Table]:
+    """All pairs, one row group at a time: the round's own, then earlier rounds', then the offline set's.
+
+    counts: of the offline set's rows, added to.
+    """
     replay, offline = spec.settings.replay, spec.settings.offline
     own = pq.read_metadata(spec.own.path).num_rows
     earlier = [file.path for file in spec.earlier]
@@ -99,7 +106,7 @@ def _parts(spec: MixSpec) -> Iterator[pa.Table]:
             yield _pairs_of(rows, drawn)
     if offline is not None:
         wanted = own * offline.share / rest
-        pairs = read_offline(offline, _tokenizer(spec))
+        pairs = read_offline(offline, _tokenizer(spec), counts)
         if offline.keep is not None:
             policy = _policy(spec)
             previous, reference = (file.path if file else policy for file in (spec.previous, spec.reference))

@@ -181,8 +181,10 @@ def train_supervised(
 
 def save_folder(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """Write model and tokenizer as an ordinary Hugging Face folder, atomically."""
+    from tasks.modeling.save import save_model
+
     with publish_folder(folder) as temporary:
-        model.save_pretrained(temporary)
+        save_model(model, temporary)
         tokenizer.save_pretrained(temporary)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from storage.files import digest
 from storage.manifest import folder_digest
@@ -49,12 +49,13 @@ class ChatSettings(AnnotatorBase, LoadsModel):
     api_key_env: str | None = None  # endpoint: environment variable that holds the key; None = send no key
     engine: ChatEngineSettings = ChatEngineSettings()  # vllm
     system: str | None = None  # system message
-    max_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    extra_body: dict[str, Any] = Field({})  # endpoint: more fields for each request, e.g. {seed: 0}
+    max_tokens: int | None = Field(512, ge=1)  # endpoint: null leaves the field out of the request
+    temperature: float | None = Field(0.0, ge=0)  # endpoint: null leaves the field out of the request
+    # endpoint: more fields for each request, e.g. {seed: 0}; one that is null is left out of the request
+    extra_body: dict[str, Any] = Field({})
     concurrency: int = Field(16, ge=1)  # requests in flight
     per_minute: float | None = Field(None, gt=0)  # endpoint: requests; None = no limit
-    timeout: float = Field(120, gt=0)  # endpoint: seconds per request
+    timeout: float = Field(120, gt=0)  # endpoint: seconds of one request, from connecting to the last byte
     retries: int = Field(3, ge=0)  # endpoint: transport faults only
     faults: int = Field(8, ge=1)  # consecutive faults (after retries) that open the circuit breaker
     pause: float = Field(30, ge=0)  # seconds until one question probes the model again; doubles each time
@@ -86,7 +87,14 @@ class ChatSettings(AnnotatorBase, LoadsModel):
             raise ValueError(f"backend={self.backend} does not use {', '.join(ignored)}; remove it")
         if "@" in urlsplit(self.base_url).netloc:
             raise ValueError("base_url contains a password, and copies of the configuration keep it; use api_key_env")
+        if self.backend == "vllm" and (self.max_tokens is None or self.temperature is None):
+            raise ValueError("backend=vllm needs numbers for max_tokens and temperature; only an endpoint has defaults")
         return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        return checked_address(url)
 
     def check(self, name: str) -> None:
         from tasks.modeling.load import check_policy_folder
@@ -122,6 +130,25 @@ class ChatSettings(AnnotatorBase, LoadsModel):
             return self
         model = policy_folder(self.model, policies, where=f"annotators.{name}.model")
         return type(self)(**(dict(self) | {"model": model}))
+
+
+def checked_address(url: str) -> str:
+    """`url`, if requests can be sent below it. Raises ValueError with an example when they cannot."""
+    example = "write it like http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"base_url is not an address ({error}); {example}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"base_url does not start with http:// or https:// and a host; {example}")
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError(f"base_url contains white space; {example}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"base_url has a part after ? or #, but paths are appended to it; {example}")
+    if parts.path.rstrip("/").endswith(("/completions", "/models")):
+        raise ValueError(f"base_url names one page of the server; {example}, without /chat/completions")
+    return url
 
 
 def _differs(settings: ChatSettings, name: str) -> bool:

@@ -9,7 +9,7 @@ import json
 import queue
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from tasks.child_process import Channel, Done, Message, open_channel
 from tasks.modeling.chat_template import TemplateValues, fix_template
@@ -34,6 +34,7 @@ class Question(Message):
     max_tokens: int
     temperature: float
     top_logprobs: int  # 0 = none
+    choices: list[str] = Field([])  # the completion is one of these; none: any text
 
 
 class TopToken(Message):
@@ -94,6 +95,7 @@ class Worker:
     def _add(self, question: Question) -> None:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import StructuredOutputsParams
 
         messages = [message | {"content": self._without_special(message["content"])} for message in question.messages]
         ids = encode_chat(self._tokenizer, messages)
@@ -109,6 +111,7 @@ class Worker:
             seed=seed,
             stop_token_ids=self._end_tokens,  # vLLM adds the tokenizer's eos_token
             logprobs=question.top_logprobs or None,
+            structured_outputs=StructuredOutputsParams(choice=question.choices) if question.choices else None,
         )
         self._engine.add_request(question.id, TokensPrompt(prompt_token_ids=ids), sampling)
 
