@@ -212,7 +212,7 @@ def _augmented(whole: list[int], pieces: Row, sampled: Row) -> list[int]:
     return [*pieces["prefix_ids"], *anew, *([] if ended else pieces["suffix_ids"])]
 
 
-def _summary(responses: pa.Table) -> dict[str, Any]:
+def _summary(responses: pa.Table) -> dict[str, float]:
     lengths = [len(ids) for ids in responses["response_ids"].to_pylist()]
     ended = [reason == "stop" for reason in responses["finish_reason"].to_pylist()]
     return {
