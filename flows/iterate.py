@@ -38,6 +38,7 @@ from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.operations.device import device_held  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
+from flows.operations.run_log import run_log  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan  # noqa: E402
@@ -85,11 +86,11 @@ def irepo(
     words = as_words(overrides, run=preset, name=name, rounds=rounds, seed=seed, gate=gate)
     config = compose_served(words)
     layout = RunLayout.of(config.runs, config.name)
-    with owned(layout.root), disk_faults(layout.root), device_held():
+    with owned(layout.root), disk_faults(layout.root), run_log(layout.root), device_held():
         if more_rounds is not None:
             config = config.with_rounds(rounds_wanted(layout, more_rounds))
         if needs_warmup(config.policy):
-            warm_up(["demo=true", f"seed={config.seed}"])
+            warm_up([f"showcase={config.policy.warmup}", f"seed={config.seed}"])
         try:
             return _rounds(prepare_run(config))
         finally:
@@ -152,10 +153,10 @@ def main(words: Sequence[str]) -> None:
     if config.dry_run:
         print_plan(list_stages(config))
         if config.dry_run != "plan" and asks_models(config):
-            with owned(folder):
+            with owned(folder), run_log(folder):
                 console.print(estimate(config))
         return
-    with owned(folder):
+    with owned(folder), run_log(folder):
         _run(config, folder, words)
 
 

@@ -36,12 +36,13 @@ from rich.table import Table
 from yaml import YAMLError
 
 from storage.errors import UserError
-from storage.prompts import read_rows
+from storage.rows import read_rows
 from tasks.panel.annotators.protocol import Annotator, Answer, Response, is_remote
 from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
 from tasks.panel.answers import as_table
 from tasks.panel.budget import Spending
 from tasks.panel.journal import Journal
+from tasks.panel.outages import stop_on_outage
 from tasks.panel.questions import Questions
 from tasks.panel.remote import ask_all
 from tasks.panel.settings import Budget
@@ -122,7 +123,10 @@ def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[A
             print(f"\r{done}/{len(items)} {annotator.name}", end="", file=sys.stderr, flush=True)
 
     with Journal(answers, annotator.name, annotator.identity, annotator.answer_type) as journal:
-        return asyncio.run(ask_all(annotator, items, journal, Spending(Budget()), show))
+        asked = asyncio.run(ask_all(annotator, items, journal, Spending(Budget()), show))
+    outages = {} if asked.outage is None else {annotator.name: asked.outage}
+    stop_on_outage(outages, "stop", setting=None, folder=answers)
+    return asked.answers
 
 
 def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]:

@@ -90,7 +90,7 @@ SCORES = pa.schema(
         pa.field("seconds", pa.float64()),  # null if not timed individually
         pa.field("tokens", pa.int64()),
         pa.field("cost", pa.float64()),  # in the currency of the annotator's price; null without a price
-        pa.field("faults", pa.string()),  # transport errors before the answer: "HTTP 500, ReadTimeout"
+        pa.field("faults", pa.string()),  # transport errors before the answer: "HTTP 500, timeout"
     ]
 )
 

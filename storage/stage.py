@@ -60,9 +60,13 @@ class Unkeyed:
 
 @dataclass(frozen=True)
 class KeyedBy:
-    """Marks a path in a stage's settings whose content is the artifact in the spec's field of this name."""
+    """Marks a path in a stage's settings whose content is the artifact in the spec's field of this name.
+
+    kind: of the values that are paths, where a setting may also be something else.
+    """
 
     field: str
+    kind: type = object
 
 
 #: Which of the four Prefect tasks runs a stage; None: the stage is quick and runs in the flow itself.
@@ -121,11 +125,11 @@ class Spec(BaseModel):
             "seed": self.seed,
             "inputs": self.inputs,
         }
-        if values := self._values():
+        if values := self.values():
             content["values"] = values
         return digest(content)
 
-    def _values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """Fields of subclasses that are neither artifacts nor `Unkeyed`, as JSON."""
         names = []
         for name, field in type(self).model_fields.items():
@@ -170,9 +174,9 @@ def _keyed(value: object, dumped: Any) -> Any:
         left_out: frozenset[str] = getattr(value, "operational", frozenset())
         fields, content = value.model_dump(mode="json"), dict[str, Any]()
         for name, field in type(value).model_fields.items():
-            if name in left_out or any(isinstance(mark, KeyedBy | Unkeyed) for mark in field.metadata):
-                continue
             inner = getattr(value, name)
+            if name in left_out or any(_is_elsewhere(mark, inner) for mark in field.metadata):
+                continue
             content[name] = _keyed(inner, fields[name])
             families = [mark for mark in field.metadata if isinstance(mark, Family)]
             if any(type(inner) not in family.ours().values() for family in families):
@@ -183,6 +187,11 @@ def _keyed(value: object, dumped: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_keyed(inner, item) for inner, item in zip(value, dumped, strict=True)]
     return dumped
+
+
+def _is_elsewhere(mark: object, value: object) -> bool:
+    """Whether a mark of a setting says that its value is not in the key, or is there as an artifact."""
+    return isinstance(mark, Unkeyed) or (isinstance(mark, KeyedBy) and isinstance(value, mark.kind))
 
 
 S = TypeVar("S", bound=Spec)

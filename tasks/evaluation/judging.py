@@ -1,5 +1,6 @@
 """The judge stage: responses of several policies to the same prompts, compared and scored."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +13,15 @@ from storage.schemas import SCORES, VOTES, write_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.settings import JudgeSpec, JudgingSettings
 from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
+from tasks.panel.outages import stop_on_outage
 from tasks.panel.parts import Parts, remove_parts
 from tasks.panel.questions import PanelVotes, votes_by_outcome
 from tasks.panel.responses import Responses, for_annotators, read_responses
 from tasks.panel.voting import AnswerStore, drawing_seed, vote
+
+log = logging.getLogger("irepo")
+
+_MANY = 0.1  # share of errors from which a judge is warned about
 
 
 def run_judging(spec: JudgeSpec, progress: Progress = silent) -> Manifest:
@@ -24,8 +30,9 @@ def run_judging(spec: JudgeSpec, progress: Progress = silent) -> Manifest:
     `judges` compare response j of the first source (a) with response j of every other source (b). `rates` score the
     responses of the first source. Without judges and rates both files are empty, and there are no win rates.
 
-    Raises UserError when there is no source, for rates that do not score, for unfinished responses, and for sources
-    that do not answer the same prompts with equally many responses.
+    Raises UserError when there is no source, for rates that do not score, for unfinished responses, for sources that
+    do not answer the same prompts with equally many responses, and when a judge is given up (unless `spec.on_outage`
+    is go_on).
     """
     manifest = run_stage(spec, lambda: _judge(spec, progress))
     remove_parts(spec)
@@ -48,7 +55,10 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
                 remedy="move it to judges; rates take the kinds verifier, rule, function and reward_model",
             )
     judges = open_annotators(settings.judges, seed)
-    sources = [read_responses(name, source.path, spec.prompts.path) for name, source in spec.responses.items()]
+    sources = [
+        read_responses(name, source.path, spec.prompts.path, reasoning_end=settings.reasoning_end)
+        for name, source in spec.responses.items()
+    ]
     responses = for_annotators(sources)
     comparisons = _comparisons(sources)
     results = [PanelVotes(SCORES.empty_table(), VOTES.empty_table())]
@@ -63,11 +73,24 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
     paths = [spec.folder / "votes.parquet", spec.folder / "scores.parquet"]
     write_parquet(paths[0], votes)
     write_parquet(paths[1], scores)
+    outages = {name: why for result in results for name, why in result.outages.items()}
+    stop_on_outage(outages, spec.on_outage, setting="evaluation.on_outage", folder=spec.folder)
+    _warn_about_errors(votes)
     return Outcome(
         paths=paths,
         rows={"votes": len(votes), "scores": len(scores)},
         summary={"comparisons": len(comparisons), "votes": votes_by_outcome(votes)},
     )
+
+
+def _warn_about_errors(votes: pa.Table) -> None:
+    """Win rates leave errors out, so that a judge with many errors decides by the few votes that it has."""
+    for judge, outcomes in votes_by_outcome(votes).items():
+        errors, n = outcomes.get("error", 0), sum(outcomes.values())
+        if errors > _MANY * n:
+            log.warning(
+                "%s: %d of %d votes are errors and count in no win rate; see `raw` in votes.parquet", judge, errors, n
+            )
 
 
 def _rates_only(settings: JudgingSettings) -> dict[str, AnnotatorSettings]:

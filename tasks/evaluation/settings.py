@@ -10,6 +10,7 @@ from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.panel.annotators.settings import POLICY_NAMES
+from tasks.panel.outages import OnOutage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -25,6 +26,7 @@ class EvaluationSettings(BaseModel):
     truth: str | None = None  # the judge that is right by construction (a verifier): the others are compared with it
     against: dict[str, str] = {}  # name -> folder or hub id of another policy to compare with
     pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
+    on_outage: OnOutage = "stop"  # when a judge, rate or MT-Bench's judge is given up; as panel.on_outage
     bootstrap: int = Field(1000, ge=100)
     batch_tokens: int = Field(16384, ge=1)
 
@@ -47,6 +49,7 @@ class JudgingSettings(BaseModel):
 
     judges: dict[str, AnnotatorSettings]  # decide win rates
     rates: dict[str, AnnotatorSettings] = {}  # score single responses; the mean score is a rate
+    reasoning_end: str | None = "</think>"  # judges see what follows it in a reply; None: the whole reply
 
 
 class JudgeSpec(Spec):
@@ -68,6 +71,7 @@ class JudgeSpec(Spec):
     judge_files: dict[str, Artifact] = Field({})  # as LabelSpec.annotator_files
     rate_files: dict[str, Artifact] = Field({})
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
+    on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"
 
 
 class ImplicitReward(BaseModel):

@@ -28,6 +28,7 @@ from tasks.panel.annotators.protocol import (
     Slate,
     Vote,
 )
+from tasks.panel.answers import check_answer
 
 log = logging.getLogger("irepo")
 
@@ -97,7 +98,9 @@ def _read(path: Path, answer_type: AnswerType) -> Iterator[tuple[str, Answer]]:
             key, fields = json.loads(record)
             if "tiers" in fields:
                 fields["tiers"] = tuple(tuple(tier) for tier in fields["tiers"])
-            yield key, _CLASSES[answer_type](**fields)
+            answer = _CLASSES[answer_type](**fields)
+            check_answer(answer_type, answer)
+            yield key, answer
         except (ValueError, TypeError):
             damaged += 1
     if damaged:

@@ -1,8 +1,8 @@
 """The questions of a panel by answer type, and their answers as rows of scores and votes."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
@@ -22,10 +22,14 @@ _TEXT = pa.string()
 
 @dataclass(frozen=True)
 class PanelVotes:
-    """A panel's `scores` (storage.schemas.SCORES) and `votes` (VOTES): by annotator, then in the order of questions."""
+    """A panel's `scores` (storage.schemas.SCORES) and `votes` (VOTES): by annotator, then in the order of questions.
+
+    outages: annotators that were given up -> why. Their questions without an answer are errors.
+    """
 
     scores: pa.Table
     votes: pa.Table
+    outages: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,39 @@
 """Ask a remote annotator all questions that have no stored answer, many at once."""
 
-import asyncio
+import errno
+import logging
 import time
+from asyncio import TaskGroup
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from storage.errors import UserError
 from tasks.panel.annotators.protocol import (
-    UNANSWERED,
     Answer,
-    AnswerType,
     Fault,
     Question,
-    Ranking,
+    Refused,
     RemoteAnnotator,
-    Score,
-    Vote,
 )
+from tasks.panel.answers import check_answer, failure
 from tasks.panel.budget import Spending
 from tasks.panel.chat import faults_met
-from tasks.panel.circuit_breaker import CircuitBreaker
+from tasks.panel.circuit_breaker import CircuitBreaker, Permission
 from tasks.panel.journal import Journal, content_key
+
+log = logging.getLogger("irepo")
+
+_PASSES = 2  # a question that faults is asked once more, after all others
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The answers to all questions, in order. `outage`: why the annotator was given up, None if it was not."""
+
+    answers: list[Answer]
+    outage: str | None
 
 
 async def ask_all(
@@ -29,67 +42,136 @@ async def ask_all(
     journal: Journal,
     spending: Spending,
     done: Callable[[int], None],
-) -> list[Answer]:
-    """The annotator's answers, in order. Equal questions are asked once; answers go to `journal` as they arrive.
+) -> Asked:
+    """The annotator's answers. Equal questions are asked once; answers go to `journal` as they arrive.
 
-    A question that faults, or is not asked because the annotator is given up, becomes an error that is not stored: the
-    next run asks it again. `done` is called with the number of questions answered. Raises UserError when the budget is
-    spent, and what `connected` raises.
+    A question without an answer becomes an error that is not stored, so that the next attempt asks it again: one that
+    faults twice, one that the annotator refuses or raises another exception for, and those that are not asked because
+    the annotator is given up. It is given up by its circuit breaker, or when it answers none of the questions of this
+    attempt. `done` is called with the number of questions answered. Raises UserError when the budget is spent, and
+    what `connected` raises.
     """
-    keys = [content_key(question) for question in questions]
-    answers: dict[str, Answer] = {key: journal.answers[key] for key in keys if key in journal.answers}
-    for answer in answers.values():
-        spending.add(answer)
-    times = Counter(keys)
-    answered = sum(times[key] for key in answers)
-    done(answered)
-    position = {key: index for index, key in enumerate(keys)}
-    left = deque(key for key in position if key not in answers)
-    breaker = CircuitBreaker(annotator.name, annotator.limits)
-    last_fault = ""
-
-    async def work() -> None:
-        nonlocal answered, last_fault
-        while left and not spending.exhausted:
-            permission = await breaker.permission()
-            if permission == "give up" or not left or spending.exhausted:
-                return
-            key = left.popleft()
-            faults: list[str] = []
-            faults_met.set(faults)
-            started = time.monotonic()
-            try:
-                answer: Answer = await annotator.ask(questions[position[key]])
-            except Fault as fault:
-                last_fault = str(fault)
-                answer = failure(annotator.answer_type, last_fault, faults, time.monotonic() - started)
-                breaker.fault(permission, last_fault)
-            else:
-                answer = replace(answer, faults=", ".join(faults) or None)
-                breaker.answered()
-                journal.add(key, answer)
-            answers[key] = answer
-            spending.add(answer)
-            answered += times[key]
-            done(answered)
-
-    if left:
-        async with annotator.connected(), asyncio.TaskGroup() as group:
-            for _ in range(min(annotator.limits.concurrency, len(left))):
-                group.create_task(work())
-    if left and spending.exhausted:
-        raise spending.error(answered, len(questions))
-    for key in left:
-        answers[key] = failure(annotator.answer_type, f"not asked: given up after {last_fault}", [], None)
+    work = _Pass(annotator, questions, journal, spending, done)
+    if work.left:
+        async with annotator.connected():
+            for number in range(_PASSES):
+                if number:
+                    work.ask_again()
+                async with TaskGroup() as group:
+                    for _ in range(min(annotator.limits.concurrency, len(work.left))):
+                        group.create_task(work.work())
+                if work.left and not work.given_up:
+                    raise spending.error(work.answered, len(questions))
+                if work.given_up or not work.unanswered:
+                    break
+    outage = work.outage()
     done(len(questions))
-    return [answers[key] for key in keys]
+    return Asked(work.answers(), outage)
 
 
-def failure(answer_type: AnswerType, what: str, faults: Sequence[str], seconds: float | None) -> Answer:
-    """The answer to a question that nobody answered: an error with the reason."""
-    all_faults = ", ".join([*faults, UNANSWERED])
-    if answer_type == "scores":
-        return Score("error", raw=what, seconds=seconds, faults=all_faults)
-    if answer_type == "pairs":
-        return Vote("error", raw=what, seconds=seconds, faults=all_faults)
-    return Ranking("error", raw=what, seconds=seconds, faults=all_faults)
+class _Pass:
+    """The state of one attempt at all questions of one annotator."""
+
+    def __init__(
+        self,
+        annotator: RemoteAnnotator,
+        questions: Sequence[Question],
+        journal: Journal,
+        spending: Spending,
+        done: Callable[[int], None],
+    ) -> None:
+        self._annotator, self._questions, self._journal, self._spending = annotator, questions, journal, spending
+        self._done = done
+        self._keys = [content_key(question) for question in questions]
+        self._times = Counter(self._keys)
+        self._position = {key: index for index, key in enumerate(self._keys)}
+        self._answers = {key: journal.answers[key] for key in self._position if key in journal.answers}
+        for answer in self._answers.values():
+            spending.add(answer)
+        self._breaker = CircuitBreaker(annotator.name, annotator.limits)
+        self._reached = False  # whether anything but faults came from the annotator in this attempt
+        self._last_fault = ""
+        self._failed: dict[str, str] = {}  # questions that are errors of their own -> why
+        self.unanswered: dict[str, list[str]] = {}  # questions that faulted -> the kinds of their faults
+        self.left = deque(key for key in self._position if key not in self._answers)
+        self.answered = sum(self._times[key] for key in self._answers)  # questions with an answer, or an error
+        done(self.answered)
+
+    @property
+    def given_up(self) -> bool:
+        return self._breaker.given_up
+
+    def ask_again(self) -> None:
+        """Put the questions that faulted among those that are left."""
+        self.left.extend(self.unanswered)
+
+    async def work(self) -> None:
+        """Ask until no question is left, the annotator is given up or the budget is spent."""
+        while self.left and not self._spending.exhausted:
+            permission = await self._breaker.permission()
+            if permission == "give up" or not self.left or self._spending.exhausted:
+                self._breaker.let_go()
+                return
+            key = self.left.popleft()
+            answer = await self._ask(key, permission)
+            self._answers[key] = answer
+            self._spending.add(answer)
+            self._done(self.answered)
+
+    async def _ask(self, key: str, permission: Permission) -> Answer:
+        annotator, breaker = self._annotator, self._breaker
+        faults = self.unanswered.pop(key, [])
+        faults_met.set(faults)
+        started = time.monotonic()
+        try:
+            answer: Answer = await annotator.ask(self._questions[self._position[key]])
+            check_answer(annotator.answer_type, answer)
+        except Fault as fault:
+            self._last_fault = str(fault)
+            self.unanswered[key] = faults
+            breaker.fault(permission, self._last_fault, lasting=fault.lasting)
+            return failure(annotator.answer_type, self._last_fault, faults, time.monotonic() - started)
+        except UserError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK:
+                raise
+            if isinstance(error, Refused):
+                self._reached = True
+                breaker.answered()
+            else:
+                breaker.unknown(permission)
+            answer = self._error(key, error, faults, time.monotonic() - started)
+        else:
+            self._reached = True
+            breaker.answered()
+            answer = replace(answer, faults=", ".join(faults) or None)
+            self._journal.add(key, answer)
+        self.answered += self._times[key]
+        return answer
+
+    def _error(self, key: str, error: Exception, faults: Sequence[str], seconds: float) -> Answer:
+        """The answer to a question that the annotator refuses, or fails on. The first failure is logged in full."""
+        why = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+        if not isinstance(error, Refused):
+            log.warning("%s fails on a question: %s", self._annotator.name, why, exc_info=not self._failed)
+        self._failed[key] = why
+        return failure(self._annotator.answer_type, why, faults, seconds)
+
+    def outage(self) -> str | None:
+        """Why the annotator is given up; None if it is not. Says in the log what has no answer."""
+        name, n = self._annotator.name, len(self._questions)
+        if self._failed:
+            last = list(self._failed.values())[-1]
+            log.warning("%s: %d of %d questions fail, the last one with: %s", name, len(self._failed), n, last)
+        for key in self.left:
+            why = f"not asked: given up after {self._last_fault}"
+            self._answers[key] = failure(self._annotator.answer_type, why, [], None)
+        if self.given_up or (self.unanswered and not self._reached):
+            return self._last_fault
+        if self.unanswered:
+            log.warning("%s: %d of %d questions are unanswered: %s", name, len(self.unanswered), n, self._last_fault)
+        return None
+
+    def answers(self) -> list[Answer]:
+        return [self._answers[key] for key in self._keys]

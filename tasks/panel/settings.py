@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.panel.annotators.settings import Scorer
+from tasks.panel.outages import OnOutage
 
 
 class Budget(BaseModel):
@@ -26,6 +27,9 @@ class PanelSettings(BaseModel):
 
     annotators: dict[str, AnnotatorSettings]
     budget: Budget = Budget()  # of one round's votes
+    # When an annotator is given up. stop: the stage is not finished, and the same command asks for what is missing.
+    # go_on: what is missing is an error for good.
+    on_outage: OnOutage = "stop"
 
     @model_validator(mode="after")
     def _has_annotators_and_prices(self) -> Self:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,9 @@ def vote(
 
     Score annotators score every response once, and ranking annotators rank the responses that are compared with each
     other; votes follow from both. Remote annotators work at the same time, and beside them the lanes of local ones. A
-    question with a stored answer is not asked again. Raises UserError for an empty panel, a spent budget, and the
-    errors of annotators.
+    question with a stored answer is not asked again. An annotator that is given up is in `outages` of the result; the
+    others still answer all their questions. Raises UserError for an empty panel, a spent budget, and the errors of
+    annotators.
     """
     if not annotators:
         raise UserError("the panel has no annotator", where="annotators", remedy="add at least one, e.g. panel=rules")
@@ -54,6 +55,7 @@ def vote(
     return PanelVotes(
         scores=pa.concat_tables([annotator.scores for annotator in answers]),
         votes=pa.concat_tables([annotator.votes for annotator in answers]),
+        outages={name: why for annotator in answers for name, why in annotator.outages.items()},
     )
 
 
@@ -76,8 +78,11 @@ async def _ask_panel(
     async def ask(number: int, annotator: RemoteAnnotator) -> None:
         own_questions = questions.of(annotator.answer_type)
         with Journal(store.journals, annotator.name, annotator.identity, annotator.answer_type) as journal:
-            answers = await ask_all(annotator, own_questions, journal, spending, counts.of(number))
-        results[number] = questions.panel_votes(annotator, as_table(annotator.answer_type, answers))
+            asked = await ask_all(annotator, own_questions, journal, spending, counts.of(number))
+        panel_votes = questions.panel_votes(annotator, as_table(annotator.answer_type, asked.answers))
+        results[number] = (
+            panel_votes if asked.outage is None else replace(panel_votes, outages={annotator.name: asked.outage})
+        )
 
     lanes: dict[str, list[tuple[int, LocalAnnotator]]] = {}
     try:

@@ -15,8 +15,9 @@ from tasks.evaluation.intervals import Bootstrap
 from tasks.evaluation.mt_bench.dialogue import FILE, DialogueSettings, DialogueSpec
 from tasks.evaluation.mt_bench.dialogue import run as run_dialogue
 from tasks.evaluation.mt_bench.figures import mt_bench
-from tasks.evaluation.mt_bench.grading import GradeSettings, GradeSpec, read_grade, run_grading
+from tasks.evaluation.mt_bench.grading import GradeSettings, GradeSpec, run_grading
 from tasks.evaluation.mt_bench.questions import read_questions
+from tasks.evaluation.mt_bench.reading import read_grade
 from tasks.evaluation.mt_bench.settings import GraderSettings
 from tasks.generation.engines import Request, Sample
 from tasks.generation.engines.transformers import TransformersSettings
@@ -52,6 +53,12 @@ class Parrot:
     def __init__(self, policy: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(policy)
         self.requests: list[tuple[float, int, str]] = []
+
+    def check(self, policy: Path) -> None:
+        pass
+
+    def prepare(self, policy: Path) -> None:
+        pass
 
     def load(self, policy: Path) -> None:
         pass
@@ -148,9 +155,21 @@ def test_what_the_judge_is_shown(tmp_path: Path, server: ChatServer) -> None:
     ("text", "grade_"),
     [
         ("Rating: [[7]]", 7.0),
-        ("[[6.5]] then [[2]]", 6.5),
-        ("I say [8].", 8.0),
+        ("[[6.5]] then [[2]]", 2.0),
+        ("Rating: [8]", 8.0),
+        ("**Rating:** **[[8]]**", 8.0),
         ("[1] see [[9]]", 9.0),
+        ("[[9]] is my grade.", 9.0),
+        ("Grade: [[4]]. On second thought: [[9]]", 9.0),
+        ("Grade: [[9]]\n\n[[1]]: https://example.org", 9.0),
+        ("Grade: [[9]]\n[[1]] the first source", 9.0),
+        ("Grade: [[9]]. See [[1]].", 9.0),
+        ("As [[1]](https://example.org) says. [[9]]", 9.0),
+        ("Grade: [[5]]\n[^1]: [[2]]", 5.0),
+        ("<think>Perhaps [[4]].</think>\nGrade: [[9]]", 9.0),
+        ("Perhaps [[4]].</think>\nNo grade.", None),
+        ("<think>Perhaps Rating: [[4]]", None),
+        ("It cites [8].", None),
         ("seven", None),
         ("[[ten]]", None),
         ("[[85]]", None),

@@ -19,18 +19,18 @@ from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.prompts import read_rows
+from storage.rows import read_rows
 from storage.schemas import DIALOGUES, GRADES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
 from tasks.evaluation.mt_bench.questions import TURNS, WITH_REFERENCE, Question, check_references, conversation
+from tasks.evaluation.mt_bench.reading import read_grade
 from tasks.evaluation.mt_bench.settings import GraderSettings
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.chat.registry import chat_limits, open_chat
+from tasks.panel.outages import OnOutage, stop_on_outage
 from tasks.panel.parts import Parts, remove_parts
 from tasks.panel.voting import AnswerStore, vote
 
-_GRADE = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 _FIELD = re.compile(r"\{(question|answer|question_1|answer_1|question_2|answer_2|ref_answer_1|ref_answer_2)\}")
 
 _ASKED = (
@@ -71,7 +71,7 @@ class GradeSpec(Spec):
     """Grade the dialogues of one dialogue stage."""
 
     stage: ClassVar[str] = "grade"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.evaluation.mt_bench.grading:run_grading"
     task: ClassVar[TaskName] = "evaluate"
@@ -81,6 +81,7 @@ class GradeSpec(Spec):
     judge_files: Artifact | None = None  # the judge's local model and templates
     #: Folder of the judge's answers, shared by all stages; None: in `folder`.
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
+    on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"
 
 
 class Grader:
@@ -98,7 +99,7 @@ class Grader:
 
     @cached_property
     def identity(self) -> str:
-        return digest(["mt-bench", 1, self._prompts, self._settings.system, self._settings.answers()])
+        return digest(["mt-bench", 2, self._prompts, self._settings.system, self._settings.answers()])
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         return self._chat.connected()
@@ -129,13 +130,6 @@ class Grader:
         return [{"role": "system", "content": self._settings.system or system}, {"role": "user", "content": content}]
 
 
-def read_grade(text: str) -> float | None:
-    """The first [[x]] in a judge's reply, else the first [x]; None without one, or when x is not from 1 to 10."""
-    match = _GRADE.search(text) or _BACKUP.search(text)
-    grade = float(match[1]) if match else 0.0
-    return grade if 1 <= grade <= 10 else None
-
-
 def read_prompts(path: Path) -> dict[str, tuple[str, str]]:
     """The four prompts of single-answer grading, from FastChat's file. Raises UserError when one is missing."""
     rows = {row.get("name"): row for _, row in read_rows(path)}
@@ -149,7 +143,8 @@ def read_prompts(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def run_grading(spec: GradeSpec, progress: Progress = silent) -> Manifest:
-    """Raises UserError for a missing API key or reference answer, and when the judge gives no grade at all."""
+    """Raises UserError for a missing API key or reference answer, when the judge is given up (unless
+    `spec.on_outage` is go_on), and when it gives no grade at all."""
     manifest = run_stage(spec, lambda: _grade(spec, progress))
     remove_parts(spec)
     return manifest
@@ -166,10 +161,11 @@ def _grade(spec: GradeSpec, progress: Progress) -> Outcome:
     ]
     store = AnswerStore(Parts(spec, "grades"), spec.answers or spec.folder / "answers")
     no_pairs = np.empty((0, 2), dtype=np.int64)
-    scores = vote([Grader(spec.settings.judge)], responses, no_pairs, store, progress).scores.to_pylist()
-    rows = [_row(response, score) for response, score in zip(responses, scores, strict=True)]
+    panel_votes = vote([Grader(spec.settings.judge)], responses, no_pairs, store, progress)
+    rows = [_row(response, score) for response, score in zip(responses, panel_votes.scores.to_pylist(), strict=True)]
     path = spec.folder / "grades.parquet"
     write_parquet(path, table(rows, GRADES))  # even without any grade: the column `raw` shows what went wrong
+    stop_on_outage(panel_votes.outages, spec.on_outage, setting="evaluation.on_outage", folder=spec.folder)
     failed = sum(row["outcome"] != "score" for row in rows)
     if failed == len(rows):
         raise UserError(

@@ -13,6 +13,7 @@ from storage.files import digest
 from tasks.panel.annotators.instructions import Instructions, prompt_text
 from tasks.panel.annotators.protocol import Comparison, Vote, VoteOutcome
 from tasks.panel.annotators.verdicts import (
+    CHOICES,
     TOP,
     Verdict,
     VerdictPlace,
@@ -98,6 +99,7 @@ class JudgeSettings(ChatSettings):
     template: str = "explain"
     verdict: VerdictPlace | None = None  # last_line: [[A]] alone on the last line; letter: the reply is the letter
     soft: bool = False  # add the vote's probability, from log-probabilities if the model gives them
+    constrained: bool = False  # the reply can only be a verdict, without explanation; vLLM on this machine or served
 
     def open(self, name: str, *, seed: int) -> "Judge":
         return Judge(name, self)
@@ -111,7 +113,7 @@ class JudgeSettings(ChatSettings):
 
     def pair_prompt(self, name: str) -> "PairPrompt":
         """Raises UserError when the template cannot be read or lacks a field."""
-        return PairPrompt(name, self, self.template, self.verdict, soft=self.soft)
+        return PairPrompt(name, self, self.template, self.verdict, soft=self.soft, constrained=self.constrained)
 
 
 class Judge:
@@ -130,7 +132,7 @@ class Judge:
 
     @cached_property
     def identity(self) -> str:
-        return digest(["judge", 2, self._prompt.identity, self._settings.answers()])
+        return digest(["judge", 3, self._prompt.identity, self._settings.answers()])
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         return self._chat.connected()
@@ -143,7 +145,14 @@ class PairPrompt:
     """Shows two responses to a chat model in both orders, and turns its replies into a vote."""
 
     def __init__(
-        self, name: str, settings: ChatSettings, template: str, place: VerdictPlace | None, *, soft: bool
+        self,
+        name: str,
+        settings: ChatSettings,
+        template: str,
+        place: VerdictPlace | None,
+        *,
+        soft: bool,
+        constrained: bool,
     ) -> None:
         self._instructions = Instructions(
             template,
@@ -155,11 +164,12 @@ class PairPrompt:
         )
         self._place: VerdictPlace = place or ("letter" if template == "short" else "last_line")
         self._soft = soft
+        self._choices = CHOICES[self._place] if constrained else ()
         self._max_tokens, self._temperature = settings.max_tokens, settings.temperature
 
     @property
     def identity(self) -> str:
-        return digest([self._instructions.digest, self._place, self._soft])
+        return digest([self._instructions.digest, self._place, self._soft, self._choices])
 
     async def ask(self, chat: Chat, question: Comparison, reference: str | None) -> Vote:
         if reference is None and "reference" in self._instructions.fields:
@@ -179,11 +189,12 @@ class PairPrompt:
             max_tokens=self._max_tokens,
             temperature=self._temperature,
             top_logprobs=TOP if self._soft else 0,
+            choices=self._choices,
         )
 
     def vote(self, shown_ab: Reply, shown_ba: Reply) -> Vote:
         """The vote from the replies to both orders. Its `raw` is JSON: both texts ("ab", "ba") and the digest of
-        template and system message ("instructions")."""
+        template and system message ("instructions"); for a text that is no whole answer also why ("problems")."""
         verdicts = read_verdict(shown_ab, self._place), read_verdict(shown_ba, self._place)
         first, second = outcome(verdicts[0], "ab"), outcome(verdicts[1], "ba")
         decided: VoteOutcome = first if first == second else "tie"
@@ -193,7 +204,7 @@ class PairPrompt:
             "ab": shown_ab.text or shown_ab.error,
             "ba": shown_ba.text or shown_ba.error,
             "instructions": self._instructions.digest[:16],
-        }
+        } | _problems(ab=shown_ab, ba=shown_ba)
         return Vote(
             decided,
             probability=self._probability(shown_ab, shown_ba, *verdicts),
@@ -213,6 +224,11 @@ class PairPrompt:
             return None
         margins = margin(shown_ab, verdict_ab), margin(shown_ba, verdict_ba)
         return None if margins[0] is None or margins[1] is None else probability(margins[0], margins[1])
+
+
+def _problems(**replies: Reply) -> dict[str, dict[str, str]]:
+    found = {name: reply.error for name, reply in replies.items() if reply.text and reply.error is not None}
+    return {"problems": found} if found else {}
 
 
 def outcome(verdict: Verdict | None, order: Literal["ab", "ba"]) -> VoteOutcome:

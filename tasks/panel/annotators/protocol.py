@@ -34,14 +34,20 @@ class Response:
     messages: Messages  # the prompt
     answer: str | None
     category: str | None
-    text: str
+    text: str  # without the thought of a reasoning reply
     ended: bool  # False: cut off at the token limit
     reference: str | None = None  # the prompt's
+    reasoning: str = ""  # the thought before the text, with its marks
 
     @property
     def prompt(self) -> str:
         """The last message of the prompt."""
         return self.messages[-1]["content"]
+
+    @property
+    def reply(self) -> str:
+        """All that the policy wrote: what is trained."""
+        return self.reasoning + self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class Score:
     seconds: float | None = None  # None for local, deterministic annotators: equal runs give equal bytes
     tokens: int | None = None
     cost: float | None = None  # in the currency of the annotator's price; None without a price
-    faults: str | None = None  # transport faults before the answer, e.g. "HTTP 500, ReadTimeout"; may end in UNANSWERED
+    faults: str | None = None  # transport faults before the answer, e.g. "HTTP 500, timeout"; may end in UNANSWERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +119,21 @@ Answer = Score | Vote | Ranking
 class Fault(Exception):
     """The model could not be reached, or failed on every retry. The text says how.
 
-    `seconds` is what the attempts took. Faults count towards the circuit breaker. An answer that cannot be parsed is
-    not a fault but an answer with the outcome "error".
+    `seconds` is what the attempts took. `lasting`: asking again will not help, because the address, the key or the
+    model's name is wrong. Faults count towards the circuit breaker. An answer that cannot be parsed is not a fault but
+    an answer with the outcome "error".
+    """
+
+    def __init__(self, text: str, seconds: float, *, lasting: bool = False) -> None:
+        super().__init__(text)
+        self.seconds = seconds
+        self.lasting = lasting
+
+
+class Refused(Exception):
+    """The model was reached and refuses this question, for example because it is too long. The text says why.
+
+    It is an error of this question alone: it does not count towards the circuit breaker, and is not stored.
     """
 
     def __init__(self, text: str, seconds: float) -> None:
@@ -174,7 +193,10 @@ class RemoteAnnotator(Protocol):
         """`ask` works inside this context. Raises UserError for settings that cannot work."""
 
     async def ask(self, question: Any) -> Answer:
-        """Score to Response, Vote to Comparison, Ranking to Slate. Raises Fault."""
+        """Score to Response, Vote to Comparison, Ranking to Slate.
+
+        Raises Fault or Refused. Any other exception becomes an error of this question. UserError ends the pass.
+        """
 
 
 Annotator = LocalAnnotator | RemoteAnnotator

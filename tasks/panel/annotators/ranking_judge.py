@@ -5,7 +5,6 @@ on their positions in the slate. Equal texts are shown once and tied.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Literal
 from storage.files import digest
 from tasks.panel.annotators.instructions import Instructions, prompt_text
 from tasks.panel.annotators.protocol import Ranking, Slate
+from tasks.panel.annotators.reply_text import in_brackets, last_line
 from tasks.panel.annotators.verdicts import await_both, sum_known
 from tasks.panel.chat import Reply
 from tasks.panel.chat.registry import chat_limits, open_chat
@@ -37,7 +37,7 @@ Explain in a few sentences. Then write the ranking alone on the last line, best 
 {count} responses, > between better and worse and = between equally good ones, like this: [[{example}]]""",
 }
 
-_LAST_LINE = re.compile(r"\[\[\s*([0-9]{1,4}(?:\s*[>=]\s*[0-9]{1,4})*)\s*\]\]")
+_LAST_LINE = in_brackets(r"[0-9]{1,4}(?:\s*[>=]\s*[0-9]{1,4})*")
 
 
 class RankingJudgeSettings(ChatSettings):
@@ -84,7 +84,7 @@ class RankingJudge:
 
     @cached_property
     def identity(self) -> str:
-        return digest(["ranking_judge", 1, self._instructions.digest, self._settings.answers()])
+        return digest(["ranking_judge", 2, self._instructions.digest, self._settings.answers()])
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         return self._chat.connected()
@@ -141,9 +141,7 @@ def read_ranking(reply: Reply, n: int) -> Tiers | None:
 
     None unless it has every number exactly once, and for a reply that failed or was cut off.
     """
-    if reply.error is not None or reply.text is None:
-        return None
-    match = _LAST_LINE.fullmatch(reply.text.rstrip().rpartition("\n")[2].strip())
+    match = last_line(reply, _LAST_LINE)
     if match is None:
         return None
     tiers = tuple(tuple(int(number) - 1 for number in tier.split("=")) for tier in match[1].split(">"))

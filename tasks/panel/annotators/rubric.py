@@ -4,6 +4,7 @@ import json
 import re
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
+from itertools import product
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from storage.files import digest
 from tasks.panel.annotators.instructions import Instructions, prompt_text
 from tasks.panel.annotators.protocol import Response, Score
+from tasks.panel.annotators.reply_text import in_brackets, last_line
 from tasks.panel.annotators.settings import Scorer
 from tasks.panel.annotators.verdicts import TOP, masses_at
 from tasks.panel.chat import Reply
@@ -39,7 +41,8 @@ TEMPLATES = {
     "reference": _OPENING + "\nReference answer, which may itself be wrong:\n{reference}\n" + _CLOSING,
 }
 
-_LAST_LINE = re.compile(r"\[\[\s*(-?[0-9]{1,4}(?:\s*,\s*-?[0-9]{1,4})*)\s*\]\]")
+_LAST_LINE = in_brackets(r"-?[0-9]{1,4}(?:\s*,\s*-?[0-9]{1,4})*")
+_MOST_CHOICES = 1000
 
 
 class Criterion(BaseModel):
@@ -60,6 +63,7 @@ class RubricSettings(ChatSettings, Scorer):
     scale: tuple[int, int] = (1, 10)  # lowest and highest score
     template: str = "explain"  # explain, reference (abstains without one), or a file with {prompt} {response}
     soft: bool = False  # use the expected score, from log-probabilities if the model gives them
+    constrained: bool = False  # the reply can only be a score, without explanation; vLLM on this machine or served
 
     @model_validator(mode="after")
     def _scale_is_usable(self) -> Self:
@@ -69,7 +73,19 @@ class RubricSettings(ChatSettings, Scorer):
         if self.soft and not 0 <= low < high <= 9:
             # The first token of 10 is 1: its probability mass could mean either score.
             raise ValueError("soft: true needs scores of one digit; use scale: [0, 9] or a part of it")
+        if self.constrained and (high - low + 1) ** len(self.criteria) > _MOST_CHOICES:
+            raise ValueError(
+                f"constrained: true lists every possible reply, and {len(self.criteria)} criteria on this scale have "
+                f"more than {_MOST_CHOICES}; use fewer criteria, a smaller scale, or one annotator per criterion"
+            )
         return self
+
+    def choices(self) -> tuple[str, ...]:
+        """With `constrained`, every reply that the model may give: the scores of all criteria in brackets."""
+        if not self.constrained:
+            return ()
+        scores = [str(score) for score in range(self.scale[0], self.scale[1] + 1)]
+        return tuple(f"[[{', '.join(combination)}]]" for combination in product(scores, repeat=len(self.criteria)))
 
     def open(self, name: str, *, seed: int) -> "Rubric":
         return Rubric(name, self)
@@ -110,8 +126,8 @@ class Rubric:
     def identity(self) -> str:
         settings = self._settings
         criteria = [[name, criterion.what, criterion.weight] for name, criterion in settings.criteria.items()]
-        rubric = [criteria, list(settings.scale), settings.soft]
-        return digest(["rubric", 1, self._instructions.digest, rubric, settings.answers()])
+        rubric = [criteria, list(settings.scale), settings.soft, settings.constrained]
+        return digest(["rubric", 2, self._instructions.digest, rubric, settings.answers()])
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         return self._chat.connected()
@@ -125,6 +141,7 @@ class Rubric:
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_logprobs=TOP if settings.soft else 0,
+            choices=settings.choices(),
         )
         value = self.read(reply)
         return Score(
@@ -155,12 +172,7 @@ class Rubric:
 
         None unless there is one score on the scale for every criterion, and for a reply that failed or was cut off.
         """
-        if reply.error is not None or reply.text is None:
-            return None
-        text = reply.text.rstrip()
-        start = text.rfind("\n") + 1
-        start += len(text[start:]) - len(text[start:].lstrip())
-        match = _LAST_LINE.fullmatch(text, start)
+        match = last_line(reply, _LAST_LINE)
         if match is None:
             return None
         low, high = self._settings.scale

@@ -8,13 +8,13 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from storage.files import canonical_json, digest
 from tasks.panel.annotators.judge import PairPrompt
-from tasks.panel.annotators.protocol import Comparison, Fault, Messages, Vote
+from tasks.panel.annotators.protocol import Comparison, Messages, Vote
 from tasks.panel.annotators.verdicts import sum_known
 from tasks.panel.chat import Reply
 from tasks.panel.chat.registry import chat_limits, open_chat
@@ -25,8 +25,16 @@ class SelfReferenceSettings(ChatSettings):
     """A pairwise judge that first answers the prompt itself."""
 
     kind: Literal["self_reference"] = "self_reference"
-    answer_tokens: int = Field(512, ge=1)  # of its own answer; an answer that is cut off is an error
+    # Of its own answer; one that is cut off is an error. endpoint: null leaves max_tokens out of the request.
+    answer_tokens: int | None = Field(512, ge=1)
     soft: bool = False  # add the vote's probability, from log-probabilities if the model gives them
+    constrained: bool = False  # as for `judge`; its own answer is free
+
+    @model_validator(mode="after")
+    def _vllm_needs_a_number(self) -> Self:
+        if self.backend == "vllm" and self.answer_tokens is None:
+            raise ValueError("backend=vllm needs a number for answer_tokens; only an endpoint has a default")
+        return self
 
     def open(self, name: str, *, seed: int) -> "SelfReference":
         return SelfReference(name, self)
@@ -41,7 +49,9 @@ class SelfReference:
     def __init__(self, name: str, settings: SelfReferenceSettings) -> None:
         self.name = name
         self.limits = chat_limits(settings)
-        self._prompt = PairPrompt(name, settings, "reference", None, soft=settings.soft)
+        self._prompt = PairPrompt(
+            name, settings, "reference", None, soft=settings.soft, constrained=settings.constrained
+        )
         self._settings = settings
         self._chat = open_chat(name, settings)
         self._own_answers: dict[str, asyncio.Task[Reply]] = {}
@@ -49,7 +59,7 @@ class SelfReference:
     @cached_property
     def identity(self) -> str:
         prompts = [self._prompt.identity, self._settings.answer_tokens]
-        return digest(["self_reference", 1, prompts, self._settings.answers()])
+        return digest(["self_reference", 2, prompts, self._settings.answers()])
 
     def connected(self) -> AbstractAsyncContextManager[None]:
         self._own_answers = {}
@@ -63,7 +73,7 @@ class SelfReference:
             self._own_answers[prompt] = asyncio.create_task(self._answer(question.a.messages))
         try:
             own = await asyncio.shield(self._own_answers[prompt])
-        except Fault:
+        except Exception:
             self._own_answers.pop(prompt, None)  # the next question on this prompt tries again
             raise
         if own.text is None or own.error is not None:
@@ -81,4 +91,5 @@ class SelfReference:
         )
 
     async def _answer(self, messages: Messages) -> Reply:
-        return await self._chat.chat(messages, max_tokens=self._settings.answer_tokens, temperature=0.0)
+        temperature = None if self._settings.temperature is None else 0.0
+        return await self._chat.chat(messages, max_tokens=self._settings.answer_tokens, temperature=temperature)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
+from tasks.panel.annotators.reply_text import in_brackets, last_line, whole_answer
 from tasks.panel.chat import Reply
 
 VerdictPlace = Literal["last_line", "letter"]
@@ -14,8 +15,11 @@ Amount = TypeVar("Amount", int, float)
 #: Alternatives requested per token: the largest number that all providers allow.
 TOP = 5
 
-_LAST_LINE = re.compile(r"\[\[([ABC])\]\]")
-_LETTER = re.compile(r"([ABC])\.?")
+#: What a verdict may look like, by its place; with `constrained` the whole reply is one of these.
+CHOICES: dict[VerdictPlace, tuple[str, ...]] = {"last_line": ("[[A]]", "[[B]]", "[[C]]"), "letter": ("A", "B", "C")}
+
+_LAST_LINE = in_brackets("[ABC]")
+_LETTER = re.compile(r"[*_~`\s]*([ABC])[*_~`\s]*\.?[*_~`\s]*")
 _GRID = 2.0**40
 
 
@@ -26,13 +30,9 @@ class Verdict(NamedTuple):
 
 def read_verdict(reply: Reply, place: VerdictPlace) -> Verdict | None:
     """The verdict: [[A]], [[B]] or [[C]] alone on the last line (`last_line`), or A, B or C as the whole reply
-    (`letter`). None for any other text, and for a reply that failed or was cut off."""
-    if reply.error is not None or reply.text is None:
-        return None
-    text = reply.text.rstrip()
-    start = text.rfind("\n") + 1 if place == "last_line" else 0
-    start += len(text[start:]) - len(text[start:].lstrip())
-    match = (_LAST_LINE if place == "last_line" else _LETTER).fullmatch(text, start)
+    (`letter`), after the judge's reasoning. Emphasis around it is not text. None for any other text, and for a reply
+    that failed or was cut off."""
+    match = last_line(reply, _LAST_LINE) if place == "last_line" else whole_answer(reply, _LETTER)
     return None if match is None else Verdict(match[1], match.start(1))
 
 
@@ -51,8 +51,8 @@ def margin(reply: Reply, verdict: Verdict) -> float | None:
 def masses_at(reply: Reply, at: int, symbols: Sequence[str]) -> tuple[float, ...] | None:
     """Probability mass of each symbol at the token that covers character `at` of the reply.
 
-    A token counts for a symbol if it is the symbol with spaces, brackets or full stops around it. None if there are no
-    log-probabilities, the tokens do not spell the reply, or the token at `at` is not a symbol by itself.
+    A token counts for a symbol if it is the symbol with spaces, brackets, emphasis or full stops around it. None if
+    there are no log-probabilities, the tokens do not spell the reply, or the token at `at` is not a symbol by itself.
     """
     tokens, text = reply.top_logprobs, reply.text or ""
     shift = _shift("".join(token.text for token in tokens), text, at) if tokens else None
@@ -87,7 +87,7 @@ def _shift(spelled: str, text: str, at: int) -> int | None:
 
 
 def _bare(token: str) -> str:
-    return token.strip(" \n[].")
+    return token.strip(" \n[]().*_~`")
 
 
 def probability(shown_ab: float, shown_ba: float) -> float:

@@ -1,5 +1,6 @@
 """Chat models that judge: behind an OpenAI-compatible endpoint, or in vLLM on this machine."""
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Reply:
     text: str | None
     error: str | None
     seconds: float
-    tokens: int | None  # prompt and completion
+    tokens: int | None  # prompt and completion; None when the server does not say
     cost: float | None  # None without a price
     top_logprobs: tuple[Token, ...] = ()  # one per generated token, if requested and given by the server
 
@@ -36,5 +37,17 @@ class Chat(Protocol):
 
     def connected(self) -> AbstractAsyncContextManager[None]: ...
 
-    async def chat(self, messages: Messages, *, max_tokens: int, temperature: float, top_logprobs: int = 0) -> Reply:
-        """One completion of `messages`. Raises protocol.Fault when all retries fail."""
+    async def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None,
+        temperature: float | None,
+        top_logprobs: int = 0,
+        choices: Sequence[str] = (),
+    ) -> Reply:
+        """One completion of `messages`. None leaves a field out of the request.
+
+        choices: if there are any, the reply is one of these texts. Raises protocol.Fault when all retries fail, and
+        protocol.Refused when the model refuses this question.
+        """

@@ -1,33 +1,41 @@
 """A chat model behind any OpenAI-compatible endpoint, with retries, a rate limit and a price. Its key is never stored.
 
-Only transport faults are retried. An answer that cannot be parsed is not retried, and its text is kept.
+Faults of transport are retried: no connection, no whole reply in time, a status that means "later", a reply that is no
+completion. A completion that cannot be parsed as a verdict is an answer: it is not retried, and its text is kept.
 """
 
 import asyncio
-import email.utils
 import json
+import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
 from storage.errors import UserError
-from tasks.panel.annotators.protocol import Fault
-from tasks.panel.chat import Messages, Reply, Token, faults_met
-from tasks.panel.chat.rate import RateLimit
+from tasks.panel.annotators.protocol import Fault, Refused
+from tasks.panel.chat import Messages, Reply, faults_met
+from tasks.panel.chat.completion import Completion, NotACompletion, printable, read_completion
+from tasks.panel.chat.rate import RateLimit, retry_after
 from tasks.panel.chat.settings import ChatSettings
+from tasks.panel.chat.transport import HttpReply, TransportError, request
 
-_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+log = logging.getLogger("irepo")
+
+_REFUSED = frozenset({400, 413, 422})  # this request, not the server: an error of one question
+_LATER = frozenset({408, 409, 425, 429})  # and all of 5xx except these two
+_NEVER = frozenset({501, 505})
 _FIRST_WAIT = 0.5  # seconds before the first retry; doubles each time
 _LONGEST_WAIT = 60.0
-_KEPT = 2000  # characters kept of an answer that is not a chat completion
+_BASE_BYTES, _BYTES_PER_TOKEN = 2**20, 2**12  # of a reply: log-probabilities take about 1 KiB per token
+_MANY_TOKENS = 2**13  # of a reply, where max_tokens sets no limit
 
 
 class Endpoint:
-    """POST {base_url}/chat/completions. Raises UserError when the key's environment variable is not set."""
+    """POST {base_url}/chat/completions. Raises UserError when the key's environment variable is not usable."""
 
     def __init__(self, name: str, settings: ChatSettings) -> None:
         self._name = name
@@ -35,21 +43,28 @@ class Endpoint:
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
         self._client: httpx.AsyncClient | None = None
         self._key: str | None = None
-        _read_key(name, settings.api_key_env)
+        self._warned: set[str] = set()
+        read_key(name, settings.api_key_env)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         settings = self._settings
-        self._key = _read_key(self._name, settings.api_key_env)
+        self._key = read_key(self._name, settings.api_key_env)
         self._gate = asyncio.Semaphore(settings.concurrency)
         self._rate_limit = RateLimit(settings.per_minute)
-        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        async with httpx.AsyncClient(timeout=settings.timeout, limits=limits, headers=headers) as self._client:
+        async with open_client(settings, self._key) as self._client:
             yield
         self._client = self._key = None
 
-    async def chat(self, messages: Messages, *, max_tokens: int, temperature: float, top_logprobs: int = 0) -> Reply:
+    async def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None,
+        temperature: float | None,
+        top_logprobs: int = 0,
+        choices: Sequence[str] = (),
+    ) -> Reply:
         body: dict[str, Any] = {
             "model": self._settings.model,
             "messages": messages,
@@ -58,7 +73,9 @@ class Endpoint:
         } | self._settings.extra_body  # fmt: skip
         if top_logprobs:
             body |= {"logprobs": True, "top_logprobs": top_logprobs}
-        return await self._ask(body)
+        if choices:
+            body |= {"structured_outputs": {"choice": list(choices)}}
+        return await self._ask({name: value for name, value in body.items() if value is not None})
 
     async def _ask(self, body: dict[str, Any]) -> Reply:
         assert self._client is not None, "chat() needs connected()"
@@ -70,45 +87,57 @@ class Endpoint:
                 await self._rate_limit.turn()
                 started = time.monotonic()
                 try:
-                    answer = await self._client.post(self._url, json=body)
-                except httpx.TransportError as fault:
-                    spent += time.monotonic() - started
-                    faults_met.get([]).append(type(fault).__name__)
-                    error = self._without_key(f"{type(fault).__name__}: {fault}")
-                else:
-                    spent += time.monotonic() - started
-                    if answer.status_code == 200:
-                        return self._read(answer, spent)
-                    faults_met.get([]).append(f"HTTP {answer.status_code}")
-                    error = f"HTTP {answer.status_code}: {self._without_key(answer.text)[:_KEPT]}"
-                    if answer.status_code not in _TRANSIENT:
-                        break
-                    wait = _retry_after(answer, wait)
+                    reply = await request(
+                        self._client,
+                        "POST",
+                        self._url,
+                        json=body,
+                        seconds=self._settings.timeout,
+                        most_bytes=_BASE_BYTES + _BYTES_PER_TOKEN * (body.get("max_tokens") or _MANY_TOKENS),
+                    )
+                    if 200 <= reply.status < 300:
+                        completion = read_completion(self._bytes_without_key(reply.body))
+                        return self._reply(completion, spent + time.monotonic() - started)
+                    kind, error = f"HTTP {reply.status}", self._status(reply)
+                    if not _is_transient(reply.status):
+                        faults_met.get([]).append(kind)
+                        raise self._final(reply.status, error, spent + time.monotonic() - started)
+                    wait = retry_after(reply.headers, wait)
+                except TransportError as fault:
+                    kind, error = fault.kind, self._without_key(str(fault))
+                except NotACompletion as fault:
+                    kind, error = "no completion", str(fault)
+                spent += time.monotonic() - started
+                faults_met.get([]).append(kind)
             if attempt < self._settings.retries:
                 await asyncio.sleep(min(wait, _LONGEST_WAIT))
         raise Fault(error, spent)
 
-    def _read(self, answer: httpx.Response, seconds: float) -> Reply:
-        """The text of a chat completion; any other answer is an error that keeps the answer's text."""
-        tokens: int | None = None
-        cost: float | None = None
-        try:
-            body: Any = answer.json()
-            usage = body.get("usage") or {}
-            prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            if isinstance(prompt, int) and isinstance(completion, int):
-                tokens = prompt + completion
-                cost = self._settings.price.of(prompt, completion) if self._settings.price else None
-            choice = body["choices"][0]
-            text = choice["message"]["content"]
-            if not isinstance(text, str):
-                raise TypeError("no text")
-            cut = "cut off at max_tokens" if choice.get("finish_reason") == "length" else None
-            top = _top_logprobs(choice)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            kept = f"not a chat completion: {self._without_key(answer.text)[:_KEPT]}"
-            return Reply(None, kept, seconds, tokens, cost)
-        return Reply(self._without_key(text), cut, seconds, tokens, cost, top)
+    def _reply(self, completion: Completion, seconds: float) -> Reply:
+        for part in completion.left_out:
+            name = part.partition(" ")[0]
+            if name not in self._warned:
+                self._warned.add(name)
+                log.warning("%s: its server sends unusable %s: not counted", self._name, part)
+        prompt, generated = completion.prompt_tokens, completion.completion_tokens
+        tokens, cost = None, None
+        if prompt is not None and generated is not None:
+            tokens = prompt + generated
+            cost = self._settings.price.of(prompt, generated) if self._settings.price else None
+        text = None if completion.text is None else self._without_key(completion.text)
+        error = None if completion.error is None else self._without_key(completion.error)
+        return Reply(text, error, seconds, tokens, cost, completion.top_logprobs)
+
+    def _status(self, reply: HttpReply) -> str:
+        """What a reply with an error status says."""
+        text = printable(self._bytes_without_key(reply.body).decode(errors="replace"))
+        if 300 <= reply.status < 400:
+            text = f"a redirect to {printable(reply.headers.get('location', 'nowhere'))}, which is not followed"
+        return self._without_key(f"HTTP {reply.status}: {text}")
+
+    def _final(self, status: int, error: str, seconds: float) -> Fault | Refused:
+        """The exception for a status that asking again will not change."""
+        return Refused(error, seconds) if status in _REFUSED else Fault(error, seconds, lasting=True)
 
     def _without_key(self, text: str) -> str:
         """Some servers repeat the key in error messages, either plain or escaped as JSON."""
@@ -116,37 +145,22 @@ class Endpoint:
             return text
         return text.replace(self._key, "[key]").replace(json.dumps(self._key)[1:-1], "[key]")
 
-
-def _top_logprobs(choice: dict[str, Any]) -> tuple[Token, ...]:
-    """The alternatives of each generated token; empty if the server gives none.
-
-    Raises LookupError, TypeError, ValueError or AttributeError for another shape.
-    """
-    content = (choice.get("logprobs") or {}).get("content") or []
-    return tuple(
-        Token(
-            token["token"],
-            {token["token"]: float(token["logprob"])}
-            | {other["token"]: float(other["logprob"]) for other in token.get("top_logprobs") or []},
-        )
-        for token in content
-    )
+    def _bytes_without_key(self, body: bytes) -> bytes:
+        """The same for a body that is not parsed yet: what is cut out of it later then holds no part of the key."""
+        if not self._key:
+            return body
+        return body.replace(self._key.encode(), b"[key]").replace(json.dumps(self._key)[1:-1].encode(), b"[key]")
 
 
-def _retry_after(answer: httpx.Response, wait: float) -> float:
-    """Seconds until the time in the Retry-After header (a number or a date), else `wait`."""
-    header = answer.headers.get("retry-after", "").strip()
-    if header.isdecimal():
-        return float(header)
-    try:
-        moment = email.utils.parsedate_to_datetime(header)
-    except ValueError:
-        return wait
-    return max(0.0, moment.timestamp() - time.time())
+def open_client(settings: ChatSettings, key: str | None) -> httpx.AsyncClient:
+    """A client for the endpoint. Its time-outs are those of `transport.request`."""
+    limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+    headers = {"Accept-Encoding": "gzip, deflate"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    return httpx.AsyncClient(timeout=None, limits=limits, headers=headers)
 
 
-def _read_key(name: str, variable: str | None) -> str | None:
-    """The key in the environment variable, or None without a variable. Raises UserError when it is not set."""
+def read_key(name: str, variable: str | None) -> str | None:
+    """The key in the environment variable, or None without a variable. Raises UserError when it is not usable."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -156,4 +170,14 @@ def _read_key(name: str, variable: str | None) -> str | None:
             where=f"annotators.{name}.api_key_env",
             remedy=f"export {variable}=<key>, or remove api_key_env if the server needs no key",
         )
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"the environment variable {variable} holds characters that no key has",
+            where=f"annotators.{name}.api_key_env",
+            remedy=f"export {variable}=<key> with the key alone, on one line",
+        )
     return key
+
+
+def _is_transient(status: int) -> bool:
+    return status in _LATER or (500 <= status < 600 and status not in _NEVER)

@@ -1,7 +1,13 @@
-"""A limit on requests per minute, evenly spaced."""
+"""When the next request may be made: a limit on requests per minute, and what a server says in Retry-After."""
 
 import asyncio
+import email.utils
+import re
 import time
+from collections.abc import Mapping
+from datetime import UTC
+
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
 
 
 class RateLimit:
@@ -17,3 +23,16 @@ class RateLimit:
             start = max(self._next, now)
             self._next = start + self._gap
             await asyncio.sleep(start - now)
+
+
+def retry_after(headers: Mapping[str, str], wait: float) -> float:
+    """Seconds until the time in the header Retry-After (a number, also with a fraction, or a date), else `wait`."""
+    header = headers.get("retry-after", "").strip()
+    if _NUMBER.fullmatch(header):
+        return float(header)
+    try:
+        moment = email.utils.parsedate_to_datetime(header)
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return wait
+    return max(0.0, seconds)

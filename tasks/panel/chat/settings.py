@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from storage.files import digest
 from storage.manifest import folder_digest
-from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, policy_folder
+from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, LoadsModel, policy_folder
 
 
 class Price(BaseModel):
@@ -40,7 +40,7 @@ class ChatEngineSettings(BaseModel):
     start_timeout: float = Field(900, gt=0)  # seconds
 
 
-class ChatSettings(AnnotatorBase):
+class ChatSettings(AnnotatorBase, LoadsModel):
     """Settings of every annotator that uses a chat model."""
 
     backend: Literal["endpoint", "vllm"] = "endpoint"  # an OpenAI-compatible server, or vLLM on this machine
@@ -49,12 +49,13 @@ class ChatSettings(AnnotatorBase):
     api_key_env: str | None = None  # endpoint: environment variable that holds the key; None = send no key
     engine: ChatEngineSettings = ChatEngineSettings()  # vllm
     system: str | None = None  # system message
-    max_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    extra_body: dict[str, Any] = Field({})  # endpoint: more fields for each request, e.g. {seed: 0}
+    max_tokens: int | None = Field(512, ge=1)  # endpoint: null leaves the field out of the request
+    temperature: float | None = Field(0.0, ge=0)  # endpoint: null leaves the field out of the request
+    # endpoint: more fields for each request, e.g. {seed: 0}; one that is null is left out of the request
+    extra_body: dict[str, Any] = Field({})
     concurrency: int = Field(16, ge=1)  # requests in flight
     per_minute: float | None = Field(None, gt=0)  # endpoint: requests; None = no limit
-    timeout: float = Field(120, gt=0)  # endpoint: seconds per request
+    timeout: float = Field(120, gt=0)  # endpoint: seconds of one request, from connecting to the last byte
     retries: int = Field(3, ge=0)  # endpoint: transport faults only
     faults: int = Field(8, ge=1)  # consecutive faults (after retries) that open the circuit breaker
     pause: float = Field(30, ge=0)  # seconds until one question probes the model again; doubles each time
@@ -79,20 +80,27 @@ class ChatSettings(AnnotatorBase):
     @model_validator(mode="after")
     def _fits_the_backend(self) -> Self:
         unused = {
-            "endpoint": ("engine",),
+            "endpoint": ("engine", "template_arguments", "template_date", "trust_remote_code"),
             "vllm": ("base_url", "api_key_env", "extra_body", "per_minute", "timeout", "retries"),
         }[self.backend]
         if ignored := [name for name in unused if name in self.model_fields_set and _differs(self, name)]:
             raise ValueError(f"backend={self.backend} does not use {', '.join(ignored)}; remove it")
         if "@" in urlsplit(self.base_url).netloc:
             raise ValueError("base_url contains a password, and copies of the configuration keep it; use api_key_env")
+        if self.backend == "vllm" and (self.max_tokens is None or self.temperature is None):
+            raise ValueError("backend=vllm needs numbers for max_tokens and temperature; only an endpoint has defaults")
         return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        return checked_address(url)
 
     def check(self, name: str) -> None:
         from tasks.modeling.load import check_policy_folder
 
         if self.backend == "vllm" and self.model not in POLICY_NAMES:
-            check_policy_folder(Path(self.model))
+            check_policy_folder(Path(self.model), trust_remote_code=self.trust_remote_code)
 
     def files(self) -> list[str]:
         return [self.model] if self.backend == "vllm" else []
@@ -113,6 +121,8 @@ class ChatSettings(AnnotatorBase):
         if self.backend == "vllm":
             contents = folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model
             model = [contents, self.engine.dtype, self.engine.max_model_len]
+            if self.template_values:
+                model.append(self.template_values.model_dump(mode="json"))
         return digest([self.backend, model, self.max_tokens, self.temperature, self.extra_body])
 
     def with_policies(self, name: str, policies: Mapping[str, Path]) -> Self:
@@ -120,6 +130,25 @@ class ChatSettings(AnnotatorBase):
             return self
         model = policy_folder(self.model, policies, where=f"annotators.{name}.model")
         return type(self)(**(dict(self) | {"model": model}))
+
+
+def checked_address(url: str) -> str:
+    """`url`, if requests can be sent below it. Raises ValueError with an example when they cannot."""
+    example = "write it like http://127.0.0.1:8000/v1"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"base_url is not an address ({error}); {example}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"base_url does not start with http:// or https:// and a host; {example}")
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError(f"base_url contains white space; {example}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"base_url has a part after ? or #, but paths are appended to it; {example}")
+    if parts.path.rstrip("/").endswith(("/completions", "/models")):
+        raise ValueError(f"base_url names one page of the server; {example}, without /chat/completions")
+    return url
 
 
 def _differs(settings: ChatSettings, name: str) -> bool:

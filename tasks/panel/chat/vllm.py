@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -19,10 +19,10 @@ from storage.files import digest
 from tasks.child_process import Child, ChildDied, ChildFailed, ChildTooSlow, Done
 from tasks.modeling.load import check_policy_folder
 from tasks.modeling.vllm_process import VllmOptions, check_installed, check_memory, environment_of
-from tasks.panel.annotators.protocol import Fault
+from tasks.panel.annotators.protocol import Fault, Refused
 from tasks.panel.chat import Messages, Reply, Token, faults_met
 from tasks.panel.chat.settings import ChatSettings
-from tasks.panel.chat.vllm_worker import MODULE, Answer, Question, Start
+from tasks.panel.chat.vllm_worker import MODULE, Answer, Completion, Question, Start
 
 
 class VllmChat:
@@ -34,13 +34,22 @@ class VllmChat:
         self._engine: _Engine | None = None
         folder = Path(settings.model)
         check_installed(where=f"annotators.{name}.backend", remedy="use an endpoint: backend: endpoint")
-        check_policy_folder(folder)
+        check_policy_folder(folder, trust_remote_code=settings.trust_remote_code)
         check_memory(folder, settings.engine, where=f"annotators.{name}.engine")
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Raises UserError when vLLM refuses the model, or is not ready in time."""
-        key = (id(asyncio.get_running_loop()), digest([self._settings.model, self._settings.engine.model_dump()]))
+        key = (
+            id(asyncio.get_running_loop()),
+            digest(
+                [
+                    self._settings.model,
+                    self._settings.engine.model_dump(),
+                    self._settings.template_values.model_dump(mode="json"),
+                ]
+            ),
+        )
         if key not in _engines:
             _engines[key] = _Engine(self._name, self._settings)
         engine = _engines[key]
@@ -57,22 +66,31 @@ class VllmChat:
                 _engines.pop(key, None)
                 await asyncio.shield(asyncio.to_thread(engine.close))
 
-    async def chat(self, messages: Messages, *, max_tokens: int, temperature: float, top_logprobs: int = 0) -> Reply:
+    async def chat(
+        self,
+        messages: Messages,
+        *,
+        max_tokens: int | None,
+        temperature: float | None,
+        top_logprobs: int = 0,
+        choices: Sequence[str] = (),
+    ) -> Reply:
         engine = self._engine
+        assert max_tokens is not None, "settings of this backend have a number"
+        assert temperature is not None, "settings of this backend have a number"
         assert engine is not None, "chat() must be called inside connected()"
         async with self._gate:
             started = time.monotonic()
             try:
-                answer = await engine.ask(messages, max_tokens, temperature, top_logprobs)
+                answer = await engine.ask(messages, max_tokens, temperature, top_logprobs, choices)
             except EngineGone as gone:
                 faults_met.get([]).append("vLLM ended")
                 raise Fault(str(gone), time.monotonic() - started) from None
-        return self._reply(answer, time.monotonic() - started)
+        if answer.completion is None:
+            raise Refused(answer.error or "vLLM refuses the question", time.monotonic() - started)
+        return self._reply(answer.completion, time.monotonic() - started)
 
-    def _reply(self, answer: Answer, seconds: float) -> Reply:
-        completion = answer.completion
-        if completion is None:
-            return Reply(None, answer.error, seconds, None, None)
+    def _reply(self, completion: Completion, seconds: float) -> Reply:
         price = self._settings.price
         # Tokens that are parts of characters can have the same text: the likelier one, which is first, is kept.
         return Reply(
@@ -123,7 +141,9 @@ class _Engine:
             self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._starting)
 
-    async def ask(self, messages: Messages, max_tokens: int, temperature: float, top_logprobs: int) -> Answer:
+    async def ask(
+        self, messages: Messages, max_tokens: int, temperature: float, top_logprobs: int, choices: Sequence[str]
+    ) -> Answer:
         """Raises EngineGone."""
         try:
             await self.ready()
@@ -142,6 +162,7 @@ class _Engine:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_logprobs=top_logprobs,
+                choices=list(choices),
             )
             self._waiters[question.id] = loop, future
             with suppress(ChildDied):  # the reader sees it too, and fails all questions
@@ -167,7 +188,10 @@ class _Engine:
                 "the vLLM engine", [sys.executable, "-m", MODULE], log=self._log, env=environment_of(settings.engine)
             )
         try:
-            child.send(Start(options=VllmOptions.of(Path(settings.model).resolve(), settings.engine)))
+            options = VllmOptions.of(
+                Path(settings.model).resolve(), settings.engine, trust_remote_code=settings.trust_remote_code
+            )
+            child.send(Start(options=options, template=settings.template_values))
             child.receive(Done, settings.engine.start_timeout)
         except (ChildDied, ChildFailed, ChildTooSlow) as error:
             raise UserError(
