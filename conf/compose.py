@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,8 +27,11 @@ _OPTIONAL = ("run", "recipe")  # groups of which none need be chosen
 _SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
 
 
-def compose_config(overrides: Sequence[str]) -> RunConfig:
-    """The configuration that `overrides` ask for. Raises UserError naming the key and what was meant."""
+def compose_config(overrides: Sequence[str], check: Callable[[object], None] = lambda values: None) -> RunConfig:
+    """The configuration that `overrides` ask for. Raises UserError naming the key and what was meant.
+
+    check: called with the composed values, as plain data, before any class that they name is looked up.
+    """
     words = [word for override in overrides for word in (_own_objective(override, overrides) or _expand(override))]
     for word in words:  # of an optional group Hydra takes any word, and ignores one that it has no file for
         key, _, value = word.lstrip("+").partition("=")
@@ -44,6 +47,7 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
             values = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise _composition_error(error, words) from None
+    check(values)
     return validate_config(values)
 
 

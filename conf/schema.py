@@ -16,6 +16,7 @@ from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
 from tasks.mixing.settings import MixingSettings
+from tasks.modeling.chat_template import TemplateSettings
 from tasks.panel.settings import PanelSettings
 from tasks.reporting.tracking import TrackerKind
 from tasks.training.objectives.check import RunSetup, check_objective
@@ -28,15 +29,21 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PolicySettings(_Group):
+#: Policies that the project makes itself, each with its prompts.
+Showcase = Literal["demo", "smollm2"]
+
+
+class PolicySettings(_Group, TemplateSettings):
     """The initial policy: a Hugging Face folder or id."""
 
     path: str  # folder, or id on the Hugging Face hub
     revision: str | None = None  # of a hub id
     trust_remote_code: bool = False  # run Python code that the policy's folder brings
+    # Annotators see what follows this mark in a reply, the final answer; null: the whole reply. All of it is trained.
+    reasoning_end: str | None = "</think>"
     # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
     aligned_from: str | None = None
-    warmup: Literal["demo"] | None = None  # how `path` is made when it does not exist; None = it must exist
+    warmup: Showcase | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
 class RunConfig(_Group):
@@ -65,6 +72,7 @@ class RunConfig(_Group):
     license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so
     push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine
     push_preferences_to_hub: str | None = None  # dataset repository for the rounds' preference sets
+    overwrite: bool = False  # replace finished stages of the run that were made with other settings
     # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
     dry_run: bool | Literal["plan"] = False
 

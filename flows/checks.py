@@ -11,9 +11,11 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
-from flows.plan import Plan, aligned_from
+from flows.data_checks import check_offline, show_prompts
+from flows.overwrite import refuse_overwrite
+from flows.plan import Plan, aligned_from, with_template
+from flows.policy_checks import check_policies
 from flows.specs import prompts_spec
-from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
@@ -22,7 +24,8 @@ from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.questions import check_references, read_questions
 from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.generation.stage import context_length
-from tasks.modeling.load import check_policy_folder
+from tasks.modeling.conversation import check_turn_end
+from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.panel.chat.preflight import check_servers
 from tasks.panel.chat.settings import ChatSettings
 from tasks.reporting.cards.hub import check_token
@@ -125,20 +128,19 @@ def prepare_run(config: RunConfig) -> Plan:
     if embedder not in (None, POLICY):
         find_embedder(embedder)
     prompts = prompt_artifacts(config.prompts)
-    offline = config.mixing.offline
-    if offline is not None and not offline.path.is_file():
-        raise UserError(
-            "the offline preference set does not exist",
-            where=f"mixing.offline.path={offline.path}",
-            remedy="give a JSONL, JSONL.gz or Parquet file",
-        )
     plan = open_plan(config)
     if config.policy.aligned_from:
-        check_policy_folder(plan.before_initial.path)
+        check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
+    check_policies(config, plan)
+    trusted = config.policy.trust_remote_code
     for policy in (plan.initial, *plan.named.values()):
-        config.engine.open(trust_remote_code=config.policy.trust_remote_code).check(policy.path)
-    context = config.engine.max_model_len or context_length(plan.initial.path)
-    run_prompts(prompts_spec(plan, *prompts, context=context))
+        config.engine.open(trust_remote_code=trusted).check(policy.path)
+        check_turn_end(load_tokenizer(policy.path, trust_remote_code=trusted), stop=config.sampling.stop)
+    context = config.engine.max_model_len or context_length(plan.initial.path, trust_remote_code=trusted)
+    spec = prompts_spec(plan, *prompts, context=context)
+    check_offline(plan)
+    refuse_overwrite(plan, spec)
+    show_prompts(spec.folder, run_prompts(spec))
     return plan
 
 
@@ -146,10 +148,13 @@ def open_plan(config: RunConfig) -> Plan:
     """The plan of a run; policies that are hub ids are downloaded. Raises UserError for one that does not exist."""
     trusted = config.policy.trust_remote_code
     named = {
-        name: Artifact.of(find_policy(PolicySettings(path=path, trust_remote_code=trusted)))
+        name: with_template(
+            config, f"against/{name}", find_policy(PolicySettings(path=path, trust_remote_code=trusted))
+        )
         for name, path in config.evaluation.against.items()
     }
-    return Plan(config, Artifact.of(find_policy(config.policy)), aligned_from(config), named)
+    initial = with_template(config, "initial", find_policy(config.policy), strict=True)
+    return Plan(config, initial, aligned_from(config), named)
 
 
 def finished_rounds(layout: RunLayout) -> int:

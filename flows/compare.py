@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from conf.compose import compose_config, group_options
+import yaml
+
+from conf.compose import group_options
 from conf.schema import RunConfig
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
@@ -26,7 +28,7 @@ from flows.show.terminal import console, exit_on_user_error, markdown_table
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    start_temporary_server()
+    exit_on_user_error(start_temporary_server)
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.artifacts import create_markdown_artifact  # noqa: E402
@@ -36,19 +38,22 @@ from rich.box import SIMPLE_HEAD  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from flows.iterate import irepo  # noqa: E402
-from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
+from flows.parameters import Name, Override, Preset, Rounds, Seed, as_words, refusing  # noqa: E402
 from flows.round import list_stages  # noqa: E402
+from flows.served import FORBIDDEN, compose_served  # noqa: E402
+from storage.artifact import SPEC, artifacts  # noqa: E402
 from storage.errors import UserError  # noqa: E402
-from storage.files import canonical_json, publish_text, sync_folder  # noqa: E402
+from storage.files import canonical_json, parse_yaml, publish_text, sync_folder, yaml_text  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
-from storage.manifest import MANIFEST  # noqa: E402
+from storage.manifest import MANIFEST, BrokenManifest, read_manifest  # noqa: E402
+from storage.stage import Spec  # noqa: E402
 from tasks.evaluation.record import RoundRecord  # noqa: E402
 from tasks.reporting.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
 
 _COLUMNS = 4  # methods in one table on the terminal
 _INTERVALS = "mean over seeds with 95 % intervals; for one seed, over prompts"
 
-Method = Annotated[str, Field(min_length=1)]
+Method = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": refusing(FORBIDDEN)})]
 
 
 @flow(name="irepo-compare", persist_result=True, result_serializer="json")
@@ -71,14 +76,14 @@ def compare(
         overrides: as on the command line, for every run.
     """
     words = as_words(overrides, run=preset, rounds=rounds)
-    folder = RunLayout.of(compose_config([*words, *_objective(methods[0])]).runs, name).root
+    folder = RunLayout.of(compose_served([*words, *_objective(methods[0])]).runs, name).root
     runs: dict[str, list[list[RoundRecord]]] = {slug(method): [] for method in methods}
     if len(runs) < len(methods):
         raise UserError("two methods are the same", where="methods", remedy="name each method once")
     for seed in seeds:
         # Compose all first: a mistake in the last method is reported before the first one runs.
         run_words = {method: [*words, *_run_words(method, seed, folder)] for method in methods}
-        configs = {method: compose_config(run_words[method]) for method in methods}
+        configs = {method: compose_served(run_words[method]) for method in methods}
         first = configs[methods[0]]
         for method, config in configs.items():
             share(folder / first.name, folder / config.name, shared_stages(first, config))
@@ -123,26 +128,57 @@ def shared_stages(one: RunConfig, other: RunConfig) -> list[str]:
     folders: list[Path] = []
     root = RunLayout.of(one.runs, one.name).root
     for stage, counterpart in zip(list_stages(one), list_stages(other), strict=False):
-        if stage.key() != counterpart.key():
+        if stage.key() != counterpart.key() or _outside(stage) != _outside(counterpart):
             break
         folders.append(stage.folder.relative_to(root))
     outer = [folder for folder in folders if not any(other in folder.parents for other in folders)]
     return [folder.as_posix() for folder in outer]
 
 
+def _outside(spec: Spec) -> list[Path]:
+    """The files and folders from outside the run that a stage reads; their content is not looked at here."""
+    read = [artifacts(name, getattr(spec, name)) for name in type(spec).model_fields]
+    return [artifact.path for made in read for artifact in made.values() if artifact.maker is None]
+
+
 def share(source: Path, target: Path, folders: Sequence[str]) -> None:
     """Link those of `folders` into `target` that `source` has finished and `target` lacks.
 
-    Hard links are safe: published files are replaced, never written in place.
+    Files that a manifest names are hard links, which is safe: they are replaced, never written in place. What else
+    lies beside them, such as people's votes, is not shared. spec.yaml is written anew, with the target's paths.
     """
     for name in folders if source != target else ():
         made, wanted = source / name, target / name
         if (made / MANIFEST).is_file() and not wanted.exists():
             wanted.parent.mkdir(parents=True, exist_ok=True)
             temporary = wanted.with_name(f".{wanted.name}.{os.getpid()}.tmp")
-            shutil.copytree(made, temporary, copy_function=os.link)
-            temporary.replace(wanted)
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                for manifest in sorted(made.rglob(MANIFEST)):
+                    _share_stage(manifest.parent, temporary / manifest.parent.relative_to(made), source, target)
+                temporary.replace(wanted)
+            except (BrokenManifest, FileNotFoundError, yaml.YAMLError):  # damaged: the target makes it
+                shutil.rmtree(temporary, ignore_errors=True)
             sync_folder(wanted.parent)
+
+
+def _share_stage(made: Path, wanted: Path, source: Path, target: Path) -> None:
+    spec = parse_yaml((made / SPEC).read_text(encoding="utf-8"))
+    publish_text(wanted / SPEC, yaml_text(_moved(spec, str(source), str(target))))
+    for path in [entry.path for entry in read_manifest(made, check_files=False).files] + [MANIFEST]:
+        (wanted / path).parent.mkdir(parents=True, exist_ok=True)
+        os.link(made / path, wanted / path)
+
+
+def _moved(value: Any, source: str, target: str) -> Any:
+    """The content of a spec.yaml with the paths of another run folder."""
+    if isinstance(value, dict):
+        return {key: _moved(inner, source, target) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_moved(inner, source, target) for inner in value]
+    if isinstance(value, str) and (value == source or value.startswith(f"{source}/")):
+        return target + value[len(source) :]
+    return value
 
 
 def publish(folder: Path, methods: dict[str, list[dict[str, Value]]]) -> dict[str, Any]:

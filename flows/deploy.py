@@ -7,8 +7,8 @@ python -m flows.deploy worker
 import os
 import sys
 
+from flows.operations.api import API, check_api
 from flows.operations.environment import PROJECT, prepare
-from flows.operations.temporary_server import API, healthy
 
 prepare()
 
@@ -43,12 +43,14 @@ def ensure_pool() -> None:
 
 def main() -> None:
     api = get_current_settings().api.url
-    if api is None or not healthy(api):
+    if api is None:
         raise UserError(
-            "no Prefect server answers",
-            where=f"PREFECT_API_URL={api or ''}",
-            remedy=f"start one (prefect server start) and export PREFECT_API_URL={API}",
+            "no Prefect server is named",
+            where="PREFECT_API_URL",
+            remedy="start one (make serve; for several machines see docs/security.md) and export its address, such as "
+            f"PREFECT_API_URL={API}",
         )
+    check_api(api)
     if sys.argv[1:] == ["worker"]:
         ensure_limit()
         prefect("worker", "start", "--pool", POOL, "--type", "process", "--limit", "1")

@@ -103,7 +103,9 @@ def judge_spec(plan: Plan, number: int, *, prompts: Artifact, responses: Mapping
         folder=plan.folder(number, "evaluate/judgements"),
         round=number,
         seed=plan.config.seed,
-        settings=JudgingSettings(judges=evaluation.judges, rates=evaluation.rates),
+        settings=JudgingSettings(
+            judges=evaluation.judges, rates=evaluation.rates, reasoning_end=plan.config.policy.reasoning_end
+        ),
         responses=dict(responses),
         prompts=prompts,
         judge_files=dict(plan.judge_files),
@@ -156,6 +158,7 @@ def _mt_bench(stages: Stages, plan: Plan, number: int, policy: Artifact) -> Arti
                 max_tokens=settings.max_tokens,
                 engine=plan.config.engine,
                 trust_remote_code=plan.config.policy.trust_remote_code,
+                reasoning_end=plan.config.policy.reasoning_end,
             ),
             policy=policy,
             questions=stages.outside(settings.questions),

@@ -78,7 +78,7 @@ def _print(number: int, decision: Decision) -> None:
     console.print(f"round {number}: {decision.action}{', and the run ends' if decision.last else ''}")
     for reason in decision.reasons:
         if not reason.holds:
-            console.print(f"  {reason.rule}: {reason.says}", soft_wrap=True, markup=False)
+            console.print(f"  {reason.rule}: {reason.says}", soft_wrap=True)
 
 
 def ask(plan: Plan, rounds: list[RoundRecord]) -> Action | None:

@@ -25,12 +25,11 @@ if __name__ == "__main__":
     # Refuse a mistyped word before the slow imports below.
     exit_on_user_error(lambda: compose_config(sys.argv[1:]))
     # The server starts while this process imports the rest.
-    start_temporary_server()
+    exit_on_user_error(start_temporary_server)
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
 from prefect.states import State  # noqa: E402
-from rich.markup import escape  # noqa: E402
 
 from conf.schema import RunConfig  # noqa: E402
 from flows.chain import promoted  # noqa: E402
@@ -44,6 +43,7 @@ from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_word
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan  # noqa: E402
 from flows.round import complete_round, initial_record, list_stages  # noqa: E402
+from flows.served import compose_served  # noqa: E402
 from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.disk_errors import disk_faults  # noqa: E402
@@ -84,13 +84,13 @@ def irepo(
     """
     supervise_this_run()
     words = as_words(overrides, run=preset, name=name, rounds=rounds, seed=seed, gate=gate)
-    config = compose_config(words)
+    config = compose_served(words)
     layout = RunLayout.of(config.runs, config.name)
     with owned(layout.root), disk_faults(layout.root), run_log(layout.root), device_held():
         if more_rounds is not None:
             config = config.with_rounds(rounds_wanted(layout, more_rounds))
         if needs_warmup(config.policy):
-            warm_up(["demo=true", f"seed={config.seed}"])
+            warm_up([f"showcase={config.policy.warmup}", f"seed={config.seed}"])
         try:
             return _rounds(prepare_run(config))
         finally:
@@ -100,7 +100,7 @@ def irepo(
 def _rounds(plan: Plan) -> list[RoundRecord] | State[None]:
     layout = plan.layout
     sweep_temporaries(layout.root)
-    publish_text(layout.config, dump_config(plan.config))
+    publish_text(layout.config, dump_config(plan.config), private=True)
     publish_folder_link(plan)
     rounds = [initial_record(plan)]
     # The run sends a heartbeat; a second one for every round would delay the end of each round.
@@ -131,7 +131,7 @@ def _push(plan: Plan) -> None:
             addresses = push(plan.layout.root, policy=config.push_to_hub, preferences=config.push_preferences_to_hub)
             console.print(f"pushed: {', '.join(addresses)}", soft_wrap=True)
         except UserError as error:
-            console.print(f"[yellow]not pushed: {error}[/]", soft_wrap=True)
+            console.print(f"not pushed: {error}", style="yellow", soft_wrap=True)
 
 
 def _publish(plan: Plan, rounds: list[RoundRecord]) -> None:
@@ -163,24 +163,26 @@ def main(words: Sequence[str]) -> None:
 def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
     if not needs_warmup(config.policy):
         prepare_run(config)
-    command = escape(f"python -m flows.iterate {shlex.join(words)}".strip())  # escape: [a] is a list, not markup
-    console.print(f"run folder: {folder}   to continue after a stop: [bold]{command}[/]", soft_wrap=True)
+    command = f"python -m flows.iterate {shlex.join(words)}".strip()
+    console.print(f"run folder: {folder}   to continue after a stop: {command}", soft_wrap=True)
     await_server()
     try:
         state = irepo(overrides=list(words), return_state=True)
         rounds = state if state.name == WAITING else state.result()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; finished stages are kept in {folder}. To continue: {command}") from None
     except BaseException:
-        console.print(f"stopped; finished stages are kept in {folder}. To continue: [bold]{command}[/]", soft_wrap=True)
+        console.print(f"stopped; finished stages are kept in {folder}. To continue: {command}", soft_wrap=True)
         raise
     if isinstance(rounds, State):
-        console.print(f"{rounds.message}\nthen, to continue: [bold]{command}[/]", soft_wrap=True)
+        console.print(f"{rounds.message}\nthen, to continue: {command}", soft_wrap=True)
         sys.exit(EXIT_WAITING)
     layout, last = RunLayout.of(config.runs, config.name), rounds[-1].round
     console.print(samples_table(layout.stage(0, "evaluate"), layout.stage(last, "evaluate")))
     if rounds[-1].decision is None:
         console.print(
-            f"round {last} waits for a decision: [bold]python -m flows.gate {folder} promote[/] (or 'roll back', stop),"
-            f" then [bold]{command}[/]",
+            f"round {last} waits for a decision: python -m flows.gate {folder} promote (or 'roll back', stop),"
+            f" then {command}",
             soft_wrap=True,
         )
         return

@@ -36,7 +36,7 @@ from rich.table import Table
 from yaml import YAMLError
 
 from storage.errors import UserError
-from storage.prompts import read_rows
+from storage.rows import read_rows
 from tasks.panel.annotators.protocol import Annotator, Answer, Response, is_remote
 from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
 from tasks.panel.answers import as_table

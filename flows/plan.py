@@ -9,6 +9,7 @@ from conf.schema import RunConfig
 from flows.digests import files_of
 from storage.artifact import Artifact
 from storage.layout import RunLayout
+from tasks.modeling.chat_template import fixed_policy
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.panel.annotators.settings import POLICY_NAMES
 
@@ -59,7 +60,19 @@ class Plan:
 def aligned_from(config: RunConfig) -> Artifact | None:
     """The folder in policy.aligned_from. Raises UserError when it is missing."""
     folder = config.policy.aligned_from
-    return Artifact.of(Path(folder)) if folder else None
+    return with_template(config, "aligned_from", Path(folder)) if folder else None
+
+
+def with_template(config: RunConfig, name: str, folder: Path, *, strict: bool = False) -> Artifact:
+    """The policy in `folder` with the run's template_arguments and template_date, or `folder` itself without any.
+
+    strict: raise UserError for arguments that its chat template does not read; otherwise those are left out.
+    """
+    values = config.policy.template_values
+    if not values or not folder.is_dir():
+        return Artifact.of(folder)
+    made = RunLayout.of(config.runs, config.name).policy(name)
+    return Artifact.of(fixed_policy(folder, made, values, strict=strict))
 
 
 def _files(annotators: Mapping[str, AnnotatorSettings]) -> Mapping[str, Artifact]:

@@ -182,7 +182,7 @@ def irepo_round(
     Ends in a state `Waiting` while people on the panel have not voted.
     """
     plan, chain, stages = Plan(config, initial, aligned_from(config)), chain_of(before), PrefectStages()
-    console.print(f"[bold]{run}: round {number} of {config.rounds}[/]")
+    console.print(f"{run}: round {number} of {config.rounds}", style="bold")
     try:
         play_round(stages, plan, number, chain)
     except StageWaits as waiting:
@@ -190,7 +190,8 @@ def irepo_round(
     _worked.add((plan.layout.root, number))
     record = round_record(plan, number, chain, stages.manifests)
     for complaint in complaints(record.labels):
-        console.print(f"[yellow]{complaint} {plan.folder(number, 'label') / 'votes.parquet'}[/]", soft_wrap=True)
+        votes = plan.folder(number, "label") / "votes.parquet"
+        console.print(f"{complaint} {votes}", style="yellow", soft_wrap=True)
     publish_report(plan, [*before, record])
     return None
 

@@ -1,35 +1,43 @@
 """`make serve`: Prefect's server on loopback, and the deployments irepo/iterate, irepo/nightly, irepo-compare/compare.
 
-export PREFECT_API_URL=http://127.0.0.1:4200/api
+export PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING="$(cat ~/.prefect/irepo-secret)"
 prefect deployment run irepo/iterate
 prefect deployment run irepo/iterate --param rounds=1 --param name=second --param 'overrides=["sampling.responses=8"]'
 prefect deployment schedule pause irepo/nightly <id>     # ids: prefect deployment schedule ls irepo/nightly
 """
 
+import asyncio
 import os
+import shlex
+import sys
+from types import FrameType
 from typing import cast
+from urllib.parse import quote
 
+from flows.operations.api import API, check_api, check_proxies
 from flows.operations.environment import PROJECT, prepare
-from flows.operations.temporary_server import API, healthy
+from flows.operations.secret import CLIENT, secret_file
 
-prepare()
 os.environ.setdefault("PREFECT_API_URL", API)
+prepare()
 
-from prefect import serve  # noqa: E402  (Prefect reads its settings as it is imported)
-from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.client.orchestration import get_client  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.client.schemas.responses import DeploymentResponse  # noqa: E402
 from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
+from prefect.context import refresh_global_settings_context  # noqa: E402
 from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.flows import EntrypointType  # noqa: E402
+from prefect.runner import Runner  # noqa: E402
 
 from flows.compare import compare  # noqa: E402
 from flows.iterate import irepo  # noqa: E402
 from flows.operations.device import ensure_limit  # noqa: E402
+from flows.operations.guard import LOGIN  # noqa: E402
 from flows.operations.liveness import close_abandoned_rounds, declare_zombies  # noqa: E402
 from flows.operations.server import Server  # noqa: E402
 from flows.show.terminal import exit_on_user_error  # noqa: E402
-from storage.errors import UserError  # noqa: E402
+from tasks.interrupts import Endings  # noqa: E402
 
 _NIGHTLY = CronSchedule(cron="0 2 * * *", timezone="UTC")
 
@@ -62,17 +70,34 @@ def serve_deployments() -> None:
         tags=["irepo"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    print(f"UI: {os.environ['PREFECT_API_URL'].removesuffix('/api')}   in another terminal: ", end="")
-    print(f"export PREFECT_API_URL={os.environ['PREFECT_API_URL']}")
+    _say_how_to_use()
+    runner = _Runner(pause_on_shutdown=False, limit=1)
+    for deployment in (iterate, nightly, comparison):
+        runner.add_deployment(cast(RunnerDeployment, deployment))
+    asyncio.run(runner.start())
+
+
+class _Runner(Runner):
+    """Prefect's runner; SIGTERM leaves its event loop, and its runs end as the loop is closed."""
+
+    def handle_sigterm(self, number: int, _frame: FrameType | None = None) -> None:
+        # Prefect's own handler calls a coroutine function without awaiting it, and exits with code 0.
+        raise SystemExit(128 + number)
+
+
+def _say_how_to_use() -> None:
+    api = os.environ["PREFECT_API_URL"]
+    variables = f"PREFECT_API_URL={api}"
+    page = api.removesuffix("/api")
+    if api == API:
+        page += LOGIN
+        # In the address only on a terminal: a log may be read by others.
+        page += f"#{quote(os.environ[CLIENT], safe='')}" if sys.stdout.isatty() else ""
+        variables += f' {CLIENT}="$(cat {shlex.quote(str(secret_file()))})"'
+        if not sys.stdout.isatty():
+            print(f"Log in to the UI with the text in {secret_file()}")
+    print(f"UI: {page}\nin another terminal: export {variables}")
     print("then: prefect deployment run irepo/iterate", flush=True)
-    serve(
-        cast(RunnerDeployment, iterate),
-        cast(RunnerDeployment, nightly),
-        cast(RunnerDeployment, comparison),
-        limit=1,
-        pause_on_shutdown=False,
-        print_starting_message=False,
-    )
 
 
 def _registered(name: str) -> DeploymentResponse | None:
@@ -86,16 +111,18 @@ def _registered(name: str) -> DeploymentResponse | None:
 
 def main() -> None:
     os.chdir(PROJECT)
-    server, api = Server(), os.environ["PREFECT_API_URL"]
-    if api == API:
-        server.start()
-    elif not healthy(api):
-        raise UserError(
-            "no Prefect server answers there",
-            where=f"PREFECT_API_URL={api}",
-            remedy=f"start that server, or unset the variable; a server is then started at {API}",
-        )
+    check_proxies()
+    api = os.environ["PREFECT_API_URL"]
+    if api != API:
+        check_api(api)
+    endings = Endings()
+    endings.install()
+    server = Server(endings)
     try:
+        if api == API:
+            server.start()
+            refresh_global_settings_context()
+            check_api(api)
         declare_zombies()
         ensure_limit()
         close_abandoned_rounds()

@@ -82,6 +82,7 @@ def ask_spec(plan: Plan, number: int, drafts: Ladder | Sapo, *, policy: Artifact
         settings=drafts,
         prompts=prompts,
         policy=policy,
+        trust_remote_code=plan.config.policy.trust_remote_code,
     )
 
 
@@ -119,6 +120,7 @@ def assemble_spec(
         asked=asked,
         drafts=sampled,
         policy=policy,
+        trust_remote_code=plan.config.policy.trust_remote_code,
     )
 
 
@@ -141,13 +143,18 @@ def label_spec(
         folder=folder,
         round=number,
         seed=plan.config.seed,
-        settings=LabelSettings(annotators=dict(panel), preferences=plan.config.preferences),
+        settings=LabelSettings(
+            annotators=dict(panel),
+            preferences=plan.config.preferences,
+            reasoning_end=plan.config.policy.reasoning_end,
+        ),
         responses=responses,
         prompts=prompts,
         policies={name: policy for name, policy in policies.items() if name in plan.policies_of_annotators},
         annotator_files={name: file for name, file in plan.annotator_files.items() if name in panel},
         answers=plan.layout.answers,
         budget=plan.config.panel.budget,
+        trust_remote_code=plan.config.policy.trust_remote_code,
         on_outage=plan.config.panel.on_outage,
     )
 
@@ -177,6 +184,7 @@ def mix_spec(
         reference=plan.before_initial if filtered else None,
         offline=offline,
         scores={earlier: stage / "scores.parquet" for earlier, stage in labels.items()} if settings.goals else {},
+        trust_remote_code=plan.config.policy.trust_remote_code,
     )
 
 

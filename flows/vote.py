@@ -4,7 +4,6 @@ python -m flows.vote runs/mine
 """
 
 import argparse
-import contextlib
 import threading
 import time
 from pathlib import Path
@@ -35,7 +34,7 @@ def watch(queue: VoteQueue, layout: RunLayout) -> None:
             resumed = bool(ready) and resume_waiting(layout)
         except Exception as error:  # the page stays up whatever fails here
             if str(error) != last_error:
-                console.print(f"cannot resume the run yet: {error}", markup=False, soft_wrap=True)
+                console.print(f"cannot resume the run yet: {error}", soft_wrap=True)
             last_error = str(error)
             continue
         if resumed:
@@ -55,7 +54,7 @@ def main() -> None:
         console.print(f"{name}: {standing.complete} of {standing.batch.info.needed} comparisons have their votes")
     console.print(f"vote at {server.address}   (Ctrl-C ends; nothing is lost)", soft_wrap=True)
     threading.Thread(target=watch, args=(server.queue, RunLayout(words.run)), daemon=True).start()
-    with contextlib.suppress(KeyboardInterrupt), server:
+    with server:
         server.serve_forever()
 
 

@@ -1,6 +1,7 @@
 """Flow `irepo-warmup`: the supervised policy that rounds start from.
 
-    python -m flows.warmup demo=true seed=0            # the demo's small policy and its reward models, from nothing
+    python -m flows.warmup showcase=demo seed=0        # the demo's small policy and its reward models, from nothing
+    python -m flows.warmup showcase=smollm2            # SmolLM2-135M-Instruct and its prompts, from installed packages
     python -m flows.warmup policy=<folder or id> data=<file> out=<folder> training.learning_rate=2e-5 training.epochs=1
 
 `data` is JSONL, JSONL.gz or Parquet with `messages`, or `prompt` and `completion`. A policy without a chat template
@@ -14,11 +15,12 @@ from typing import Any
 
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
+from flows.show.terminal import console, exit_on_user_error
 
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    start_temporary_server()
+    exit_on_user_error(start_temporary_server)
 
 from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
@@ -26,13 +28,13 @@ from prefect import flow, task  # noqa: E402  (Prefect reads its settings as it 
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator  # noqa: E402
 
-from conf.schema import PolicySettings  # noqa: E402
+from conf.schema import PolicySettings, Showcase  # noqa: E402
 from flows.checks import find_policy  # noqa: E402
-from flows.show.terminal import console, exit_on_user_error  # noqa: E402
 from storage.errors import UserError  # noqa: E402
-from storage.prompts import read_rows  # noqa: E402
+from storage.rows import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402
 from tasks.progress import progress_bar  # noqa: E402
+from tasks.smollm2.build import build_smollm2  # noqa: E402
 from tasks.training.supervised import SupervisedSettings, fine_tune  # noqa: E402
 
 
@@ -41,8 +43,8 @@ class WarmupConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    demo: bool = False
-    seed: int = 0  # of the demo
+    showcase: Showcase | None = None  # make one of the project's own
+    seed: int = 0  # of showcase=demo
     policy: str | None = None  # folder or hub id to start from
     revision: str | None = None
     trust_remote_code: bool = False
@@ -55,8 +57,8 @@ class WarmupConfig(BaseModel):
     @model_validator(mode="after")
     def _whole(self) -> "WarmupConfig":
         missing = [name for name in ("policy", "data", "out") if getattr(self, name) is None]
-        if not self.demo and missing:
-            raise ValueError(f"{', '.join(missing)} missing (or set demo=true)")
+        if self.showcase is None and missing:
+            raise ValueError(f"{', '.join(missing)} missing (or set showcase=demo)")
         return self
 
 
@@ -70,24 +72,29 @@ def read_config(words: Sequence[str]) -> WarmupConfig:
         return WarmupConfig.model_validate(given)
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])} {item['msg']}".strip() for item in error.errors()]
-        usage = "python -m flows.warmup demo=true, or policy=<folder or id> data=<file> out=<folder> training.epochs=1"
+        usage = (
+            "python -m flows.warmup showcase=demo, or policy=<folder or id> data=<file> out=<folder> training.epochs=1"
+        )
         raise UserError("\n".join(lines), where="command line", remedy=usage) from None
     except OmegaConfBaseException as error:
         raise UserError(str(error), where="command line", remedy="write key=value") from None
 
 
-def demo_folder(seed: int) -> Path:
-    """Folder of the demo's policy, prompts and reward models; conf/policy/demo.yaml names the same one."""
-    return Path("artifacts") / f"demo-{seed}"
+def showcase_folder(showcase: Showcase, seed: int) -> Path:
+    """Folder of a showcase's policy and prompts; conf/policy/{demo,smollm2}.yaml name the same ones."""
+    return Path("artifacts") / (f"demo-{seed}" if showcase == "demo" else showcase)
 
 
 @task(name="warm up", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
-def make_demo(seed: int) -> str:
-    """Build the demo's folder unless it exists."""
-    folder = demo_folder(seed)
+def make_showcase(showcase: Showcase, seed: int) -> str:
+    """Build the showcase's folder unless it exists."""
+    folder = showcase_folder(showcase, seed)
     if not folder.exists():
         with progress_bar("warm up", 0) as progress:
-            build_demo(folder, seed, progress)
+            if showcase == "demo":
+                build_demo(folder, seed, progress)
+            else:
+                build_smollm2(folder)
     return str(folder)
 
 
@@ -97,19 +104,20 @@ def tune(config: WarmupConfig) -> str:
     assert config.policy is not None  # WarmupConfig checked all three
     assert config.data is not None
     assert config.out is not None
-    rows = [row for _, row in read_rows(Path(config.data))]
+    rows = list(read_rows(Path(config.data)))
     start = PolicySettings(path=config.policy, revision=config.revision, trust_remote_code=config.trust_remote_code)
     folder = find_policy(start, chat_template=config.chat_template is None)
     with progress_bar("supervise", 0) as progress:
         fine_tune(
             folder,
-            rows,
+            [row for _, row in rows],
             Path(config.out),
             config.training,
             chat_template=Path(config.chat_template) if config.chat_template else None,
             device=config.device,
             trust_remote_code=config.trust_remote_code,
             progress=progress,
+            sources=[source for source, _ in rows],
         )
     return config.out
 
@@ -118,7 +126,7 @@ def tune(config: WarmupConfig) -> str:
 def warm_up(overrides: list[str]) -> str:
     """Make an initial policy; returns its folder. overrides: as on the command line."""
     config = read_config(overrides)
-    return make_demo(config.seed) if config.demo else tune(config)
+    return make_showcase(config.showcase, config.seed) if config.showcase else tune(config)
 
 
 def main(words: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from storage.lineage import CONFIG, Input, Run, StageOrder, open_run, place
 from storage.manifest import Manifest
 
 #: Settings that cannot explain a difference between files.
-_NO_REASON = ("name", "runs", "dry_run")
+_NO_REASON = ("name", "runs", "dry_run", "overwrite")
 
 
 def read_run(folder: Path) -> Run:

@@ -40,6 +40,10 @@ class RunLayout:
         """Answers of remote annotators by content: no question is asked twice."""
         return self.root / "answers"
 
+    def policy(self, name: str) -> Path:
+        """A policy from outside the run with the run's arguments of the chat template; its weights are links."""
+        return self.root / "policies" / name
+
     def round(self, number: int) -> Path:
         return self.root / f"round-{number:02d}"
 

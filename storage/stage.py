@@ -6,7 +6,7 @@ Every stage is a plain function from a spec to a Manifest. `python -m tasks.run 
 import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 from storage.artifact import artifacts, stage_name
 from storage.disk_errors import disk_faults
 from storage.errors import UserError
+from storage.exact import foreign_files
 from storage.files import digest, parse_yaml, publish_text, sha256_file, sweep_temporaries, yaml_text
 from storage.manifest import (
     CHECKOUT,
@@ -59,9 +60,13 @@ class Unkeyed:
 
 @dataclass(frozen=True)
 class KeyedBy:
-    """Marks a path in a stage's settings whose content is the artifact in the spec's field of this name."""
+    """Marks a path in a stage's settings whose content is the artifact in the spec's field of this name.
+
+    kind: of the values that are paths, where a setting may also be something else.
+    """
 
     field: str
+    kind: type = object
 
 
 #: Which of the four Prefect tasks runs a stage; None: the stage is quick and runs in the flow itself.
@@ -120,11 +125,11 @@ class Spec(BaseModel):
             "seed": self.seed,
             "inputs": self.inputs,
         }
-        if values := self._values():
+        if values := self.values():
             content["values"] = values
         return digest(content)
 
-    def _values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """Fields of subclasses that are neither artifacts nor `Unkeyed`, as JSON."""
         names = []
         for name, field in type(self).model_fields.items():
@@ -142,7 +147,7 @@ class Spec(BaseModel):
         """
         kind = type(self)
         content = {_CLASS: f"{kind.__module__}:{kind.__qualname__}"} | self.model_dump(mode="json")
-        publish_text(path, yaml_text(content))
+        publish_text(path, yaml_text(content), private=True)
 
 
 def _run_folder(path: Path, stage: str) -> Path | None:
@@ -169,9 +174,9 @@ def _keyed(value: object, dumped: Any) -> Any:
         left_out: frozenset[str] = getattr(value, "operational", frozenset())
         fields, content = value.model_dump(mode="json"), dict[str, Any]()
         for name, field in type(value).model_fields.items():
-            if name in left_out or any(isinstance(mark, KeyedBy | Unkeyed) for mark in field.metadata):
-                continue
             inner = getattr(value, name)
+            if name in left_out or any(_is_elsewhere(mark, inner) for mark in field.metadata):
+                continue
             content[name] = _keyed(inner, fields[name])
             families = [mark for mark in field.metadata if isinstance(mark, Family)]
             if any(type(inner) not in family.ours().values() for family in families):
@@ -182,6 +187,11 @@ def _keyed(value: object, dumped: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_keyed(inner, item) for inner, item in zip(value, dumped, strict=True)]
     return dumped
+
+
+def _is_elsewhere(mark: object, value: object) -> bool:
+    """Whether a mark of a setting says that its value is not in the key, or is there as an artifact."""
+    return isinstance(mark, Unkeyed) or (isinstance(mark, KeyedBy) and isinstance(value, mark.kind))
 
 
 S = TypeVar("S", bound=Spec)
@@ -230,6 +240,8 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     versions = library_versions()  # of the code that is about to run: a checkout may change meanwhile
     started, clock = now(), time.monotonic()
     outcome = body()
+    files = describe_files(spec.folder, outcome.paths)
+    _clear(spec, files)
     manifest = Manifest(
         stage=spec.stage,
         round=spec.round,
@@ -237,7 +249,7 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
         inputs=spec.inputs,
         made_by=spec.made_by,
         settings=spec.settings.model_dump(mode="json"),
-        files=describe_files(spec.folder, outcome.paths),
+        files=files,
         rows=outcome.rows,
         summary=outcome.summary,
         stage_version=spec.version,
@@ -248,6 +260,13 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     ).sealed()
     manifest.write(spec.folder)
     return manifest
+
+
+def _clear(spec: Spec, files: Sequence[FileEntry]) -> None:
+    """Remove what earlier attempts left in the stage's folder, such as shards of another number of shards."""
+    for path in foreign_files(spec.folder, [entry.path for entry in files]):
+        log.warning("%s of round %d: removed %s, which an earlier attempt left", spec.stage, spec.round, path)
+        path.unlink()
 
 
 class Part(BaseModel):

@@ -107,8 +107,8 @@ class Child:
         """
         self.name = name
         self.log = log
-        log.write_bytes(b"")
-        with open(log, "ab") as stream:
+        log.unlink(missing_ok=True)  # it could be a link to another file
+        with open(log, "xb") as stream:
             self._process = start_group(
                 command,
                 stdin=subprocess.PIPE if takes_requests else subprocess.DEVNULL,

@@ -21,6 +21,10 @@ _POLL = 0.5  # seconds
 
 Stream = int | IO[Any] | None
 
+#: Groups that this process has started and not ended.
+_groups: set[int] = set()
+os.register_at_fork(after_in_child=_groups.clear)
+
 
 def start_group(
     command: Sequence[str],
@@ -37,9 +41,11 @@ def start_group(
     """
     environment = dict(os.environ if env is None else env)
     environment[_STARTER] = str(os.getpid())
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment, cwd=cwd, start_new_session=True
     )
+    _groups.add(process.pid)
+    return process
 
 
 def end_group(process: subprocess.Popen[bytes], *, grace: float = 5.0) -> None:
@@ -47,17 +53,24 @@ def end_group(process: subprocess.Popen[bytes], *, grace: float = 5.0) -> None:
 
     May be called again, and after the leader has ended: processes that it left behind are killed too.
     """
-    _signal(process, signal.SIGTERM)
+    _signal(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=grace)
-    _signal(process, signal.SIGKILL)
+    _signal(process.pid, signal.SIGKILL)
     process.wait()
+    _groups.discard(process.pid)
 
 
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def kill_groups() -> None:
+    """Kill every process of all groups that this process has started, at once: for a process that is about to leave."""
+    for leader in list(_groups):
+        _signal(leader, signal.SIGKILL)
+
+
+def _signal(leader: int, number: signal.Signals) -> None:
     # macOS raises PermissionError, not ProcessLookupError, when only zombies are left in the group.
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+        os.killpg(leader, number)
 
 
 def die_with_parent() -> None:

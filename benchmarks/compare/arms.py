@@ -55,14 +55,14 @@ class Arm:
         return found if found and found["words"] == list(self.words) else None
 
     def plan(self, *words: str) -> Plan:
-        own = (f"seed={self.seed}", f"runs={self.runs}", f"name={self.name}-{self.seed}")
+        own = (f"seed={self.seed}", f"runs={self.runs}", f"name={self.name}-{self.seed}", "overwrite=true")
         return prepare_run(compose_config([*COMMON, *self.words, *words, *own]))
 
 
 def build(seed: int) -> None:
     """The demo's policy and reward models of a seed, where they are missing."""
     if needs_warmup(compose_config(["run=demo", f"seed={seed}"]).policy):
-        subprocess.run([sys.executable, "-m", "flows.warmup", "demo=true", f"seed={seed}"], check=True)
+        subprocess.run([sys.executable, "-m", "flows.warmup", "showcase=demo", f"seed={seed}"], check=True)
 
 
 class _Enough(Exception):

@@ -168,8 +168,8 @@ def curves_figure(found: Curves, ours: str) -> Figure:
     )  # fmt: skip
     for series, method in enumerate(found):
         plot.line(lines[method], series, thin=method != ours)
-        for kl, gain in dots[method]:
-            plot.dot(kl, gain, series, f"{method}: gain {gain:.2f} at KL {kl:.2f}", hollow=method != ours)
+        for x, gain in dots[method]:
+            plot.dot(x, gain, series, f"{method}: gain {gain:.2f} at KL {x:.2f}", hollow=method != ours)
     plot.names([(method, lines[method][-1][1], series) for series, method in enumerate(found)])
     says = listed(f"{method} ends at gain {line[-1][1]:.2f} at KL {line[-1][0]:.2f}" for method, line in lines.items())
     caption = "Curves are fitted: gain = a sqrt(KL) + b KL, the mean over seeds. Higher at the same KL is better."

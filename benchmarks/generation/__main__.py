@@ -26,7 +26,8 @@ from rich.table import Table  # noqa: E402
 from benchmarks.generation.arms import Arm, Bare, Stage, Work, transformers_generate  # noqa: E402
 from benchmarks.machine import machine, write_result  # noqa: E402
 from conf.compose import PROJECT, compose_config  # noqa: E402
-from storage.prompts import each_prompt, read_rows  # noqa: E402
+from storage.prompts import each_prompt  # noqa: E402
+from storage.rows import read_rows  # noqa: E402
 from storage.schemas import PROMPTS, table, write_parquet  # noqa: E402
 
 SHARE, READY = 0.95, 1.0  # of vLLM's tokens a second; seconds until the engine samples from the next policy
@@ -42,7 +43,7 @@ def main() -> int:
     arguments = parser.parse_args()
     artifacts = PROJECT / "artifacts" / "demo-0"
     if not (artifacts / "policy" / "config.json").is_file():
-        console.print("the demo's policy is not there yet: python -m flows.warmup demo=true")
+        console.print("the demo's policy is not there yet: python -m flows.warmup showcase=demo")
         return 2
     home = Path(tempfile.mkdtemp(prefix="irepo-generation-"))
     try:

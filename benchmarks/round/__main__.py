@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if not (PROJECT / "artifacts" / f"demo-{arguments.seed}" / "policy" / "config.json").is_file():
-        words = ["demo=true", f"seed={arguments.seed}"]
+        words = ["showcase=demo", f"seed={arguments.seed}"]
         subprocess.run([sys.executable, "-m", "flows.warmup", *words], cwd=PROJECT, check=True)
     arms: dict[str, Callable[[Path], Rounds]] = {
         "flow": lambda home: flow("durable", home, arguments.rounds, arguments.seed),

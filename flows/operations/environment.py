@@ -1,7 +1,12 @@
 """Settings that Prefect and vLLM read from the environment at import. Import this module first."""
 
 import os
+import sys
 from pathlib import Path
+
+from flows.operations.secret import give_secret_to_client
+from storage.errors import UserError
+from tasks.loopback import bypass_proxies
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -28,9 +33,18 @@ _DEFAULTS = {
 
 
 def prepare() -> None:
-    """Set the variables that the user has not set."""
+    """Set the variables that the user has not set; see also `bypass_proxies` and `give_secret_to_client`.
+
+    A secret that cannot be used ends the process with code 2 and the reason.
+    """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    bypass_proxies()
+    try:
+        give_secret_to_client()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def quiet_console() -> None:

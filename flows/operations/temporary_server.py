@@ -1,80 +1,66 @@
 """A temporary Prefect server on loopback that ends with the run that needs it.
 
-Prefect starts a temporary server by itself too, but that one survives a run that is killed.
+Prefect starts a temporary server by itself too, but that one survives a run that is killed, and any page may use it.
 """
 
 import atexit
 import os
 import socket
 import subprocess
-import sys
-import threading
+import tempfile
 import time
-import urllib.error
-import urllib.request
-from pathlib import Path
+from dataclasses import dataclass
+from threading import Event
+from typing import IO
 
-from storage.errors import UserError
-from tasks.processes import die_with_parent, end_group, start_group, start_watcher
+from flows.operations.api import HOST, check_api, check_proxies, healthy
+from flows.operations.prefect_server import launch, not_started
+from flows.operations.secret import CLIENT, new_secret
+from tasks.processes import end_group, start_watcher
 
-HOST = "127.0.0.1"
-#: The port of the server of `make serve`.
-PORT = int(os.environ.get("IREPO_PORT", "4200"))
-API = f"http://{HOST}:{PORT}/api"
 #: Set in the environment of a run whose server ends with the run.
 TEMPORARY = "IREPO_TEMPORARY_SERVER"
 _START_SECONDS = 120
-_ROOT = Path(__file__).resolve().parents[2]
-
-_server: subprocess.Popen[bytes] | None = None
-_stopping = threading.Event()
 
 
-def healthy(api: str) -> bool:
-    """Whether a Prefect server answers at `api` (http://.../api) within two seconds."""
-    try:
-        with urllib.request.urlopen(f"{api}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+@dataclass
+class _Temporary:
+    """The server of this process. Its log is an unnamed file: it ends with the process too."""
+
+    port: int
+    secret: str
+    log: IO[bytes]
+    process: subprocess.Popen[bytes]
 
 
-def listens(port: int) -> bool:
-    """Whether any process accepts connections at `port` of loopback."""
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        return probe.connect_ex((HOST, port)) == 0
+_server: _Temporary | None = None
+_stopping = Event()
 
 
 def start_temporary_server() -> None:
     """Start a server for this process's runs, unless Prefect's settings name one. Does not wait: see `await_server`.
 
-    It keeps its history in PREFECT_HOME, has no UI and no scheduler, and ends with this process, even when that is
-    killed.
+    It keeps its history in a database of irepo's own, has no UI and no scheduler, and ends with this process, even when
+    that is killed. Raises UserError when Prefect's settings name a server that does not answer.
     """
     global _server
+    check_proxies()
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
-    if get_current_settings().api.url is not None:
+    api = get_current_settings().api.url
+    if api is not None:
+        check_api(api)
         return
-    port = free_port()
-    _server = _launch(port)
+    port, secret = free_port(), new_secret()
+    log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+    _server = _Temporary(port, secret, log, launch(port, secret, log, temporary=True))
     # Registered before Prefect is imported, so that it runs after Prefect's own exit handlers.
     atexit.register(_stop)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    os.environ[CLIENT] = secret
     os.environ[TEMPORARY] = "1"
     refresh_global_settings_context()
-
-
-def _launch(port: int) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
-        "PREFECT_UI_ENABLED": "0",
-        "PREFECT__SERVER_EPHEMERAL": "1",
-        "PREFECT__SERVER_FINAL": "1",
-    }
-    command = [sys.executable, "-m", "flows.operations.temporary_server", str(port)]
-    return start_group(command, stdout=subprocess.DEVNULL, env=environment, cwd=_ROOT)
 
 
 def await_server() -> None:
@@ -84,33 +70,33 @@ def await_server() -> None:
     """
     if _server is None:
         return
+    api = os.environ["PREFECT_API_URL"]
     deadline = time.monotonic() + _START_SECONDS
-    while not healthy(os.environ["PREFECT_API_URL"]):
-        if _server.poll() is not None or time.monotonic() > deadline:
-            how = f"ended with code {_server.poll()}" if _server.poll() is not None else "does not answer"
-            raise UserError(
-                f"Prefect's temporary server {how}",
-                where=os.environ["PREFECT_API_URL"],
-                remedy="read its output above, check that PREFECT_HOME is writable, or start a server: make serve",
+    while not healthy(api):
+        code = _server.process.poll()
+        if code is not None or time.monotonic() > deadline:
+            raise not_started(
+                _server.log,
+                where=api,
+                how=f"ended with code {code}" if code is not None else f"does not answer after {_START_SECONDS} s",
+                remedy="fix what it printed, or start a server (make serve) and export PREFECT_API_URL",
             )
         time.sleep(0.05)
     server = _server
     start_watcher("watch-server", lambda: _watch(server))
 
 
-def _watch(server: subprocess.Popen[bytes]) -> None:
+def _watch(server: _Temporary) -> None:
     """Restart the server at the same port when it dies. Prefect's client retries for a minute meanwhile."""
-    global _server
-    port = int(os.environ["PREFECT_API_URL"].removesuffix("/api").rpartition(":")[2])
     while not _stopping.wait(0.5):
-        if server.poll() is not None:
-            _server = server = _launch(port)
+        if server.process.poll() is not None:
+            server.process = launch(server.port, server.secret, server.log, temporary=True)
 
 
 def _stop() -> None:
     _stopping.set()
     if _server is not None:
-        end_group(_server)
+        end_group(_server.process)
 
 
 def free_port() -> int:
@@ -119,16 +105,3 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _serve(port: int) -> None:
-    die_with_parent()
-    import uvicorn
-
-    uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on"
-    )
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))

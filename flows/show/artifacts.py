@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from flows.plan import Plan
 from flows.show.panel_tables import panel_tables
 from flows.show.terminal import cells, markdown_table
+from flows.show.text import cell, code, plain
 from tasks.evaluation.record import RoundRecord
 from tasks.evaluation.stage import SAMPLES
 from tasks.reporting.cards.write import write_cards
@@ -31,7 +32,7 @@ def publish_rounds(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
     table = [
         {"round": _heading(record), "decision": record.decision or "waits"}
         | {
-            name: "–" if column[i] == "-" else column[i] for name, column in columns
+            cell(name): "–" if column[i] == "-" else cell(column[i]) for name, column in columns
         }  # Markdown would draw "-" as a list's dot
         for i, record in enumerate(rounds)
     ]
@@ -81,9 +82,9 @@ def publish_report(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
 def publish_waiting(plan: Plan, number: int, message: str) -> None:
     """Publish what people have to do before round `number` continues (artifact `<run>-votes`)."""
     text = (
-        f"# {plan.config.name}: round {number} waits for people\n\n```\n{message}\n```\n\n"
-        f"`python -m flows.vote {plan.layout.root}` serves the page and resumes this run when there are enough votes; "
-        "or press *Resume* once there are."
+        f"# {cell(plan.config.name)}: round {number} waits for people\n\n{_block(message)}\n\n"
+        f"{code(f'python -m flows.vote {plan.layout.root}')} serves the page and resumes this run when there are "
+        "enough votes; or press *Resume* once there are."
     )
     _publish(lambda: create_markdown_artifact(text, f"{slug(plan)}-votes", f"round {number} waits for people"))
 
@@ -92,7 +93,7 @@ def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
     """Markdown: figures of the initial policy, of the round's base and of its result; votes; sample pairs."""
     record = rounds[-1]
     shown = [rounds[0], *(r for r in rounds if r.round == record.base and r.round), record]
-    lines = [f"# {plan.config.name}: round {record.round}", ""]
+    lines = [f"# {cell(plan.config.name)}: round {record.round}", ""]
     lines += markdown_table(["", *(_heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
     labels = record.labels
     if labels is not None:
@@ -102,13 +103,18 @@ def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
         lines += ["", *panel_tables(labels)]
     lines += ["", "## Held-out samples, not hand-picked", ""]
     lines += _samples(plan, record)
-    lines += ["", f"policy: `{record.policy}`"]
+    lines += ["", f"policy: {code(record.policy)}"]
     return "\n".join(lines) + "\n"
 
 
 def slug(plan: Plan) -> str:
     """The run's name as an artifact key: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", plan.config.name.lower()).strip("-")
+
+
+def _block(text: str) -> str:
+    """Text as an indented Markdown block, which nothing in the text can end."""
+    return "\n".join(f"    {line}" for line in plain(text).splitlines())
 
 
 def _heading(record: RoundRecord) -> str:
@@ -120,7 +126,7 @@ def _samples(plan: Plan, record: RoundRecord) -> list[str]:
     before, after = (_read(plan.layout.stage(number, "evaluate") / SAMPLES) for number in sides)
     pairs = list(zip(before, after, strict=True))
     rows = [
-        [_quoted(text) for text in (old["prompt"][-_LONG:], old["reply"][:_LONG], new["reply"][:_LONG])]
+        [text or "(nothing)" for text in (old["prompt"][-_LONG:], old["reply"][:_LONG], new["reply"][:_LONG])]
         for old, new in pairs[:: max(1, -(-len(pairs) // _SAMPLES))]
     ]
     return markdown_table(["prompt", "before the round", "after the round"], rows)
@@ -129,12 +135,6 @@ def _samples(plan: Plan, record: RoundRecord) -> list[str]:
 def _read(path: Path) -> list[dict[str, str]]:
     samples: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
     return samples
-
-
-def _quoted(text: str) -> str:
-    """One cell of a Markdown table: text from models is shown, never interpreted."""
-    plain = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", text).replace("<", "&lt;").replace(">", "&gt;")
-    return plain.replace("\n", "<br>") or "*(nothing)*"
 
 
 def _publish(create: Callable[[], object]) -> None:

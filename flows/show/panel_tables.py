@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from flows.show.terminal import markdown_table
+from flows.show.text import cell
 from tasks.labeling.summary import Agreement, AnnotatorStats, Estimates, LabelSummary
 
 _OUTCOMES = ("a", "b", "tie", "abstain", "error")
@@ -63,14 +64,14 @@ def _learnt(learnt: Estimates) -> list[str]:
         lines += ["", *markdown_table(["annotator", "honest votes (estimate)", "counted as", "shared votes"], cells)]
     if unknown := learnt.not_identified:
         lines += ["", "The votes do not determine the reliability of these annotators; they count in full:", ""]
-        lines += [f"- {name}: {why}" for name, why in unknown.items()]
+        lines += [f"- {cell(name)}: {cell(why)}" for name, why in unknown.items()]
     if learnt.groups:
         cells = [[name, *(f"{share:.2f}" for share in shares)] for name, shares in learnt.groups.items()]
         lines += ["", *markdown_table(["annotator", *(f"group {u + 1}" for u in range(len(cells[0]) - 1))], cells)]
     if penalties := learnt.length_penalties:
-        lines += ["", *(f"- {name}: {alpha:g} less for each character" for name, alpha in penalties.items())]
+        lines += ["", *(f"- {cell(name)}: {alpha:g} less for each character" for name, alpha in penalties.items())]
     if notes := learnt.notes:
-        lines += ["", *(f"- {note}: {count}" for note, count in notes.items())]
+        lines += ["", *(f"- {cell(note)}: {count}" for note, count in notes.items())]
     return lines
 
 

@@ -7,30 +7,28 @@ from pathlib import Path
 
 import yaml
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.show.text import PlainConsole, cell
 from storage.artifact import stage_name
 from storage.errors import UserError
 from storage.stage import Spec
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.record import RoundRecord
+from tasks.interrupts import interruptible
 
-console = Console(highlight=False)
+console = PlainConsole()
 
 
 def exit_on_user_error(body: Callable[[], object]) -> None:
-    """Run `body`; print a UserError to standard error and exit with code 2."""
+    """Run `body`; print a UserError to standard error and exit with code 2. Ctrl-C exits with 130 and one line."""
     try:
-        body()
+        with interruptible():
+            body()
     except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}")
+        PlainConsole(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(2)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def print_plan(specs: Sequence[Spec]) -> None:
@@ -38,7 +36,7 @@ def print_plan(specs: Sequence[Spec]) -> None:
     for spec in specs:
         console.rule(f"{spec.stage}  {stage_name(spec.folder)}", align="left")
         values = spec.model_dump(mode="json")
-        console.print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), markup=False, end="")
+        console.print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
     console.rule("dry run: no stage was run", align="left")
 
 
@@ -104,6 +102,10 @@ def _seconds(value: float | None) -> str:
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+    """Lines of a Markdown table. Cells are shown as they are: names and text from models are never Markdown or HTML."""
+    lines = [
+        [cell(heading) for heading in headings],
+        ["---"] * len(headings),
+        *([cell(c) for c in row] for row in rows),
+    ]
+    return ["| " + " | ".join(line) + " |" for line in lines]

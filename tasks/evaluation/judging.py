@@ -55,7 +55,10 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
                 remedy="move it to judges; rates take the kinds verifier, rule, function and reward_model",
             )
     judges = open_annotators(settings.judges, seed)
-    sources = [read_responses(name, source.path, spec.prompts.path) for name, source in spec.responses.items()]
+    sources = [
+        read_responses(name, source.path, spec.prompts.path, reasoning_end=settings.reasoning_end)
+        for name, source in spec.responses.items()
+    ]
     responses = for_annotators(sources)
     comparisons = _comparisons(sources)
     results = [PanelVotes(SCORES.empty_table(), VOTES.empty_table())]

@@ -49,6 +49,7 @@ class JudgingSettings(BaseModel):
 
     judges: dict[str, AnnotatorSettings]  # decide win rates
     rates: dict[str, AnnotatorSettings] = {}  # score single responses; the mean score is a rate
+    reasoning_end: str | None = "</think>"  # judges see what follows it in a reply; None: the whole reply
 
 
 class JudgeSpec(Spec):

@@ -23,6 +23,7 @@ from tasks.evaluation.divergence import NONE, Divergence, divergence, policy_log
 from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Bootstrap, Interval
 from tasks.evaluation.metrics import Excluded, Metrics
+from tasks.evaluation.movement import warn_of_movement
 from tasks.evaluation.mt_bench.figures import MtBench, mt_bench
 from tasks.evaluation.pairs import HeldoutPairs, pair_metrics, read_logprobs, read_pairs, write_logprobs
 from tasks.evaluation.replies import reply_metrics
@@ -72,6 +73,8 @@ def _evaluate(spec: EvaluateSpec, progress: Progress) -> Outcome:
     rates, excluded_scores = mean_scores(scores, draw)
     pairs = _pairs(spec)
     logprobs = _logprobs(spec, responses, pairs, progress)
+    if spec.policy.digest != spec.initial.digest:
+        warn_of_movement(logprobs.kl)
     reward, before = spec.settings.margin, _logprobs_before(spec, pairs)
     calibration = displacement = None
     if pairs is not None and reward is not None:

@@ -22,8 +22,10 @@ from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
-from storage.stage import Outcome, Progress, Spec, run_stage, silent
-from tasks.modeling.load import encode_chat, load_tokenizer
+from storage.stage import Outcome, Progress, Spec, Unkeyed, run_stage, silent
+from tasks.generation.engines import end_tokens
+from tasks.modeling.conversation import RefusedConversation, encode_chat, encode_reply, reply_text
+from tasks.modeling.load import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,13 +88,14 @@ class AskSpec(Spec):
     settings: Ladder | Sapo = Field(discriminator="kind")
     prompts: Artifact  # Parquet of storage.schemas.PROMPTS: those of the round
     policy: Artifact  # whose tokenizer it is
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
 class AssembleSpec(Spec):
     """Publish the round's responses, as a generate stage would."""
 
     stage: ClassVar[str] = "assemble"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.generation.drafts:run_assemble"
 
@@ -101,13 +104,14 @@ class AssembleSpec(Spec):
     asked: Artifact  # folder of the ask stage
     drafts: Artifact  # folder of the generate stage that sampled what was asked
     policy: Artifact
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
 def run_ask(spec: AskSpec, progress: Progress = silent) -> Manifest:
     """Raises UserError (file, line) for a prompt without a reference, where there must be one."""
 
     def body() -> Outcome:
-        tokenizer = load_tokenizer(spec.policy.path)
+        tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
         asked, pieces = [], []
         for row in read_parquet(spec.prompts.path, PROMPTS).to_pylist():
             if isinstance(spec.settings, Ladder):
@@ -146,22 +150,25 @@ def _cut(row: Row, settings: Sapo, tokenizer: "PreTrainedTokenizerBase", spec: S
 
 
 def _reference(row: Row, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Token ids of the prompt's reference and the end token."""
-    ids: list[int] = tokenizer(row["reference"] or "", add_special_tokens=False)["input_ids"]
-    if not ids or tokenizer.eos_token_id is None:
+    """Token ids of the prompt's reference as the assistant's reply, with the end token."""
+    if not row["reference"]:
         raise UserError(
-            "the prompt has no reference" if not ids else "the policy's tokenizer has no end token",
+            "the prompt has no reference",
             where=row["source"],
             remedy="drafts=sapo needs an answer to every prompt: name its field, prompts.reference_field=<field>",
         )
-    return [*ids, tokenizer.eos_token_id]
+    try:
+        return encode_reply(tokenizer, row["messages"], row["reference"]).reply_ids
+    except RefusedConversation as refused:
+        raise refused.at(row["source"]) from None
 
 
 def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
     """Two responses to each prompt of the round, the better one first."""
 
     def body() -> Outcome:
-        tokenizer = load_tokenizer(spec.policy.path)
+        tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
+        ends = end_tokens(spec.policy.path, trust_remote_code=spec.trust_remote_code)
         sampled = {
             row["prompt_id"]: row
             for row in read_parquet(sorted(spec.drafts.path.glob("responses-*.parquet")), RESPONSES).to_pylist()
@@ -183,7 +190,7 @@ def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
                         "response_index": index,
                         "prompt_ids": prompt_ids,
                         "response_ids": ids,
-                        "text": tokenizer.decode(ids, skip_special_tokens=True),
+                        "text": reply_text(tokenizer, ids, ends),
                         "finish_reason": finish,
                         "logprobs": [float("nan")] * len(ids),
                         "seed": 0,

@@ -1,10 +1,13 @@
-"""A run's prompts: read once, checked against the policy's context, kept apart from held-out ones; a round's share."""
+"""The prompts of a run: files are read once, held-out prompts are set apart, and each round gets its share."""
 
+import logging
 import random
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,16 +15,17 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.artifact import Artifact
+from storage.dataset_folders import content_digest
 from storage.errors import UserError
-from storage.files import sha256_file
 from storage.manifest import Manifest
-from storage.prompts import each_prompt, is_heldout, read_rows
+from storage.prompts import PromptCounts, each_prompt, is_heldout
+from storage.rows import read_rows
 from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
 from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
+from tasks.modeling.load import load_tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+log = logging.getLogger("irepo")
 
 Row = dict[str, Any]
 
@@ -36,32 +40,33 @@ class PromptSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: JSONL, JSONL.gz or Parquet file; or, with `split`, a data set id on the Hugging Face hub.
+    #: A file or folder (docs/data.md), or, with `split`, the id of a data set on the Hugging Face hub.
     path: Annotated[str, KeyedBy("prompts")]
-    split: str | None = None  # split of a hub data set
-    prompt_fields: list[str] = []  # fields that make up the prompt; [] = messages, prompt, question or instruction
-    answer_field: str = "answer"  # what verifiers compare with
-    reference_field: str = "reference"
-    category_field: str = "category"
-    system: str | None = None  # system message put before every prompt
+    split: str | None = None  # split of a folder or of a hub data set
+    prompt_fields: list[str] = []  # fields that make up the prompt; []: by the names that files usually have
+    answer_field: str | None = "answer"  # what verifiers compare with; null: not read
+    reference_field: str | None = "reference"
+    category_field: str | None = "category"
+    system: str | None = None  # system message for prompts that have none
     limit: int | None = Field(None, ge=1)  # read at most so many prompts
-    heldout: float | str = 0.1  # share held out by hash, or a file of held-out prompts
+    heldout: Annotated[float | str, KeyedBy("heldout", str)] = 0.1  # share held out by hash, or a file or folder
     heldout_limit: int | None = Field(512, ge=1)  # evaluate on at most so many
     per_round: int | None = Field(None, ge=1)  # prompts a round trains on; None = all, every round
     too_long: Literal["refuse", "drop"] = "refuse"  # prompts that do not fit the policy's context
+    refused_by_template: Literal["refuse", "drop"] = "refuse"  # conversations that the chat template refuses
 
 
 class PromptsSpec(Spec):
     """Read the run's prompts into `folder`/train.parquet and heldout.parquet."""
 
     stage: ClassVar[str] = "prompts"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.generation.prompts:run_prompts"
 
     settings: PromptSettings
-    prompts: Artifact  # the file; of a hub data set its id and split
-    heldout: Artifact | None = None  # the file of held-out prompts, where there is one
+    prompts: Artifact  # the file or folder; for a hub data set its id and split
+    heldout: Artifact | None = None  # the file or folder of held-out prompts, where there is one
     policy: Artifact  # its tokenizer and chat template say how long a prompt is
     context: int  # tokens that prompt and response have together
     max_tokens: int  # of a response
@@ -86,50 +91,74 @@ class SelectSpec(Spec):
 
 
 def prompt_artifacts(settings: PromptSettings) -> tuple[Artifact, Artifact | None]:
-    """The prompt file (of a hub data set: its id and split), and the held-out file.
+    """The prompts' file or folder (for a hub data set its id and split), and that of the held-out prompts.
 
-    Raises UserError for a file that is missing.
+    Raises UserError for a path that is missing, and for a folder that cannot be read.
     """
-    heldout = _file(Path(settings.heldout)) if isinstance(settings.heldout, str) else None
-    if settings.split is not None:
+    heldout = _artifact(Path(settings.heldout), None) if isinstance(settings.heldout, str) else None
+    if _is_on_hub(settings):
         return Artifact(path=Path(settings.path), digest=f"{settings.path}:{settings.split}"), heldout
-    return _file(Path(settings.path)), heldout
+    return _artifact(Path(settings.path), settings.split), heldout
 
 
-def _file(path: Path) -> Artifact:
-    if not path.is_file():
-        raise UserError("the prompt file does not exist", where=str(path), remedy="give prompts=<file>")
-    return Artifact(path=path, digest=sha256_file(path))
+def _is_on_hub(settings: PromptSettings) -> bool:
+    return settings.split is not None and not Path(settings.path).exists()
 
 
-def read_apart(settings: PromptSettings) -> Iterator[tuple[bool, Row]]:
-    """(whether it is held out, row of storage.schemas.PROMPTS) of every prompt; none comes twice.
+def _artifact(path: Path, split: str | None) -> Artifact:
+    return Artifact(path=path, digest=content_digest(path, split=split))
+
+
+@dataclass
+class ReadCounts:
+    """What was read from the prompt file and the held-out file. shared: prompts of the first that the second holds
+    out, which do not train."""
+
+    prompts: PromptCounts = field(default_factory=PromptCounts)
+    heldout: PromptCounts = field(default_factory=PromptCounts)
+    shared: int = 0
+
+    def summary(self) -> dict[str, int]:
+        both = (self.prompts, self.heldout)
+        return {
+            "rows_read": sum(part.rows for part in both),
+            "repeated": sum(part.repeated for part in both),
+            "conflicting": sum(part.conflicting for part in both),
+            "shared_with_heldout": self.shared,
+        }
+
+
+def read_apart(settings: PromptSettings, counts: ReadCounts | None = None) -> Iterator[tuple[bool, Row]]:
+    """(whether it is held out, row of storage.schemas.PROMPTS) of every prompt; none comes twice. `counts` is added to.
 
     Raises UserError (file, line) for a row without a prompt, and when no prompt is left to train on or to hold out.
     """
-    counts = {True: 0, False: 0}
+    counts = ReadCounts() if counts is None else counts
+    yielded = {True: 0, False: 0}
 
     def limited(row: Row) -> Iterator[tuple[bool, Row]]:
-        if settings.heldout_limit is None or counts[True] < settings.heldout_limit:
-            counts[True] += 1
+        if settings.heldout_limit is None or yielded[True] < settings.heldout_limit:
+            yielded[True] += 1
             yield True, row
 
     held: set[str] = set()
     if isinstance(settings.heldout, str):
         path = Path(settings.heldout)
-        for row in _read(settings, read_rows(path), str(path), None):
+        for row in _read(settings, read_rows(path), str(path), None, counts.heldout):
             held.add(row["prompt_id"])
             yield from limited(row)
     read = 0
-    for row in _read(settings, _source(settings), settings.path, settings.limit):
+    for row in _read(settings, _source(settings), settings.path, settings.limit, counts.prompts):
         read += 1
         if isinstance(settings.heldout, float) and is_heldout(row["prompt_id"], settings.heldout):
             yield from limited(row)
-        elif row["prompt_id"] not in held:
-            counts[False] += 1
+        elif row["prompt_id"] in held:
+            counts.shared += 1
+        else:
+            yielded[False] += 1
             yield False, row
     for heldout, name in ((False, "training"), (True, "held-out")):
-        if not counts[heldout]:
+        if not yielded[heldout]:
             raise UserError(
                 f"no {name} prompts are left of {read}",
                 where=settings.path,
@@ -137,7 +166,9 @@ def read_apart(settings: PromptSettings) -> Iterator[tuple[bool, Row]]:
             )
 
 
-def _read(settings: PromptSettings, source: Iterator[tuple[str, Row]], where: str, limit: int | None) -> Iterator[Row]:
+def _read(
+    settings: PromptSettings, source: Iterator[tuple[str, Row]], where: str, limit: int | None, counts: PromptCounts
+) -> Iterator[Row]:
     return each_prompt(
         source,
         where=where,
@@ -147,91 +178,79 @@ def _read(settings: PromptSettings, source: Iterator[tuple[str, Row]], where: st
         category_field=settings.category_field,
         system=settings.system,
         limit=limit,
+        counts=counts,
     )
 
 
 def _source(settings: PromptSettings) -> Iterator[tuple[str, Row]]:
-    if settings.split is None:
-        return read_rows(Path(settings.path))
-    return _hub_rows(settings.path, settings.split)
+    if _is_on_hub(settings):
+        assert settings.split is not None
+        return hub_rows(settings.path, settings.split)
+    return read_rows(Path(settings.path), split=settings.split)
 
 
-def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Row]]:
+def hub_rows(name: str, split: str) -> Iterator[tuple[str, Row]]:
+    """(where, row) of a data set on the hub. Raises UserError when it cannot be loaded."""
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
         data = load_dataset(name, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise UserError(
-            f"the data set cannot be loaded: {error}",
+            f"the data set cannot be loaded: {str(error).splitlines()[0]}",
             where=f"prompts.path={name} prompts.split={split}",
-            remedy="check the id, the split and the connection (HF_TOKEN for a gated one), or give a file",
+            remedy="check the id, the split and the connection (HF_TOKEN for a gated one), or give a file or folder",
         ) from None
     for number, row in enumerate(data):
         yield f"{name}:{split} row {number}", dict(row)
 
 
-def fits_context(
-    rows: list[Row], tokenizer: "PreTrainedTokenizerBase", *, context: int, max_tokens: int, drop: bool
-) -> list[bool]:
-    """For each row, whether its prompt and `max_tokens` of a response fit into `context` tokens.
-
-    Unless `drop`, the first that does not is refused: UserError with its file and line.
-    """
-    fitting = []
-    for row in rows:
-        length = len(encode_chat(tokenizer, row["messages"]))
-        fitting.append(length + max_tokens <= context)
-        if not fitting[-1] and not drop:
-            raise too_long(row["source"], length, context=context, max_tokens=max_tokens)
-    return fitting
-
-
-def too_long(source: str, length: int, *, context: int, max_tokens: int) -> UserError:
-    """The refusal of a prompt of `length` tokens that leaves no room for `max_tokens` of a response."""
-    return UserError(
-        f"the prompt has {length} tokens; with {max_tokens} for the response it does not fit the context of {context}",
-        where=source,
-        remedy="lower sampling.max_tokens, raise engine.max_model_len if the policy's positions reach further,"
-        " or leave such prompts out: prompts.too_long=drop",
-    )
-
-
 def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
-    """Publish train.parquet and heldout.parquet, without prompts that do not fit the policy's context if those are
-    dropped. Raises UserError as `read_apart` and `fits_context`, and when no prompt fits."""
+    """Publish train.parquet and heldout.parquet, without prompts that do not fit the policy's context or that its chat
+    template refuses if those are dropped. Raises UserError as `read_apart` and `fits_context`, and when none is left.
+    """
 
     def body() -> Outcome:
         paths = {False: spec.folder / TRAIN, True: spec.folder / HELDOUT}
         tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
-        source = read_apart(spec.settings)
+        counts = ReadCounts()
+        source = read_apart(spec.settings, counts)
         read = {False: 0, True: 0}
+        dropped = Counter[Fit]()
         with parquet_writer(paths[False], PROMPTS) as training, parquet_writer(paths[True], PROMPTS) as heldout:
             kept = {False: training, True: heldout}
             while block := list(islice(source, _BLOCK)):
-                fitting = fits_context(
+                fits = fits_context(
                     [row for _, row in block],
                     tokenizer,
                     context=spec.context,
                     max_tokens=spec.max_tokens,
                     drop=spec.settings.too_long == "drop",
+                    drop_refused=spec.settings.refused_by_template == "drop",
                 )
+                dropped.update(fits)
                 for part, file in kept.items():
-                    mine = [each for each in zip(block, fitting, strict=True) if each[0][0] is part]
-                    read[part] += len(mine)
-                    file.write(table([row for (_, row), fit in mine if fit], PROMPTS))
+                    of_part = [
+                        (row, fit) for (heldout_row, row), fit in zip(block, fits, strict=True) if heldout_row is part
+                    ]
+                    read[part] += len(of_part)
+                    file.write(table([row for row, fit in of_part if fit == "fits"], PROMPTS))
             for part, file in kept.items():
                 if not file.count:
                     raise UserError(
-                        f"none of {read[part]} prompts fits the policy's context",
+                        f"none of {read[part]} prompts fits the policy's context and chat template",
                         where=spec.settings.path,
                         remedy="lower sampling.max_tokens, or choose a policy with a longer context",
                     )
-        dropped = sum(read.values()) - training.count - heldout.count
+        summary = {f"dropped_{reason}": dropped[reason] for reason in DROPPED}
+        for reason, words in DROPPED.items():
+            if dropped[reason]:
+                log.warning("%d of %d prompts are left out: %s", dropped[reason], sum(read.values()), words)
         return Outcome(
             paths=list(paths.values()),
             rows={TRAIN: training.count, HELDOUT: heldout.count},
-            summary={"dropped_too_long": dropped},
+            summary=counts.summary() | summary,
         )
 
     return run_stage(spec, body)

@@ -15,10 +15,11 @@ from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, read_row_groups, table, write_parquet
 from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, silent
-from tasks.generation.engines import Engine, Request, Sample
-from tasks.generation.prompts import too_long
+from tasks.generation.engines import Engine, Request, Sample, end_tokens
+from tasks.generation.prompt_fit import refused_by_template, too_long
 from tasks.generation.settings import GenerateSpec, SamplingSettings
-from tasks.modeling.load import check_policy_folder, encode_chat, load_tokenizer
+from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
+from tasks.modeling.load import check_policy_folder, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,11 +60,15 @@ def check_prompts(
 ) -> list[list[int]]:
     """Token ids of every prompt (rows of storage.schemas.PROMPTS), the chat template applied once.
 
-    Raises UserError, with file and line, for a prompt that leaves no room for `max_tokens` response tokens.
+    Raises UserError, with file and line, for a prompt that the template refuses and for one that leaves no room for
+    `max_tokens` response tokens.
     """
     encoded = []
     for row in prompts.select(["messages", "source"]).to_pylist():
-        ids = encode_chat(tokenizer, row["messages"])
+        try:
+            ids = encode_chat(tokenizer, row["messages"])
+        except RefusedConversation as refused:
+            raise refused_by_template(row["source"], refused) from None
         if len(ids) + max_tokens > max_model_len:
             raise too_long(row["source"], len(ids), context=max_model_len, max_tokens=max_tokens)
         encoded.append(ids)
@@ -150,6 +155,8 @@ class _Sampling:
         settings = self.spec.settings
         trust = settings.trust_remote_code
         self.tokenizer = load_tokenizer(self.spec.policy.path, trust_remote_code=trust)
+        check_turn_end(self.tokenizer, stop=settings.sampling.stop)
+        self.end_tokens = frozenset(end_tokens(self.spec.policy.path, trust_remote_code=trust))
         context = settings.engine.max_model_len or context_length(self.spec.policy.path, trust_remote_code=trust)
         encoded = list(encode_prompts(self.spec, self.tokenizer, context))
         if settings.engine.verify_sequences:
@@ -193,7 +200,7 @@ class _Sampling:
                         "response_index": index,
                         "prompt_ids": request.prompt_ids,
                         "response_ids": sample.token_ids,
-                        "text": self.tokenizer.decode(sample.token_ids, skip_special_tokens=True),
+                        "text": reply_text(self.tokenizer, sample.token_ids, self.end_tokens),
                         "finish_reason": sample.finish_reason,
                         "logprobs": sample.logprobs,
                         "seed": request.seed,
@@ -206,7 +213,7 @@ class _Sampling:
 
         The gap that is reported is always the first shard's, so that it does not tell of interruptions.
         """
-        from tasks.generation.verify import Scored, measure_gap, refuse_mismatch, spread
+        from tasks.generation.verify import Scored, choose, measure_gap, refuse_mismatch
         from tasks.modeling.logprobs import TokenSequence
 
         settings = self.spec.settings
@@ -214,7 +221,8 @@ class _Sampling:
             return
         first = next(iter(self.shards))
         for data in [shard] if path == first else [shard, read_parquet(first, RESPONSES)]:
-            rows = data.take(spread(data.num_rows, settings.engine.verify_sequences)).to_pylist()
+            lengths = pc.list_value_length(data["response_ids"]).to_pylist()
+            rows = data.take(choose(lengths, settings.engine.verify_sequences)).to_pylist()
             scored = [Scored(TokenSequence(row["prompt_ids"], row["response_ids"]), row["logprobs"]) for row in rows]
             self.gap = measure_gap(
                 self.spec.policy.path, scored, dtype=settings.engine.dtype, trust_remote_code=settings.trust_remote_code
@@ -240,7 +248,11 @@ class _Sampling:
             "finished": ended / responses,
         }
         if self.gap is not None:
-            summary |= {"sampler_gap_max": self.gap.maximum, "sampler_gap_mean": self.gap.mean}
+            summary |= {
+                "sampler_gap_max": self.gap.maximum,
+                "sampler_gap_mean": self.gap.overall.value,
+                "sampler_gap_error": self.gap.overall.error,
+            }
         if self.sampled_tokens:
             summary["tokens_per_second"] = round(self.sampled_tokens / self.sampled_seconds, 1)
         return Outcome(paths=list(self.shards), rows={"prompts": self.count, "responses": responses}, summary=summary)

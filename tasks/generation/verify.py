@@ -8,6 +8,7 @@ the error.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from tasks.modeling.logprobs import TokenSequence, batches, token_logprobs
 from tasks.modeling.memory import weight_bytes
 
 _BATCH_TOKENS = 8192  # padded tokens in one forward
+_TOKENS = 256  # response tokens to verify, where there are as many
+_OWN_TOKENS = 8  # a response of at least this many tokens is also tested by itself
+_ERRORS = 3.0  # standard errors by which a mean must be above the tolerance
 
 
 class SamplerMismatch(Exception):
@@ -32,16 +36,56 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """A mean over tokens and its standard error, nats."""
+
+    value: float
+    error: float
+
+    def exceeds(self, allowed: float) -> bool:
+        """Whether even the lower end of the mean's error bar is above `allowed`, or the mean is not a number."""
+        return not self.value - _ERRORS * self.error <= allowed
+
+
+@dataclass(frozen=True)
 class Gap:
     """Absolute difference between the log-probabilities of the sampler and of the training forward, nats."""
 
     maximum: float  # of any token
-    mean: float  # over all tokens
-    worst: float  # largest mean over one response's tokens
+    overall: Mean  # over all tokens; tokens of one response are a cluster
+    worst: Mean | None  # of the responses of at least _OWN_TOKENS tokens, the one furthest above its error bar
+
+    @classmethod
+    def of(cls, gaps: Sequence[np.ndarray]) -> Self:
+        """From the gaps of each response's tokens, float64 [tokens]."""
+        own = [Mean(float(gap.mean()), float(gap.std(ddof=1)) / len(gap) ** 0.5) for gap in gaps
+               if len(gap) >= _OWN_TOKENS]  # fmt: skip
+        return cls(
+            float(max(gap.max() for gap in gaps)),
+            clustered_mean(gaps),
+            max(own, key=lambda mean: mean.value - _ERRORS * mean.error, default=None),
+        )
+
+
+def clustered_mean(gaps: Sequence[np.ndarray]) -> Mean:
+    """The mean over all tokens, with the standard error of a ratio of totals over responses (Cochran 1977, eq. 2.39).
+
+    A single response has no such error: its tokens are taken as independent.
+    """
+    tokens = sum(len(gap) for gap in gaps)
+    mean = float(sum(gap.sum() for gap in gaps) / tokens)
+    clusters = gaps if len(gaps) > 1 else [gaps[0][at : at + 1] for at in range(tokens)]
+    count = len(clusters)
+    residuals = np.array([(cluster - mean).sum() for cluster in clusters])
+    variance = count / (count - 1) * np.square(residuals).sum() if count > 1 else 0.0
+    return Mean(mean, float(np.sqrt(variance)) / tokens)
 
 
 def default_tolerance(dtype: str) -> float:
-    """Nats per token. Measured means: 3e-7 in float32, 0.002 to 0.02 in bfloat16, >= 0.25 with wrong weights."""
+    """Nats per token. Measured means: 3e-7 in float32, 0.002 to 0.02 in bfloat16, >= 0.25 with wrong weights.
+
+    In half precision a single unlikely token can be off by tenths, and so can the mean of a reply of a few tokens.
+    """
     return 1e-3 if dtype == "float32" else 0.1
 
 
@@ -49,6 +93,17 @@ def spread(count: int, wanted: int) -> list[int]:
     """Up to `wanted` different indices below `count`, evenly spaced."""
     wanted = min(count, wanted)
     return [i * count // wanted for i in range(wanted)]
+
+
+def choose(lengths: Sequence[int], wanted: int) -> list[int]:
+    """Indices of the responses to verify: `wanted`, evenly spaced, and more while they have few tokens.
+
+    lengths: tokens of every response. With short replies, `wanted` of them would say little.
+    """
+    chosen = spread(len(lengths), wanted)
+    while len(chosen) < len(lengths) and sum(lengths[i] for i in chosen) < _TOKENS:
+        chosen = spread(len(lengths), 2 * len(chosen))
+    return chosen
 
 
 def measure_gap(policy: Path, scored: Sequence[Scored], *, dtype: Dtype, trust_remote_code: bool = False) -> Gap:
@@ -64,21 +119,23 @@ def measure_gap(policy: Path, scored: Sequence[Scored], *, dtype: Dtype, trust_r
     unload(model)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    all_gaps = np.concatenate(gaps)
-    return Gap(float(all_gaps.max()), float(all_gaps.mean()), float(max(gap.mean() for gap in gaps)))
+    return Gap.of(gaps)
 
 
 def refuse_mismatch(gap: Gap, policy: Path, *, dtype: str, tolerance: float | None) -> None:
-    """Raise SamplerMismatch if any response's mean gap per token exceeds the tolerance, or is not a number.
+    """Raise SamplerMismatch if the mean gap per token is above the tolerance by more than its error, or not a number.
 
-    The mean over a response is used because in half precision the gap of a single unlikely token can be tenths.
+    Tested are the mean over all tokens and that of each longer response: one of several engines may be wrong.
     """
     allowed = default_tolerance(dtype) if tolerance is None else tolerance
-    if gap.worst <= allowed:
+    wrong = next((mean for mean in (gap.overall, gap.worst) if mean is not None and mean.exceeds(allowed)), None)
+    if wrong is None:
         return
+    over = "over all tokens" if wrong is gap.overall else "in one response"
     raise SamplerMismatch(
-        f"the sampler's log-probabilities are not those of the policy in {policy}: in one response they differ by"
-        f" {gap.worst:.3g} nats per token (largest of any token: {gap.maximum:.3g}; allowed: {allowed:g}).\n"
+        f"the sampler's log-probabilities are not those of the policy in {policy}: {over} they differ by"
+        f" {wrong.value:.3g} ± {wrong.error:.2g} nats per token (largest of any token: {gap.maximum:.3g};"
+        f" allowed: {allowed:g}).\n"
         "The responses are not used: the sampler may have other weights than the policy.\n"
         "Run again with a new engine (engine.between_stages=stop). If the gap stays, sample with engine=transformers;"
         " if it is rounding in half precision, set engine.dtype=float32 or raise engine.verify_tolerance."

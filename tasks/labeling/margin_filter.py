@@ -1,4 +1,5 @@
-"""Keep only the pairs with the largest margins: of scores, of targets, or of the run's own policies.
+"""Keep only some pairs: those with the largest margins of scores, targets or the run's own policies, or those of
+prompts whose targets are not all 0.
 
 SeRA (arXiv 2410.09362) keeps the share of pairs with the largest implicit-reward margin, m = h(chosen) - h(rejected)
 with h = log pi - log pi_ref, and reduces the bias of a single policy by a weighted sum over two iterations,
@@ -63,8 +64,24 @@ def keep_by_scores(preferences: pa.Table, scores: pa.Table, settings: ScoreMargi
     return kept, len(preferences) - len(kept)
 
 
+def keep_informative(preferences: pa.Table) -> tuple[pa.Table, int]:
+    """The rows of prompts with at least one target that is not 0, in their order, and how many are left out.
+
+    A prompt whose pairs are all tied has no gradient while the policy is the reference. The ties of other prompts stay:
+    they say that two responses are equally good.
+    """
+    differs = pc.unique(preferences.filter(pc.not_equal(preferences["target"], 0.0))["prompt_id"])
+    kept = preferences.filter(pc.is_in(preferences["prompt_id"], differs))
+    return kept, len(preferences) - len(kept)
+
+
 def keep_by_policies(
-    pairs: pa.Table, policies: Sequence[Path], reference: Path, settings: PolicyMarginFilter
+    pairs: pa.Table,
+    policies: Sequence[Path],
+    reference: Path,
+    settings: PolicyMarginFilter,
+    *,
+    trust_remote_code: bool = False,
 ) -> pa.Table:
     """The rows of `pairs` (storage.schemas.PREFERENCES) with the largest margins, in their order.
 
@@ -74,7 +91,7 @@ def keep_by_policies(
     if now.resolve() == reference.resolve():
         return pairs
     folders = dict.fromkeys([now.resolve(), before.resolve(), reference.resolve()])
-    gaps = {folder: _logprob_gaps(pairs, folder, settings) for folder in folders}
+    gaps = {folder: _logprob_gaps(pairs, folder, settings, trust_remote_code) for folder in folders}
     margins = [gaps[policy.resolve()] - gaps[reference.resolve()] for policy in (now, before)]
     return pairs.take(largest(weighted(margins[0], margins[1], settings.before), settings.share))
 
@@ -101,12 +118,12 @@ def _keys(prompts: pa.ChunkedArray, indices: pa.ChunkedArray) -> list[str]:
     return [f"{prompt}:{index}" for prompt, index in zip(prompts.to_pylist(), indices.to_pylist(), strict=True)]
 
 
-def _logprob_gaps(pairs: pa.Table, folder: Path, settings: PolicyMarginFilter) -> Floats:
+def _logprob_gaps(pairs: pa.Table, folder: Path, settings: PolicyMarginFilter, trust_remote_code: bool) -> Floats:
     """log p(chosen) - log p(rejected) of each row under the policy in `folder`, [n], nats."""
     from tasks.modeling.load import load_policy
     from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 
-    model = load_policy(folder, dtype=settings.dtype, device=settings.device)
+    model = load_policy(folder, dtype=settings.dtype, device=settings.device, trust_remote_code=trust_remote_code)
     prompts = pairs["prompt_ids"].to_pylist()
     sides = [
         sequence_logprobs(

@@ -43,7 +43,8 @@ class PreferenceSettings(BaseModel):
     weights: dict[str, Annotated[float, Field(ge=0)]] = {}  # annotator -> weight of its votes; otherwise 1
     soft_votes: bool = False  # count the probability of a vote that has one as a share of a win
     quorum: int = Field(1, ge=1)  # votes (a, b or tie) that a pair needs; other pairs are left out and counted
-    keep: ScoreMarginFilter | None = None  # of the labelled pairs; None = all
+    # Of the labelled pairs; None = all. informative: those of prompts whose targets are not all 0.
+    keep: ScoreMarginFilter | Literal["informative"] | None = None
     drop_truncated: bool = True  # leave responses that did not end by themselves out of pairs
 
     @model_validator(mode="after")
@@ -63,7 +64,8 @@ class PreferenceSettings(BaseModel):
         panel.check_members("preferences.gold", self.gold)
         panel.check_members("preferences.pinned", self.pinned)
         panel.check_members("preferences.weights", self.weights)
-        panel.check_scoring("preferences.keep.margin_of", self.keep.margin_of if self.keep else ())
+        margins = self.keep.margin_of if isinstance(self.keep, ScoreMarginFilter) else ()
+        panel.check_scoring("preferences.keep.margin_of", margins)
         if self.estimator.startswith("ensemble_"):
             panel.check_somebody_scores(f"preferences.estimator: {self.estimator}", "use estimator=bradley_terry")
 
@@ -73,6 +75,7 @@ class LabelSettings(BaseModel):
 
     annotators: dict[str, AnnotatorSettings]
     preferences: PreferenceSettings = PreferenceSettings()
+    reasoning_end: str | None = "</think>"  # annotators see what follows it in a reply; None: the whole reply
 
 
 class LabelSpec(Spec):
@@ -91,5 +94,6 @@ class LabelSpec(Spec):
     annotator_files: dict[str, Artifact] = Field({})  # local models, functions and templates, by annotator
     #: Folder of remote annotators' answers, shared by all stages; None: in `folder`.
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policies' code may run, not what it does")] = False
     budget: Annotated[Budget, Unkeyed("limits spending; a stage that reaches the limit publishes nothing")] = Budget()
     on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"

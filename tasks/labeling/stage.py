@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,11 @@ from storage.schemas import PREFERENCES, SCORES, VOTES, parquet_writer, write_pa
 from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.labeling.annotator_stats import annotator_stats
 from tasks.labeling.length_penalty import without_length
-from tasks.labeling.margin_filter import ScoreMarginFilter, keep_by_scores
+from tasks.labeling.margin_filter import ScoreMarginFilter, keep_by_scores, keep_informative
 from tasks.labeling.pairing import response_pairs
 from tasks.labeling.preferences import LabelledPairs, make_preferences
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
-from tasks.labeling.summary import Agreement, AnnotatorStats, LabelSummary
+from tasks.labeling.summary import Agreement, AnnotatorStats, LabelSummary, Targets
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.panel.annotators.protocol import Response
@@ -50,7 +51,9 @@ def run(spec: LabelSpec, progress: Progress = silent) -> Manifest:
 
 def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     settings = spec.settings.preferences
-    responses = read_responses(SOURCE, spec.responses.path, spec.prompts.path)
+    responses = read_responses(
+        SOURCE, spec.responses.path, spec.prompts.path, reasoning_end=spec.settings.reasoning_end
+    )
     comparisons = _comparisons(responses, drop_truncated=settings.drop_truncated)
     panel_votes = _panel_votes(spec, for_annotators([responses]), comparisons, progress)
     outages = panel_votes.outages
@@ -74,6 +77,8 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     for name, rows in (("annotators", stats.annotators), ("agreement", stats.agreement)):
         paths[name] = spec.folder / f"{name}.parquet"
         write_parquet(paths[name], rows)
+    targets = Targets.of(pairs.labels, len(responses.prompt_ids))
+    targets.report()
     summary = LabelSummary(
         responses=len(responses),
         comparisons=len(comparisons),
@@ -81,6 +86,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
         pairs=len(pairs.labels),
         dropped=pairs.dropped,
         mean_abs_target=float(pc.mean(pairs.labels["target"]).as_py()),
+        targets=targets,
         annotators=[AnnotatorStats.model_validate(row) for row in stats.annotators.to_pylist()],
         agreement=[Agreement.model_validate(row) for row in stats.agreement.to_pylist()],
         learnt=pairs.estimates.with_length_penalties(penalties),
@@ -89,10 +95,15 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     return Outcome(paths=list(paths.values()), rows=counts, summary=summary.as_json())
 
 
-def _filtered(pairs: LabelledPairs, scores: pa.Table, settings: ScoreMarginFilter) -> LabelledPairs:
-    """The pairs with the largest margins; the others are counted as dropped."""
-    kept, left_out = keep_by_scores(pairs.labels, scores, settings)
-    return replace(pairs, labels=kept, dropped=pairs.dropped | {"margin": left_out})
+def _filtered(
+    pairs: LabelledPairs, scores: pa.Table, keep: ScoreMarginFilter | Literal["informative"]
+) -> LabelledPairs:
+    """The pairs that `keep` keeps; the others are counted as dropped."""
+    if isinstance(keep, ScoreMarginFilter):
+        kept, left_out = keep_by_scores(pairs.labels, scores, keep)
+        return replace(pairs, labels=kept, dropped=pairs.dropped | {"margin": left_out})
+    kept, left_out = keep_informative(pairs.labels)
+    return replace(pairs, labels=kept, dropped=pairs.dropped | {"uninformative": left_out})
 
 
 def _comparisons(responses: Responses, *, drop_truncated: bool) -> Ints:
@@ -117,7 +128,7 @@ def _panel_votes(spec: LabelSpec, responses: Sequence[Response], comparisons: In
     panel_votes = PanelVotes(SCORES.empty_table(), VOTES.empty_table())
     if others or not people:
         policies = {name: policy.path for name, policy in spec.policies.items()}
-        annotators = open_annotators(others, drawing_seed(spec), policies)
+        annotators = open_annotators(others, drawing_seed(spec), policies, trust_remote_code=spec.trust_remote_code)
         store = AnswerStore(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
         panel_votes = vote(annotators, responses, comparisons, store, progress, spec.budget)
     human_votes = [
@@ -170,6 +181,10 @@ def _remedy(dropped: dict[str, int], votes: pa.Table, path: Path) -> str:
     failed = votes.filter(pc.equal(votes["outcome"], "error"))
     if len(failed):
         return f"see the annotators' errors in the columns outcome and raw of {path} (and of scores.parquet)"
+    if dropped.get("uninformative", 0):
+        return (
+            "the panel finds all responses to each prompt equally good: ask other annotators, or sample more responses"
+        )
     if dropped.get("truncated", 0) > dropped.get("quorum", 0):
         return "raise sampling.max_tokens, or keep truncated responses: preferences.drop_truncated=false"
     if dropped.get("quorum", 0):

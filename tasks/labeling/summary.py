@@ -1,8 +1,13 @@
 """The summary of a label stage, as in its manifest: votes, pairs, and statistics of the panel."""
 
+import logging
 from typing import Any, Self
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
+
+log = logging.getLogger("irepo")
 
 
 class _Summary(BaseModel):
@@ -82,6 +87,43 @@ class Estimates(_Summary):
         return type(self).model_validate(self.model_dump(exclude_unset=True) | {name: values}) if values else self
 
 
+class Targets(_Summary):
+    """How much the targets of a round say. All counts are of the published pairs, but for `prompts`."""
+
+    pairs: int
+    zero: int  # pairs whose target is 0: the panel is split evenly, or ties them
+    prompts: int  # of the round, with or without pairs
+    informative: int  # prompts with a target that is not 0
+
+    @classmethod
+    def of(cls, preferences: pa.Table, prompts: int) -> Self:
+        """Of rows with the columns prompt_id and target of storage.schemas.PREFERENCES."""
+        differs = preferences.filter(pc.not_equal(preferences["target"], 0.0))
+        return cls(
+            pairs=len(preferences),
+            zero=len(preferences) - len(differs),
+            prompts=prompts,
+            informative=pc.count_distinct(differs["prompt_id"]).as_py(),
+        )
+
+    def __str__(self) -> str:
+        silent = self.prompts - self.informative
+        return (
+            f"{100 * self.zero / self.pairs:.0f} % of targets are 0; {silent} of {self.prompts} prompts teach nothing"
+        )
+
+    def report(self) -> None:
+        """Log how much the targets say; a warning with a remedy when half of them or of the prompts say nothing."""
+        if 2 * self.zero < self.pairs and 2 * self.informative > self.prompts:
+            log.info("%s", self)
+            return
+        log.warning(
+            "%s. More responses a prompt, a finer annotator or more of them give more of them a target; "
+            "preferences.keep=informative spares the training of prompts that teach nothing",
+            self,
+        )
+
+
 class LabelSummary(_Summary):
     """votes: {annotator: {outcome: count}}. dropped: pairs left out, by reason."""
 
@@ -91,6 +133,7 @@ class LabelSummary(_Summary):
     pairs: int
     dropped: dict[str, int]
     mean_abs_target: float
+    targets: Targets | None = None  # None in stages of earlier versions
     annotators: list[AnnotatorStats]
     agreement: list[Agreement]
     learnt: Estimates

@@ -80,8 +80,6 @@ def relabel(
     scores: storage.schemas.SCORES by round. prompt_id ends with the goal, so that each goal makes a prompt of its own.
     Raises UserError when no pair has usable scores, and for a prompt that does not start with the highest goal.
     """
-    from tasks.modeling.load import encode_chat
-
     goals = _goals(scores, settings)
     rows: list[dict[str, Any]] = []
     left_out = 0
@@ -96,7 +94,7 @@ def relabel(
                 | {
                     "prompt": messages,
                     "prompt_id": f"{row['prompt_id']}@{goal:g}",
-                    "prompt_ids": encode_chat(tokenizer, messages),
+                    "prompt_ids": _encode(tokenizer, messages, str(row["prompt_id"])),
                 }
             )
     if not rows:
@@ -130,6 +128,15 @@ def _with_goal(
             remedy="remove system messages from the prompt file; prompts.system adds the goal",
         )
     return [{"role": "system", "content": settings.goal(goal)}, *messages[1:]]
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], name: str) -> list[int]:
+    from tasks.modeling.conversation import RefusedConversation, encode_chat
+
+    try:
+        return encode_chat(tokenizer, messages)
+    except RefusedConversation as refused:
+        raise refused.at(f"mixing.goals, prompt {name}") from None
 
 
 def _swapped(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ reference, makes the regression's solution pi_0 exp(r / beta), because it sees p
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +22,15 @@ from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, parquet_writer, read_parquet, read_row_groups
-from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
+from storage.stage import Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
 from tasks.labeling.margin_filter import keep_by_policies
-from tasks.mixing.offline import read_offline
+from tasks.mixing.offline import OfflineCounts, read_offline
 from tasks.mixing.reward_conditioning import relabel
 from tasks.mixing.settings import MixingSettings
 from tasks.modeling.load import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PREFERENCES_FILE = "preferences.parquet"
 _NAME = ["round", "prompt_id"]
@@ -36,7 +40,7 @@ class MixSpec(Spec):
     """Publish preferences.parquet: rows of `own`, then of `earlier`, then of the offline set; then relabel them."""
 
     stage: ClassVar[str] = "mix"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.mixing.stage:run_mix"
     task: ClassVar[TaskName] = "label"
@@ -49,6 +53,7 @@ class MixSpec(Spec):
     reference: Artifact | None = None  # the reference of these implicit rewards
     offline: Artifact | None = None  # settings.offline.path
     scores: dict[int, Artifact] = Field({})  # round -> scores.parquet of its label stage, for goals
+    trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
 def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
@@ -58,11 +63,12 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
     """
 
     def body() -> Outcome:
-        parts: Iterable[pa.Table] = _parts(spec)
-        left_out = {}
+        offline = OfflineCounts()
+        parts: Iterable[pa.Table] = _parts(spec, offline)
+        left_out: dict[str, int] = {}
         if spec.settings.goals is not None:
             scores = {number: read_parquet(file.path, SCORES) for number, file in spec.scores.items()}
-            tokenizer = load_tokenizer(_policy(spec))
+            tokenizer = _tokenizer(spec)
             mixed, unscored = relabel(pa.concat_tables(parts), scores, spec.settings.goals, tokenizer)
             parts, left_out = [mixed], {"left_out": unscored}
         path = spec.folder / PREFERENCES_FILE
@@ -72,14 +78,19 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
                 file.write(rows)
                 for entry in pc.value_counts(rows["round"]).to_pylist():
                     counts[str(entry["values"]) if entry["values"] else "offline"] += entry["counts"]
-        summary = {"pairs_by_round": dict(counts)} | left_out
+        summary: dict[str, Any] = {"pairs_by_round": dict(counts)} | left_out
+        if spec.settings.offline is not None:
+            summary |= {"offline": asdict(offline)}
         return Outcome(paths=[path], rows={"preferences": file.count}, summary=summary)
 
     return run_stage(spec, body)
 
 
-def _parts(spec: MixSpec) -> Iterator[pa.Table]:
-    """All pairs, one row group at a time: the round's own, then earlier rounds', then the offline set's."""
+def _parts(spec: MixSpec, counts: OfflineCounts) -> Iterator[pa.Table]:
+    """All pairs, one row group at a time: the round's own, then earlier rounds', then the offline set's.
+
+    counts: of the offline set's rows, added to.
+    """
     replay, offline = spec.settings.replay, spec.settings.offline
     own = pq.read_metadata(spec.own.path).num_rows
     earlier = [file.path for file in spec.earlier]
@@ -95,11 +106,13 @@ def _parts(spec: MixSpec) -> Iterator[pa.Table]:
             yield _pairs_of(rows, drawn)
     if offline is not None:
         wanted = own * offline.share / rest
-        pairs = read_offline(offline, load_tokenizer(_policy(spec)))
+        pairs = read_offline(offline, _tokenizer(spec), counts)
         if offline.keep is not None:
             policy = _policy(spec)
             previous, reference = (file.path if file else policy for file in (spec.previous, spec.reference))
-            pairs = keep_by_policies(pairs, (policy, previous), reference, offline.keep)
+            pairs = keep_by_policies(
+                pairs, (policy, previous), reference, offline.keep, trust_remote_code=spec.trust_remote_code
+            )
         if len(pairs) < wanted:
             raise UserError(
                 f"the offline set has {len(pairs)} pairs, but its share of this round is {wanted:.0f}",
@@ -107,6 +120,10 @@ def _parts(spec: MixSpec) -> Iterator[pa.Table]:
                 remedy="lower mixing.offline.share, or give a larger set",
             )
         yield _pairs_of(pairs, _draw([pairs], wanted, spec))
+
+
+def _tokenizer(spec: MixSpec) -> "PreTrainedTokenizerBase":
+    return load_tokenizer(_policy(spec), trust_remote_code=spec.trust_remote_code)
 
 
 def _policy(spec: MixSpec) -> Path:

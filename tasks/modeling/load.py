@@ -1,10 +1,10 @@
 """Load policies and tokenizers from Hugging Face folders, after cheap checks."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from storage.errors import UserError
+from tasks.modeling.policy_folder import check_files, load_complete, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,8 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
     """Refuse a folder that cannot be a policy, without loading anything.
 
     Raises UserError for: no config.json, no tokenizer, no chat template (unless `chat_template=False`), weights that
-    are not safetensors, and Python code in the folder (unless `trust_remote_code`).
+    are not safetensors, files that are not whole (`policy_folder.check_files`), and Python code in the folder (unless
+    `trust_remote_code`).
     """
     config = folder / "config.json"
     if not config.is_file():
@@ -32,7 +33,7 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
             where=str(folder),
             remedy="save the tokenizer beside the model: tokenizer.save_pretrained(folder)",
         )
-    inline = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    inline = read_json(folder / "tokenizer_config.json").get("chat_template")
     if chat_template and not inline and not (folder / "chat_template.jinja").is_file():
         raise UserError(
             "the policy's tokenizer has no chat template",
@@ -45,7 +46,8 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
             where=str(folder),
             remedy="convert them: model.save_pretrained(folder, safe_serialization=True); pickled weights can run code",
         )
-    needs_code = "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    check_files(folder)
+    needs_code = "auto_map" in read_json(config)
     if needs_code and not trust_remote_code:
         raise UserError(
             "the policy brings its own Python code (auto_map in config.json)",
@@ -63,7 +65,8 @@ def resolve_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer in a folder, or of a hub id."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -71,20 +74,23 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrai
 
 
 def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """The causal language model in `folder`, in eval mode, dropout off, weights in `dtype`."""
+    """The causal language model in `folder`, in eval mode, dropout off, weights in `dtype`.
+
+    Raises UserError unless the folder has exactly the weights of its model (`policy_folder.load_complete`).
+    """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    model = load_complete(
         folder,
         dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
         use_safetensors=True,
         attn_implementation="eager" if capped else None,  # sdpa silently omits soft-capping
     )
-    policy: PreTrainedModel = model.to(resolve_device(device)).eval()
+    policy: PreTrainedModel = model.to(resolve_device(device)).eval()  # type: ignore[arg-type]  # takes a name, too
     return policy
 
 
@@ -94,16 +100,7 @@ def unload(model: "PreTrainedModel") -> None:
     Models have reference cycles, so their weights would stay until the garbage collector runs. A full collection takes
     0.3 s with torch, transformers and Prefect imported.
     """
-    untyped: Any = model  # transformers' types do not allow this call of `to`
-    untyped.to("meta")
-
-
-def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]) -> list[int]:
-    """Prompt token ids of a conversation: the chat template is applied once and ends with the assistant's header."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    # verbose=False: no warning about long prompts; callers check the length themselves.
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
+    model.to("meta")  # type: ignore[arg-type]  # takes a name, too
 
 
 def autocast(device: str, dtype: str) -> "torch.autocast":

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from storage.stage import Progress, silent
+from tasks.modeling.positions import check_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,10 +43,11 @@ def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> l
 
     float32, or float64 for a float64 model. Differentiable. Rows are left-padded, so responses end at the same
     position and the model's output layer (with its soft-capping or scaling) runs on the last positions only: there is
-    no tensor [rows, length, vocabulary].
+    no tensor [rows, length, vocabulary]. Raises UserError for a row beyond the model's position limit.
     """
     device = next(model.parameters()).device
     width = max(len(row) for row in rows)
+    check_length(model.config, width)
     longest = max(len(row.response) for row in rows)
     ids = torch.zeros((len(rows), width), dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)

@@ -17,6 +17,7 @@ from storage.errors import UserError
 from storage.manifest import BrokenManifest, read_manifest
 from storage.schemas import PROMPTS, RESPONSES, read_parquet
 from storage.shards import Shards
+from tasks.modeling.reasoning import split_reasoning
 from tasks.panel.annotators.protocol import Response
 from tasks.panel.lazy_sequence import LazySequence
 
@@ -42,6 +43,7 @@ class Responses:
     shard_rows: Ints  # [N]: the response's row in `shards`
     prompt_shards: Shards  # storage.schemas.PROMPTS
     prompt_shard_rows: Ints  # [P]: the prompt's row in `prompt_shards`
+    reasoning_end: str | None = None  # what ends the thought of a reply; None: replies have none
 
     def __len__(self) -> int:
         return len(self.shard_rows)
@@ -55,15 +57,16 @@ class Responses:
         return self.prompt_shards.take(self.prompt_shard_rows[prompts], columns)
 
     def for_annotators(self, start: int, stop: int) -> list[Response]:
-        """The responses `start` .. `stop` - 1 as annotators see them."""
+        """The responses `start` .. `stop` - 1 as annotators see them: without the thoughts of reasoning replies."""
         prompts, which = np.unique(self.prompt[start:stop], return_inverse=True)
         names = self.prompt_ids.take(prompts).to_pylist()
         prompt_fields = self.prompt_table(prompts, _PROMPT_COLUMNS).to_pylist()
-        texts = self.table(np.arange(start, stop), ["text"])["text"].to_pylist()
+        replies = self.table(np.arange(start, stop), ["text"])["text"].to_pylist()
+        texts = [split_reasoning(reply, self.reasoning_end) for reply in replies]
         rows = zip(which.tolist(), self.index[start:stop].tolist(), texts, self.ended[start:stop].tolist(), strict=True)
         return [
-            Response(names[p], self.source, index, text=text, ended=ended, **prompt_fields[p])
-            for p, index, text, ended in rows
+            Response(names[p], self.source, index, text=text, reasoning=thought, ended=ended, **prompt_fields[p])
+            for p, index, (thought, text), ended in rows
         ]
 
     @cached_property
@@ -108,11 +111,12 @@ def for_annotators(sources: Sequence[Responses]) -> Sequence[Response]:
     return LazySequence(starts[-1], read)
 
 
-def read_responses(source: str, folder: Path, prompts: Path) -> Responses:
+def read_responses(source: str, folder: Path, prompts: Path, *, reasoning_end: str | None = None) -> Responses:
     """Read the ids and indices of the responses in the shards that the manifest in `folder` names.
 
-    Raises UserError when the generate stage is unfinished, altered or without responses, when a response's prompt is
-    not in `prompts`, and for two responses with the same prompt and index.
+    reasoning_end: what ends the thought of a reply, which annotators do not see. Raises UserError when the generate
+    stage is unfinished, altered or without responses, when a response's prompt is not in `prompts`, and for two
+    responses with the same prompt and index.
     """
     try:
         manifest = read_manifest(folder)
@@ -156,4 +160,5 @@ def read_responses(source: str, folder: Path, prompts: Path) -> Responses:
         shard_rows=order,
         prompt_shards=Shards([prompts], PROMPTS),
         prompt_shard_rows=answered,
+        reasoning_end=reasoning_end,
     )

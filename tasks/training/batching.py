@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.modeling.logprobs import TokenSequence, summed_logprobs
+from tasks.modeling.positions import check_length
 from tasks.training.attention import packing_options, use_segments
 from tasks.training.groups import PromptGroup
 from tasks.training.head import token_logprobs
@@ -97,6 +98,7 @@ class PackedForward:
         return packed_tokens(group)
 
     def logprobs(self, groups: Sequence[PromptGroup]) -> tuple[Tensor, Tensor]:
+        check_length(self._config, max(group.longest for group in groups))
         weight = next(self.model.parameters())
         device = weight.device
         row = PackedRow.of(groups, device)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.training.update_share import UpdateSummary
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -63,6 +65,7 @@ class TrainSummary(BaseModel):
 
     first: StepSummary
     last: StepSummary
+    update: UpdateSummary
     seconds: PhaseSeconds
 
 

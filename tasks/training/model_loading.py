@@ -18,6 +18,7 @@ from tasks.training.packed_check import checked_packed_forward
 from tasks.training.policy import add_adapters, checkpoint_activations, merge, publish_adapter, publish_policy
 from tasks.training.settings import TrainSpec
 from tasks.training.sharding import ShardedForward
+from tasks.training.update_share import UpdateSummary
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -65,13 +66,16 @@ class ModelLoader:
         gc.collect()  # models hold reference cycles
         return self._place(build_forward(self._prepare(self._open(self.spec.policy.path)), self.settings))
 
-    def publish(self, model: "PreTrainedModel") -> list[Path]:
-        """Write the trained policy and return its folders. With several ranks, their shards are gathered first."""
+    def publish(self, model: "PreTrainedModel") -> tuple[list[Path], UpdateSummary]:
+        """Write the trained policy; returns its folders and how much of the update is in it.
+
+        With several ranks, their shards are gathered first.
+        """
         if self.ranks.size == 1:
             return self._write(model)
         weights = gathered(trainable(model), self.ranks)
 
-        def write() -> list[Path]:
+        def write() -> tuple[list[Path], UpdateSummary]:
             full = self._prepare(self._open(self.spec.policy.path))
             with torch.no_grad():
                 for name, parameter in trainable(full).items():
@@ -112,11 +116,13 @@ class ModelLoader:
         # A PeftModel is called like the model it wraps.
         return add_adapters(policy, self.settings.lora, self.spec.seed)  # type: ignore[return-value]
 
-    def _write(self, model: "PreTrainedModel") -> list[Path]:
+    def _write(self, model: "PreTrainedModel") -> tuple[list[Path], UpdateSummary]:
         folder = self.spec.folder
         paths = [folder / POLICY]
         if self.settings.lora is not None:
             publish_adapter(model, folder / ADAPTER)  # type: ignore[arg-type]
             paths.append(folder / ADAPTER)
-        publish_policy(merge(model), self.spec.policy.path, folder / POLICY)
-        return paths
+        whole = merge(model)
+        start = self.spec.policy.path
+        publish_policy(whole, start, folder / POLICY)
+        return paths, UpdateSummary.of(start, whole.state_dict(), folder / POLICY)

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import safe_open
 
+from storage.errors import UserError
 from storage.files import publish_folder
+from tasks.modeling.policy_folder import open_meta
+from tasks.modeling.save import keep_nominal_dtype, save_model
 from tasks.training.settings import LoraSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
 
 
@@ -40,7 +41,11 @@ def checkpoint_activations(model: "PreTrainedModel") -> None:
 
 
 def add_adapters(model: "PreTrainedModel", settings: LoraSettings, seed: int) -> "PeftModel":
-    """The model with LoRA adapters and frozen weights. `seed` determines the adapters; seeds torch's global RNG."""
+    """The model with LoRA adapters and frozen weights. `seed` determines the adapters; seeds torch's global RNG.
+
+    Raises UserError when `target_modules` names no module of the model, or one whose weight another module shares:
+    merging the adapter would change both, and only one was trained with it.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -51,9 +56,44 @@ def add_adapters(model: "PreTrainedModel", settings: LoraSettings, seed: int) ->
         target_modules=settings.target_modules,
     )
     torch.manual_seed(seed)
-    adapted: Any = get_peft_model(model, config)
+    where = f"training.lora.target_modules={settings.target_modules}"
+    try:
+        adapted: Any = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            f"peft cannot adapt these modules of {type(model).__name__}: {str(error).splitlines()[0]}",
+            where=where,
+            remedy="name linear layers of the model, or adapt all of them: training.lora.target_modules=all-linear",
+        ) from None
+    shared = _adapted_shared_weights(adapted)
+    if shared:
+        raise UserError(
+            f"the weight of {', '.join(shared)} is shared with another module (tied embeddings): the published policy "
+            "would not be the trained one",
+            where=where,
+            remedy="leave the output layer and the embedding out: training.lora.target_modules=all-linear",
+        )
     adapted.eval()
     return cast("PeftModel", adapted)
+
+
+def check_adapters(policy: Path, settings: LoraSettings, *, trust_remote_code: bool = False) -> None:
+    """Raise UserError as `add_adapters` would for the policy in this folder, without reading its weights."""
+    with torch.random.fork_rng([]):
+        add_adapters(open_meta(policy, trust_remote_code=trust_remote_code), settings, seed=0)
+
+
+def _adapted_shared_weights(adapted: torch.nn.Module) -> list[str]:
+    """Names of adapted modules whose base weight is also a parameter of another module."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    holders = Counter(id(weight) for module in adapted.modules() for weight in module._parameters.values())
+    return [
+        name.removeprefix("base_model.model.")
+        for name, module in adapted.named_modules()
+        if isinstance(module, BaseTunerLayer)
+        if any(holders[id(weight)] > 1 for weight in module.get_base_layer()._parameters.values() if weight is not None)
+    ]
 
 
 def publish_adapter(model: "PeftModel", folder: Path) -> None:
@@ -69,30 +109,19 @@ def publish_adapter(model: "PeftModel", folder: Path) -> None:
 
 
 def publish_policy(model: "PreTrainedModel", source: Path, folder: Path) -> None:
-    """Write `model` as an ordinary Hugging Face folder: weights in the dtype of `source`, other files copied from it.
+    """Write `model` as an ordinary Hugging Face folder: weights in float32, other files copied from `source`.
 
-    The model is converted in place. Copying keeps configuration, tokenizer and chat template byte for byte.
+    The model is converted in place. Copying keeps configuration, tokenizer and chat template byte for byte, so that
+    `dtype` in config.json stays the one in which the policy is sampled (`tasks.modeling.save`).
     """
-    model.to(stored_dtype(source))  # type: ignore[arg-type]
+    model.to(torch.float32)  # type: ignore[arg-type]
     with publish_folder(folder) as temporary:
-        model.save_pretrained(temporary)
+        save_model(model, temporary)
+        (temporary / "generation_config.json").unlink(missing_ok=True)
         for path in sorted(source.iterdir()):
             if path.is_file() and not path.name.startswith(".") and not _is_weights(path):
                 shutil.copyfile(path, temporary / path.name)
-
-
-def stored_dtype(folder: Path) -> torch.dtype:
-    """The dtype of most floating-point weights in a Hugging Face folder. Raises ValueError if there are none."""
-    sizes: Counter[torch.dtype] = Counter()
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                tensor = file.get_slice(name)
-                if tensor.get_dtype() in _DTYPES:
-                    sizes[_DTYPES[tensor.get_dtype()]] += torch.Size(tensor.get_shape()).numel()
-    if not sizes:
-        raise ValueError(f"{folder} holds no floating-point weights")
-    return sizes.most_common(1)[0][0]
+        keep_nominal_dtype(source, temporary)
 
 
 def _is_weights(path: Path) -> bool:

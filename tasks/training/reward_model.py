@@ -3,8 +3,8 @@
     python -m tasks.training.reward_model <policy> runs/<name>/round-01/label/preferences.parquet <output>
 
 The loss is -log sigmoid(r(prompt, chosen) - r(prompt, rejected)): Ouyang et al. 2022 (arXiv 2203.02155), eq. 1. The
-score is for the whole conversation, rendered once by the chat template and ending with the end-of-turn token. Render
-conversations with `encode_scored` to score them.
+score is for the whole conversation, rendered once by the chat template, and is read at its last token, as the panel's
+annotator `reward_model` reads it. Render conversations with `encode_scored` to score them.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from pydantic import Field
 from storage.errors import UserError
 from storage.schemas import PREFERENCES, read_parquet
 from storage.stage import Progress, silent
-from tasks.training.conversations import encode, pad_right
+from tasks.modeling.conversation import RefusedConversation, encode_whole
+from tasks.modeling.reasoning import split_reasoning
+from tasks.training.conversations import pad_right
 from tasks.training.supervised import SupervisedSettings, optimize, save_folder, seeded
 
 if TYPE_CHECKING:
@@ -36,11 +38,12 @@ class RewardTrainingSettings(SupervisedSettings):
 def encode_scored(
     tokenizer: "PreTrainedTokenizerBase", prompt: str | Sequence[Mapping[str, str]], reply: str
 ) -> list[int]:
-    """Token ids of a conversation to score: prompt (a user message or a list of messages), reply and end token.
+    """Token ids of a conversation to score: prompt (a user message or a list of messages) and reply, rendered once.
 
-    Raises UserError for a chat template that `conversations.encode` cannot use.
+    Raises RefusedConversation when the chat template refuses the conversation.
     """
-    return encode(tokenizer, {"prompt": prompt, "completion": reply}).ids
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return encode_whole(tokenizer, messages, reply)
 
 
 def scores(model: "PreTrainedModel", conversations: Sequence[Sequence[int]]) -> "torch.Tensor":
@@ -61,7 +64,7 @@ def _pad(model: "PreTrainedModel") -> int:
         raise UserError(
             f"pad_token_id is {pad} and num_labels is {model.config.num_labels}: this is not a reward model",
             where="config.json of the reward model",
-            remedy="set pad_token_id to the tokenizer's pad token (not its eos_token) and num_labels to 1",
+            remedy="set pad_token_id to a token that ends no conversation, and num_labels to 1",
         )
     return int(pad)
 
@@ -86,9 +89,7 @@ def train_reward_model(
     _pad(model)
     if not pairs:
         raise UserError("there is nothing to train on", where="reward pairs", remedy="give at least one pair")
-    encoded = [
-        tuple(encode_scored(tokenizer, pair["prompt"], pair[side]) for side in ("chosen", "rejected")) for pair in pairs
-    ]
+    encoded = [_encode_pair(tokenizer, pair, number) for number, pair in enumerate(pairs, start=1)]
     lengths = [max(map(len, pair)) for pair in encoded]
     for number, length in enumerate(lengths, start=1):
         if length > settings.max_length:
@@ -115,6 +116,36 @@ def train_reward_model(
     return optimize(model, lengths, backward, settings, progress)
 
 
+def _encode_pair(
+    tokenizer: "PreTrainedTokenizerBase", pair: Mapping[str, Any], number: int
+) -> tuple[list[int], list[int]]:
+    """Token ids of the conversations with the chosen and with the rejected reply."""
+    try:
+        chosen, rejected = (encode_scored(tokenizer, pair["prompt"], pair[side]) for side in ("chosen", "rejected"))
+    except RefusedConversation as refused:
+        raise refused.at(f"reward pairs, pair {number}") from None
+    return chosen, rejected
+
+
+def _set_pad_token(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> int:
+    """Give the tokenizer a pad token that ends no conversation, and return its id.
+
+    transformers reads a score at the last token that is not padding. Many tokenizers pad with the token that ends a
+    conversation (Phi-3's <|endoftext|>) or have no pad token; then the unknown or the beginning token is used.
+    Raises UserError when there is no such token.
+    """
+    last = encode_scored(tokenizer, "a", "b")[-1]
+    for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id):
+        if isinstance(token, int) and token != last:
+            tokenizer.pad_token = str(tokenizer.convert_ids_to_tokens(token))
+            return token
+    raise UserError(
+        f"the tokenizer's pad token is {tokenizer.pad_token!r}, so a conversation's end would look like padding",
+        where=str(folder / "tokenizer_config.json"),
+        remedy="set pad_token of the tokenizer to a token that ends no conversation",
+    )
+
+
 def fit_reward_model(
     start: Path,
     pairs: Sequence[Mapping[str, Any]],
@@ -128,7 +159,7 @@ def fit_reward_model(
     """Train a reward model from the folder `start` (a policy, or a reward model) and write it to `output`.
 
     A new score head replaces a policy's language-model head. Weights are trained and saved in float32. Returns the loss
-    of every step. Raises UserError as `train_reward_model` does, and for a tokenizer without a pad token of its own.
+    of every step. Raises UserError as `train_reward_model` does, and for a tokenizer without a token to pad with.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -137,17 +168,12 @@ def fit_reward_model(
 
     check_policy_folder(start, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(start, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError(
-            f"the tokenizer's pad token is {tokenizer.pad_token!r}, so a conversation's end would look like padding",
-            where=str(start / "tokenizer_config.json"),
-            remedy="set pad_token of the tokenizer to a token other than eos_token",
-        )
+    pad = _set_pad_token(tokenizer, start)
     with seeded(settings.seed):
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
             start,
             num_labels=1,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -166,8 +192,8 @@ class RewardPair(TypedDict):
     rejected: str
 
 
-def read_pairs(path: Path) -> list[RewardPair]:
-    """All pairs of a preferences.parquet except ties.
+def read_pairs(path: Path, reasoning_end: str | None = "</think>") -> list[RewardPair]:
+    """All pairs of a preferences.parquet except ties, with the final answers of reasoning replies, as on the panel.
 
     The sign of the target decides which reply is chosen. Raises UserError for a file that cannot be read.
     """
@@ -183,7 +209,7 @@ def read_pairs(path: Path) -> list[RewardPair]:
     for row in rows:
         better, worse = ("chosen", "rejected") if row["target"] > 0 else ("rejected", "chosen")
         if row["target"]:
-            replies = row[better][-1]["content"], row[worse][-1]["content"]
+            replies = [split_reasoning(row[side][-1]["content"], reasoning_end)[1] for side in (better, worse)]
             pairs.append(RewardPair(prompt=row["prompt"], chosen=replies[0], rejected=replies[1]))
     return pairs
 

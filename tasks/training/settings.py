@@ -28,7 +28,7 @@ class OptimizationSettings(BaseModel):
 
     #: Not part of the key of a train stage: they change the update by rounding at most.
     operational: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint_steps", "gradient_checkpointing", "launch", "processes", "launcher"}
+        {"checkpoint_steps", "checkpoint_minutes", "gradient_checkpointing", "launch", "processes", "launcher"}
     )
 
     learning_rate: float = Field(5e-7, gt=0)
@@ -43,7 +43,8 @@ class OptimizationSettings(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # autocast dtype; weights stay in float32
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
-    checkpoint_steps: int = Field(50, ge=1)  # optimizer steps between checkpoints
+    checkpoint_steps: int = Field(50, ge=1)  # at most so many optimizer steps between checkpoints,
+    checkpoint_minutes: float = Field(15.0, gt=0)  # and about so much time: a round may have few, long steps
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batching: Literal["packed", "plain"] = "packed"  # packed: several groups per row, each prompt and response once
     launch: Literal["inline", "process"] = "inline"  # process: in a process group that frees its memory at its end
@@ -71,7 +72,7 @@ class TrainSpec(Spec):
     """One round of training: from `policy` (pi_t) to `folder`/policy (pi_t+1)."""
 
     stage: ClassVar[str] = "train"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.training.launch:launch"
     task: ClassVar[TaskName] = "train"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.files import publish_folder
 from storage.stage import Progress, silent
+from tasks.modeling.conversation import turn_end
 from tasks.training.conversations import encode_rows, pad_right
 
 if TYPE_CHECKING:
@@ -139,8 +140,12 @@ def train_supervised(
     rows: Sequence[Mapping[str, Any]],
     settings: SupervisedSettings,
     progress: Progress = silent,
+    *,
+    sources: Sequence[str] | None = None,
 ) -> list[float]:
     """Train `model` in place. Returns the loss of every step: nats per assistant token, mean over the batch's tokens.
+
+    sources: file and line of each row, for error messages.
 
     The gradient divides by the token count of an average batch. Batches hold rows of similar length, so dividing by
     each batch's own count would give the tokens of short replies more weight and teach the policy to be brief.
@@ -151,7 +156,7 @@ def train_supervised(
     from tasks.modeling.load import autocast
     from tasks.modeling.logprobs import TokenSequence, batches
 
-    conversations = encode_rows(tokenizer, rows, settings.max_length)
+    conversations = encode_rows(tokenizer, rows, settings.max_length, sources)
     average = sum(sum(encoded.trained) for encoded in conversations) / len(conversations)
     device = str(model.device)
     pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
@@ -176,8 +181,10 @@ def train_supervised(
 
 def save_folder(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """Write model and tokenizer as an ordinary Hugging Face folder, atomically."""
+    from tasks.modeling.save import save_model
+
     with publish_folder(folder) as temporary:
-        model.save_pretrained(temporary)
+        save_model(model, temporary)
         tokenizer.save_pretrained(temporary)
 
 
@@ -191,12 +198,14 @@ def fine_tune(
     device: str = "auto",
     trust_remote_code: bool = False,
     progress: Progress = silent,
+    sources: Sequence[str] | None = None,
 ) -> list[float]:
     """Fine-tune the causal language model in the folder `policy` and write it, with its tokenizer, to `output`.
 
-    `chat_template`: a Jinja file that replaces the tokenizer's template, or adds one. Weights are trained and saved in
-    float32, and the tokenizer's eos_token is added to the end tokens in generation_config.json. Returns the loss of
-    every step. Raises UserError for a folder that is not a policy and for unusable rows.
+    `chat_template`: a Jinja file that replaces the tokenizer's template, or adds one. `sources`: file and line of each
+    row, for error messages. Weights are trained and saved in float32, and the token that ends turns in the template is
+    added to the end tokens in generation_config.json. Returns the loss of every step. Raises UserError for a folder
+    that is not a policy and for unusable rows.
     """
     from tasks.modeling.load import check_policy_folder, load_policy, load_tokenizer
 
@@ -205,9 +214,10 @@ def fine_tune(
     if chat_template is not None:
         tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
     model = load_policy(policy, dtype="float32", device=device, trust_remote_code=trust_remote_code)
-    losses = train_supervised(model, tokenizer, rows, settings, progress)
+    losses = train_supervised(model, tokenizer, rows, settings, progress, sources=sources)
     generation: Any = model.generation_config
     ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
-    generation.eos_token_id = list(dict.fromkeys([tokenizer.eos_token_id, *(end for end in ends if end is not None)]))
+    ends = [turn_end(tokenizer).token_id, tokenizer.eos_token_id, *ends]
+    generation.eos_token_id = list(dict.fromkeys(end for end in ends if end is not None))
     save_folder(model, tokenizer, output)
     return losses

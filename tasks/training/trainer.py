@@ -117,10 +117,13 @@ class Training:
         prepared = time.monotonic()
         metrics = self._optimize(forward, examples, progress)
         trained = time.monotonic()
-        paths = self.loader.publish(forward.model)
+        paths, update = self.loader.publish(forward.model)
+        if self.ranks.main:
+            update.warn()
         summary = TrainSummary(
             first=StepSummary.of(metrics[0]),
             last=StepSummary.of(metrics[-1]),
+            update=update,
             seconds=PhaseSeconds(
                 prepare=round(prepared - started, 3),
                 optimize=round(trained - prepared, 3),
@@ -140,6 +143,7 @@ class Training:
         metrics = list(resumed.metrics)
         memory: Memory = resumed.memory
         first = len(metrics)
+        saved_at = time.monotonic()
         with metrics_file(self.spec.folder if self.ranks.main else None, metrics) as append:
             for step, indices in enumerate(self._windows()):
                 if step < first:
@@ -149,7 +153,7 @@ class Training:
                 metrics.append(step_metrics)
                 append(step_metrics)
                 progress(step + 1, self.steps, "steps")
-                if (step + 1) % self.settings.checkpoint_steps == 0 and step + 1 < self.steps:
+                if step + 1 < self.steps and self._checkpoint_is_due(step + 1, saved_at):
                     position = divmod(step + 1, self.steps_per_epoch)
                     save_checkpoint(
                         self.spec.folder,
@@ -161,7 +165,14 @@ class Training:
                         memory=memory,
                         ranks=self.ranks,
                     )
+                    saved_at = time.monotonic()
         return metrics
+
+    def _checkpoint_is_due(self, steps: int, saved_at: float) -> bool:
+        """Whether to save a checkpoint after `steps` steps, the last one being from `saved_at`; equal on all ranks."""
+        if steps % self.settings.checkpoint_steps == 0:
+            return True
+        return self.ranks.by_main(lambda: time.monotonic() - saved_at >= 60 * self.settings.checkpoint_minutes)
 
     def _step(
         self,

@@ -12,7 +12,8 @@ import numpy as np
 
 from storage.errors import UserError
 from storage.stage import Progress
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 from tasks.training.batching import Forward
 from tasks.training.distributed import ALONE, Ranks
 from tasks.training.embedding import POLICY, embed, embed_by_policy, find_embedder

@@ -46,7 +46,7 @@ class UpdateSpec(Spec):
     """Publish the round's policy (or reference) in `folder`/policy: a weighted sum of `trained` and `earlier`."""
 
     stage: ClassVar[str] = "update"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.training.update:run_update"
     task: ClassVar[TaskName] = "train"

@@ -13,8 +13,8 @@ TOP = ("storage", "conf", "tasks", "flows")
 #: Modules of tasks/ that import Prefect.
 THIN = {f"tasks/{name}.py" for name in ("generate", "label", "train", "evaluate", "report", "retry", "progress")}
 #: Modules of tasks/ that rooms import: they know nothing of rooms.
-SHARED = ("tasks.processes", "tasks.child_process")
-ROW = re.compile(r"^\| `([a-z.]+)` \| .+ \|(.*)\|$", re.MULTILINE)
+SHARED = ("tasks.processes", "tasks.child_process", "tasks.interrupts", "tasks.loopback")
+ROW = re.compile(r"^\| `([a-z0-9.]+)` \| .+ \|(.*)\|$", re.MULTILINE)
 
 
 def allowed() -> dict[str, set[str]]:

@@ -35,7 +35,8 @@ def spec(
 
 
 def rows(world: World, name: str) -> list[dict[str, Any]]:
-    return pq.read_table(world.folder / "judge" / f"{name}.parquet").to_pylist()
+    found: list[dict[str, Any]] = pq.read_table(world.folder / "judge" / f"{name}.parquet").to_pylist()
+    return found
 
 
 def test_each_source_against_the_first(world: World) -> None:
@@ -61,10 +62,10 @@ def test_each_source_against_the_first(world: World) -> None:
     assert person["q", "initial", 1] == "b"
     assert person["p", "previous", 0] == "b"
     scores = rows(world, "scores")
-    by = {who: [s["source"] for s in scores if s["annotator"] == who] for who in ("length", "brief", "person")}
-    assert by["length"] == ["policy"] * 4 + ["initial"] * 4 + ["previous"] * 4  # each response once
-    assert by["brief"] == ["policy"] * 4
-    assert by["person"] == []
+    sources = {name: [s["source"] for s in scores if s["annotator"] == name] for name in ("length", "brief", "person")}
+    assert sources["length"] == ["policy"] * 4 + ["initial"] * 4 + ["previous"] * 4  # each response once
+    assert sources["brief"] == ["policy"] * 4
+    assert sources["person"] == []
     assert manifest.rows == {"votes": 16, "scores": 16}
     assert manifest.summary["comparisons"] == 8
 
@@ -85,7 +86,7 @@ def test_a_rate_that_is_a_judge_too_is_scored_once(world: World) -> None:
     assert len(rows(world, "scores")) == 12
 
 
-def test_nobody_to_judge_leaves_empty_files(world: World) -> None:
+def test_no_judges_and_no_rates_leave_empty_files(world: World) -> None:
     run_judging(spec(world, {}, {}))
     assert rows(world, "votes") == rows(world, "scores") == []
 
@@ -104,6 +105,8 @@ def test_nobody_to_judge_leaves_empty_files(world: World) -> None:
         ),
     ],
 )
-def test_refusals(world: World, judges, rates, texts: dict[str, list[str]], wanted: list[str]) -> None:
+def test_refusals(
+    world: World, judges: Annotators, rates: Annotators, texts: dict[str, dict[str, list[str]]], wanted: str
+) -> None:
     with pytest.raises(UserError, match=wanted):
         run_judging(spec(world, judges, rates, texts))

@@ -34,7 +34,10 @@ class Page:
         self._numbers = itertools.count(1)
 
     def open(self, address: str) -> None:
+        """Open `address` and wait until the document is loaded whole: a long one is parsed in pieces."""
         self._call("Page.navigate", url=address)
+        loaded = "document.readyState === 'complete' && location.href !== 'about:blank'"
+        wait_until(lambda: self.evaluate(loaded), 30, lambda: f"{address} is not loaded:\n{self.text()}")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
@@ -131,9 +134,9 @@ class Browser:
         return Page(self._connect(f"/devtools/page/{target}"))
 
     def _connect(self, path: str) -> ClientConnection:
-        return self._sockets.enter_context(
-            connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
-        )
+        socket = connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
+        self._sockets.enter_context(socket)
+        return socket
 
 
 @contextmanager

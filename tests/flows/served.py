@@ -1,5 +1,6 @@
 """`make serve` in a temporary home, and what a person does with it through Prefect's API and command."""
 
+import base64
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
 from conf.compose import PROJECT
+from flows.operations.api import healthy
 from flows.operations.device import device_limit
-from flows.operations.temporary_server import free_port, healthy
+from flows.operations.temporary_server import free_port
 from tests.waiting import limit, wait_until
 
 PREFECT = Path(sys.executable).with_name("prefect")
@@ -46,6 +49,13 @@ class Served:
             MARK: str(home),
         }
         self.runner: subprocess.Popen[bytes] | None = None
+        self._client = str(uuid4())
+        self._token = ""
+
+    @property
+    def secret(self) -> str:
+        """What the server asks for; `make serve` makes it."""
+        return (self.home / "prefect" / "irepo-secret").read_text().strip()
 
     def start(self) -> None:
         """Start `make serve` (or start it again) and wait until deployments are there."""
@@ -60,10 +70,15 @@ class Served:
     def stop(self) -> None:
         """End the runner as a person would, then whatever a test left behind."""
         if self.runner is not None and self.runner.poll() is None:
-            self.runner.send_signal(signal.SIGTERM)
-            self.runner.wait(timeout=limit(60))
+            self.end_runner()
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
+
+    def end_runner(self) -> int:
+        """Send the runner SIGTERM; its exit code."""
+        assert self.runner is not None
+        self.runner.send_signal(signal.SIGTERM)
+        return self.runner.wait(timeout=limit(60))
 
     def processes(self, *words: str) -> dict[int, str]:
         """Commands by process id of all marked processes (with all of `words` in the command)."""
@@ -80,7 +95,7 @@ class Served:
 
     def workers(self) -> dict[int, str]:
         """Processes of runs: neither server nor runner nor a `prefect` command."""
-        served = ("flows.serve", "prefect server", "bin/prefect")
+        served = ("flows.serve", "flows.operations.prefect_server", "bin/prefect")
         return {
             pid: command for pid, command in self.processes().items() if not any(word in command for word in served)
         }
@@ -103,7 +118,8 @@ class Served:
 
     def prefect(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [str(PREFECT), *words]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=limit(120))
+        environment = self.environment | {"PREFECT_API_AUTH_STRING": self.secret}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit(120))
 
     def by_hand(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The command `python -m flows.iterate`, with the same tiny rounds."""
@@ -137,7 +153,7 @@ class Served:
         repeatable = method in ("GET", "PATCH") or path.endswith("/filter")
         for wait in (0.5, 1, 2, 4, 8):
             try:
-                response = httpx.request(method, f"{self.api}/{path}", json=body, timeout=limit(30))
+                response = self._send(method, path, body, 30)
             except httpx.TransportError:
                 if not repeatable:
                     raise
@@ -145,7 +161,19 @@ class Served:
                 if response.status_code != 503:
                     return response
             time.sleep(wait)
-        return httpx.request(method, f"{self.api}/{path}", json=body, timeout=limit(60))
+        return self._send(method, path, body, 60)
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> httpx.Response:
+        """One request with the secret and a CSRF token, as Prefect's client and UI send them."""
+        secret = {"Authorization": f"Basic {base64.b64encode(self.secret.encode()).decode()}"}
+        if method != "GET" and not self._token:
+            address = f"{self.api}/csrf-token?client={self._client}"
+            answer = httpx.get(address, headers=secret, timeout=limit(seconds))
+            answer.raise_for_status()
+            self._token = answer.json()["token"]
+        csrf = {"Prefect-Csrf-Token": self._token, "Prefect-Csrf-Client": self._client}
+        headers = secret if method == "GET" else secret | csrf
+        return httpx.request(method, f"{self.api}/{path}", json=body, headers=headers, timeout=limit(seconds))
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of a response; None of an empty one."""

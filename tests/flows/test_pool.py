@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import PROJECT
+from flows.operations.secret import SERVER, new_secret
 from tests.flows.served import Served
 from tests.waiting import limit
 
@@ -24,6 +25,11 @@ def pool(tmp_path: Path, tiny_policy: Path) -> Iterator[Served]:
             return subprocess.Popen(command, cwd=PROJECT, env=service.environment, stdout=log, stderr=log)
 
         try:
+            # As docs/security.md tells people who use several machines.
+            (tmp_path / "prefect").mkdir()
+            (tmp_path / "prefect" / "irepo-secret").write_text(new_secret())
+            (tmp_path / "prefect" / "irepo-secret").chmod(0o600)
+            service.environment |= {SERVER: service.secret, "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true"}
             start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(service.port))
             service.until(service.healthy, 60)
             assert start("flows.deploy").wait(timeout=limit(120)) == 0, service.log.read_text()
@@ -54,5 +60,5 @@ def test_deploying_without_a_server_is_refused(tmp_path: Path, tiny_policy: Path
         command, cwd=PROJECT, env=service.environment, capture_output=True, text=True, timeout=limit(120)
     )
     assert done.returncode == 2
-    assert "no Prefect server answers" in done.stderr
+    assert "no Prefect server answers there" in done.stderr
     assert service.api in done.stderr

@@ -48,6 +48,8 @@ def test_a_deployment_run_goes_round_and_nights_are_scheduled(served: Served) ->
         ({"gate": "robot"}, "is not one of"),
         ({"overrides": ["rouds=3"]}, "'rouds=3' does not match"),
         ({"overrides": ["rounds"]}, "'rounds' does not match"),
+        ({"overrides": ["training.launcher=sh"]}, "'training.launcher=sh' does not match"),
+        ({"overrides": ["license=${oc.env:HOME}"]}, "does not match"),
     ],
 )
 def test_bad_parameters_are_refused_when_a_run_is_created(
@@ -122,9 +124,9 @@ def test_a_killed_run_is_crashed_and_goes_on_where_it_was_when_retried(served: S
 def test_a_run_waits_for_a_server_that_is_started_again(served: Served) -> None:
     run = served.run("waiting", "training.epochs=60", rounds=2)
     served.until(lambda: (served.runs / "waiting" / "round-01" / "train" / "spec.yaml").exists(), 120)
-    for pid in served.processes("prefect", "server", "start"):
+    for pid in served.processes("flows.operations.prefect_server"):
         os.kill(pid, signal.SIGKILL)
-    served.until(lambda: "Prefect's server is gone; starting it again" in served.log.read_text(), 30)
+    served.until(lambda: "Prefect's server does not answer; restarting it" in served.log.read_text(), 30)
     served.until(served.healthy, 60)
     served.await_state(run, "Completed", seconds=180)
 

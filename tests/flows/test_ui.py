@@ -2,7 +2,9 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 
+from flows.operations.guard import LOGIN
 from tests.flows.browser import Page, browser, needs_browser
 from tests.flows.served import Served
 
@@ -15,6 +17,12 @@ def artifact(served: Served, key: str) -> dict[str, Any]:
     return newest
 
 
+def log_in(page: Page, served: Served) -> None:
+    """Open the link that `make serve` prints."""
+    page.open(f"{served.api.removesuffix('/api')}{LOGIN}#{quote(served.secret, safe='')}")
+    page.until_it_says("Flow Runs")
+
+
 def open_artifact(page: Page, served: Served, key: str, *words: str) -> None:
     page.open(f"{served.api.removesuffix('/api')}/artifacts/artifact/{artifact(served, key)['id']}")
     page.until_it_says(key, *words)
@@ -25,6 +33,7 @@ def test_a_run_is_watched_and_its_gate_opened_in_the_browser(served: Served) -> 
     run = served.run("seen", rounds=1, gate="human")
     served.await_state(run, "Suspended")
     with browser() as page:
+        log_in(page, served)
         page.open(f"{served.api.removesuffix('/api')}/runs/flow-run/{run}")
         page.until_it_says("Suspended")
         page.click("Subflow Runs")

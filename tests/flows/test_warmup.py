@@ -20,7 +20,7 @@ def test_one_epoch_unless_told() -> None:
     ("words", "what"),
     [
         (["policy=a"], "data, out missing"),
-        (["demo=true", "sed=1"], "sed"),
+        (["showcase=demo", "sed=1"], "sed"),
         (["policy=a", "data=b", "out=c", "training.rate=1"], "training.rate"),
     ],
 )

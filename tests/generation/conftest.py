@@ -10,7 +10,8 @@ from storage.schemas import PROMPTS, table, write_parquet
 from tasks.generation.engines import EngineSettings, Request, Sample
 from tasks.generation.engines.transformers import TransformersEngine, TransformersSettings
 from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 
 CPU_ENGINE: dict[str, Any] = {"dtype": "float32", "enforce_eager": True, "kv_cache_gib": 0.125}
 

@@ -11,7 +11,8 @@ from tasks.generation.drafts import AskSpec, AssembleSpec, Ladder, Sapo, _augmen
 from tasks.generation.engines.transformers import TransformersSettings
 from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.generation.stage import run
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 
 REFERENCES = ["the sum of the numbers is not known to the reader", "a kind reply is better"]
 

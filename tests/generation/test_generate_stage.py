@@ -14,7 +14,8 @@ from tasks.generation.engines import Request, Sample
 from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import check_prompts, request_seed, run
 from tasks.generation.verify import SamplerMismatch
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 from tests.generation.conftest import MakeSpec, WatchedEngine, question
 
 

@@ -1,5 +1,9 @@
 """Votes as arrays, rankings result in them, and the estimators without printed vectors: against brute force."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,12 +19,12 @@ from tasks.labeling.aggregation.general import general_preferences
 from tasks.labeling.aggregation.plackett_luce import Rankings, plackett_luce, rankings, votes_to_rankings
 
 
-def vote(prompt: str, a: int, b: int, outcome: str, who: str = "x", **more: object) -> dict:
+def vote(prompt: str, a: int, b: int, outcome: str, who: str = "x", **more: object) -> dict[str, Any]:
     row = {"prompt_id": prompt, "source_a": "policy", "index_a": a, "source_b": "policy", "index_b": b}
     return row | {"annotator": who, "kind": "pairs", "outcome": outcome, "order": "ab"} | more
 
 
-def read(rows: list[dict], **how: bool) -> Votes:
+def read(rows: list[dict[str, Any]], **how: bool) -> Votes:
     return read_votes(table(rows, VOTES), pa.array(["p", "q"]), ("x", "y"), np.array([1.0, 2.0]), **how)
 
 
@@ -63,7 +67,7 @@ def test_unlisted_names_are_refused() -> None:
         read([vote("r", 0, 1, "a")])
 
 
-def ranking(order: list[int], prompt: str = "p", who: str = "x") -> list[dict]:
+def ranking(order: list[int], prompt: str = "p", who: str = "x") -> list[dict[str, Any]]:
     pairs = [(a, b) for n, a in enumerate(order) for b in order[n + 1 :]]
     turned = [(a, b, "a") if n % 2 else (b, a, "b") for n, (a, b) in enumerate(pairs)]
     return [vote(prompt, a, b, outcome, who, kind="ranking") for a, b, outcome in turned]
@@ -125,7 +129,7 @@ def test_plackett_luce_errors_are_the_curvature() -> None:
             while left:
                 total += theta[left[0]] - np.log(np.exp(theta[left]).sum())
                 left = left[1:]
-        return total
+        return float(total)
 
     _check_curvature(value, fit.theta[0], fit.covariance[0])
 
@@ -139,7 +143,7 @@ def test_a_weight_of_two_is_the_same_ranking_twice() -> None:
     np.testing.assert_allclose(fits[0].covariance, fits[1].covariance, atol=1e-12)
 
 
-def _check_curvature(value, point: Floats, covariance: Floats) -> None:
+def _check_curvature(value: Callable[[Floats], float], point: Floats, covariance: Floats) -> None:
     step = 1e-4 * np.eye(len(point))
     hessian = [
         [
@@ -167,7 +171,7 @@ def test_davidson_errors_are_the_curvature_and_the_delta_method() -> None:
                     norm = p[i] + p[j] + nu * np.sqrt(p[i] * p[j])
                     total += wins[i, j] * np.log(p[i] / norm)
                     total += ties[i, j] / 2 * np.log(nu * np.sqrt(p[i] * p[j]) / norm)
-        return total
+        return float(total)
 
     point = np.append(fit.strengths.theta[0], fit.log_nu[0])
     _check_curvature(value, point, fit.covariance[0])
@@ -222,11 +226,7 @@ def test_general_preferences_lie_between_strengths_and_single_pairs() -> None:
 
 def test_posterior_logits_are_weighted_by_accuracy_and_bounded() -> None:
     votes = read([vote("p", 0, 1, "a"), vote("p", 0, 1, "b", "y"), vote("p", 1, 2, "a"), vote("q", 2, 0, "a", "y")])
-    unit = Votes(
-        *(getattr(votes, name) for name in ("prompt", "first", "second", "annotator", "share")),
-        np.ones(4),
-        votes.ranked,
-    )
+    unit = replace(votes, weight=np.ones(4))
     fit = posterior_logits(unit, (2, 3), np.array([0.8, 0.6]), np.array([100.0, 50.0]))
     assert fit.logit[0, 0, 1] == pytest.approx(np.log(4) - np.log(1.5))
     assert fit.logit[0, 1, 0] == -fit.logit[0, 0, 1]

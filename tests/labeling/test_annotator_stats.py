@@ -29,7 +29,7 @@ def stats(world: World) -> Stats:
     draw = np.random.default_rng(0)
     texts = {f"p{i}": ["x" * int(draw.integers(1, 9)) + str(k) for k in range(4)] for i in range(30)}
     responses = read_responses("policy", world.responses(texts), world.prompts(list(texts)))
-    rows = []
+    rows: list[Row] = []
     for name in ("one", "two", "three", "gold"):
         for prompt in texts:
             for i, j in combinations(range(4), 2):
@@ -60,18 +60,23 @@ def where(row: Row) -> tuple[str, int, int]:
     return row["prompt_id"], low, high
 
 
+def mean(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)
+
+
 def share(flags: Sequence[bool]) -> float | None:
-    return sum(flags) / len(flags) if flags else None
+    """Their mean; None without any."""
+    return mean(flags) if flags else None
 
 
 def test_every_figure_of_an_annotator(stats: Stats) -> None:
     texts, rows, preferences, tables = stats
-    chosen = {}
+    chosen: dict[tuple[str, int, int], int] = {}
     for row in preferences.to_pylist():
         if row["target"] > 0:
             i, j = row["chosen_index"], row["rejected_index"]
-            chosen[row["prompt_id"], *sorted((i, j))] = 1 if i < j else -1
-    sides = defaultdict(dict)
+            chosen[row["prompt_id"], min(i, j), max(i, j)] = 1 if i < j else -1
+    sides: dict[str, dict[tuple[str, int, int], int | None]] = defaultdict(dict)
     for row in rows:
         sides[row["annotator"]][where(row)] = side(row)
     for figures in tables.annotators.to_pylist():
@@ -82,7 +87,7 @@ def test_every_figure_of_an_annotator(stats: Stats) -> None:
         ]
         strict = {at: s for at, s in sides[name].items() if s in (1, -1)}
         assert figures["agrees_with_panel"] == share([s == chosen[at] for at, s in strict.items() if at in chosen])
-        others = {at: sum(sides[o].get(at) or 0 for o in sides if o != name) for at in strict}
+        others = {at: sum(sides[other].get(at) or 0 for other in sides if other != name) for at in strict}
         assert figures["agrees_with_others"] == share(
             [np.sign(others[at]) == s for at, s in strict.items() if others[at]]
         )
@@ -93,7 +98,7 @@ def test_every_figure_of_an_annotator(stats: Stats) -> None:
         assert figures["first_share"] == share(first)
         both = [r["ab"] == r["ba"] for r in own if {r["ab"], r["ba"]} <= {"a", "b", "tie"}]
         assert figures["order_consistency"] == share(both)
-        longer = []
+        longer: list[bool] = []
         for (prompt, i, j), s in strict.items():
             gap = len(texts[prompt][i]) - len(texts[prompt][j])
             longer += [np.sign(gap) == s] if gap else []
@@ -113,7 +118,7 @@ def test_every_figure_of_an_annotator(stats: Stats) -> None:
 
 def test_agreement_is_cohens(stats: Stats) -> None:
     _, rows, _, tables = stats
-    sides = defaultdict(dict)
+    sides: dict[str, dict[tuple[str, int, int], int | None]] = defaultdict(dict)
     for row in rows:
         if row["outcome"] in ("a", "b", "tie"):
             sides[row["annotator"]][where(row)] = side(row)
@@ -121,7 +126,7 @@ def test_agreement_is_cohens(stats: Stats) -> None:
     for figures in tables.agreement.to_pylist():
         one, other = sides[figures["annotator"]], sides[figures["other"]]
         both = sorted(one.keys() & other.keys())
-        same = share([one[at] == other[at] for at in both])
-        chance = sum(share([one[at] == s for at in both]) * share([other[at] == s for at in both]) for s in (1, 0, -1))
+        same = mean([one[at] == other[at] for at in both])
+        chance = sum(mean([one[at] == s for at in both]) * mean([other[at] == s for at in both]) for s in (1, 0, -1))
         assert (figures["both"], figures["same"]) == (len(both), pytest.approx(same))
         assert figures["kappa"] == pytest.approx((same - chance) / (1 - chance))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +25,17 @@ SCHEMAS = {
     "annotators": ANNOTATORS,
     "agreement": AGREEMENT,
 }
-LENGTH = {"kind": "function", "function": "voters:length"}
-FAILING = {"kind": "function", "function": "voters:failing"}
-PERSON = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
-VERIFIER = {"kind": "verifier", "method": "contains"}
+Annotator = dict[str, object]
+
+LENGTH: Annotator = {"kind": "function", "function": "voters:length"}
+FAILING: Annotator = {"kind": "function", "function": "voters:failing"}
+PERSON: Annotator = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
+VERIFIER: Annotator = {"kind": "verifier", "method": "contains"}
 
 
-def read(folder: Path, name: str) -> list[dict]:
-    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+def read(folder: Path, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(folder / f"{name}.parquet").to_pylist()
+    return rows
 
 
 def test_published_files_and_figures(world: World) -> None:
@@ -206,7 +210,7 @@ def test_quorum(world: World) -> None:
 def test_no_pair_left_is_the_users_error(
     world: World,
     texts: dict[str, list[str]],
-    annotators: dict[str, dict[str, str]],
+    annotators: dict[str, Annotator],
     cut: list[tuple[str, int]],
     wanted: list[str],
 ) -> None:
@@ -238,7 +242,7 @@ def test_responses_of_different_number(world: World) -> None:
     assert rows == [("p", 0, 1), ("p", 0, 2), ("p", 1, 2), ("r", 0, 1)]
 
 
-def test_equal_runs_give_equal_bytes(make_world: Callable) -> None:
+def test_equal_runs_give_equal_bytes(make_world: Callable[[str], World]) -> None:
     texts = {f"p{i}": [f"q{j} text {'x' * ((i * j) % 5)}" for j in range(4)] for i in range(30)}
     annotators = {"one": LENGTH, "person": PERSON, "check": VERIFIER, "broken": FAILING}
     manifests = [run(make_world(name).spec(texts, annotators, answer="1")) for name in ("a", "b")]

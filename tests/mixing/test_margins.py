@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_margins_are_implicit_rewards_of_two_policies_over_the_reference(
     def reward(folder: Path, messages: list[dict[str, str]]) -> float:
         return logprob(folder, messages[0]["content"], True)
 
-    def gap(folder: Path, row: dict) -> float:
+    def gap(folder: Path, row: dict[str, Any]) -> float:
         return reward(folder, row["chosen"]) - reward(folder, row["rejected"])
 
     wanted = [

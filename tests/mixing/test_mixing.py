@@ -14,7 +14,8 @@ from storage.schemas import PREFERENCES, read_parquet, write_parquet
 from tasks.mixing.offline import OfflineSettings, read_offline
 from tasks.mixing.settings import MixingSettings
 from tasks.mixing.stage import MixSpec, run_mix
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 
 Mix = Callable[..., tuple[pa.Table, dict[str, int]]]
 
@@ -58,7 +59,7 @@ def mix(tmp_path: Path, tiny_policy: Path) -> Mix:
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.25, 20), (0.5, 60), (0.6, 90)])
-def test_a_share_is_of_all_that_is_trained_on(mix: Mix, share: float, least) -> None:
+def test_a_share_is_of_all_that_is_trained_on(mix: Mix, share: float, least: int) -> None:
     mixed, rounds = mix(replay=share)
     replayed = len(mixed) - 60
     assert least <= replayed < least + 3  # whole prompts of three pairs
@@ -97,6 +98,7 @@ FORMATS: dict[str, dict[str, Any]] = {
         for side, text in (("chosen", "good"), ("rejected", "bad"))
     },
 }
+OTHER = [{"role": "user", "content": "other"}, {"role": "assistant", "content": "bad"}]
 
 
 @pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS)
@@ -120,9 +122,13 @@ def test_every_format_of_trl_is_read(tmp_path: Path, tiny_policy: Path, row: dic
     ("row", "named"),
     [
         ({"prompt": "ask", "chosen": "good"}, "not a pair"),
-        ({"chosen": "good", "rejected": "bad"}, "not a pair"),
+        ({"chosen": "good", "rejected": "bad"}, "has no prompt"),
         ({"prompt": "ask", "chosen": [{"role": "user", "content": "x"}], "rejected": "bad"}, "not a pair"),
-        (FORMATS["whole conversations"] | {"rejected": [{"role": "user", "content": "other"}, {}]}, "do not start"),
+        (
+            FORMATS["whole conversations"] | {"rejected": [{"role": "user", "content": "other"}, {}]},
+            "message 2 of rejected",
+        ),
+        (FORMATS["whole conversations"] | {"rejected": OTHER}, "do not start"),
         (FORMATS["texts"], "has no p_hat"),
         (FORMATS["texts"] | {"p_hat": 0.2}, "p_hat is 0.2"),
         (FORMATS["texts"] | {"p_hat": 1}, "p_hat is 1"),

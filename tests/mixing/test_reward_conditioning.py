@@ -1,7 +1,6 @@
-"""Reward-conditioned relabelling: the goals_of_pair of a pair, their goals and prompts, and what is refused."""
+"""Reward-conditioned relabelling: the goals of a pair, the relabelled prompts, and what is refused."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,8 @@ from storage.schemas import PREFERENCES, SCORES, read_parquet, table, write_parq
 from tasks.mixing.reward_conditioning import RewardConditioningSettings, goals_of_pair, on_scale, relabel
 from tasks.mixing.settings import MixingSettings
 from tasks.mixing.stage import MixSpec, run_mix
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_tokenizer
 from tests.mixing.test_mixing import preferences
 
 SETTINGS = RewardConditioningSettings(annotator="judge", text="goal {score}", scale="as_given")
@@ -41,7 +41,7 @@ def scores(number: int, values: dict[tuple[str, int], float]) -> dict[int, pa.Ta
     return {number: table(rows, SCORES)}
 
 
-def with_system(path, number: int, system: str = "goal 10") -> pa.Table:
+def with_system(path: Path, number: int, system: str = "goal 10") -> pa.Table:
     """One pair of each of three prompts, that begin with a goal."""
     rows = read_parquet(preferences(path, number, 3, 1), PREFERENCES).to_pylist()
     for row in rows:
@@ -100,7 +100,7 @@ def test_the_mix_stage_relabels_each_round_by_its_own_scores(tmp_path: Path, tin
     assert goals == {(2, "goal 9"), (2, "goal 8"), (1, "goal 4"), (1, "goal 3")}
 
 
-def refused(*words: str) -> Any:
+def refused(*words: str) -> str:
     with pytest.raises(UserError) as caught:
         compose_config(["run=demo", *words])
     return str(caught.value)

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.manifest import read_manifest
-from tasks.modeling.merge import INDEX, publish_sum
+from tasks.modeling.merge import publish_sum
+from tasks.modeling.policy_folder import INDEX
 from tasks.training.objectives.moving import Ema, TrustRegion
 from tasks.training.update import Merge, Momentum, UpdateSpec, run_update, weights
 
@@ -25,10 +26,14 @@ def folder(path: Path, **tensors: torch.Tensor) -> Path:
     return path
 
 
-def test_a_sum_is_the_float64_sum_in_the_dtype_that_was_stored(tmp_path: Path) -> None:
+def test_a_sum_is_the_float64_sum_in_at_least_float32(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     values = [torch.randn(7, 5, generator=draw) for _ in range(3)]
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype, kept in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ):
         folders = [
             folder(tmp_path / f"{dtype}{i}"[6:], w=each.to(dtype), steps=torch.tensor([i]))
             for i, each in enumerate(values)
@@ -36,7 +41,7 @@ def test_a_sum_is_the_float64_sum_in_the_dtype_that_was_stored(tmp_path: Path) -
         out = tmp_path / f"out-{dtype}"
         publish_sum(list(zip(folders, (0.2, 0.3, 0.5), strict=True)), folders[2], out)
         stored = [each.to(dtype).double() for each in values]
-        wanted = (0.2 * stored[0] + 0.3 * stored[1] + 0.5 * stored[2]).to(dtype)
+        wanted = (0.2 * stored[0] + 0.3 * stored[1] + 0.5 * stored[2]).to(kept)
         merged = load_file(out / "model.safetensors")
         assert torch.equal(merged["w"], wanted)
         assert merged["steps"].item() == 2  # integers are copied from the trained policy

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from storage.errors import UserError
-from tasks.modeling.load import autocast, check_policy_folder, encode_chat, load_policy, load_tokenizer, resolve_device
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import autocast, check_policy_folder, load_policy, load_tokenizer, resolve_device
 
 
 @pytest.fixture

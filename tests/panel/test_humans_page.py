@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,11 @@ def shown(page: Page, side: str) -> str:
     return str(page.evaluate(f"document.getElementById('{side}').innerText"))
 
 
+def changed(page: Page, first: str) -> bool:
+    """Whether another comparison than the one whose side a is `first` is shown."""
+    return shown(page, "a") != first
+
+
 def press(page: Page, key: str) -> None:
     """Press a key once the comparison is on the screen long enough not to be ignored."""
     until(lambda: page.evaluate(f"!document.getElementById('voting').hidden && performance.now() - shownAt > {QUICK}"))
@@ -97,7 +103,7 @@ def test_vote_tie_skip_and_undo(running: Browser, tmp_path: Path) -> None:
             first = shown(page, "a")
             expected.append(shown(page, choice) if choice in "ab" else choice)
             press(page, key)
-            until(lambda first=first: shown(page, "a") != first)
+            until(partial(changed, page, first))
         page.until_it_says("4 of 5 done · 4 by you")
         saved(page)
         values = [vote["ann-b"] for vote in said(batch).values()]
@@ -107,7 +113,7 @@ def test_vote_tie_skip_and_undo(running: Browser, tmp_path: Path) -> None:
         press(page, "u")  # the skip is taken back
         page.until_it_says("3 of 5 done · 3 by you")
         assert shown(page, "a") != last
-        assert page.evaluate("document.querySelector('button.said').dataset.choice") == "skip"
+        assert page.evaluate("document.querySelector('button.chosen').dataset.choice") == "skip"
         assert len(said(batch)) == 3
         chosen = shown(page, "b")
         until(lambda: page.evaluate(f"performance.now() - shownAt > {QUICK}"))

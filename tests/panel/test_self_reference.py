@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tasks.panel.annotators.protocol import Fault
-from tests.panel.chat_server import ask, comparison, fenced, opened
+from tests.panel.chat_server import ChatServer, ask, comparison, fenced, opened
 
 
 def like_mine(instruction: str) -> str:
@@ -17,7 +17,7 @@ def like_mine(instruction: str) -> str:
     return f"Because.\n[[{'C' if gap == 0 else 'A' if gap < 0 else 'B'}]]"
 
 
-def test_compares_with_its_own_answer(server):
+def test_compares_with_its_own_answer(server: ChatServer) -> None:
     server.script = like_mine
     judge = opened(server, kind="self_reference", answer_tokens=9)
     pairs = [comparison("1234", "1"), comparison("1", "123456"), comparison("1234", "123456")]
@@ -30,7 +30,7 @@ def test_compares_with_its_own_answer(server):
     assert all(each.ab is not None and json.loads(each.raw)["instructions"] for each in said)
 
 
-def test_no_answer_of_its_own_is_an_error(server):
+def test_no_answer_of_its_own_is_an_error(server: ChatServer) -> None:
     server.script, server.finish = like_mine, "length"
     (said,) = ask(opened(server, kind="self_reference"), comparison("1", "2"))
     assert said.outcome == "error"
@@ -39,7 +39,7 @@ def test_no_answer_of_its_own_is_an_error(server):
     assert len(server.requests) == 1
 
 
-def test_a_fault_is_no_answer_and_is_asked_again(server):
+def test_a_fault_is_no_answer_and_is_asked_again(server: ChatServer) -> None:
     faults = iter([(404, "no")])
     server.script = lambda instruction: next(faults, None) or like_mine(instruction)
     judge = opened(server, kind="self_reference")

@@ -12,7 +12,8 @@ from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.schemas import REFERENCE, RESPONSES, SCORES, VOTES, read_parquet, table, write_parquet
 from storage.stage import silent
-from tasks.modeling.load import encode_chat, load_policy, load_tokenizer
+from tasks.modeling.conversation import encode_chat
+from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 from tasks.training.batching import PackedForward
 from tasks.training.objectives.rpo import PAPERS_EMBEDDER

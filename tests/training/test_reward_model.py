@@ -71,12 +71,12 @@ def test_folder_is_a_one_label_classifier_with_a_pad_token(trained: tuple[Path, 
     assert model.config.pad_token_id == AutoTokenizer.from_pretrained(folder).pad_token_id
 
 
-def test_score_is_read_at_the_end_token_for_any_padding(trained: tuple[Path, list[float]]) -> None:
+def test_score_is_read_at_the_end_of_the_conversation_for_any_padding(trained: tuple[Path, list[float]]) -> None:
     folder, _ = trained
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = [encode_scored(tokenizer, "one", reply) for reply in ("short", "a long answer to the reader is not known")]
-    assert [tokenizer.decode(row[-1:]) for row in rows] == ["<|im_end|>"] * 2
+    assert [tokenizer.decode(row[-2:]) for row in rows] == ["<|im_end|>\n"] * 2
     with torch.no_grad():
         together = scores(model, rows)
         hidden = [model.model(torch.tensor([row])).last_hidden_state[0, -1] for row in rows]
@@ -115,6 +115,7 @@ def test_unusable_pairs_models_and_tokenizers_are_refused(
     with pytest.raises(UserError, match="pad_token_id is None"):
         train_reward_model(model, tokenizer, kind_against_rude(1, 0), settings)
     tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("<|im_end|>\n", "<|im_end|>")
     ambiguous = tmp_path / "ambiguous"
     ambiguous.mkdir()
     for path in tiny_policy.iterdir():

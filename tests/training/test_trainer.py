@@ -136,19 +136,6 @@ def test_bfloat16_autocast_is_close_to_float32(make_spec: MakeSpec) -> None:
     assert values["bfloat16"] == pytest.approx(values["float32"], rel=0.1)
 
 
-def test_weights_keep_the_dtype_of_the_source(make_spec: MakeSpec, tiny_policy: Path, tmp_path: Path) -> None:
-    import shutil
-
-    source = tmp_path / "half"
-    shutil.copytree(tiny_policy, source)
-    model = AutoModelForCausalLM.from_pretrained(tiny_policy, dtype=torch.bfloat16)
-    model.save_pretrained(source)
-    spec = make_spec(policy=source, reference=source)
-    run(spec)
-    stored = load_file(spec.folder / "policy" / "model.safetensors")
-    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
-
-
 def test_training_against_another_reference(make_spec: MakeSpec, make_policy: MakePolicy) -> None:
     """If the reference is not the policy, log-ratios do not start at 0 and the first step is not checked."""
     spec = make_spec(reference=make_policy(seed=1), optimization={"prompts_per_step": 12})

@@ -1,10 +1,10 @@
-"""Every method with all pairs, weighted by how often its policy samples them, and votes without number: no noise.
+"""Every method on all pairs, weighted by how often its policy samples them, with infinitely many votes: no noise.
 
-What is left is what the loss itself solves. One world of 50 prompts and 20 responses, beta = 1; one vote a pair where
-a method takes hard labels, so that both sides are called chosen, each in its share.
+What remains is the solution of the loss itself. One world of 50 prompts and 20 responses, beta = 1. For a method with
+hard labels every pair appears in both directions, each weighted by its share of the votes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ def lengths(world: World) -> Floats:
 
 
 def quality(world: World) -> Floats:
-    """Some other table of responses, [X, K]: what a policy thinks of them."""
+    """Another score of the responses, [X, K], independent of the reward."""
     return np.random.default_rng(2).normal(size=world.reward.shape)
 
 
@@ -95,9 +95,9 @@ def single_votes(policy: Floats, p: Floats) -> Labelled:
     return hard(_pairs(policy) * p)
 
 
-def soft(policy: Floats, target: Floats, **columns: Any) -> Labelled:
-    """Logits `target` [X, K, K] on each sampled pair."""
-    return from_tables(target, _pairs(policy), **columns)
+def soft(policy: Floats, target: Floats, responses: Mapping[str, Floats] | None = None) -> Labelled:
+    """Logits `target` [X, K, K] on each sampled pair; `responses` are columns [X, K]."""
+    return from_tables(target, _pairs(policy), responses)
 
 
 #: (world, policy that samples) -> labelled pairs

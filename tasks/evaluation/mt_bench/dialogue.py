@@ -15,11 +15,13 @@ from storage.manifest import Manifest
 from storage.schemas import DIALOGUES, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.evaluation.mt_bench.questions import TURNS, Question, conversation, read_questions
-from tasks.generation.engines import Engine, Request
+from tasks.generation.engines import Engine, Request, end_tokens
 from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import context_length, request_seed
-from tasks.modeling.load import encode_chat, load_tokenizer
+from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
+from tasks.modeling.load import load_tokenizer
+from tasks.modeling.reasoning import split_reasoning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +39,7 @@ class DialogueSettings(BaseModel):
     max_tokens: int = Field(1024, ge=1)  # of one answer; fewer when the context is full
     engine: AnyEngine
     trust_remote_code: bool = False
+    reasoning_end: str | None = "</think>"  # answers are what follows it in a reply; None: the whole reply
 
 
 class DialogueSpec(Spec):
@@ -88,15 +91,15 @@ class _Dialogue:
     def temperature(self) -> float:
         return TEMPERATURES.get(self.question.category, _OTHER)
 
-    def row(self) -> dict[str, object]:
-        """A row of storage.schemas.DIALOGUES."""
+    def row(self, reasoning_end: str | None) -> dict[str, object]:
+        """A row of storage.schemas.DIALOGUES, with the final answers of reasoning replies."""
         question = self.question
         return {
             "question_id": question.question_id,
             "category": question.category,
             "turns": question.turns,
             "references": question.references,
-            "replies": self.replies,
+            "replies": [split_reasoning(reply, reasoning_end)[1] for reply in self.replies],
             "finish_reasons": self.finish_reasons,
         }
 
@@ -109,6 +112,8 @@ class _Dialogues:
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(
             spec.policy.path, trust_remote_code=settings.trust_remote_code
         )
+        self.end_tokens = frozenset(end_tokens(spec.policy.path, trust_remote_code=settings.trust_remote_code))
+        check_turn_end(self.tokenizer, stop=())
         self.context = settings.engine.max_model_len or context_length(
             spec.policy.path, trust_remote_code=settings.trust_remote_code
         )
@@ -120,8 +125,8 @@ class _Dialogues:
             for temperature in sorted({dialogue.temperature for dialogue in dialogues}):
                 self._answer([one for one in dialogues if one.temperature == temperature], turn, temperature)
             self.progress((turn + 1) * len(dialogues), TURNS * len(dialogues), "answers")
-        path = self.spec.folder / FILE
-        write_parquet(path, table([dialogue.row() for dialogue in dialogues], DIALOGUES))
+        path, ending = self.spec.folder / FILE, self.spec.settings.reasoning_end
+        write_parquet(path, table([dialogue.row(ending) for dialogue in dialogues], DIALOGUES))
         cut = sum(reason == "length" for dialogue in dialogues for reason in dialogue.finish_reasons)
         return Outcome(paths=[path], rows={"questions": len(dialogues)}, summary={"cut": cut})
 
@@ -130,7 +135,10 @@ class _Dialogues:
         batches: dict[int, list[tuple[_Dialogue, Request]]] = {}
         for dialogue in dialogues:
             name = dialogue.question.question_id
-            ids = encode_chat(self.tokenizer, conversation(dialogue.question.turns, dialogue.replies, turn))
+            try:
+                ids = encode_chat(self.tokenizer, conversation(dialogue.question.turns, dialogue.replies, turn))
+            except RefusedConversation as refused:
+                raise refused.at(f"{self.spec.questions.path}: question {name}") from None
             room = min(self.spec.settings.max_tokens, self.context - len(ids))
             if room < 1 and turn == 0:
                 raise UserError(
@@ -149,5 +157,5 @@ class _Dialogues:
             sampling = SamplingSettings(responses=1, temperature=temperature, max_tokens=room)
             drawn = self.engine.sample([request for _, request in batch], sampling)
             for (dialogue, _), (sample,) in zip(batch, drawn, strict=True):
-                dialogue.replies.append(str(self.tokenizer.decode(sample.token_ids, skip_special_tokens=True)))
+                dialogue.replies.append(reply_text(self.tokenizer, sample.token_ids, self.end_tokens))
                 dialogue.finish_reasons.append(sample.finish_reason)

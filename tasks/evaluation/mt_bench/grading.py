@@ -19,7 +19,7 @@ from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
-from storage.prompts import read_rows
+from storage.rows import read_rows
 from storage.schemas import DIALOGUES, GRADES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
 from tasks.evaluation.mt_bench.questions import TURNS, WITH_REFERENCE, Question, check_references, conversation

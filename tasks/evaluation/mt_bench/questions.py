@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import UserError
-from storage.prompts import read_rows
+from storage.rows import read_rows
 
 TURNS = 2
 #: Categories whose answers are graded beside a reference answer.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.modeling.conversation import turn_end
 from tasks.modeling.load import load_tokenizer
 
 if TYPE_CHECKING:
@@ -120,16 +121,16 @@ class EngineSettings(BaseModel):
 
 
 def end_tokens(policy: Path, *, trust_remote_code: bool = False) -> list[int]:
-    """Ids of the tokens that end a response, sorted: the tokenizer's end token and those of generation_config.json.
+    """Ids of the tokens that end a response, sorted. All engines stop at exactly these.
 
-    All engines stop at exactly these.
+    They are the tokenizer's end token, those of generation_config.json, and the token that ends a turn in the chat
+    template, which in many folders is neither. Raises UserError when the template cannot be rendered.
     """
     ids: set[int] = set()
     path = policy / "generation_config.json"
     named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
     if named is not None:
         ids |= {named} if isinstance(named, int) else set(named)
-    own = load_tokenizer(policy, trust_remote_code=trust_remote_code).eos_token_id
-    if isinstance(own, int):
-        ids.add(own)
-    return sorted(ids)
+    tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code)
+    turn = turn_end(tokenizer).token_id if tokenizer.chat_template is not None else None
+    return sorted(ids | {end for end in (tokenizer.eos_token_id, turn) if isinstance(end, int)})

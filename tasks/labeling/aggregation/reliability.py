@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from storage.arrays import Floats, Ints
+from storage.arrays import Bools, Floats, Ints
 from tasks.labeling.aggregation.arrays import sigmoid
 from tasks.labeling.aggregation.bradley_terry import win_derivatives, win_posterior
 from tasks.labeling.aggregation.newton import maximise
@@ -115,7 +115,7 @@ def snap(eta: Floats) -> Floats:
 
 
 def _fit(
-    votes: Votes, slots: int, start: Floats, free: np.ndarray, gold: np.ndarray, prior_variance: float, rule: str
+    votes: Votes, slots: int, start: Floats, free: Bools, gold: Ints, prior_variance: float, rule: str
 ) -> tuple[Floats, int]:
     shape = (int(votes.prompt.max(initial=-1)) + 1, slots)
     ties = votes.take(votes.share == 0.5).wins(shape)
@@ -163,10 +163,10 @@ def _strengths(start: Floats, wins: Floats, prior_variance: float) -> Floats:
     return theta
 
 
-def _gold_truth(votes: Votes, slots: int, gold: np.ndarray) -> np.ndarray:
+def _gold_truth(votes: Votes, slots: int, gold: Ints) -> Floats:
     """For each vote: 1 or -1 when gold annotators decided its pair for the first or the second, otherwise 0."""
     _, key = np.unique(votes.pair_keys(slots), return_inverse=True)
     is_gold = np.isin(votes.annotator, gold)
     sums = np.bincount(key[is_gold], np.where(votes.share[is_gold] > 0.5, 1.0, -1.0), key.max(initial=0) + 1)
-    result: np.ndarray = np.sign(sums[key])
+    result: Floats = np.sign(sums[key])
     return result

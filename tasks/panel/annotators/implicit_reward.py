@@ -2,7 +2,7 @@
 
 score = beta * (log pi(y|x) - log pi_ref(y|x)) - length_penalty * characters(y), as in DICE (arXiv 2406.09760, where
 beta is 1) and SeRA (arXiv 2410.09362). Each model uses its own chat template and tokenizer. A complete response ends
-with the tokenizer's end token; one that was cut off does not.
+with the token that ends turns in that template; one that was cut off does not.
 """
 
 import math
@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from jinja2.exceptions import TemplateError
 from pydantic import Field
 
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import POLICY_NAMES, Scorer, policy_folder, same_model
+from tasks.panel.annotators.settings import POLICY_NAMES, LoadsModel, Scorer, policy_folder, same_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.modeling.logprobs import TokenSequence
 
 
-class ImplicitRewardSettings(Scorer):
+class ImplicitRewardSettings(Scorer, LoadsModel):
     """Two policies: folders, or policy, previous, initial for the run's own."""
 
     kind: Literal["implicit_reward"] = "implicit_reward"
@@ -45,7 +44,7 @@ class ImplicitRewardSettings(Scorer):
 
         for folder in self.files():
             if folder not in POLICY_NAMES:
-                check_policy_folder(Path(folder))
+                check_policy_folder(Path(folder), trust_remote_code=self.trust_remote_code)
 
     def files(self) -> list[str]:
         return [self.policy, self.reference]
@@ -95,7 +94,7 @@ class ImplicitReward:
         settings = self._settings
         # The label stage subtracts a "level" penalty once all responses are scored.
         penalty = 0.0 if settings.length_penalty == "level" else settings.length_penalty
-        value = settings.beta * (policy - reference) - penalty * len(response.text)
+        value = settings.beta * (policy - reference) - penalty * len(response.reply)
         return Score("score", value) if math.isfinite(value) else Score("error", raw=f"the score is {value}")
 
 
@@ -103,30 +102,41 @@ class _PolicyLogprobs:
     """Log-probabilities of responses by one of the two models."""
 
     def __init__(self, folder: str, settings: ImplicitRewardSettings, *, where: str) -> None:
+        from tasks.modeling.chat_template import fix_template
         from tasks.modeling.load import check_policy_folder, load_policy, load_tokenizer
 
-        check_policy_folder(Path(folder))
+        trust = settings.trust_remote_code
+        check_policy_folder(Path(folder), trust_remote_code=trust)
         try:
-            self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(Path(folder))
-            self._model: PreTrainedModel = load_policy(Path(folder), dtype=settings.dtype, device=settings.device)
+            self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(Path(folder), trust_remote_code=trust)
+            self._model: PreTrainedModel = load_policy(
+                Path(folder), dtype=settings.dtype, device=settings.device, trust_remote_code=trust
+            )
         except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot load a policy from {folder}: {error}", where=where, remedy="give the folder of a policy"
             ) from None
+        fix_template(self._tokenizer, settings.template_values, where=where)
         self._tokens = settings.batch_tokens
         self._longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
 
     def logprobs(self, batch: Sequence[Response]) -> list[float | str]:
         """log p(response | prompt) of each response, in nats; or a text that says why there is none."""
+        from tasks.modeling.conversation import RefusedConversation
         from tasks.modeling.logprobs import sequence_logprobs
 
         logprobs: list[float | str] = [0.0] * len(batch)
         rows: dict[int, TokenSequence] = {}
         for i, response in enumerate(batch):
+            if response.reasoning and not response.text and not response.ended:
+                logprobs[i] = (
+                    "the reply was cut off in its thought, and the chat template does not write half a thought"
+                )
+                continue
             try:
                 row = self._encode(response)
-            except TemplateError as error:
-                logprobs[i] = f"the chat template rejects this conversation: {error}"
+            except RefusedConversation as refused:
+                logprobs[i] = refused.what
                 continue
             if self._longest is not None and len(row) > self._longest:
                 logprobs[i] = f"{len(row)} tokens; the policy reads at most {self._longest}"
@@ -141,10 +151,8 @@ class _PolicyLogprobs:
         return logprobs
 
     def _encode(self, response: Response) -> "TokenSequence":
-        from tasks.modeling.load import encode_chat
+        from tasks.modeling.conversation import encode_reply
         from tasks.modeling.logprobs import TokenSequence
 
-        ids: list[int] = self._tokenizer(response.text, add_special_tokens=False, verbose=False)["input_ids"]
-        if response.ended and self._tokenizer.eos_token_id is not None:
-            ids = [*ids, self._tokenizer.eos_token_id]
-        return TokenSequence(encode_chat(self._tokenizer, response.messages), ids)
+        encoded = encode_reply(self._tokenizer, response.messages, response.reply, ended=response.ended)
+        return TokenSequence(encoded.prompt_ids, encoded.reply_ids)

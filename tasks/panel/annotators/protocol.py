@@ -34,14 +34,20 @@ class Response:
     messages: Messages  # the prompt
     answer: str | None
     category: str | None
-    text: str
+    text: str  # without the thought of a reasoning reply
     ended: bool  # False: cut off at the token limit
     reference: str | None = None  # the prompt's
+    reasoning: str = ""  # the thought before the text, with its marks
 
     @property
     def prompt(self) -> str:
         """The last message of the prompt."""
         return self.messages[-1]["content"]
+
+    @property
+    def reply(self) -> str:
+        """All that the policy wrote: what is trained."""
+        return self.reasoning + self.text
 
 
 @dataclass(frozen=True, slots=True)

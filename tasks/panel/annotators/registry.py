@@ -8,7 +8,7 @@ from pydantic import SerializeAsAny
 
 from storage.plugins import Family
 from tasks.panel.annotators.protocol import Annotator
-from tasks.panel.annotators.settings import AnnotatorBase
+from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, LoadsModel
 
 ANNOTATORS: Family[AnnotatorBase] = Family(
     noun="annotator",
@@ -23,11 +23,21 @@ AnnotatorSettings = Annotated[SerializeAsAny[AnnotatorBase], ANNOTATORS]
 
 
 def open_annotators(
-    settings: Mapping[str, AnnotatorBase], seed: int, policies: Mapping[str, Path] | None = None
+    settings: Mapping[str, AnnotatorBase],
+    seed: int,
+    policies: Mapping[str, Path] | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> list[Annotator]:
     """Open the annotators of `settings`, in its order.
 
-    `seed` is for annotators that draw at random; `policies` gives the folders of policy, previous and initial. Raises
-    UserError for an annotator that cannot be opened: no such function, no API key, no such model.
+    `seed` is for annotators that draw at random; `policies` gives the folders of policy, previous and initial, whose
+    Python code may run if `trust_remote_code`. Raises UserError for an annotator that cannot be opened: no such
+    function, no API key, no such model.
     """
-    return [one.with_policies(name, policies or {}).open(name, seed=seed) for name, one in settings.items()]
+    annotators = []
+    for name, one in settings.items():
+        asks_own = isinstance(one, LoadsModel) and bool(set(one.files()) & set(POLICY_NAMES))
+        trusting = type(one)(**(dict(one) | {"trust_remote_code": True})) if asks_own and trust_remote_code else one
+        annotators.append(trusting.with_policies(name, policies or {}).open(name, seed=seed))
+    return annotators

@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2.exceptions import TemplateError
 from pydantic import Field
 
 from storage.errors import UserError
+from tasks.modeling.chat_template import fix_template
+from tasks.modeling.conversation import RefusedConversation, encode_whole
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import Scorer
+from tasks.panel.annotators.settings import LoadsModel, Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class RewardModelSettings(Scorer):
+class RewardModelSettings(Scorer, LoadsModel):
     """A transformers sequence-classification folder or id with one label."""
 
     kind: Literal["reward_model"] = "reward_model"
@@ -47,8 +48,8 @@ class RewardModelSettings(Scorer):
 
 class RewardModel:
     """Scores the prompt's messages and the response as the assistant's turn, in the model's own chat template
-    (or as "prompt\\n\\nresponse" if its tokenizer has none). A conversation too long for the model is an error; nothing
-    is cut.
+    (or as "prompt\\n\\nresponse" if its tokenizer has none). The score is read at the last token of the conversation
+    as the template renders it. A conversation too long for the model is an error; nothing is cut.
 
     Deterministic: equal batches give equal scores. Raises UserError for a folder without a reward model.
     """
@@ -70,8 +71,8 @@ class RewardModel:
         for i, response in enumerate(batch):
             try:
                 rows[i] = self._encode(response)
-            except TemplateError as error:
-                scores[i] = Score("error", raw=f"the chat template rejects this conversation: {error}")
+            except RefusedConversation as refused:
+                scores[i] = Score("error", raw=refused.what)
                 continue
             if self._longest is not None and len(rows[i]) > self._longest:
                 scores[i] = Score(
@@ -88,10 +89,7 @@ class RewardModel:
             text = "\n\n".join([*(message["content"] for message in response.messages), response.text])
             plain: list[int] = self._tokenizer(text)["input_ids"]
             return plain
-        messages = [*response.messages, {"role": "assistant", "content": response.text}]
-        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False)
-        ids: list[int] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return ids
+        return encode_whole(self._tokenizer, response.messages, response.text)
 
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
         import torch
@@ -135,13 +133,13 @@ def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
 
 def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    from tasks.modeling.load import resolve_device
+    from tasks.modeling.load import load_tokenizer, resolve_device
 
     where = f"annotators.{name}.path"
     try:
-        config = AutoConfig.from_pretrained(settings.path)
+        config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
         if config.num_labels != 1:
             raise UserError(
                 f"{settings.path} has {config.num_labels} labels, but a reward model has one",
@@ -149,9 +147,13 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
                 remedy="give a sequence-classification folder saved with num_labels=1",
             )
         loaded, report = AutoModelForSequenceClassification.from_pretrained(
-            settings.path, dtype=getattr(torch, settings.dtype), use_safetensors=True, output_loading_info=True
+            settings.path,
+            dtype=getattr(torch, settings.dtype),
+            trust_remote_code=settings.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(settings.path)
+        tokenizer = load_tokenizer(settings.path, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot load a reward model from {settings.path}: {error}",
@@ -165,5 +167,6 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
             where=where,
             remedy="give a trained reward model, not a language model",
         )
+    fix_template(tokenizer, settings.template_values, where=f"annotators.{name}.template_arguments")
     model: PreTrainedModel = loaded.to(resolve_device(settings.device)).eval()
     return model, tokenizer

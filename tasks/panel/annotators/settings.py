@@ -4,11 +4,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self, final
+from typing import Annotated, ClassVar, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import UserError
+from storage.stage import Unkeyed
+from tasks.modeling.chat_template import TemplateSettings
 from tasks.panel.annotators.protocol import Annotator
 
 #: Names of the run's own policies, where an annotator takes the folder of a model. Write ./policy for a folder that
@@ -79,6 +81,13 @@ class AnnotatorBase(BaseModel, ABC):
         cls = type(self)
         own = [] if cls.__module__.startswith(_OURS) else [f"{cls.__module__}:{cls.__qualname__}"]
         return [*self.files(), *own]
+
+
+class LoadsModel(TemplateSettings):
+    """Settings of an annotator that loads a model from a folder and renders its chat template."""
+
+    #: Run Python code that the folder brings. For the run's own policies policy.trust_remote_code holds too.
+    trust_remote_code: Annotated[bool, Unkeyed("whether the model's code may run, not what it does")] = False
 
 
 class Scorer(AnnotatorBase):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from storage.files import digest
 from storage.manifest import folder_digest
-from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, policy_folder
+from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, LoadsModel, policy_folder
 
 
 class Price(BaseModel):
@@ -40,7 +40,7 @@ class ChatEngineSettings(BaseModel):
     start_timeout: float = Field(900, gt=0)  # seconds
 
 
-class ChatSettings(AnnotatorBase):
+class ChatSettings(AnnotatorBase, LoadsModel):
     """Settings of every annotator that uses a chat model."""
 
     backend: Literal["endpoint", "vllm"] = "endpoint"  # an OpenAI-compatible server, or vLLM on this machine
@@ -80,7 +80,7 @@ class ChatSettings(AnnotatorBase):
     @model_validator(mode="after")
     def _fits_the_backend(self) -> Self:
         unused = {
-            "endpoint": ("engine",),
+            "endpoint": ("engine", "template_arguments", "template_date", "trust_remote_code"),
             "vllm": ("base_url", "api_key_env", "extra_body", "per_minute", "timeout", "retries"),
         }[self.backend]
         if ignored := [name for name in unused if name in self.model_fields_set and _differs(self, name)]:
@@ -100,7 +100,7 @@ class ChatSettings(AnnotatorBase):
         from tasks.modeling.load import check_policy_folder
 
         if self.backend == "vllm" and self.model not in POLICY_NAMES:
-            check_policy_folder(Path(self.model))
+            check_policy_folder(Path(self.model), trust_remote_code=self.trust_remote_code)
 
     def files(self) -> list[str]:
         return [self.model] if self.backend == "vllm" else []
@@ -121,6 +121,8 @@ class ChatSettings(AnnotatorBase):
         if self.backend == "vllm":
             contents = folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model
             model = [contents, self.engine.dtype, self.engine.max_model_len]
+            if self.template_values:
+                model.append(self.template_values.model_dump(mode="json"))
         return digest([self.backend, model, self.max_tokens, self.temperature, self.extra_body])
 
     def with_policies(self, name: str, policies: Mapping[str, Path]) -> Self:

@@ -34,13 +34,22 @@ class VllmChat:
         self._engine: _Engine | None = None
         folder = Path(settings.model)
         check_installed(where=f"annotators.{name}.backend", remedy="use an endpoint: backend: endpoint")
-        check_policy_folder(folder)
+        check_policy_folder(folder, trust_remote_code=settings.trust_remote_code)
         check_memory(folder, settings.engine, where=f"annotators.{name}.engine")
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Raises UserError when vLLM refuses the model, or is not ready in time."""
-        key = (id(asyncio.get_running_loop()), digest([self._settings.model, self._settings.engine.model_dump()]))
+        key = (
+            id(asyncio.get_running_loop()),
+            digest(
+                [
+                    self._settings.model,
+                    self._settings.engine.model_dump(),
+                    self._settings.template_values.model_dump(mode="json"),
+                ]
+            ),
+        )
         if key not in _engines:
             _engines[key] = _Engine(self._name, self._settings)
         engine = _engines[key]
@@ -179,7 +188,10 @@ class _Engine:
                 "the vLLM engine", [sys.executable, "-m", MODULE], log=self._log, env=environment_of(settings.engine)
             )
         try:
-            child.send(Start(options=VllmOptions.of(Path(settings.model).resolve(), settings.engine)))
+            options = VllmOptions.of(
+                Path(settings.model).resolve(), settings.engine, trust_remote_code=settings.trust_remote_code
+            )
+            child.send(Start(options=options, template=settings.template_values))
             child.receive(Done, settings.engine.start_timeout)
         except (ChildDied, ChildFailed, ChildTooSlow) as error:
             raise UserError(

@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import Field, TypeAdapter
 
 from tasks.child_process import Channel, Done, Message, open_channel
+from tasks.modeling.chat_template import TemplateValues, fix_template
+from tasks.modeling.conversation import encode_chat, turn_end
 from tasks.modeling.vllm_process import VllmOptions
 from tasks.processes import start_watcher
 
@@ -23,6 +25,7 @@ class Start(Message):
     """Start vLLM. Reply: Done."""
 
     options: VllmOptions
+    template: TemplateValues  # fixed in the model's chat template
 
 
 class Question(Message):
@@ -60,12 +63,15 @@ class Answer(Message):
 class Worker:
     """One engine, stepped in this thread."""
 
-    def __init__(self, options: VllmOptions, channel: Channel) -> None:
+    def __init__(self, options: VllmOptions, template: TemplateValues, channel: Channel) -> None:
         from vllm import LLM
 
         llm = LLM(**options.arguments())
         self._engine = llm.llm_engine
         self._tokenizer: Any = llm.get_tokenizer()
+        fix_template(self._tokenizer, template, where=f"the chat template of {options.model}")
+        end = turn_end(self._tokenizer).token_id
+        self._end_tokens = [] if end is None else [end]
         self._context = llm.model_config.max_model_len
         # Longest first: a token is broken before any token that it contains.
         self._special = sorted(self._tokenizer.get_added_vocab(), key=len, reverse=True)
@@ -92,8 +98,7 @@ class Worker:
         from vllm.sampling_params import StructuredOutputsParams
 
         messages = [message | {"content": self._without_special(message["content"])} for message in question.messages]
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = encode_chat(self._tokenizer, messages)
         if len(ids) >= self._context:
             raise ValueError(f"{len(ids)} tokens, the model reads {self._context}")
         seed = None
@@ -104,6 +109,7 @@ class Worker:
             max_tokens=question.max_tokens,
             temperature=question.temperature,
             seed=seed,
+            stop_token_ids=self._end_tokens,  # vLLM adds the tokenizer's eos_token
             logprobs=question.top_logprobs or None,
             structured_outputs=StructuredOutputsParams(choice=question.choices) if question.choices else None,
         )
@@ -137,7 +143,7 @@ def main() -> None:
     channel = open_channel()
     start = next(channel.requests(TypeAdapter(Start)))
     try:
-        worker = Worker(start.options, channel)
+        worker = Worker(start.options, start.template, channel)
     except Exception as error:
         channel.fail(error)
         channel.leave()

@@ -1,0 +1,184 @@
+"""Values of rows to texts and messages, read as they are or refused: nothing is turned into text.
+
+A conversation is a list of {role, content} messages (TRL, OpenAI) or of {from, value} turns (ShareGPT). Content is
+text, or a list of text parts, which follow one another without a separator, as chat templates join them.
+"""
+
+import datetime
+import decimal
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+from storage.errors import UserError
+
+Message = dict[str, str]
+
+#: ShareGPT's names of speakers.
+_SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+_SYSTEM = ("system", "system_prompt")
+#: Fields of a message that would be lost: a conversation with one of them is refused.
+_UNREAD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "audio")
+#: Columns of a row that a reader of its conversation would need; a row with one of them is refused.
+_UNREAD_COLUMNS = ("tools", "images", "image", "videos", "video", "audio", "audios", "chat_template_kwargs")
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "true or false"),
+    ((bytes, bytearray), "bytes"),
+    ((datetime.date, datetime.time, datetime.timedelta), "a date or time"),
+    (decimal.Decimal, "a decimal number"),
+    ((int, float), "a number"),
+    (Mapping, "an object"),
+    (Sequence, "a list"),
+)
+
+
+def is_empty(value: object) -> bool:
+    """Whether a field holds nothing: null, an empty text, list or object, or blank text."""
+    return value is None or (isinstance(value, str | Sequence | Mapping) and not value) or _blank(value)
+
+
+def _blank(value: object) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def described(value: object) -> str:
+    """What a value is, for error messages: "a list"."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "text"
+    return next((name for kind, name in _KINDS if isinstance(value, kind)), f"a {type(value).__name__}")
+
+
+def read_text(value: object, *, field: str, where: str) -> str:
+    """The text in a field. Raises UserError for any other value, and for text that UTF-8 cannot hold."""
+    if not isinstance(value, str):
+        raise UserError(
+            f"the field {field} is {described(value)}, not text", where=where, remedy="write it as text, or fix the row"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the field {field} has half of a surrogate pair ({value[error.start]!a}), which is not a character",
+            where=where,
+            remedy="write the whole character, or remove it",
+        ) from None
+    return value
+
+
+def read_label(value: object, *, field: str, where: str, remedy: str) -> str | None:
+    """The text or finite number in a field, as text; None for null. Raises UserError for any other value."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return read_text(value, field=field, where=where)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"the field {field} is {described(value)}, not text or a number", where=where, remedy=remedy)
+    if not math.isfinite(value):
+        raise UserError(f"the field {field} is {value}, not a finite number", where=where, remedy=remedy)
+    return json.dumps(value)
+
+
+def read_messages(value: object, *, field: str, where: str) -> list[Message]:
+    """The {role, content} messages of a conversation. Raises UserError when it is not one, or has other content."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise UserError(
+            f"the field {field} is {described(value)}, not a list of messages",
+            where=where,
+            remedy='write [{"role": "user", "content": "..."}, ...]',
+        )
+    return [_message(each, f"message {number} of {field}", where) for number, each in enumerate(value, start=1)]
+
+
+def _message(value: object, name: str, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise _no_message(f"{name} is {described(value)}", where)
+    lost = [field for field in _UNREAD if not is_empty(value.get(field))]
+    if lost:
+        raise UserError(
+            f"{name} has {', '.join(lost)}, which irepo does not read",
+            where=where,
+            remedy="remove the row, or write it as text messages only",
+        )
+    if isinstance(value.get("role"), str):
+        return {
+            "role": read_text(value["role"], field=f"role of {name}", where=where),
+            "content": _content(value.get("content"), f"content of {name}", where),
+        }
+    if not isinstance(value.get("from"), str):
+        raise _no_message(f"{name} has neither role and content nor from and value", where)
+    if value["from"] not in _SPEAKERS:
+        raise UserError(
+            f"{name} is from {value['from']!r}, which is no known speaker",
+            where=where,
+            remedy=f"use one of: {', '.join(_SPEAKERS)}",
+        )
+    return {"role": _SPEAKERS[value["from"]], "content": _content(value.get("value"), f"value of {name}", where)}
+
+
+def _no_message(what: str, where: str) -> UserError:
+    return UserError(f"{what}, not a message", where=where, remedy='write {"role": "user", "content": "..."}')
+
+
+def _content(value: object, field: str, where: str) -> str:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return read_text(value, field=field, where=where)
+    texts = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(part, Mapping) or kind != "text":
+            raise UserError(
+                f"the {field} has a part that is not text: {kind or described(part)}",
+                where=where,
+                remedy="remove the row, or write its content as text",
+            )
+        texts.append(read_text(part.get("text"), field=f"text in the {field}", where=where))
+    return "".join(texts)
+
+
+def refuse_unread_columns(row: Mapping[str, object], *, where: str, remedy: str) -> None:
+    """Raises UserError when the row has tools, images or the like beside its conversation."""
+    unread = [name for name in _UNREAD_COLUMNS if not is_empty(row.get(name))]
+    if unread:
+        raise UserError(f"the row has {', '.join(unread)}, which irepo does not read", where=where, remedy=remedy)
+
+
+def with_system(
+    messages: list[Message], row: Mapping[str, object], *, default: str | None = None, where: str
+) -> list[Message]:
+    """The conversation with a system message: its own, that in the row's field of its own, or `default`.
+
+    Raises UserError when the row has two different ones.
+    """
+    own = next((read_text(row[name], field=name, where=where) for name in _SYSTEM if not is_empty(row.get(name))), None)
+    if messages[0]["role"] == "system":
+        if own not in (None, messages[0]["content"]):
+            raise UserError(
+                "the row has two system messages: one in its conversation, one in a field of its own",
+                where=where,
+                remedy="remove one of them",
+            )
+        return messages
+    first = default if own is None else own
+    return messages if first is None else [{"role": "system", "content": first}, *messages]
+
+
+def is_encoded(text: str) -> bool:
+    """Whether a text is a list of messages written as JSON."""
+    if not text.lstrip().startswith("[") or not any(f'"{key}"' in text for key in ("role", "from")):
+        return False
+    try:
+        turns = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(turn, dict) and str(turn.get("role", turn.get("from"))) in _SPEAKERS for turn in turns)

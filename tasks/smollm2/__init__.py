@@ -1,0 +1,1 @@
+"""The second showcase: SmolLM2-135M-Instruct learns to follow instructions that a program can check."""
