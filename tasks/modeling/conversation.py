@@ -10,7 +10,7 @@ separately tokenized reply would differ from those that the policy samples.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from jinja2.exceptions import TemplateError
 
@@ -177,7 +177,7 @@ def _assistant(reply: str) -> dict[str, str]:
 
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, generation_prompt: bool = False) -> str:
     # A tokenizer of mistral-common, which has no template, takes no other argument.
-    clock = {"strftime_now": _refuse_clock} if "strftime_now" in str(tokenizer.chat_template) else {}
+    clock: dict[str, Any] = {"strftime_now": _refuse_clock} if "strftime_now" in str(tokenizer.chat_template) else {}
     try:
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation_prompt, **clock

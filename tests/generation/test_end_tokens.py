@@ -47,7 +47,7 @@ def test_a_response_ends_with_the_templates_token(tiny_policy: Path, base_eos: P
         engine.load(folder)
         drawn.append([sample for row in engine.sample([Request([5, 6, 7], 3)], sampling) for sample in row])
         engine.close()
-    end = load_tokenizer(base_eos).convert_tokens_to_ids("<|im_end|>")
+    end = load_tokenizer(base_eos).get_vocab()["<|im_end|>"]
     ended = [sample for sample in drawn[1] if end in sample.token_ids]
     assert ended
     for sample in ended:
