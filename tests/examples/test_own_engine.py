@@ -80,9 +80,9 @@ def test_a_large_min_p_leaves_the_most_likely_token(tiny_policy: Path, requests:
     ours.load(tiny_policy)
     drawn = own.sample(requests[:2], SamplingSettings(responses=1, max_tokens=8))
     greedy = ours.sample(requests[:2], SamplingSettings(responses=1, max_tokens=8, temperature=0))
-    for [mine], [expected] in zip(drawn, greedy, strict=True):
-        assert (mine.token_ids, mine.finish_reason) == (expected.token_ids, expected.finish_reason)
-        assert mine.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    for [sample], [expected] in zip(drawn, greedy, strict=True):
+        assert (sample.token_ids, sample.finish_reason) == (expected.token_ids, expected.finish_reason)
+        assert sample.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
 
 
 @pytest.fixture
