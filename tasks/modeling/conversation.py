@@ -164,10 +164,10 @@ def reply_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], end_tok
     """
     ended = len(ids) > 0 and ids[-1] in end_tokens
     said = list(ids[:-1] if ended else ids)
-    kept = THOUGHT_TOKENS.intersection(tokenizer.all_special_tokens)
-    if not kept:
+    special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if THOUGHT_TOKENS.isdisjoint(special.values()):
         return str(tokenizer.decode(said, skip_special_tokens=True))
-    dropped = {number for number in tokenizer.all_special_ids if tokenizer.convert_ids_to_tokens(number) not in kept}
+    dropped = {number for number, token in special.items() if token not in THOUGHT_TOKENS}
     return str(tokenizer.decode([number for number in said if number not in dropped]))
 
 
