@@ -121,9 +121,10 @@ class ChatSettings(AnnotatorBase, LoadsModel):
         model: object = self.model
         if self.backend == "vllm":
             contents = folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model
-            model = [contents, self.engine.dtype, self.engine.max_model_len]
+            parts: list[object] = [contents, self.engine.dtype, self.engine.max_model_len]
             if self.template_values:
-                model.append(self.template_values.model_dump(mode="json"))
+                parts.append(self.template_values.model_dump(mode="json"))
+            model = parts
         return digest([self.backend, model, self.max_tokens, self.temperature, self.extra_body])
 
     def with_policies(self, name: str, policies: Mapping[str, Path]) -> Self:
