@@ -263,7 +263,7 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
 
 
 def _clear(spec: Spec, files: Sequence[FileEntry]) -> None:
-    """Remove parts that were put together, and what earlier attempts left, such as shards of another number of shards."""
+    """Remove parts, once they are put together, and what earlier attempts left, such as other numbers of shards."""
     for path in foreign_files(spec.folder, [entry.path for entry in files]):
         if not _sidecar(path).exists():
             log.warning("%s of round %d: removed %s, which an earlier attempt left", spec.stage, spec.round, path)
