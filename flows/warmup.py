@@ -30,6 +30,7 @@ from pydantic import ConfigDict, ValidationError, model_validator  # noqa: E402
 
 from conf.schema import PolicySettings, Showcase  # noqa: E402
 from flows.checks import find_policy  # noqa: E402
+from storage.conversations import read_training_conversation  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.rows import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402
@@ -105,13 +106,13 @@ def tune(config: WarmupConfig) -> str:
     assert config.policy is not None  # WarmupConfig checked all three
     assert config.data is not None
     assert config.out is not None
-    rows = list(read_rows(Path(config.data)))
+    rows = [(where, read_training_conversation(row, where=where)) for where, row in read_rows(Path(config.data))]
     start = PolicySettings(path=config.policy, revision=config.revision, trust_remote_code=config.trust_remote_code)
     folder = find_policy(start, chat_template=config.chat_template is None)
     with progress_bar("supervise", 0) as progress:
         fine_tune(
             folder,
-            [row for _, row in rows],
+            [{"messages": messages} for _, messages in rows],
             Path(config.out),
             config.training,
             chat_template=Path(config.chat_template) if config.chat_template else None,
@@ -119,7 +120,7 @@ def tune(config: WarmupConfig) -> str:
             template=config.template_values,
             trust_remote_code=config.trust_remote_code,
             progress=progress,
-            sources=[source for source, _ in rows],
+            sources=[where for where, _ in rows],
         )
     return config.out
 
