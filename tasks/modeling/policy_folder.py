@@ -168,8 +168,9 @@ def load_complete(folder: Path, **options: Any) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     refuse_quantized(folder)
+    loader: Any = AutoModelForCausalLM  # its types do not know output_loading_info
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = loader.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except (SafetensorError, KeyError, OSError, ValueError) as error:
