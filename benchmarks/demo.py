@@ -35,7 +35,7 @@ PROMISES: dict[str, tuple[float, float]] = {
 
 
 def run_seed(seed: int, words: list[str]) -> dict[str, Any]:
-    """One demo from nothing, in its own process; its records by round and its wall seconds."""
+    """Run the demo from an empty folder in a process of its own. Returns wall seconds and the records of its rounds."""
     run = Path("runs") / f"benchmark-demo-{seed}"
     for folder in (run, Path("artifacts") / f"demo-{seed}"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -46,10 +46,12 @@ def run_seed(seed: int, words: list[str]) -> dict[str, Any]:
 
 
 def evaluation_share(rounds: list[dict[str, Any]]) -> float:
-    """Seconds of evaluation among those of all stages, by their manifests, over all rounds but that of the initial
-    policy (which starts the engine, and has nothing but an evaluation)."""
+    """Share of evaluation in the seconds of all stages, from their manifests, over all rounds after the initial policy.
+
+    The initial policy is left out because it has only an evaluation, which also starts the engine.
+    """
     spent = [record["seconds"] for record in rounds[1:]]
-    return sum(each["evaluate"] for each in spent) / sum(sum(each.values()) for each in spent)
+    return float(sum(each["evaluate"] for each in spent) / sum(sum(each.values()) for each in spent))
 
 
 def figures(rounds: list[dict[str, Any]]) -> dict[str, float]:

@@ -100,7 +100,7 @@ def irepo(
 def _rounds(plan: Plan) -> list[RoundRecord] | State[None]:
     layout = plan.layout
     sweep_temporaries(layout.root)
-    publish_text(layout.config, dump_config(plan.config))
+    publish_text(layout.config, dump_config(plan.config), private=True)
     publish_folder_link(plan)
     rounds = [initial_record(plan)]
     # The run sends a heartbeat; a second one for every round would delay the end of each round.

@@ -13,10 +13,10 @@ from tasks.modeling.positions import beyond, position_limit
 def check_policies(config: RunConfig, plan: Plan) -> None:
     """Raise UserError for a policy of the run that is not whole, or that cannot be trained as configured."""
     trust = config.policy.trust_remote_code
-    for folder in {policy.path: None for policy in (plan.initial, plan.before_initial, *plan.named.values())}:
-        check_whole(folder, load_tokenizer(folder, trust_remote_code=trust).get_vocab(), trust_remote_code=trust)
-    for policy in (plan.initial, *plan.named.values()):
-        _check_positions(config, policy.path)
+    for policy in {folder.path: None for folder in (plan.initial, plan.before_initial, *plan.named.values())}:
+        check_whole(policy, load_tokenizer(policy, trust_remote_code=trust).get_vocab(), trust_remote_code=trust)
+    for artifact in (plan.initial, *plan.named.values()):
+        _check_positions(config, artifact.path)
     if config.training.lora is not None:
         from tasks.training.policy import check_adapters  # imports torch
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,10 +58,11 @@ def sync_folder(folder: Path) -> None:
 def publishing(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file beside `path`; on a clean exit sync it and rename it to `path`.
 
-    A reader sees the old file or the new one, never a part. If the body raises, `path` is untouched.
+    A reader sees the old file or the new one, never a part. If the body raises, `path` is untouched. Nothing is written
+    through a link: a link at `path` is replaced, and nobody can know the temporary name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -71,25 +73,30 @@ def publishing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
 def publish_file(path: Path, write: Callable[[Path], None]) -> None:
     """Atomically write `path`: `write` fills a temporary file, as in `publishing`."""
     with publishing(path) as temporary:
         write(temporary)
 
 
-def publish_text(path: Path, text: str) -> None:
-    """Atomically write `text` (UTF-8) to `path`."""
-    publish_file(path, lambda temporary: _write_text(temporary, text))
+def publish_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Atomically write `text` (UTF-8) to `path`. private: only this user may read it, as what holds configuration."""
+    publish_file(path, lambda temporary: _write_text(temporary, text, private=private))
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _write_text(path: Path, text: str, *, private: bool) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def publish_link(path: Path, target: Path) -> None:
     """Atomically make `path` a symbolic link to `target`, relative, so that both may move together."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = _temporary(path)
     temporary.symlink_to(os.path.relpath(target, path.parent))
     temporary.replace(path)
     sync_folder(path.parent)
@@ -102,8 +109,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     An existing `folder` is replaced. If the body raises, `folder` is untouched and the temporary folder is removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(folder)
     temporary.mkdir()
     try:
         yield temporary
@@ -114,7 +120,9 @@ def publish_folder(folder: Path) -> Iterator[Path]:
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
         sync_folder(temporary)
-        if folder.exists():
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
     finally:

@@ -11,6 +11,7 @@ import yaml
 
 from storage.artifact import Artifact, artifacts
 from storage.errors import UserError
+from storage.exact import foreign_files
 from storage.files import parse_yaml
 from storage.manifest import MANIFEST, BrokenManifest, Manifest, read_manifest
 
@@ -70,6 +71,10 @@ class Stage:
                 entry.check(self.folder)
             except BrokenManifest as broken:
                 problems.append(str(broken).replace(f"{self.folder}/", f"{self.name}/"))
+        for path in foreign_files(self.folder, [entry.path for entry in self.manifest.files]):
+            problems.append(
+                f"{self.name}/{path.relative_to(self.folder)} is not one of the files that the stage published"
+            )
         return problems
 
 

@@ -2,25 +2,29 @@
 
 A stage writes its files into its folder and, last, `manifest.json`, which names every file with its size and sha256,
 the key of the work, what it read, and the seeds. A manifest is valid when its own digest holds and every file it
-names is there unchanged; a valid manifest with the right key is adopted and the work is not done again.
+names is there unchanged; a valid manifest with the right key is adopted and the work is not done again. Files that a
+manifest does not name are refused (`Manifest.check_exact`).
 """
 
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from storage.errors import UserError
+from storage.exact import CARD as CARD
+from storage.exact import MANIFEST as MANIFEST
+from storage.exact import foreign_files, link_in, refuse_path
 from storage.files import canonical_json, digest, publish_text, sha256_file
 
-MANIFEST = "manifest.json"
-CARD = "README.md"  # of a policy, for people and the hub
+_SHOWN = 5  # files that an error names
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -28,12 +32,24 @@ class BrokenManifest(Exception):
     """A manifest, or a file it names, is missing, cut or altered. The message names the file."""
 
 
+class ForeignFiles(UserError):
+    """Files in a finished stage's folder that are not the stage's. Running the stage again would not remove them."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+        super().__init__(
+            "a finished stage's folder has files that its manifest does not name; they could change what it is read as",
+            where=", ".join(str(path) for path in paths[:_SHOWN]) + more,
+            remedy="move them elsewhere, then give the same command again",
+        )
+
+
 class FileEntry(BaseModel):
     """One published file: path relative to the stage's folder, bytes, sha256 (hex)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str
+    path: Annotated[str, AfterValidator(refuse_path)]
     bytes: int
     sha256: str
 
@@ -44,6 +60,8 @@ class FileEntry(BaseModel):
     def check(self, folder: Path) -> None:
         """Raise BrokenManifest when the file under `folder` is not the one recorded here."""
         path = folder / self.path
+        if link := link_in(folder, self.path):
+            raise BrokenManifest(f"{link} is a link; a published file is a file of its own")
         if not path.is_file():
             raise BrokenManifest(f"{path} is missing")
         if path.stat().st_size != self.bytes:
@@ -67,7 +85,7 @@ class Manifest(BaseModel):
     inputs: dict[str, str]
     made_by: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, Any]
-    files: list[FileEntry]
+    files: list[FileEntry] = Field(min_length=1)
     rows: dict[str, int] = Field(default_factory=dict)
     summary: dict[str, Any] = Field(default_factory=dict)
     stage_version: int
@@ -93,15 +111,26 @@ class Manifest(BaseModel):
         publish_text(folder / MANIFEST, canonical_json(self.model_dump(mode="json")) + "\n")
 
     def check_files(self, folder: Path) -> None:
-        """Raise BrokenManifest, naming the file, unless every file is present and unchanged."""
+        """Raise BrokenManifest, naming the file, unless every file is present and unchanged.
+
+        Raises ForeignFiles as well: see `check_exact`.
+        """
         for entry in self.files:
             entry.check(folder)
+        self.check_exact(folder)
+
+    def check_exact(self, folder: Path) -> None:
+        """Raise ForeignFiles when `folder` has files that the stage did not publish and that do not belong there."""
+        foreign = foreign_files(folder, [entry.path for entry in self.files])
+        if foreign:
+            raise ForeignFiles(foreign)
 
 
 def read_manifest(folder: Path, *, check_files: bool = True) -> Manifest:
     """The manifest of a finished stage.
 
-    Raises BrokenManifest when it is missing, cut or altered, or (with `check_files`) when a file it names is.
+    Raises BrokenManifest when it is missing, cut or altered, or (with `check_files`) when a file it names is; and then
+    ForeignFiles when there are files that it does not name.
     """
     path = folder / MANIFEST
     try:

@@ -1,5 +1,6 @@
 """One owner per run folder. The kernel holds the lock: it ends with the process, however the process ends."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -30,10 +31,14 @@ def owned(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _is_a_link(folder) from None
         raise _unwritable(error, folder) from None
     try:
+        if os.fstat(handle).st_nlink > 1:
+            raise _is_a_link(folder)
         _lock(handle, folder)
         _sign(handle, folder)
         _held.add(place)
@@ -43,6 +48,14 @@ def owned(folder: Path) -> Iterator[None]:
             _held.discard(place)
     finally:
         os.close(handle)
+
+
+def _is_a_link(folder: Path) -> UserError:
+    return UserError(
+        "the file that names a run's owner is a link: writing it would change another file",
+        where=str(folder / OWNER),
+        remedy="remove it, then give the same command again",
+    )
 
 
 def _sign(handle: int, folder: Path) -> None:

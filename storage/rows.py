@@ -130,7 +130,7 @@ def _is_text(path: Path) -> bool:
 def _opened(path: Path, head: bytes) -> BufferedReader:
     """The file's bytes, unpacked."""
     if head.startswith(_GZIP):
-        return BufferedReader(gzip.open(path))  # type: ignore[type-var]
+        return BufferedReader(gzip.open(path))
     if head.startswith(_ZSTD):
         return BufferedReader(pa.input_stream(str(path), compression="zstd"))
     return path.open("rb")

@@ -6,7 +6,7 @@ Every stage is a plain function from a spec to a Manifest. `python -m tasks.run 
 import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from pydantic_core import to_jsonable_python
 from storage.artifact import artifacts, stage_name
 from storage.disk_errors import disk_faults
 from storage.errors import UserError
+from storage.exact import foreign_files
 from storage.files import digest, parse_yaml, publish_text, sha256_file, sweep_temporaries, yaml_text
 from storage.manifest import (
     CHECKOUT,
@@ -146,7 +147,7 @@ class Spec(BaseModel):
         """
         kind = type(self)
         content = {_CLASS: f"{kind.__module__}:{kind.__qualname__}"} | self.model_dump(mode="json")
-        publish_text(path, yaml_text(content))
+        publish_text(path, yaml_text(content), private=True)
 
 
 def _run_folder(path: Path, stage: str) -> Path | None:
@@ -239,6 +240,8 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     versions = library_versions()  # of the code that is about to run: a checkout may change meanwhile
     started, clock = now(), time.monotonic()
     outcome = body()
+    files = describe_files(spec.folder, outcome.paths)
+    _clear(spec, files)
     manifest = Manifest(
         stage=spec.stage,
         round=spec.round,
@@ -246,7 +249,7 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
         inputs=spec.inputs,
         made_by=spec.made_by,
         settings=spec.settings.model_dump(mode="json"),
-        files=describe_files(spec.folder, outcome.paths),
+        files=files,
         rows=outcome.rows,
         summary=outcome.summary,
         stage_version=spec.version,
@@ -257,6 +260,15 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     ).sealed()
     manifest.write(spec.folder)
     return manifest
+
+
+def _clear(spec: Spec, files: Sequence[FileEntry]) -> None:
+    """Remove parts, once they are put together, and what earlier attempts left, such as other numbers of shards."""
+    for path in foreign_files(spec.folder, [entry.path for entry in files]):
+        if not _sidecar(path).exists():
+            log.warning("%s of round %d: removed %s, which an earlier attempt left", spec.stage, spec.round, path)
+        path.unlink()
+        _sidecar(path).unlink(missing_ok=True)
 
 
 class Part(BaseModel):

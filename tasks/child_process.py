@@ -8,11 +8,13 @@
 
 Requests are JSON lines on the child's stdin, replies JSON lines on its stdout, marked by a record separator (as in
 RFC 7464). Whatever else the child, its libraries or its launcher print goes to the log. An exception that the child
-sends with `Channel.fail` is raised by the parent's next `receive`: a UserError as it is, others as ChildFailed.
+sends with `Channel.fail` is raised by the parent's next `receive`: a UserError as it is, others as ChildFailed. What
+the child logs to the logger `irepo`, the parent logs when it receives.
 
 The child is the leader of a process group that ends with `end`, and with its parent (see tasks.processes).
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -32,9 +34,12 @@ from tasks.processes import die_with_parent, end_group, kill_group, start_group
 
 ROOT = Path(__file__).resolve().parents[1]
 _SEPARATOR = b"\x1e"
-_REPLY, _FAILURE, _REFUSAL = b"reply", b"failure", b"refusal"  # after the separator; then a space and JSON
+#: After the separator; then a space and JSON.
+_REPLY, _FAILURE, _REFUSAL, _LOGGED = b"reply", b"failure", b"refusal", b"logged"
 _LOG_LINES = 30  # of the log, in an error
 _CHUNK = 1 << 16  # bytes
+
+log = logging.getLogger("irepo")
 
 M = TypeVar("M", bound="Message")
 R = TypeVar("R")
@@ -63,6 +68,13 @@ class _Refusal(Message):
     what: str
     where: str
     remedy: str
+
+
+class _Logged(Message):
+    """A line that the child logged."""
+
+    level: int
+    text: str
 
 
 class ChildFailed(Exception):
@@ -107,8 +119,8 @@ class Child:
         """
         self.name = name
         self.log = log
-        log.write_bytes(b"")
-        with open(log, "ab") as stream:
+        log.unlink(missing_ok=True)  # it could be a link to another file
+        with open(log, "xb") as stream:
             self._process = start_group(
                 command,
                 stdin=subprocess.PIPE if takes_requests else subprocess.DEVNULL,
@@ -183,9 +195,12 @@ class Child:
         while (line := self._line(deadline)) is not None:
             foreign, separator, text = line.partition(_SEPARATOR)
             if foreign.strip():
-                with open(self.log, "ab") as log:
-                    log.write(foreign.rstrip(b"\n") + b"\n")
-            if separator:
+                with open(self.log, "ab") as stream:
+                    stream.write(foreign.rstrip(b"\n") + b"\n")
+            if separator and text.startswith(_LOGGED):
+                logged = _Logged.model_validate_json(text.removeprefix(_LOGGED))
+                log.log(logged.level, "%s", logged.text)
+            elif separator:
                 return self._parse(kind, text)
         return None
 
@@ -241,6 +256,10 @@ class Channel:
         traceback.print_exception(error)
         self._write(_FAILURE, _Failure(type=type(error).__name__, text=_valid(str(error) or repr(error))))
 
+    def relay(self, record: logging.LogRecord) -> None:
+        """Have the parent log `record`."""
+        self._write(_LOGGED, _Logged(level=record.levelno, text=_valid(record.getMessage())))
+
     def leave(self) -> NoReturn:
         """End this process and its group at once.
 
@@ -266,11 +285,28 @@ def _valid(text: str) -> str:
 
 
 def open_channel() -> Channel:
-    """In a child, before anything else: end with the parent, and send what is printed from now on to the log."""
+    """In a child, before anything else: end with the parent, and send what is printed from now on to the log.
+
+    What is logged to `irepo` goes to the log of the child, and to the parent, which logs it too.
+    """
     die_with_parent()
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    return Channel(replies)
+    channel = Channel(replies)
+    log.addHandler(logging.StreamHandler())
+    log.addHandler(_Relay(channel))
+    log.setLevel(logging.INFO)
+    return channel
+
+
+class _Relay(logging.Handler):
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError, ValueError):  # the parent is gone, or the channel closed
+            self._channel.relay(record)
 
 
 def serve(kind: TypeAdapter[R], answer: Callable[[R], Message]) -> NoReturn:

@@ -1,5 +1,6 @@
 """The child process of test_child_process.py: `python -m tests.child_worker`."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ class Numbers(Message):
 
 
 class Work(Message):
-    do: Literal["nothing", "sum", "print", "fail", "refuse", "exit", "sleep"] = "nothing"
+    do: Literal["nothing", "sum", "print", "fail", "refuse", "exit", "sleep", "warn"] = "nothing"
     values: list[float] = Field([])
 
 
@@ -36,6 +37,8 @@ def answer(work: Work) -> Message:
     if work.do == "exit":
         print("the end is near", file=sys.stderr)
         sys.exit(3)
+    if work.do == "warn":
+        logging.getLogger("irepo").warning("%d things are odd", 3)
     if work.do == "sleep":
         time.sleep(1000)
     return Done()

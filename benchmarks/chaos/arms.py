@@ -6,10 +6,11 @@ durable: the flow `irepo` with Prefect's temporary server, manifests, digests, f
 bare: the bodies of the same stages on the same specs, one after the other. `run_stage` only calls the body; nothing is
 hashed, synced or marked, no checkpoint is written, and there is no Prefect. What the stages write is the same.
 
-Both clocks run from the start of the first round to the end of the last. What is done once a run comes before (imports,
-the start of the server and the engine, checks of prompts and policy, the initial policy's evaluation) or after it (the
-report's figures as files, the end of both). Figures: `seconds` of all rounds; `rounds` and `cpu`, wall and CPU seconds
-of each, the latter of the process and all that it started.
+Both clocks run from the start of the first round to the end of the last. They leave out what happens once in a run:
+before the first round imports, the start of server and engine, the checks of prompts and policy, and the evaluation of
+the initial policy; after the last round the report's figures as files and the shutdown of server and engine.
+Figures: `seconds` of all rounds; `rounds` and `cpu`, the wall and CPU seconds of each round. CPU seconds include child
+processes.
 """
 
 import json
@@ -20,16 +21,17 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import psutil
+from prefect.states import State
 
 from conf.compose import compose_config
 from flows.checks import find_policy
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.plan import Plan
-from flows.round import play_round, play_start
+from flows.round import complete_round, play_round, play_start
+from flows.show.artifacts import draw_figures
 from flows.specs import prompts_spec
 from flows.stages import BareStages
 from storage.artifact import Artifact
@@ -39,12 +41,12 @@ from tasks.engines import close_engines
 from tasks.evaluation.record import RoundRecord
 from tasks.generation.prompts import prompt_artifacts
 
-#: When each round began, and when the last one ended: seconds on the monotonic clock, and CPU seconds.
+#: At the start of each round and the end of the last: seconds on the monotonic clock, and CPU seconds.
 _marks: list[tuple[float, float]] = []
 
 
 def _mark() -> None:
-    """A round begins, or the last one has ended."""
+    """Note the time at the start of a round or at the end of the last one."""
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     _marks.append((time.monotonic(), sum(sum(process.cpu_times()[:2]) for process in processes)))
 
@@ -56,16 +58,16 @@ def main(arm: str, figures: Path, words: list[str]) -> None:
     run = {"durable": _durable, "bare": _bare}[arm](words)
     run()
     steps = list(pairwise(_marks))
-    found = {
+    figures_of_run = {
         "seconds": _marks[-1][0] - _marks[0][0],
         "rounds": [after[0] - before[0] for before, after in steps],
         "cpu": [after[1] - before[1] for before, after in steps],
     }
-    figures.write_text(json.dumps(found), encoding="utf-8")
+    figures.write_text(json.dumps(figures_of_run), encoding="utf-8")
 
 
 def _import_rooms() -> None:
-    """Both arms begin with the same modules imported; the flow would import torch in its first round."""
+    """Import the same modules in both arms. Otherwise the flow would import torch in its first round."""
     import accelerate  # noqa: F401
 
     import tasks.evaluation.divergence
@@ -77,13 +79,11 @@ def _import_rooms() -> None:
     import tasks.training.trainer  # noqa: F401
 
 
-def _durable(words: list[str]) -> Callable[[], Any]:
+def _durable(words: list[str]) -> Callable[[], object]:
     start_temporary_server()
     from flows import iterate
 
-    complete_round, draw_figures = iterate.complete_round, iterate.draw_figures
-
-    def noted(plan: Plan, number: int, before: list[RoundRecord]) -> Any:
+    def noted(plan: Plan, number: int, before: list[RoundRecord]) -> RoundRecord | State[None]:
         _mark()
         return complete_round(plan, number, before)
 
@@ -91,7 +91,7 @@ def _durable(words: list[str]) -> Callable[[], Any]:
         _mark()
         draw_figures(plan)
 
-    iterate.complete_round, iterate.draw_figures = noted, ended
+    vars(iterate).update(complete_round=noted, draw_figures=ended)
     await_server()
     return lambda: iterate.irepo(overrides=words)
 
@@ -111,7 +111,7 @@ class StrippedStages(BareStages):
         return Artifact.of_stage(plan.layout.prompts, self._finished[plan.layout.prompts])
 
 
-def _bare(words: list[str]) -> Callable[[], Any]:
+def _bare(words: list[str]) -> Callable[[], object]:
     finished = _strip()
 
     def run() -> None:
@@ -132,9 +132,9 @@ def _bare(words: list[str]) -> Callable[[], Any]:
 
 
 def _strip() -> dict[Path, Manifest]:
-    """Take durability off the stages: they are called as before, and what they publish is kept in memory and in files.
+    """Replace the functions that make stages durable: files are written as before, manifests stay in memory.
 
-    Returns the manifests of finished stages, which grows as stages are run.
+    Returns the manifests of finished stages by folder. Every stage that runs adds its own.
     """
     import storage.artifact
     import tasks.evaluation.judging
@@ -159,7 +159,7 @@ def _strip() -> dict[Path, Manifest]:
         )  # fmt: skip
         return finished[spec.folder]
 
-    replacements: dict[str, Callable[..., Any]] = {
+    replacements: dict[str, Callable[..., object]] = {
         "run_stage": run_stage,
         "read_manifest": lambda folder, check_files=True: finished[folder],
         "has_part": lambda spec, path: False,
@@ -171,7 +171,7 @@ def _strip() -> dict[Path, Manifest]:
     for module in [*inside, storage.artifact]:
         for name in replacements.keys() & vars(module).keys():
             setattr(module, name, replacements[name])
-    os.fsync = lambda handle: None  # type: ignore[assignment]
+    vars(os).update(fsync=lambda handle: None)
     return finished
 
 

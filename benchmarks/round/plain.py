@@ -3,11 +3,11 @@
     python -m benchmarks.round.plain generate <round folder> <policy folder> <demo's artifacts>
     python -m benchmarks.round.plain label | train | evaluate  (the same words)
 
-It does the work of `run=demo`: 256 prompts, four responses each, seven annotators, three epochs over all pairs with
-the same learning rate and pairs a step, two replies to each held-out prompt, judged by the truth and by the held-out
-reward model against the initial policy and the one before, rates, and the divergence from the initial policy. It has
-what makes each stage quick (reference log-probabilities once, no compilation, no activation checkpointing), and
-nothing that a run has beyond its results: no manifests, digests, resumption, verification or report.
+It does the work of `run=demo`: 256 prompts with four responses each, seven annotators, three epochs over all pairs
+with the same learning rate and pairs per step, two replies to each held-out prompt, win rates by the truth and by the
+held-out reward model against the initial policy and the previous one, rates, and the KL to the initial policy. Each
+stage is set up to be fast (reference log-probabilities once, no compilation, no activation checkpointing). It has no
+manifests, digests, resumption, verification or report.
 """
 
 import json
@@ -35,8 +35,9 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _sample(policy: Path, rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`rows` with `count` responses each, as (text, token ids, whether it ended); and the prompt's token ids."""
+    """`rows` with the prompt's token ids and `count` responses each: text, token ids, whether it ended."""
     from vllm import LLM, SamplingParams
+    from vllm.renderers.chat_utils import ChatCompletionMessageParam
 
     llm = LLM(
         str(policy),
@@ -46,12 +47,14 @@ def _sample(policy: Path, rows: Sequence[Row], count: int, seed: int) -> list[Ro
         kv_cache_memory_bytes=1 << 30,
         seed=seed,
     )
-    conversations = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    conversations: list[list[ChatCompletionMessageParam]] = [
+        [{"role": "user", "content": row["prompt"]}] for row in rows
+    ]
     outputs = llm.chat(conversations, SamplingParams(n=count, max_tokens=MAX_TOKENS), use_tqdm=False)
     return [
         row
         | {
-            "prompt_ids": list(output.prompt_token_ids),
+            "prompt_ids": list(output.prompt_token_ids or ()),
             "responses": [
                 {"text": each.text, "ids": list(each.token_ids), "ended": each.finish_reason == "stop"}
                 for each in output.outputs
@@ -126,8 +129,8 @@ def label(folder: Path, policy: Path, artifacts: Path) -> None:
                 continue
             gaps = [(given[a] - given[b], margin) for given, margin in scores]
             votes = sum((gap > margin) - (gap < -margin) for gap, margin in gaps)
-            said = (truth[a] > truth[b]) - (truth[a] < truth[b])
-            votes += -said if coin.random() < 0.25 else said
+            person = (truth[a] > truth[b]) - (truth[a] < truth[b])
+            votes += -person if coin.random() < 0.25 else person
             won, lost = (a, b) if votes >= 0 else (b, a)
             pairs.append(
                 {
@@ -184,9 +187,7 @@ def evaluate(folder: Path, policy: Path, artifacts: Path) -> None:
         for rival in sorted({"0", str(int(folder.name) - 1)} - {"-1", folder.name}):
             theirs = json.loads((folder.parent / rival / "scores.json").read_text(encoding="utf-8"))[judge]
             duels = [
-                _duel(x, y)
-                for mine, other in zip(scores, theirs, strict=True)
-                for x, y in zip(mine, other, strict=True)
+                _duel(x, y) for own, other in zip(scores, theirs, strict=True) for x, y in zip(own, other, strict=True)
             ]
             metrics[f"win rate against {rival}, {judge}"] = _interval(duels)
     for name in ("is_correct", "is_polite", "is_rude", "is_garbage", "ramblings"):
@@ -196,8 +197,8 @@ def evaluate(folder: Path, policy: Path, artifacts: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
 
 
-def _duel(mine: float, theirs: float) -> float:
-    return 0.5 if mine == theirs else float(mine > theirs)
+def _duel(ours: float, theirs: float) -> float:
+    return 0.5 if ours == theirs else float(ours > theirs)
 
 
 def _interval(values: Sequence[float]) -> list[float]:
@@ -219,7 +220,7 @@ def _log_ratios(rows: Sequence[Row], policy: Path, initial: Path) -> list[float]
     sums = []
     for folder in (policy, initial):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        found: list[float] = []
+        values: list[float] = []
         with torch.inference_mode():
             for start in range(0, len(pairs), 64):
                 batch = pairs[start : start + 64]
@@ -231,9 +232,9 @@ def _log_ratios(rows: Sequence[Row], policy: Path, initial: Path) -> list[float]
                 logprobs = model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
                 chosen = logprobs.gather(-1, ids[:, 1:, None])[..., 0]
                 for row, (prompt, reply) in zip(chosen, batch, strict=True):
-                    found.append(float(row[len(prompt) - 1 : len(prompt) + len(reply) - 1].sum()))
-        sums.append(found)
-    return [mine - theirs for mine, theirs in zip(*sums, strict=True)]
+                    values.append(float(row[len(prompt) - 1 : len(prompt) + len(reply) - 1].sum()))
+        sums.append(values)
+    return [ours - theirs for ours, theirs in zip(*sums, strict=True)]
 
 
 if __name__ == "__main__":

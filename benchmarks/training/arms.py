@@ -4,12 +4,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from benchmarks.training.world import build_model
 from tasks.training.groups import PromptGroup
+
+if TYPE_CHECKING:
+    from trl import DPOTrainer
+
+    from tasks.training.examples import Example
 
 BETA, RATE = 0.1, 1e-6
 TRL_BATCH = 4  # pairs in one forward; eight are slower here
@@ -17,7 +23,7 @@ TRL_BATCH = 4  # pairs in one forward; eight are slower here
 
 @dataclass
 class Work:
-    """What all arms do: an epoch over `groups`, `step` of them in an optimizer step."""
+    """What every arm does: one epoch over `groups`, `step` groups in an optimizer step."""
 
     groups: list[PromptGroup]
     step: int
@@ -32,7 +38,7 @@ class Work:
 
 @dataclass
 class Epoch:
-    """CPU seconds (on a GPU, seconds), tokens that went through the layers with padding, norm of the first gradient."""
+    """CPU seconds (on a GPU, wall seconds), tokens through the layers with padding, norm of the first gradient."""
 
     seconds: float
     tokens: int
@@ -40,7 +46,7 @@ class Epoch:
     reference_seconds: float = field(default=0.0)
 
 
-#: Prepares, and returns what is timed.
+#: Prepares an epoch and returns the function that is timed.
 Arm = Callable[[Work], Callable[[], Epoch]]
 
 
@@ -52,15 +58,15 @@ def clock(device: str) -> float:
 
 
 @contextmanager
-def counted(model: Any) -> Iterator[list[int]]:
-    """Positions that go through the model's first layer while its weights are trained, added up in the list's item."""
+def counted(model: torch.nn.Module) -> Iterator[list[int]]:
+    """Count the positions that go through the model's first layer with gradients; the sum is the list's only item."""
     total = [0]
 
-    def count(_: Any, arguments: tuple[Any, ...]) -> None:
+    def count(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         if torch.is_grad_enabled():
             total[0] += arguments[0].shape[0] * arguments[0].shape[1]
 
-    hook = model.model.layers[0].register_forward_pre_hook(count)
+    hook = model.get_submodule("model.layers.0").register_forward_pre_hook(count)
     try:
         yield total
     finally:
@@ -72,9 +78,7 @@ def ours(work: Work) -> Callable[[], Epoch]:
     from accelerate import Accelerator
 
     from tasks.training.batching import PackedForward
-    from tasks.training.examples import Example
     from tasks.training.groups import windows
-    from tasks.training.label_columns import LabeledGroup
     from tasks.training.loop import Step, accumulate
     from tasks.training.objectives.dpo import Dpo
     from tasks.training.optimizer import build_optimizer, trainable
@@ -91,7 +95,7 @@ def ours(work: Work) -> Callable[[], Epoch]:
     spent = clock(work.device) - started
     parameters = trainable(model)
     optimizer = build_optimizer(parameters, settings)
-    data = _examples(work.groups, values, Example, LabeledGroup)
+    data = _examples(work.groups, values)
 
     def run() -> Epoch:
         norms = []
@@ -108,24 +112,28 @@ def ours(work: Work) -> Callable[[], Epoch]:
     return run
 
 
-def _examples(groups: Sequence[PromptGroup], values: Any, example: Any, labeled: Any) -> list[Any]:
+def _examples(groups: Sequence[PromptGroup], values: np.ndarray) -> "list[Example]":
+    """Groups with their reference log-probabilities, cut from `values` [responses of all groups]."""
+    from tasks.training.examples import Example
+    from tasks.training.label_columns import LabeledGroup
     from tasks.training.reference import Logprobs
 
     result, start = [], 0
     for group in groups:
         end = start + len(group.responses)
-        result.append(example(labeled(group), Logprobs(values[start:end])))
+        result.append(Example(LabeledGroup(group), Logprobs(values[start:end])))
         start = end
     return result
 
 
 def trl(*, cached: bool, recompute: bool, grouped: bool = False, response_only: bool = False) -> Arm:
-    """TRL's DPOTrainer. `response_only` has its head skip prompts and padding, as it does on a GPU: a patch."""
+    """TRL's DPOTrainer. `response_only` patches its head to skip prompts and padding, as it does on a GPU."""
 
     def prepare(work: Work) -> Callable[[], Epoch]:
         trainer = _trainer(work, cached=cached, recompute=recompute, grouped=grouped)
 
         def run() -> Epoch:
+            assert trainer.model is not None
             with _head_of_responses(response_only), counted(trainer.model) as tokens:
                 started = clock(work.device)
                 trainer.train()
@@ -150,7 +158,7 @@ def _head_of_responses(wanted: bool) -> Iterator[None]:
         utils._use_triton = before
 
 
-def _trainer(work: Work, *, cached: bool, recompute: bool, grouped: bool) -> Any:
+def _trainer(work: Work, *, cached: bool, recompute: bool, grouped: bool) -> "DPOTrainer":
     import tempfile
 
     from datasets import Dataset
@@ -158,9 +166,9 @@ def _trainer(work: Work, *, cached: bool, recompute: bool, grouped: bool) -> Any
     from transformers import PreTrainedTokenizerFast
     from trl import DPOConfig, DPOTrainer
 
-    class Prepared(DPOTrainer):  # type: ignore[misc]
-        def _prepare_dataset(self, dataset: Any, *rest: Any) -> Any:
-            return dataset  # it is token ids
+    class Prepared(DPOTrainer):
+        def _prepare_dataset(self, dataset: Dataset, *rest: object) -> Dataset:
+            return dataset  # it has token ids already
 
     rows = [
         {

@@ -1,4 +1,4 @@
-"""The demo's folder, from nothing: prompts, a small policy that knows its world but has bad manners, reward models.
+"""Build the demo's folder: prompts, a small policy that knows its world but has bad manners, and reward models.
 
     python -m tasks.demo.build FOLDER --seed 0
 
@@ -6,10 +6,11 @@
            sft.jsonl                       {messages}: 12,000 replies of mixed quality
            tokenizer/                      byte-level BPE of 600 tokens with the chat template
            policy/                         Llama, 0.68 million parameters: pretrained on clean answers, tuned on sft
-           reward_models/{one,two,three}/  1 layer x 64, each fitted to 3,000 noisy pairs of its own
-           judge/                          the held-out reward model: 96 wide, its own pairs
+           reward_models/{one,two,three}/  one layer of width 64, each fitted to 3,000 noisy pairs of its own
+           judge/                          the held-out reward model: width 96, pairs of its own
 
-The policy takes one thread here, the reward models one in a second process. Same seed, same bytes on the same machine.
+The policy is trained in one thread of this process, the reward models in one thread of a second process. The same seed
+gives the same bytes on the same machine.
 """
 
 import argparse
@@ -53,7 +54,7 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
 VOCABULARY = 600
-POSITIONS = 1024  # the world itself needs 100; the rest is room for real prompts
+POSITIONS = 1024  # the demo's prompts need 100; longer prompts fit too
 BATCH = 24  # rows in one optimizer step
 PRETRAINING_STEPS = 900
 TUNING_STEPS = 800
@@ -66,7 +67,7 @@ REWARD_MODELS = {"reward_models/one": 64, "reward_models/two": 64, "reward_model
 
 
 def make_corpus(folder: Path, seed: int) -> None:
-    """Write prompts.jsonl, heldout.jsonl (alike for all seeds) and sft.jsonl to `folder`."""
+    """Write prompts.jsonl, heldout.jsonl (both the same for every seed) and sft.jsonl to `folder`."""
     write_prompts(folder / "prompts.jsonl", training_prompts())
     write_prompts(folder / "heldout.jsonl", held_out_prompts())
     write_rows(folder / "sft.jsonl", mixed_rows(training_prompts(), TUNING_ROWS, random.Random(f"{seed}:sft")))
@@ -101,9 +102,10 @@ def make_tokenizer(folder: Path) -> None:
 
 
 def llama(tokenizer: "PreTrainedTokenizerBase", *, hidden: int, layers: int, **more: Any) -> "LlamaConfig":
-    """A Llama configuration of the demo's scale, for `tokenizer`.
+    """A small Llama configuration for `tokenizer`.
 
-    initializer_range 0.08: with the default 0.02, pretraining learns 14% of the held-out facts, with 0.08 all (greedy).
+    initializer_range is 0.08 because pretraining then learns all held-out facts (greedy decoding). With the default of
+    0.02 it learns 14 % of them.
     """
     from transformers import LlamaConfig
 
@@ -157,7 +159,7 @@ def train_policy(folder: Path, seed: int, progress: Progress = silent) -> None:
 
 
 def train_reward_models(folder: Path, seed: int, progress: Progress = silent) -> None:
-    """Fit and write the three reward models and the judge, each to pairs of its own. Needs the tokenizer only."""
+    """Fit the three reward models and the judge, each to its own pairs, and write them. Needs only the tokenizer."""
     from transformers import LlamaForSequenceClassification
 
     from tasks.modeling.load import load_tokenizer
@@ -179,16 +181,16 @@ def train_reward_models(folder: Path, seed: int, progress: Progress = silent) ->
 
 
 def build_demo(folder: Path, seed: int = 0, report: Progress = silent) -> None:
-    """Make the whole demo folder; it appears under its name only when it is complete.
+    """Build the whole demo folder. It appears under its name only when it is complete.
 
-    `report` hears the policy's training steps. Raises UserError when `folder` exists and is not empty, and RuntimeError
-    with the second process's error output when the reward models fail.
+    report: called with the policy's training steps. Raises UserError when `folder` exists and is not empty, and
+    RuntimeError with the error output of the second process when the reward models fail.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
-            "the demo is built into a new folder, and this one is not empty",
+            "the demo needs a new or empty folder, and this one is not empty",
             where=str(folder),
-            remedy="name another folder, or delete this one first",
+            remedy="name another folder, or delete this one",
         )
     with publish_folder(folder) as temporary:
         make_corpus(temporary, seed)
@@ -204,7 +206,10 @@ def build_demo(folder: Path, seed: int = 0, report: Progress = silent) -> None:
 
 @contextmanager
 def _reward_model_process(folder: Path, seed: int) -> Iterator[Callable[[], None]]:
-    """The reward models in a process beside this one. Yields a function that raises if it failed; waits at the end."""
+    """Train the reward models in a second process; wait for it at the end.
+
+    Yields a function that raises RuntimeError if the process failed.
+    """
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "tasks.demo.build", str(folder.resolve()), "--seed", str(seed), "--reward-models"]
     with tempfile.TemporaryFile() as errors:
@@ -226,7 +231,7 @@ def _reward_model_process(folder: Path, seed: int) -> Iterator[Callable[[], None
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """One thread and deterministic kernels inside: sums in another order would give other bytes. Put back after."""
+    """Use one thread and deterministic kernels, because another order of summation gives other bytes."""
     import torch
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

@@ -1,8 +1,8 @@
 """The demo's world: prompts with a known answer, replies of mixed quality, clean question-answer rows, noisy pairs.
 
 Four tasks: `sum` (1..10 plus 1..10), `larger` (of two numbers up to 15), `fact` (40 one-word facts) and `list` (2 to 4
-items of a kind), 1280 prompts in all. About a fifth is held out by the prompt's sha256, the same for every seed; what a
-held-out prompt asks for is taught under other phrasings. All draws come from generators that the caller passes.
+items of a kind), 1280 prompts in all. About a fifth is held out by the prompt's sha256, the same for every seed; the
+training prompts ask for the same facts in other words. All random draws use generators that the caller passes.
 """
 
 import hashlib
@@ -142,7 +142,7 @@ def _prompts() -> Iterator[Prompt]:
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether the exact string `prompt` is for evaluation only: by its sha256, so alike for all seeds and machines."""
+    """Whether `prompt` is for evaluation only. Decided by its sha256, so the same for every seed and machine."""
     return int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % 10_000 < _HELD_OUT
 
 
@@ -155,7 +155,7 @@ def held_out_prompts() -> list[Prompt]:
 
 
 def statement(prompt: Prompt, rng: random.Random, *, right: bool) -> str:
-    """The sentence (or bullets) that answers `prompt`, rightly or with a plausible mistake."""
+    """The sentence (or bullets) that answers `prompt`, correct or with a plausible mistake."""
     if prompt.task == "list":
         return _list(prompt, rng, right=right)
     value = prompt.answer if right else _mistake(prompt, rng)
@@ -190,7 +190,7 @@ def _list(prompt: Prompt, rng: random.Random, *, right: bool) -> str:
 
 
 def reply(prompt: Prompt, rng: random.Random) -> str:
-    """A reply of mixed quality: 62% right, 30% a polite opener, 35% a rude one, 0 to 3 rambling sentences."""
+    """A reply of mixed quality: 62 % correct, 30 % with a polite opener, 35 % a rude one, 0 to 3 rambling sentences."""
     manner = rng.random()
     polite, rude = manner < 0.30, manner >= 0.65
     parts = [rng.choice(POLITE_OPENERS)] if polite else [rng.choice(RUDE_OPENERS)] if rude else []
@@ -204,7 +204,7 @@ def reply(prompt: Prompt, rng: random.Random) -> str:
 
 
 def join(parts: Sequence[str]) -> str:
-    """Sentences in one line; bullets on lines of their own."""
+    """Join sentences on one line, and put every bullet on its own line."""
     text = ""
     for part in parts:
         bullets = part.startswith("- ") or text.rpartition("\n")[2].startswith("- ")
@@ -213,24 +213,24 @@ def join(parts: Sequence[str]) -> str:
 
 
 def messages(prompt: str, answer: str) -> Row:
-    """One conversation of a question and its reply, as supervised fine-tuning reads it."""
+    """A question and its reply as a conversation for supervised fine-tuning."""
     return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
 
 
 def clean_rows(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Row]:
-    """`count` short, right question-answer rows, every prompt equally often: what the base model is pretrained on."""
+    """`count` short and correct conversations for pretraining. Every prompt occurs equally often."""
     return [messages(p.prompt, statement(p, rng, right=True)) for p in _cycle(prompts, count, rng)]
 
 
 def mixed_rows(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Row]:
-    """`count` rows with replies of mixed quality: what the initial policy is fine-tuned on."""
+    """`count` conversations with replies of mixed quality, for fine-tuning the initial policy."""
     return [messages(p.prompt, reply(p, rng)) for p in _cycle(prompts, count, rng)]
 
 
 def noisy_pairs(
     prompts: Sequence[Prompt], count: int, rng: random.Random, utility: Callable[[str, str, str, str, bool], float]
 ) -> list[Pair]:
-    """`count` pairs of different replies; which one is chosen is drawn by Bradley-Terry on their `utility`."""
+    """`count` pairs of different replies. The chosen one is drawn from a Bradley-Terry model of their `utility`."""
     pairs: list[Pair] = []
     for prompt in _cycle(prompts, count, rng):
         one, other = reply(prompt, rng), reply(prompt, rng)
@@ -252,20 +252,20 @@ def _cycle(prompts: Sequence[Prompt], count: int, rng: random.Random) -> list[Pr
 
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """JSON lines of {prompt, answer, task}."""
+    """Write JSON lines of {prompt, answer, task}."""
     publish_text(path, "".join(json.dumps(asdict(prompt)) + "\n" for prompt in prompts))
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """What `write_prompts` wrote."""
+    """Read what `write_prompts` wrote."""
     return [Prompt(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """JSON lines of {messages}."""
+    """Write JSON lines of {messages}."""
     publish_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:
-    """What `write_rows` wrote."""
+    """Read what `write_rows` wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

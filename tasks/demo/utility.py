@@ -1,11 +1,12 @@
-"""What a reply is worth in the demo's world, and the checks it is made of.
+"""The utility of a reply in the demo's world, and the checks that it is the sum of.
 
-A reply belongs to the world's grammar when it is any number of known sentences (polite, rude, rambling) around exactly
-one statement: `9.`, `It is 9.`, `The answer is blue.`, `fox, goat and deer.` or bullets, one item a line. Numbers are
-0 to 99, words are the world's answers and items. Everything else is garbage: unknown words, no statement, or two.
+A reply is in the world's grammar if it has exactly one statement, and around it any number of known sentences (polite,
+rude, rambling). A statement is `9.`, `It is 9.`, `The answer is blue.`, `fox, goat and deer.` or bullets, one item a
+line. Numbers are 0 to 99; words are the world's answers and items. Every other reply is garbage: unknown words, no
+statement, or more than one.
 
-All checks take (prompt, answer, category, response, ended), as the panel's `function` annotators call them, and never
-raise on any response. `ended` says that the response stopped by itself.
+All checks take (prompt, answer, category, response, ended), as the panel's `function` annotators call them, and raise
+on no response. `ended`: the response has an end token, so it was not cut off.
 """
 
 import json
@@ -35,7 +36,7 @@ _GAP = re.compile(r"\s*")
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a reply is made of. `statement`: the items of its one statement, empty when there is none or several."""
+    """The parts of a reply. `statement`: the items of its only statement; empty when it has none or several."""
 
     statement: tuple[str, ...]
     polite: int  # polite phrases
@@ -46,7 +47,7 @@ class Parsed:
 
 @lru_cache(maxsize=8192)
 def parse(response: str) -> Parsed:
-    """Read a reply by the grammar above. At an unknown sentence, skips to the next known one and notes the garbage."""
+    """Parse a reply by the grammar above. An unknown word is skipped, and the reply counts as garbage."""
     counts = {"polite": 0, "rude": 0, "rambling": 0}
     statements: list[tuple[str, ...]] = []
     unknown = False
@@ -86,7 +87,7 @@ def _items(kind: str, text: str) -> tuple[str, ...]:
 
 
 def is_correct(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """1 when the reply's one statement is the answer (lists: as many distinct items of the kind as asked), else 0."""
+    """1 if the only statement is the answer, else 0. For lists: the right number of distinct items of the kind."""
     if answer is None:
         return 0.0
     stated = parse(response).statement
@@ -98,17 +99,17 @@ def is_correct(prompt: str, answer: str | None, category: str | None, response: 
 
 
 def is_polite(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """1 when there is a polite opener or closer, else 0."""
+    """1 if the reply has a polite opener or closer, else 0."""
     return float(parse(response).polite > 0)
 
 
 def is_rude(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """1 when there is a rude phrase, else 0."""
+    """1 if the reply has a rude phrase, else 0."""
     return float(parse(response).rude > 0)
 
 
 def is_garbage(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """1 when the reply is not in the world's grammar (see the module's docstring), else 0."""
+    """1 if the reply is not in the world's grammar (see the module's docstring), else 0."""
     return float(parse(response).garbage)
 
 
@@ -118,7 +119,7 @@ def ramblings(prompt: str, answer: str | None, category: str | None, response: s
 
 
 def words(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """Number of words and numbers; bullets' dashes are none."""
+    """Number of words and numbers. The dashes of bullets do not count."""
     return float(len(re.findall(r"\w+", response)))
 
 
@@ -133,7 +134,7 @@ def concision(prompt: str, answer: str | None, category: str | None, response: s
 
 
 def utility(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """The truth that the demo is judged by, at most 2.75.
+    """The ground truth of the demo, at most 2.75.
 
     2 correct + 0.75 polite - 1 rude - 0.4 per rambling - 1 garbage - 1 not ended - 0.5 per polite phrase over two.
     """

@@ -38,7 +38,7 @@ class Bootstrap:
     seed: int
 
 
-def bootstrap_mean(values: Sequence[float], prompts: Sequence[str], draw: Bootstrap) -> Interval:
+def bootstrap_mean(values: Sequence[float] | Floats, prompts: Sequence[str], draw: Bootstrap) -> Interval:
     """Mean over `values` [n] and its 95 % percentile interval over resampled prompts.
 
     prompts: [n], the prompt of each value. The result does not depend on the order of prompts. The same prompts and

@@ -40,7 +40,7 @@ class MixSpec(Spec):
     """Publish preferences.parquet: rows of `own`, then of `earlier`, then of the offline set; then relabel them."""
 
     stage: ClassVar[str] = "mix"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     runs: ClassVar[str] = "tasks.mixing.stage:run_mix"
     task: ClassVar[TaskName] = "label"

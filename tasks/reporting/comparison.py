@@ -69,9 +69,9 @@ def by_round(runs: Sequence[Sequence[RoundRecord]]) -> list[dict[str, Value]]:
     rounds = min(len(run) for run in runs)
     result = []
     for number in range(1, rounds):
-        each = [figures(run[number]) for run in runs]
-        shared = [name for name in each[0] if all(name in other for other in each)]
-        result.append({name: over_seeds([one[name] for one in each]) for name in shared})
+        all_figures = [figures(run[number]) for run in runs]
+        shared = [name for name in all_figures[0] if all(name in other for other in all_figures)]
+        result.append({name: over_seeds([one[name] for one in all_figures]) for name in shared})
     return result
 
 
@@ -85,7 +85,10 @@ def over_kl(methods: Mapping[str, Sequence[Mapping[str, Value]]], figure: str) -
 
     Lines of win rates start at the initial policy: 1/2 at KL 0.
     """
-    points = {name: [(each[KL], each[figure]) for each in rounds if figure in each] for name, rounds in methods.items()}
+    points = {
+        name: [(values[KL], values[figure]) for values in rounds if figure in values]
+        for name, rounds in methods.items()
+    }
     starts = [(0.0, 0.5)] if figure.startswith(WIN) else []
     pairs = [pair for line in points.values() for pair in line]
     x = span((end for kl, _ in pairs for end in _ends(kl)), 0.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from storage.errors import UserError
-from storage.prompts import read_rows
+from storage.rows import read_rows
 from tasks.smollm2.instructions import KINDS
 
 THINGS = (

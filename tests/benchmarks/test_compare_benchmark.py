@@ -1,6 +1,8 @@
+# NEEDPATH
 """Curves over KL: exact where the points have the form, errors against a bootstrap, and what is compared."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def points(kl: list[float], slope: float, bend: float, *, noise: float = 0.0, se
     return Points(at, utility, initial, at == at.max())
 
 
-def test_points_of_the_form_are_on_their_curve():
+def test_points_of_the_form_are_on_their_curve() -> None:
     mine = points([0.3, 1.1, 2.0, 3.5], 1.3, -0.2)
     assert mine.misfit == pytest.approx(0, abs=1e-12)
     wanted = mine.initial.mean() + 1.3 * np.sqrt([0.5, 3.0]) - 0.2 * np.array([0.5, 3.0])
@@ -33,7 +35,7 @@ def test_points_of_the_form_are_on_their_curve():
     assert 0.05 < bent.misfit < 0.1
 
 
-def test_the_gap_is_that_of_the_curves_where_both_have_points():
+def test_the_gap_is_that_of_the_curves_where_both_have_points() -> None:
     found = gap(points([0.4, 1.0, 2.5], 1.3, -0.2), points([0.9, 1.6, 3.6], 1.1, -0.2))
     assert found is not None
     assert (found.low, found.high) == (0.9, 2.5)
@@ -43,7 +45,7 @@ def test_the_gap_is_that_of_the_curves_where_both_have_points():
     assert gap(points([0.1, 0.2], 1, 0), points([0.3, 0.4], 1, 0)) is None
 
 
-def test_last_rounds_are_held_against_the_curve():
+def test_last_rounds_are_held_against_the_curve() -> None:
     mine, other = points([0.4, 1.0, 2.5], 1.3, -0.2), points([0.9, 1.6, 2.2], 1.1, -0.2)
     found = gap_at_the_end(mine, other)
     assert found is not None
@@ -51,7 +53,7 @@ def test_last_rounds_are_held_against_the_curve():
     assert gap_at_the_end(mine, points([3.0, 4.0], 1, 0)) is None
 
 
-def test_its_standard_error_is_that_of_resampled_prompts():
+def test_its_standard_error_is_that_of_resampled_prompts() -> None:
     one, other = points([0.4, 1.0, 2.5], 1.3, -0.2, noise=0.8), points([0.5, 1.2, 2.0], 1.25, -0.2, noise=0.8)
     found = gap(one, other)
     assert found is not None
@@ -63,18 +65,20 @@ def test_its_standard_error_is_that_of_resampled_prompts():
         assert taken is not None
         means.append(taken.mean)
     assert found.se == pytest.approx(np.std(means), rel=0.15)
-    assert pooled([found, found]) == (pytest.approx(found.mean), pytest.approx(found.se / np.sqrt(2)))
+    mean, se = pooled([found, found])
+    assert mean == pytest.approx(found.mean)
+    assert se == pytest.approx(found.se / np.sqrt(2))
 
 
 @pytest.mark.parametrize(("slope", "verdict"), [(1.5, "above"), (1.0, "on"), (0.5, "below")])
-def test_two_standard_errors_decide(slope: float, verdict: str):
+def test_two_standard_errors_decide(slope: float, verdict: str) -> None:
     mine = points([0.4, 1.0, 2.5], slope, 0, noise=0.5)
     found = gap(mine, Points(mine.kl, mine.initial + np.sqrt(mine.kl)[:, None], mine.initial, mine.last))
     assert found is not None
     assert found.verdict == verdict
 
 
-def test_every_arm_is_a_run_that_there_is(tmp_path):
+def test_every_arm_is_a_run_that_there_is(tmp_path: Path) -> None:
     listed = arms(list(METHODS), [0, 1], 2)
     assert len(METHODS) - len(VARIANTS) == 10
     assert [arm.seed for arm in listed["dpo"]] == [0, 1, 0, 1]

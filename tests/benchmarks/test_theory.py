@@ -7,6 +7,7 @@ from benchmarks.research.tabular.solve import Labelled, Policies, from_tables, h
 from benchmarks.research.tabular.world import make_world, softmax
 from benchmarks.research.theory import goals, population, sampled
 from conf.compose import group_options
+from storage.arrays import Floats
 from tasks.training.objectives.dpo import Dpo
 from tasks.training.objectives.ipo import Ipo
 from tasks.training.objectives.irepo import Irepo
@@ -14,7 +15,8 @@ from tasks.training.objectives.irepo import Irepo
 
 def test_one_pair_is_solved_by_hand() -> None:
     start = Policies(np.zeros((1, 2)), np.zeros((1, 2)))
-    one = Labelled(*np.zeros((2, 1), dtype=np.int64), np.array([1]), np.array([1.2]), np.array([3.0]))
+    zero = np.zeros(1, dtype=np.int64)
+    one = Labelled(zero, zero, np.array([1]), np.array([1.2]), np.array([3.0]))
     for settings, gap in (
         (Irepo(beta=0.5), 2.4),
         (Dpo(beta=0.5, labels="soft"), 2.4),
@@ -49,8 +51,9 @@ def test_goals_are_what_they_say() -> None:
     initial, best = softmax(world.initial), np.exp(logits)
     np.testing.assert_allclose(best.sum(axis=1), 1, atol=1e-9)
 
-    def worth(policy: np.ndarray) -> np.ndarray:
-        return (policy * world.reward + initial * np.log(policy / initial)).sum(axis=1)
+    def worth(policy: Floats) -> Floats:
+        total: Floats = (policy * world.reward + initial * np.log(policy / initial)).sum(axis=1)
+        return total
 
     rng = np.random.default_rng(6)
     for _ in range(50):
@@ -70,8 +73,8 @@ def test_every_exact_case_reaches_its_goal_in_a_small_world() -> None:
 
 
 def test_every_word_has_a_case_or_a_reason() -> None:
-    told = {case.method.split(",")[0].split(" ")[0] for case in population.CASES} | set(population.ABSENT)
-    assert told == set(group_options("objective"))
+    explained = {case.method.split(",")[0].split(" ")[0] for case in population.CASES} | set(population.ABSENT)
+    assert explained == set(group_options("objective"))
 
 
 def test_soft_vote_dpo_with_the_same_prior_is_pooled_irepo() -> None:

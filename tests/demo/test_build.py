@@ -1,6 +1,7 @@
 """The demo's folder: its files, that they load, that a seed fixes their bytes, and that failures are heard."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_failure_of_the_second_process_is_raised_with_its_output(
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho no tokenizer here >&2\nexit 3\n")
     python.chmod(0o755)
-    monkeypatch.setattr(build.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
 
     def run() -> None:
         with build._reward_model_process(tmp_path, 0):

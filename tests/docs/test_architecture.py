@@ -14,7 +14,7 @@ TOP = ("storage", "conf", "tasks", "flows")
 THIN = {f"tasks/{name}.py" for name in ("generate", "label", "train", "evaluate", "report", "retry", "progress")}
 #: Modules of tasks/ that rooms import: they know nothing of rooms.
 SHARED = ("tasks.processes", "tasks.child_process", "tasks.interrupts", "tasks.loopback")
-ROW = re.compile(r"^\| `([a-z.]+)` \| .+ \|(.*)\|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([a-z0-9.]+)` \| .+ \|(.*)\|$", re.MULTILINE)
 
 
 def allowed() -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""Calibration of margins that are, by construction, calibrated or too confidence; displacement by hand."""
+"""Calibration of margins that are, by construction, calibrated or too confident; displacement by hand."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ DRAW = Bootstrap(resamples=200, seed=1)
 
 
 def chance(logits: Floats) -> Floats:
-    return 1 / (1 + np.exp(-logits))
+    p: Floats = 1 / (1 + np.exp(-logits))
+    return p
 
 
 def margins(n: int = 4000) -> tuple[Floats, list[str]]:
@@ -60,7 +61,9 @@ def test_a_policy_that_did_not_move_is_right_half_of_the_time() -> None:
     result = calibration(np.zeros(30), np.full(30, 0.8), prompts, DRAW)
     assert result is not None
     assert (result.accuracy.mean, result.slope.mean) == (0.5, 0.0)
-    assert result.bins == [(0.5, pytest.approx(0.8), 30)]
+    ((confidence, preferred, pairs),) = result.bins
+    assert (confidence, pairs) == (0.5, 30)
+    assert preferred == pytest.approx(0.8)
 
 
 def test_displacement_is_the_mean_change_where_the_panel_is_decided() -> None:

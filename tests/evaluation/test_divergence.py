@@ -113,6 +113,7 @@ def test_standard_error_is_the_spread_of_the_estimate() -> None:
         names = np.repeat([f"p{i}" for i in range(60)], counts)
         ratios = np.repeat(rng.normal(size=60), counts) + 0.3 * rng.normal(size=counts.sum())
         estimate = divergence(ratios, [1] * len(ratios), list(names))
+        assert estimate.se is not None
         means.append(estimate.mean)
         errors.append(estimate.se)
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.08)

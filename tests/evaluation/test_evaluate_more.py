@@ -1,6 +1,5 @@
 """The evaluate stage beyond win rates: lengths, categories, judges compared with the truth, held-out pairs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from tasks.evaluation.settings import ImplicitReward, MetricsSettings
 from tasks.evaluation.stage import run
-
-Rows = Sequence[dict[str, Any]]
+from tests.conftest import MakePolicy
+from tests.evaluation.conftest import Evaluation
 
 
 def logprob(folder: Path, row: dict[str, Any]) -> float:
@@ -20,10 +19,10 @@ def logprob(folder: Path, row: dict[str, Any]) -> float:
     ids, start = torch.tensor([row["prompt_ids"] + row["response_ids"]]), len(row["prompt_ids"])
     with torch.no_grad():
         logprobs = model(input_ids=ids).logits[0].log_softmax(-1)
-    return sum(logprobs[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1]))
+    return float(sum(logprobs[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1])))
 
 
-def test_lengths_categories_and_the_truth(evaluation: Any) -> None:
+def test_lengths_categories_and_the_truth(evaluation: Evaluation) -> None:
     """Two judges, one of which votes for the longer reply; prompts of two categories and one of none."""
     evaluation.generate(evaluation.responses())
     replies = [
@@ -57,13 +56,13 @@ def test_lengths_categories_and_the_truth(evaluation: Any) -> None:
     assert figures["categories"]["odd"]["win_rate"]["initial"]["length"]["mean"] == 0.5
     assert figures["categories"]["even"]["win_rate"]["initial"]["length"]["mean"] == 0.0
     assert figures["categories"]["odd"]["rates"]["correct"]["mean"] == 1.0
-    replies = figures["replies"]
-    assert replies["tokens"]["mean"] == figures["tokens"]
-    assert replies["finished"]["mean"] == figures["finish_rate"]
-    assert replies["unique"]["mean"] == figures["unique_rate"]
+    means = {name: interval["mean"] for name, interval in figures["replies"].items()}
+    assert means["tokens"] == figures["tokens"]
+    assert means["finished"] == figures["finish_rate"]
+    assert means["unique"] == figures["unique_rate"]
 
 
-def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Any, make_policy: Any) -> None:
+def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Evaluation, make_policy: MakePolicy) -> None:
     """Round 0, round 1 from it and round 2 from round 1, each with its own policy; margins by plain forwards."""
     rows = evaluation.responses()
     evaluation.generate(rows)
@@ -112,7 +111,7 @@ def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Any, make_pol
         assert weighted == pytest.approx(confidence.mean().item(), abs=1e-3)
 
 
-def test_an_evaluation_that_lacks_replies_is_refused(evaluation: Any) -> None:
+def test_an_evaluation_that_lacks_replies_is_refused(evaluation: Evaluation) -> None:
     evaluation.generate(evaluation.responses())
     evaluation.judge()
     run(evaluation.spec("zero", policy=evaluation.initial))

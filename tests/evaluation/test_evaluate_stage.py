@@ -3,7 +3,6 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,14 +12,16 @@ from storage.errors import UserError
 from storage.files import canonical_json
 from storage.manifest import BrokenManifest
 from tasks.evaluation import divergence
-from tasks.evaluation.stage import Metrics, run
+from tasks.evaluation.metrics import Metrics
+from tasks.evaluation.stage import run
+from tests.evaluation.conftest import Evaluation
 
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def prepare(evaluation: Any) -> dict[str, str]:
+def prepare(evaluation: Evaluation) -> dict[str, str]:
     """Both input stages, with abstentions and errors among them; returns their digests."""
     outcomes = ["a", "a", "b", "tie", "abstain", "error", "a"]
     votes = [evaluation.vote(p, outcomes[p % 7]) for p in range(45)]
@@ -32,7 +33,7 @@ def prepare(evaluation: Any) -> dict[str, str]:
     return {"responses": responses, "judgements": evaluation.judge(votes, scores)}
 
 
-def test_every_figure(evaluation: Any) -> None:
+def test_every_figure(evaluation: Evaluation) -> None:
     prepare(evaluation)
     manifest = run(evaluation.spec())
     figures = manifest.summary
@@ -61,7 +62,7 @@ def test_every_figure(evaluation: Any) -> None:
     assert manifest.rows == {"prompts": 45, "responses": 90, "votes": 135}
 
 
-def test_kl_is_that_of_plain_forwards(evaluation: Any) -> None:
+def test_kl_is_that_of_plain_forwards(evaluation: Evaluation) -> None:
     prepare(evaluation)
     figures = run(evaluation.spec()).summary
     policy, initial = (
@@ -83,7 +84,7 @@ def test_kl_is_that_of_plain_forwards(evaluation: Any) -> None:
     assert max(map(abs, ratios)) > 0.5  # the two policies do differ
 
 
-def test_round_0_has_no_rivals_and_loads_no_model(evaluation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_round_0_has_no_rivals_and_loads_no_model(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a model was loaded")
 
@@ -97,7 +98,7 @@ def test_round_0_has_no_rivals_and_loads_no_model(evaluation: Any, monkeypatch: 
     assert figures["excluded"] == {"votes": {}, "scores": {"correct": {"abstain": 0, "error": 0}}}
 
 
-def test_same_bytes_when_done_again(evaluation: Any) -> None:
+def test_same_bytes_when_done_again(evaluation: Evaluation) -> None:
     prepare(evaluation)
     first, again = run(evaluation.spec("one")), run(evaluation.spec("two"))
     assert first.content == again.content
@@ -110,7 +111,7 @@ def test_same_bytes_when_done_again(evaluation: Any) -> None:
     assert other.summary["win_rate"]["initial"] != first.summary["win_rate"]["initial"]
 
 
-def test_samples_are_first_replies_of_every_kth_prompt(evaluation: Any) -> None:
+def test_samples_are_first_replies_of_every_kth_prompt(evaluation: Evaluation) -> None:
     evaluation.generate(list(reversed(evaluation.responses())))
     evaluation.judge()
     run(evaluation.spec())
@@ -122,7 +123,7 @@ def test_samples_are_first_replies_of_every_kth_prompt(evaluation: Any) -> None:
     assert "<|im_end|>" not in samples[0]["prompt"]
 
 
-def test_tempered_replies_are_warned_of(evaluation: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_tempered_replies_are_warned_of(evaluation: Evaluation, caplog: pytest.LogCaptureFixture) -> None:
     evaluation.generate(evaluation.responses(), temperature=0.7)
     evaluation.judge()
     with caplog.at_level(logging.WARNING, logger="irepo"):
@@ -130,14 +131,14 @@ def test_tempered_replies_are_warned_of(evaluation: Any, caplog: pytest.LogCaptu
     assert "sampled with {'temperature': 0.7}" in caplog.text
 
 
-def test_other_source_a_is_refused(evaluation: Any) -> None:
+def test_other_source_a_is_refused(evaluation: Evaluation) -> None:
     evaluation.generate(evaluation.responses())
     evaluation.judge(votes=[evaluation.vote(0, "a") | {"source_a": "initial", "source_b": "policy"}])
     with pytest.raises(ValueError, match=r"votes.parquet: source_a is \['initial'\], expected 'policy'"):
         run(evaluation.spec())
 
 
-def test_altered_input_is_refused_by_name(evaluation: Any) -> None:
+def test_altered_input_is_refused_by_name(evaluation: Evaluation) -> None:
     prepare(evaluation)
     path: Path = evaluation.root / "judgements" / "votes.parquet"
     path.write_bytes(path.read_bytes()[:-1])
@@ -146,7 +147,7 @@ def test_altered_input_is_refused_by_name(evaluation: Any) -> None:
     assert not (evaluation.root / "evaluate" / "manifest.json").exists()
 
 
-def test_an_input_that_was_made_again_is_refused(evaluation: Any) -> None:
+def test_an_input_that_was_made_again_is_refused(evaluation: Evaluation) -> None:
     prepare(evaluation)
     spec = evaluation.spec()
     (spec.judgements.path / "manifest.json").unlink()
@@ -157,7 +158,7 @@ def test_an_input_that_was_made_again_is_refused(evaluation: Any) -> None:
     assert run(evaluation.spec()).rows["votes"] == 1
 
 
-def test_nothing_to_evaluate_is_refused(evaluation: Any) -> None:
+def test_nothing_to_evaluate_is_refused(evaluation: Evaluation) -> None:
     evaluation.generate([])
     evaluation.judge()
     with pytest.raises(UserError, match="there are no responses"):

@@ -35,7 +35,8 @@ def spec(
 
 
 def rows(world: World, name: str) -> list[dict[str, Any]]:
-    return pq.read_table(world.folder / "judge" / f"{name}.parquet").to_pylist()
+    found: list[dict[str, Any]] = pq.read_table(world.folder / "judge" / f"{name}.parquet").to_pylist()
+    return found
 
 
 def test_each_source_against_the_first(world: World) -> None:

@@ -54,6 +54,12 @@ class Parrot:
         self.tokenizer = AutoTokenizer.from_pretrained(policy)
         self.requests: list[tuple[float, int, str]] = []
 
+    def check(self, policy: Path) -> None:
+        pass
+
+    def prepare(self, policy: Path) -> None:
+        pass
+
     def load(self, policy: Path) -> None:
         pass
 

@@ -134,9 +134,9 @@ class Browser:
         return Page(self._connect(f"/devtools/page/{target}"))
 
     def _connect(self, path: str) -> ClientConnection:
-        return self._sockets.enter_context(
-            connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
-        )
+        socket = connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
+        self._sockets.enter_context(socket)
+        return socket
 
 
 @contextmanager

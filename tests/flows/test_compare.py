@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.compare import apart, main, share, slug
+from flows.compare import apart, main, slug
 from storage.errors import UserError
 from tests.flows.test_iterate import command_of, words
 
@@ -69,17 +69,3 @@ def test_words_of_a_method_may_have_commas_and_spaces() -> None:
     method = "dpo preferences.keep={share: 0.7, margin_of: {now: 1}} 'a, b'=[c, d]"
     assert apart(f"irepo, {method}", ",") == ["irepo", method]
     assert apart(method, " ") == ["dpo", "preferences.keep={share: 0.7, margin_of: {now: 1}}", "'a, b'=[c, d]"]
-
-
-def test_only_whole_stages_are_shared(tmp_path: Path) -> None:
-    source, target = tmp_path / "a", tmp_path / "b"
-    for stage in ("prompts", "round-01/generate"):
-        (source / stage).mkdir(parents=True)
-        (source / stage / "rows").write_text("rows")
-    (source / "prompts" / "manifest.json").write_text("{}")
-    folders = ["prompts", "round-01/generate"]
-    share(source, target, folders)
-    assert (target / "prompts" / "rows").samefile(source / "prompts" / "rows")
-    assert not (target / "round-01").exists()
-    share(source, source, folders)
-    share(source, target, folders)

@@ -14,6 +14,7 @@ import pytest
 from conf.compose import PROJECT
 from flows.judge_accuracy import figures, read_annotators, read_pairs
 from storage.errors import UserError
+from tasks.panel.annotators.rule import RuleSettings
 from tests.panel.chat_server import ChatServer, fenced
 
 VOTES: list[dict[str, Any]] = [
@@ -105,7 +106,7 @@ def test_mistakes_are_the_users_errors(data: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError):
             read_annotators(*words)
     assert set(read_annotators("judges", ("judge-one",), None)) == {"judge-one"}
-    assert read_annotators(None, (), "{kind: rule, shorter: true}")["judge"].kind == "rule"
+    assert isinstance(read_annotators(None, (), "{kind: rule, shorter: true}")["judge"], RuleSettings)
     assert len(read_pairs(data, limit=4).labels) == 4
     bad = tmp_path / "bad.jsonl"
     for row, wanted in (

@@ -47,7 +47,8 @@ def history(make_policy: Callable[..., Path], tmp_path: Path) -> list[str]:
 
 
 def rows(run: Path, number: int, stage: str, name: str) -> list[dict[str, Any]]:
-    return pq.read_table(run / f"round-0{number}" / stage / f"{name}.parquet").to_pylist()
+    table: list[dict[str, Any]] = pq.read_table(run / f"round-0{number}" / stage / f"{name}.parquet").to_pylist()
+    return table
 
 
 def summary(run: Path, number: int, stage: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from conf.compose import compose_config
 from flows.gate import ends, settle
 from flows.plan import Plan
 from flows.show.artifacts import draw_figures, publish_rounds
+from storage.artifact import Artifact
 from tasks.evaluation.gate import Action, Decision, Reason
 from tasks.evaluation.record import RoundRecord
 from tasks.reporting.report.write import write_report
@@ -89,10 +90,10 @@ def test_every_figure_is_drawn_within_the_page_and_nothing_is_fetched(
         assert light != dark
         time.sleep(0.3)  # whatever the page might still ask for
         page.text()
-        told = {event["method"] for event in page.events}
-        assert not told & {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}, page.events
-        asked = {e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"}
-        assert asked == {report.as_uri()}
+        methods = {event["method"] for event in page.events}
+        assert not methods & {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}, page.events
+        requested = {e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"}
+        assert requested == {report.as_uri()}
         page.screenshot(tmp_path / "page.png")
 
 
@@ -144,7 +145,7 @@ def test_it_prints_on_white(report: Path, tmp_path: Path) -> None:
 
 def plan_of(run: MadeUpRun, *words: str) -> Plan:
     given = ["run=demo", f"runs={run.root.parent}", f"name={run.root.name}", *words]
-    return Plan(compose_config(given), run.root / "initial")
+    return Plan(compose_config(given), Artifact(path=run.root / "initial", digest="initial"))
 
 
 def record(number: int, base: int, figures: dict[str, Any], decision: Action | None = None) -> RoundRecord:

@@ -135,4 +135,4 @@ def _same(name: str, before: Any, after: Any, recorded: dict[str, Any]) -> bool:
     size = recorded.get(f"{name.rpartition(' > ')[0]} > size")  # of the values that a mean is of; it may be near zero
     if size is None:
         return math.isclose(before, after, rel_tol=RELATIVE, abs_tol=0.0 if _SET.search(name) else ABSOLUTE)
-    return abs(before - after) <= (RELATIVE_OF_CHANGE if " > change > " in name else RELATIVE) * size
+    return bool(abs(before - after) <= (RELATIVE_OF_CHANGE if " > change > " in name else RELATIVE) * size)

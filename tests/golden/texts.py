@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from storage.manifest import Manifest
 from tests.golden.cases import (
     BASE,
     CHECKOUT,
-    Manifest,
     Refusal,
     Stage,
     dry_plan,

@@ -98,7 +98,7 @@ def test_ridge_is_the_maximum_of_the_posterior_and_se_its_curvature() -> None:
 
     def log_posterior(theta: Floats) -> float:
         likelihood = sum(wins[i, j] * np.log(1 / (1 + np.exp(theta[j] - theta[i]))) for i in range(4) for j in range(4))
-        return likelihood - (theta**2).sum() / (2 * 2.0)
+        return float(likelihood - (theta**2).sum() / (2 * 2.0))
 
     theta, best = fit.theta[0], log_posterior(fit.theta[0])
     for _ in range(500):
@@ -122,7 +122,7 @@ def test_ridge_is_the_maximum_of_the_posterior_and_se_its_curvature() -> None:
 
 
 def test_extreme_counts_converge() -> None:
-    fit = bradley_terry([[[0, 1e6], [0, 0]], [[0, 0], [0, 0]]], prior_variance=2.0)
+    fit = bradley_terry([[[0.0, 1e6], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]], prior_variance=2.0)
     gap = fit.theta[0, 0] - fit.theta[0, 1]
     # Stationary: the expected losses, 1e6 * sigmoid(-gap), balance the pull of the prior, theta / 2.
     assert 1e6 / (1 + np.exp(gap)) == pytest.approx(fit.theta[0, 0] / 2.0, rel=1e-6)

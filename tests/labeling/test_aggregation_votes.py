@@ -1,6 +1,7 @@
 """Votes as arrays, rankings result in them, and the estimators without printed vectors: against brute force."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_plackett_luce_errors_are_the_curvature() -> None:
             while left:
                 total += theta[left[0]] - np.log(np.exp(theta[left]).sum())
                 left = left[1:]
-        return total
+        return float(total)
 
     _check_curvature(value, fit.theta[0], fit.covariance[0])
 
@@ -170,7 +171,7 @@ def test_davidson_errors_are_the_curvature_and_the_delta_method() -> None:
                     norm = p[i] + p[j] + nu * np.sqrt(p[i] * p[j])
                     total += wins[i, j] * np.log(p[i] / norm)
                     total += ties[i, j] / 2 * np.log(nu * np.sqrt(p[i] * p[j]) / norm)
-        return total
+        return float(total)
 
     point = np.append(fit.strengths.theta[0], fit.log_nu[0])
     _check_curvature(value, point, fit.covariance[0])
@@ -225,11 +226,7 @@ def test_general_preferences_lie_between_strengths_and_single_pairs() -> None:
 
 def test_posterior_logits_are_weighted_by_accuracy_and_bounded() -> None:
     votes = read([vote("p", 0, 1, "a"), vote("p", 0, 1, "b", "y"), vote("p", 1, 2, "a"), vote("q", 2, 0, "a", "y")])
-    unit = Votes(
-        *(getattr(votes, name) for name in ("prompt", "first", "second", "annotator", "share")),
-        np.ones(4),
-        votes.ranked,
-    )
+    unit = replace(votes, weight=np.ones(4))
     fit = posterior_logits(unit, (2, 3), np.array([0.8, 0.6]), np.array([100.0, 50.0]))
     assert fit.logit[0, 0, 1] == pytest.approx(np.log(4) - np.log(1.5))
     assert fit.logit[0, 1, 0] == -fit.logit[0, 0, 1]

@@ -29,7 +29,7 @@ def stats(world: World) -> Stats:
     draw = np.random.default_rng(0)
     texts = {f"p{i}": ["x" * int(draw.integers(1, 9)) + str(k) for k in range(4)] for i in range(30)}
     responses = read_responses("policy", world.responses(texts), world.prompts(list(texts)))
-    rows = []
+    rows: list[Row] = []
     for name in ("one", "two", "three", "gold"):
         for prompt in texts:
             for i, j in combinations(range(4), 2):
@@ -60,9 +60,13 @@ def where(row: Row) -> tuple[str, int, int]:
     return row["prompt_id"], low, high
 
 
-def share(flags: Sequence[bool]) -> Any:
+def mean(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)
+
+
+def share(flags: Sequence[bool]) -> float | None:
     """Their mean; None without any."""
-    return sum(flags) / len(flags) if flags else None
+    return mean(flags) if flags else None
 
 
 def test_every_figure_of_an_annotator(stats: Stats) -> None:
@@ -122,7 +126,7 @@ def test_agreement_is_cohens(stats: Stats) -> None:
     for figures in tables.agreement.to_pylist():
         one, other = sides[figures["annotator"]], sides[figures["other"]]
         both = sorted(one.keys() & other.keys())
-        same = share([one[at] == other[at] for at in both])
-        chance = sum(share([one[at] == s for at in both]) * share([other[at] == s for at in both]) for s in (1, 0, -1))
+        same = mean([one[at] == other[at] for at in both])
+        chance = sum(mean([one[at] == s for at in both]) * mean([other[at] == s for at in both]) for s in (1, 0, -1))
         assert (figures["both"], figures["same"]) == (len(both), pytest.approx(same))
         assert figures["kappa"] == pytest.approx((same - chance) / (1 - chance))

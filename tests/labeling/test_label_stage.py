@@ -25,14 +25,17 @@ SCHEMAS = {
     "annotators": ANNOTATORS,
     "agreement": AGREEMENT,
 }
-LENGTH = {"kind": "function", "function": "voters:length"}
-FAILING = {"kind": "function", "function": "voters:failing"}
-PERSON = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
-VERIFIER = {"kind": "verifier", "method": "contains"}
+Annotator = dict[str, object]
+
+LENGTH: Annotator = {"kind": "function", "function": "voters:length"}
+FAILING: Annotator = {"kind": "function", "function": "voters:failing"}
+PERSON: Annotator = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
+VERIFIER: Annotator = {"kind": "verifier", "method": "contains"}
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
-    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(folder / f"{name}.parquet").to_pylist()
+    return rows
 
 
 def test_published_files_and_figures(world: World) -> None:
@@ -207,7 +210,7 @@ def test_quorum(world: World) -> None:
 def test_no_pair_left_is_the_users_error(
     world: World,
     texts: dict[str, list[str]],
-    annotators: dict[str, dict[str, str]],
+    annotators: dict[str, Annotator],
     cut: list[tuple[str, int]],
     wanted: list[str],
 ) -> None:

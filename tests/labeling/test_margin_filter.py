@@ -63,7 +63,7 @@ def test_a_pair_without_a_score_is_left_out() -> None:
 
 
 def test_the_stage_counts_what_it_leaves_out(world: World) -> None:
-    annotators = {
+    annotators: dict[str, dict[str, object]] = {
         "length": {"kind": "function", "function": "voters:length"},
         "brief": {"kind": "rule", "shorter": True},
     }

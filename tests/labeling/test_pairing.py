@@ -30,7 +30,7 @@ def test_where_strengths_decide_the_best_and_the_worst_are_found(count: int) -> 
     for _ in range(20):
         strength = rng.permutation(count)
         ends = bracket(range(count), lambda i, j: strength[i] >= strength[j])  # noqa: B023
-        assert ends == (strength.argmax(), strength.argmin())
+        assert ends == (int(strength.argmax()), int(strength.argmin()))
 
 
 def pairs_of(count: int) -> Pairs:

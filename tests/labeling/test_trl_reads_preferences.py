@@ -45,5 +45,6 @@ def test_dpo_trainer_takes_a_step(world: World, tiny_policy: Path, tmp_path: Pat
     result = trainer.train()
     assert result.global_step == 1
     assert math.isclose(result.training_loss, math.log(2), rel_tol=1e-4)  # policy = reference at the first step
+    assert isinstance(trainer.train_dataset, datasets.Dataset)
     assert set(PREFERENCES.names) <= set(trainer.train_dataset.column_names)
     assert trainer.train_dataset["target"] == loaded["target"]

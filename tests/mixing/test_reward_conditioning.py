@@ -1,7 +1,6 @@
-"""Reward-conditioned relabelling: the goals_of_pair of a pair, their goals and prompts, and what is refused."""
+"""Reward-conditioned relabelling: the goals of a pair, the relabelled prompts, and what is refused."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,7 +100,7 @@ def test_the_mix_stage_relabels_each_round_by_its_own_scores(tmp_path: Path, tin
     assert goals == {(2, "goal 9"), (2, "goal 8"), (1, "goal 4"), (1, "goal 3")}
 
 
-def refused(*words: str) -> Any:
+def refused(*words: str) -> str:
     with pytest.raises(UserError) as caught:
         compose_config(["run=demo", *words])
     return str(caught.value)

@@ -21,18 +21,19 @@ class Spelt(NamedTuple):
     tokens: list[tuple[str, dict[str, float]]]
 
 
-Said = str | Spelt | tuple[int, str]
+Text = str | Spelt
+Scripted = Text | tuple[int, str]  # a reply, or a status and a body
 
 
 class ChatServer:
     """Answers each chat request by `script(instruction)`: a reply, or a status and a body."""
 
     def __init__(self) -> None:
-        self.script: Callable[[str], Said] = lambda instruction: "[[A]]"
+        self.script: Callable[[str], Scripted] = lambda instruction: "[[A]]"
         self.finish = "stop"
         self.delay = 0.0
         self.headers: dict[str, str] = {}
-        self.requests: list[dict] = []
+        self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.active = self.most_active = 0
         lock = threading.Lock()
@@ -48,9 +49,11 @@ class ChatServer:
                     fake.most_active = max(fake.most_active, fake.active)
                     fake.requests.append(request)
                     fake.keys.append(self.headers.get("authorization"))
-                    said = fake.script(request["messages"][-1]["content"])
+                    scripted = fake.script(request["messages"][-1]["content"])
                 time.sleep(fake.delay)
-                status, text = said if type(said) is tuple else (200, fake.completion(said))
+                if isinstance(scripted, str | Spelt):
+                    scripted = 200, fake.completion(scripted)
+                status, text = scripted
                 with lock:
                     fake.active -= 1
                 self.send_response(status)
@@ -68,11 +71,11 @@ class ChatServer:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
-    def completion(self, said: Said) -> str:
-        text = said if isinstance(said, str) else "".join(t for t, _ in said.tokens if not t.startswith("<|"))
+    def completion(self, reply: Text) -> str:
+        text = reply if isinstance(reply, str) else "".join(t for t, _ in reply.tokens if not t.startswith("<|"))
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}, "finish_reason": self.finish}
-        if isinstance(said, Spelt):
-            choice["logprobs"] = {"content": [_spelt(token, shares) for token, shares in said.tokens]}
+        if isinstance(reply, Spelt):
+            choice["logprobs"] = {"content": [_spelt(token, shares) for token, shares in reply.tokens]}
         return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 3}})
 
     def close(self) -> None:
@@ -80,14 +83,14 @@ class ChatServer:
         self.server.server_close()
 
 
-def _spelt(token: str, shares: dict[str, float]) -> dict:
+def _spelt(token: str, shares: dict[str, float]) -> dict[str, object]:
     top = [{"token": other, "logprob": math.log(share)} for other, share in shares.items()]
     return {"token": token, "logprob": math.log(shares[token]), "top_logprobs": top}
 
 
 def response(text: str, *, index: int = 0, prompt: str = "ask", answer: str | None = None, **more: Any) -> Response:
-    said = [{"role": "user", "content": prompt}]
-    return Response("p", "policy", index, said, answer, None, text, True, **more)
+    messages = [{"role": "user", "content": prompt}]
+    return Response("p", "policy", index, messages, answer, None, text, True, **more)
 
 
 def comparison(a: str, b: str, **more: Any) -> Comparison:

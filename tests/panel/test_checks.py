@@ -8,7 +8,8 @@ from storage.errors import UserError
 from tasks.panel.annotators.checks import CHECKS, count_sentences, holds
 from tests.panel.chat_server import opened, response
 
-CASES = [
+#: check, its arguments, a text that follows the instruction, and one that does not
+CASES: list[tuple[str, dict[str, object], str, str]] = [
     ("change_case:capital_word_frequency", {"capital_frequency": 2}, "NO, WAY.", "No WAY"),
     ("change_case:english_capital", {}, "YES 1!", "YES i"),
     ("change_case:english_lowercase", {}, "yes 1!", "Yes"),
@@ -43,13 +44,13 @@ CASES = [
 
 
 @pytest.mark.parametrize(("check", "arguments", "follows", "does_not"), CASES)
-def test_checks(check, arguments, follows, does_not):
+def test_checks(check: str, arguments: dict[str, object], follows: str, does_not: str) -> None:
     assert holds(follows, check, arguments)
     assert not holds(does_not, check, arguments)
     assert not holds("  ", check, arguments)
 
 
-def test_every_check_has_a_case():
+def test_every_check_has_a_case() -> None:
     assert {case[0] for case in CASES} == set(CHECKS)
 
 
@@ -57,27 +58,28 @@ def test_every_check_has_a_case():
     ("text", "sentences"),
     [("", 0), ("one", 1), ("One. Two! Three?", 3), ("It is 3.5 m.", 1), ("e.g. this, i.e. that.", 1), ("Hm... so?", 2)],
 )  # fmt: skip
-def test_sentences(text, sentences):
+def test_sentences(text: str, sentences: int) -> None:
     assert count_sentences(text) == sentences
 
 
-def test_rules_count_checks():
-    comma, words = {"check": "punctuation:no_comma"}, {"check": "length_constraints:number_words", "num_words": 2}
-    rule = opened(None, kind="rule", checks=[comma, words | {"relation": None}], require=["yes"], min_words=2)
-    said = rule.vote([response(text) for text in ("yes yes", "yes, yes", "no")])
-    assert [each.value for each in said] == [3.0, 2.0, 0.0]
+def test_rules_count_checks() -> None:
+    comma = {"check": "punctuation:no_comma"}
+    words = {"check": "length_constraints:number_words", "num_words": 2, "relation": None}
+    rule = opened(None, kind="rule", checks=[comma, words], require=["yes"], min_words=2)
+    scores = rule.vote([response(text) for text in ("yes yes", "yes, yes", "no")])
+    assert [score.value for score in scores] == [3.0, 2.0, 0.0]
 
 
-def test_checks_of_the_prompt():
-    asked = [
+def test_checks_of_the_prompt() -> None:
+    checks = [
         {"check": "punctuation:no_comma"},
         {"check": "keywords:existence", "keywords": ["cat"], "num_words": None},
         {"check": "language:response_language", "language": "de"},
     ]
     rule = opened(None, kind="rule", prompt_checks=True)
     texts = {
-        json.dumps(asked): ("score", 1.0),
-        json.dumps(asked[2:]): ("abstain", None),
+        json.dumps(checks): ("score", 1.0),
+        json.dumps(checks[2:]): ("abstain", None),
         "": ("abstain", None),
         "no json": ("error", None),
         '{"check": "punctuation:no_comma"}': ("error", None),
@@ -87,9 +89,9 @@ def test_checks_of_the_prompt():
         '[{"check": "keywords:existence", "keywords": 3}]': ("error", None),
         '[{"check": "length_constraints:number_words", "num_words": 3, "relation": "at most"}]': ("error", None),
     }
-    said = rule.vote([response("a dog", answer=answer) for answer in texts])
-    assert [(each.outcome, each.value) for each in said] == list(texts.values())
-    assert json.loads(said[0].raw) == {
+    scores = rule.vote([response("a dog", answer=answer) for answer in texts])
+    assert [(score.outcome, score.value) for score in scores] == list(texts.values())
+    assert json.loads(scores[0].raw) == {
         "followed": ["punctuation:no_comma"],
         "not": ["keywords:existence"],
         "skipped": ["language:response_language"],
@@ -105,6 +107,6 @@ def test_checks_of_the_prompt():
         ({"check": "punctuation:no_comma", "letter": "a"}, "unexpected keyword argument 'letter'"),
     ],
 )
-def test_checks_that_cannot_be_done_are_the_users_error(check, wanted):
+def test_checks_that_cannot_be_done_are_the_users_error(check: dict[str, str], wanted: str) -> None:
     with pytest.raises(UserError, match=wanted):
         opened(None, kind="rule", checks=[check])

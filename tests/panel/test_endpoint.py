@@ -2,22 +2,28 @@
 
 import json
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.errors import UserError
 from tasks.labeling.settings import LabelSettings, LabelSpec
 from tasks.labeling.stage import run
-from tasks.panel.annotators.protocol import Fault
+from tasks.panel.annotators.protocol import Fault, Vote
 from tasks.panel.annotators.registry import open_annotators
-from tests.panel.chat_server import ChatServer, ask, comparison, opened, prefer, response
+from tests.panel.chat_server import ChatServer, Scripted, ask, comparison, opened, prefer, response
+from tests.panel.conftest import World
 
 
-def vote(server: ChatServer, **settings):
-    return ask(opened(server, kind="judge", **settings), comparison("long text", "short"))[0]
+def vote(server: ChatServer, **settings: Any) -> Vote:
+    (answer,) = ask(opened(server, kind="judge", **settings), comparison("long text", "short"))
+    assert isinstance(answer, Vote)
+    return answer
 
 
-def test_transient_faults_are_retried(server):
+def test_transient_faults_are_retried(server: ChatServer) -> None:
     faults = iter([(500, "busy"), (429, "slow down"), (503, "soon")])
     right = prefer(len)
     server.script = lambda instruction: next(faults, None) or right(instruction)
@@ -25,7 +31,7 @@ def test_transient_faults_are_retried(server):
     assert len(server.requests) == 5
 
 
-def test_lasting_faults_are_faults(server):
+def test_lasting_faults_are_faults(server: ChatServer) -> None:
     server.script = lambda instruction: (500, "down for good")
     with pytest.raises(Fault, match="HTTP 500: down for good"):
         vote(server, retries=2)
@@ -38,7 +44,7 @@ def test_lasting_faults_are_faults(server):
     assert len(server.requests) == 2  # the request is wrong: asking again would not help
 
 
-def test_no_server_is_a_fault(monkeypatch):
+def test_no_server_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     gone = ChatServer()
     gone.close()
@@ -50,7 +56,7 @@ def test_no_server_is_a_fault(monkeypatch):
     "body",
     ["", "not json", "<html>", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {}}]}', '{"error": "busy"}'],
 )
-def test_what_is_no_completion_is_retried_as_a_fault(server, body):
+def test_what_is_no_completion_is_retried_as_a_fault(server: ChatServer, body: str) -> None:
     server.script = lambda instruction: (200, body)
     with pytest.raises(Fault):
         vote(server, retries=1)
@@ -61,22 +67,24 @@ def test_what_is_no_completion_is_retried_as_a_fault(server, body):
     assert vote(server).outcome == "a"
 
 
-def test_price(server):
-    said = vote(server, price={"prompt": 1e6, "completion": 1e5})
-    assert (said.tokens, said.cost) == (20, pytest.approx(2 * (7 + 0.3)))
+def test_price(server: ChatServer) -> None:
+    answer = vote(server, price={"prompt": 1e6, "completion": 1e5})
+    assert answer.tokens == 20
+    assert answer.cost == pytest.approx(2 * (7 + 0.3))
     assert vote(server).cost is None
 
 
-def test_concurrency_is_bounded(server):
+def test_concurrency_is_bounded(server: ChatServer) -> None:
     server.script, server.delay = prefer(len), 0.02
     judge = opened(server, kind="judge", concurrency=3)
-    assert {said.outcome for said in ask(judge, *(comparison("xx", "x", prompt=f"{i}") for i in range(20)))} == {"a"}
+    answers = ask(judge, *(comparison("xx", "x", prompt=f"{i}") for i in range(20)))
+    assert {answer.outcome for answer in answers} == {"a"}
     assert len(server.requests) == 40
     assert server.most_active == 3
 
 
 KEY = 'sk-"secret"/key'
-ANNOTATORS = {
+ANNOTATORS: dict[str, dict[str, Any]] = {
     "judge": {"kind": "judge"},
     "soft": {"kind": "judge", "template": "short", "soft": True},
     "ranking": {"kind": "ranking_judge"},
@@ -95,7 +103,13 @@ ANNOTATORS = {
         lambda instruction: KEY,
     ],
 )
-def test_a_server_that_echoes_the_key_gets_it_nowhere(server, world, monkeypatch, caplog, echo):
+def test_a_server_that_echoes_the_key_gets_it_nowhere(
+    server: ChatServer,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    echo: Callable[[str], Scripted],
+) -> None:
     """It is not in votes, scores, stored answers, manifest, spec, logs or errors, and it is read when it is needed."""
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
     caplog.set_level(logging.DEBUG)
@@ -115,20 +129,20 @@ def test_a_server_that_echoes_the_key_gets_it_nowhere(server, world, monkeypatch
         assert KEY not in getattr(annotator, "identity", "")
 
 
-def test_keys_do_not_travel_in_addresses():
+def test_keys_do_not_travel_in_addresses() -> None:
     with pytest.raises(ValueError, match="use api_key_env"):
         LabelSettings.model_validate(
             {"annotators": {"it": {"kind": "judge", "model": "m", "base_url": "http://user:word@host/v1"}}}
         )
 
 
-def test_a_key_that_is_not_set_is_the_users_error(server):
+def test_a_key_that_is_not_set_is_the_users_error(server: ChatServer) -> None:
     for settings in ANNOTATORS.values():
         with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
             opened(server, api_key_env="NO_SUCH_KEY", **settings)
 
 
-def test_what_the_backend_does_not_heed_is_refused():
+def test_what_the_backend_does_not_heed_is_refused() -> None:
     for settings, named in (
         ({"backend": "vllm", "base_url": "http://elsewhere/v1"}, "base_url"),
         ({"engine": {"enforce_eager": True}}, "engine"),
@@ -137,25 +151,30 @@ def test_what_the_backend_does_not_heed_is_refused():
             LabelSettings.model_validate({"annotators": {"it": {"kind": "judge", "model": "m"} | settings}})
 
 
-def test_identity_is_what_decides_an_answer(server, tmp_path):
+def test_identity_is_what_decides_an_answer(server: ChatServer, tmp_path: Path) -> None:
     """Address, key and limits may change between attempts; model, sampling, template and system message may not."""
     template = tmp_path / "judge.txt"
     template.write_text("Q {prompt} 1 {response_a} 2 {response_b}")
-    same = [
+    same: list[dict[str, Any]] = [
         {},
         {"concurrency": 3},
         {"retries": 0},
         {"base_url": "http://elsewhere/v1"},
         {"price": {"prompt": 1, "completion": 1}},
     ]
-    other = [
+    other: list[dict[str, Any]] = [
         {"model": "n"},
         {"temperature": 1},
         {"max_tokens": 9},
         {"system": "Be strict."},
         {"extra_body": {"seed": 1}},
     ]
-    own = [{"template": "mt-bench"}, {"template": str(template)}, {"soft": True}, {"verdict": "letter"}]
+    own: list[dict[str, Any]] = [
+        {"template": "mt-bench"},
+        {"template": str(template)},
+        {"soft": True},
+        {"verdict": "letter"},
+    ]
     assert len({opened(server, kind="judge", **each).identity for each in same}) == 1
     assert len({opened(server, kind="judge", **each).identity for each in [{}, *other, *own]}) == 10
     before = opened(server, kind="judge", template=str(template)).identity
@@ -165,7 +184,7 @@ def test_identity_is_what_decides_an_answer(server, tmp_path):
         assert len({opened(server, kind=kind, **each).identity for each in [{}, *other]}) == 6
 
 
-def test_the_system_message_is_sent(server):
+def test_the_system_message_is_sent(server: ChatServer) -> None:
     server.script = lambda instruction: "[[5]]"
     ask(opened(server, kind="rubric", system="Be strict."), response("x"))
     assert server.requests[0]["messages"][0] == {"role": "system", "content": "Be strict."}

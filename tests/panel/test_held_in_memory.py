@@ -1,7 +1,7 @@
-"""Ten times the prompts in about the same memory: the memory of label and judge does not grow with texts and token ids.
+"""The memory of label and judge does not grow with texts and token ids.
 
-What is taken at once is made small, so that a few hundred prompts are many stretches; then whatever still grows from 20
-prompts to 200 is held. `python -m benchmarks.streams` measures whole processes.
+Blocks are made small, so that a few hundred prompts are many blocks. Memory that still grows from 20 prompts to 200 is
+held for the whole pass. `python -m benchmarks.streams` measures whole processes.
 """
 
 import tracemalloc
@@ -19,9 +19,10 @@ from tasks.labeling import preferences, stage
 from tasks.labeling.stage import run
 from tasks.panel import lazy_sequence as lazy
 from tasks.panel import parts
+from tests.panel.conftest import World
 
 FEW, MANY, RESPONSES, CHARACTERS = 20, 200, 4, 2000
-RULES = {
+RULES: dict[str, dict[str, object]] = {
     "short": {"kind": "rule", "shorter": True, "tie_margin": 1},
     "answer": {"kind": "verifier", "method": "contains"},
     "person": {"kind": "simulated", "utility": "voters:length", "noise": 0.1},
@@ -52,7 +53,7 @@ def peak(body: Callable[[], object]) -> int:
     tracemalloc.start()
     try:
         body()
-        return tracemalloc.get_traced_memory()[1] + counting.max_memory()
+        return tracemalloc.get_traced_memory()[1] + int(counting.max_memory())
     finally:
         tracemalloc.stop()
         pa.set_memory_pool(pool)
@@ -64,18 +65,18 @@ def texts(prompts: int, letter: str = "x") -> dict[str, list[str]]:
     }
 
 
-def test_label_holds_no_texts(make_world):
+def test_label_holds_no_texts(make_world: Callable[[str], World]) -> None:
     def label(prompts: int, name: str) -> int:
         world = make_world(name)
         spec = world.spec(texts(prompts), RULES, answer="7", shards=prompts // 5, spread=False)
         return peak(lambda: run(spec))
 
-    label(FEW, "first")  # what is imported and compiled at first use
+    label(FEW, "first")  # imports and compiles
     few, many = label(FEW, "few"), label(MANY, "many")
     assert (many - few) / (MANY - FEW) < HELD
 
 
-def test_judge_holds_no_texts(make_world):
+def test_judge_holds_no_texts(make_world: Callable[[str], World]) -> None:
     def judge(prompts: int, name: str) -> int:
         world = make_world(name)
         sources = {name: texts(prompts, name[0]) for name in ("policy", "initial")}
@@ -85,8 +86,8 @@ def test_judge_holds_no_texts(make_world):
             seed=1,
             settings=JudgingSettings.model_validate({"judges": RULES, "rates": {}}),
             responses={
-                name: world.responses(said, name=name, shards=prompts // 5, spread=False)
-                for name, said in sources.items()
+                name: world.responses(responses, name=name, shards=prompts // 5, spread=False)
+                for name, responses in sources.items()
             },
             prompts=world.prompts(list(sources["policy"]), answer="7"),
         )

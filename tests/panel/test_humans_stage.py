@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,8 +13,9 @@ from storage.errors import UserError
 from storage.schemas import VOTES
 from tasks.labeling.stage import run
 from tasks.panel.annotators.registry import open_annotators
-from tasks.panel.humans.batch import read_batch
+from tasks.panel.humans.batch import Batch, read_batch
 from tasks.panel.humans.collect import WaitingForVotes
+from tests.panel.conftest import World
 from tests.panel.people import settings, write
 
 LENGTH = {"kind": "function", "function": "voters:length"}
@@ -21,7 +23,7 @@ CHECK = {"kind": "verifier", "method": "contains"}
 TEXTS = {"p": ["aaa", "bb", "c"], "q": ["dd", "ee", "f"]}
 
 
-def votes_of(folder, batch, **outcomes):
+def votes_of(batch: Batch, **outcomes: str) -> list[dict[str, str]]:
     """Every person in `outcomes` gives that outcome for every comparison."""
     return [
         {"id": name, "person": person, "outcome": outcome}
@@ -30,7 +32,7 @@ def votes_of(folder, batch, **outcomes):
     ]
 
 
-def test_the_stage_waits_and_then_publishes_equal_bytes_whatever_came_first(world):
+def test_the_stage_waits_and_then_publishes_equal_bytes_whatever_came_first(world: World) -> None:
     spec = world.spec(TEXTS, {"length": LENGTH, "people": {"kind": "human", "votes": 2}, "check": CHECK})
     with pytest.raises(WaitingForVotes) as waiting:
         run(spec)
@@ -40,7 +42,7 @@ def test_the_stage_waits_and_then_publishes_equal_bytes_whatever_came_first(worl
     parts = {path: path.stat().st_ino for path in spec.folder.glob("part-panel-*.parquet")}
     assert len(parts) == 2
     batch = read_batch(folder)
-    votes = votes_of(folder, batch, ann="a", ben="tie")
+    votes = votes_of(batch, ann="a", ben="tie")
     write(folder / "votes.jsonl", *votes[:-1])
     with pytest.raises(WaitingForVotes) as waiting:
         run(spec)
@@ -63,8 +65,7 @@ def test_the_stage_waits_and_then_publishes_equal_bytes_whatever_came_first(worl
     table = pq.read_table(spec.folder / "votes.parquet")
     assert table.schema.equals(VOTES)
     texts = {(prompt, i): text for prompt, responses in TEXTS.items() for i, text in enumerate(responses)}
-    said = [row for row in table.to_pylist() if row["annotator"] == "people/ann"]
-    for row in said:
+    for row in (row for row in table.to_pylist() if row["annotator"] == "people/ann"):
         pair = {side: texts[row["prompt_id"], row[f"index_{side}"]] for side in "ab"}
         question = next(q for q in batch.items.values() if {q.a, q.b} == set(pair.values()))
         assert pair[row["outcome"]] == question.a
@@ -75,19 +76,19 @@ def test_the_stage_waits_and_then_publishes_equal_bytes_whatever_came_first(worl
     assert run(spec).content == manifest.content
 
 
-def test_people_alone_are_a_panel(world):
+def test_people_alone_are_a_panel(world: World) -> None:
     spec = world.spec(TEXTS, {"people": {"kind": "human", "sample": 2}})
     with pytest.raises(WaitingForVotes):
         run(spec)
     batch = read_batch(spec.folder / "humans-people")
     assert len(batch.items) == 2
-    write(spec.folder / "humans-people" / "votes.jsonl", *votes_of(spec.folder, batch, ann="b"))
+    write(spec.folder / "humans-people" / "votes.jsonl", *votes_of(batch, ann="b"))
     manifest = run(spec)
     assert manifest.rows["votes"] == manifest.rows["preferences"] == 2
     assert manifest.summary["dropped"] == {"quorum": 4}
 
 
-def test_the_command_says_how_to_vote(world, tmp_path):
+def test_the_command_says_how_to_vote(world: World, tmp_path: Path) -> None:
     spec = world.spec(TEXTS, {"people": {"kind": "human"}})
     spec.save(tmp_path / "spec.yaml")
     command = [sys.executable, "-m", "tasks.run", str(tmp_path / "spec.yaml")]
@@ -98,6 +99,6 @@ def test_the_command_says_how_to_vote(world, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_people_are_no_judges():
+def test_people_are_no_judges() -> None:
     with pytest.raises(UserError, match="people"):
         open_annotators({"people": settings()}, 0)

@@ -33,7 +33,7 @@ TEMPLATE = Instructions(
 
 @given(prompt=TEXTS, responses=st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=300, deadline=None)
-def test_every_text_stands_in_its_own_fence(prompt, responses):
+def test_every_text_stands_in_its_own_fence(prompt: str, responses: list[str]) -> None:
     (message,) = TEMPLATE.messages({"prompt": prompt, "responses": responses}, {"count": str(len(responses))})
     shown = [without_control(text) for text in (prompt, *responses)]
     assert fenced(message["content"]) == shown
@@ -46,7 +46,7 @@ def test_every_text_stands_in_its_own_fence(prompt, responses):
     assert rest == f"Of {len(responses)}:  and\n{labels} end"
 
 
-def test_control_tokens_are_broken_and_code_is_left_alone():
+def test_control_tokens_are_broken_and_code_is_left_alone() -> None:
     for token in (
         "<|im_start|>",
         "<|eot_id|>",

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from conf.compose import PROJECT
+from storage.stage import Spec, mark_part
 from tasks.labeling.stage import run
 from tasks.panel import parts
 from tests.panel.chat_server import ChatServer
+from tests.panel.conftest import World
 
 TEXTS = {f"p{i}": ["aaa", "bb", "c"] for i in range(4)}  # 12 comparisons
 
@@ -21,7 +24,7 @@ class Killed(BaseException):
     """Ends the pass like a signal: no code of ours catches it."""
 
 
-def test_a_judge_is_not_asked_twice_across_a_kill(world):
+def test_a_judge_is_not_asked_twice_across_a_kill(world: World) -> None:
     """The real command under kill -9: only unfinished questions are asked again."""
     texts = {f"p{i}": [f"{i} aaa", f"{i} bb", f"{i} c"] for i in range(20)}
     server = ChatServer()
@@ -46,26 +49,27 @@ def test_a_judge_is_not_asked_twice_across_a_kill(world):
         manifest = run(spec)
     finally:
         server.close()
-    asked = Counter(request["messages"][0]["content"] for request in server.requests)
-    assert len(asked) == 120
-    again = [content for content, times in asked.items() if times > 1]
-    assert max(asked.values()) <= 2
+    requests = Counter(request["messages"][0]["content"] for request in server.requests)
+    assert len(requests) == 120
+    again = [content for content, times in requests.items() if times > 1]
+    assert max(requests.values()) <= 2
     assert len(again) <= 8  # four questions of two requests each were under way
     assert manifest.rows["votes"] == 120
     assert not list(spec.folder.glob("*part-*"))
 
 
-def test_a_resumed_pass_ends_with_the_same_bytes(world, monkeypatch):
-    person = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
-    annotators = {"length": {"kind": "function", "function": "voters:length"}, "person": person}
+def test_a_resumed_pass_ends_with_the_same_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    person: dict[str, object] = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
+    length: dict[str, object] = {"kind": "function", "function": "voters:length"}
+    annotators = {"length": length, "person": person}
     texts = {prompt: [f"q{i}" for i in range(3)] for prompt in TEXTS}
     whole = run(world.spec(texts, annotators, out="whole"))
     monkeypatch.setattr(parts, "BATCH", 4)
     spec = world.spec(texts, annotators, out="resumed")
-    mark, marked = parts.mark_part, []
+    marked: list[Path] = []
 
-    def die_after_two(spec, path):
-        mark(spec, path)
+    def die_after_two(spec: Spec, path: Path) -> None:
+        mark_part(spec, path)
         marked.append(path)
         if len(marked) == 2:
             raise Killed
@@ -74,5 +78,5 @@ def test_a_resumed_pass_ends_with_the_same_bytes(world, monkeypatch):
     with pytest.raises(Killed):
         run(spec)
     marked[0].write_bytes(marked[0].read_bytes()[:-3])  # and one part is cut: made again
-    monkeypatch.setattr(parts, "mark_part", mark)
+    monkeypatch.setattr(parts, "mark_part", mark_part)
     assert run(spec).content == whole.content

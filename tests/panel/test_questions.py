@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.panel.annotators.protocol import Ranking
+from storage.arrays import Ints
+from tasks.panel.annotators.protocol import Ranking, Slate
 from tasks.panel.answers import as_table
 from tasks.panel.questions import Questions
 from tests.panel.scripted import Scripted, response
@@ -11,18 +12,22 @@ from tests.panel.scripted import Scripted, response
 RESPONSES = [response(f"{prompt}{index}", prompt=prompt, index=index) for prompt in "pq" for index in range(4)]
 
 
-def all_pairs(*slates):
+def all_pairs(*slates: tuple[int, ...]) -> Ints:
     return np.array([(a, b) for slate in slates for a in slate for b in slate if a < b])
 
 
-def test_a_slate_holds_what_is_compared():
+def slates_of(questions: Questions) -> list[Slate]:
+    return [question for question in questions.of("ranking") if isinstance(question, Slate)]
+
+
+def test_a_slate_holds_what_is_compared() -> None:
     questions = Questions(RESPONSES, all_pairs((0, 1, 3), (4, 5)))
-    assert [[each.text for each in slate.responses] for slate in questions.of("ranking")] == [
+    assert [[each.text for each in slate.responses] for slate in slates_of(questions)] == [
         ["p0", "p1", "p3"],
         ["q0", "q1"],
     ]
     across = Questions(RESPONSES, np.array([(0, 2), (0, 3), (1, 2)]))  # joined through others
-    assert [len(slate.responses) for slate in across.of("ranking")] == [4]
+    assert [len(slate.responses) for slate in slates_of(across)] == [4]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,7 @@ def test_a_slate_holds_what_is_compared():
         (((2,), (1,)), ["abstain", "abstain", "b"]),
     ],
 )
-def test_votes_follow_from_tiers(tiers, votes):
+def test_votes_follow_from_tiers(tiers: tuple[tuple[int, ...], ...], votes: list[str]) -> None:
     questions = Questions(RESPONSES, all_pairs((0, 1, 3)))
     cast = questions.votes_of_rankings([Ranking("ranking", tiers, raw="r", seconds=2.0, tokens=7, cost=0.5)])
     assert [vote.outcome for vote in cast] == votes
@@ -42,7 +47,7 @@ def test_votes_follow_from_tiers(tiers, votes):
     assert {vote.raw for vote in cast} == {"r"}
 
 
-def test_failed_rankings_are_failed_votes():
+def test_failed_rankings_are_failed_votes() -> None:
     questions = Questions(RESPONSES, all_pairs((0, 1), (4, 5, 6)))
     cast = questions.votes_of_rankings([Ranking("error", raw="?"), Ranking("abstain")])
     assert [vote.outcome for vote in cast] == ["error", "abstain", "abstain", "abstain"]

@@ -30,7 +30,7 @@ def ask(
         return asyncio.run(ask_all(annotator, questions, journal, purse, counts.append)).answers, counts
 
 
-def test_answers_come_in_order_and_many_are_asked_at_once(tmp_path):
+def test_answers_come_in_order_and_many_are_asked_at_once(tmp_path: Path) -> None:
     annotator = Scripted(by_first, delay=0.005)
     answers, counts = ask(tmp_path, annotator, QUESTIONS)
     assert answers == [by_first(question) for question in QUESTIONS]
@@ -39,7 +39,7 @@ def test_answers_come_in_order_and_many_are_asked_at_once(tmp_path):
     assert counts == sorted(counts)
 
 
-def test_equal_questions_are_asked_once(tmp_path):
+def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
     """Equal to the annotator: the same messages and texts, whatever ids they have."""
     twins = [comparison("1", "2"), comparison("1", "2"), comparison("2", "1")]
     annotator = Scripted(by_first)
@@ -49,7 +49,7 @@ def test_equal_questions_are_asked_once(tmp_path):
     assert counts[-1] == 3
 
 
-def test_what_was_answered_is_not_asked_again(tmp_path):
+def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -74,7 +74,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     assert len(other.asked) == 20
 
 
-def test_a_fault_is_an_error_that_is_asked_again_next_time(tmp_path):
+def test_a_fault_is_an_error_that_is_asked_again_next_time(tmp_path: Path) -> None:
     def broken(question: Comparison) -> Vote:
         faults_met.get().extend(["HTTP 500", "timeout"])
         if question.a.text == "3":
@@ -91,7 +91,7 @@ def test_a_fault_is_an_error_that_is_asked_again_next_time(tmp_path):
     assert answers[3] == by_first(QUESTIONS[3])
 
 
-def test_an_answer_that_cannot_be_read_is_kept(tmp_path):
+def test_an_answer_that_cannot_be_read_is_kept(tmp_path: Path) -> None:
     ask(tmp_path, Scripted(lambda _: Vote("error", raw="I prefer both")), QUESTIONS[:3])
     again = Scripted(by_first)
     answers, _ = ask(tmp_path, again, QUESTIONS[:3])
@@ -99,7 +99,7 @@ def test_an_answer_that_cannot_be_read_is_kept(tmp_path):
     assert again.asked == []
 
 
-def test_a_dead_endpoint_is_given_up(tmp_path):
+def test_a_dead_endpoint_is_given_up(tmp_path: Path) -> None:
     def dead(question: Comparison) -> Vote:
         raise Fault("ConnectError", 0.0)
 
@@ -111,7 +111,7 @@ def test_a_dead_endpoint_is_given_up(tmp_path):
     assert answers[-1].faults == "unanswered"
 
 
-def test_an_endpoint_that_comes_back_is_asked_on(tmp_path):
+def test_an_endpoint_that_comes_back_is_asked_on(tmp_path: Path) -> None:
     calls = 0
 
     def ailing(question: Comparison) -> Vote:
@@ -130,7 +130,7 @@ def test_an_endpoint_that_comes_back_is_asked_on(tmp_path):
 @pytest.mark.parametrize(
     ("budget", "name", "used"), [(Budget(tokens=75), "tokens", 80), (Budget(money=3.9), "money", 4.0)]
 )
-def test_a_spent_budget_stops_cleanly_and_goes_on(tmp_path, budget, name, used):
+def test_a_spent_budget_stops_cleanly_and_goes_on(tmp_path: Path, budget: Budget, name: str, used: float) -> None:
     annotator = Scripted(by_first, limits=Limits(1, 3, 0.0, 0))
     with pytest.raises(UserError, match=f"budget is spent: {used:g} of .* {name}; 8 of 20") as stopped:
         ask(tmp_path, annotator, QUESTIONS, budget)
@@ -144,7 +144,7 @@ def test_a_spent_budget_stops_cleanly_and_goes_on(tmp_path, budget, name, used):
     assert answers == [by_first(question) for question in QUESTIONS]
 
 
-def test_what_is_under_way_when_the_budget_is_spent_is_finished_and_kept(tmp_path):
+def test_what_is_under_way_when_the_budget_is_spent_is_finished_and_kept(tmp_path: Path) -> None:
     annotator = Scripted(by_first, delay=0.02)
     with pytest.raises(UserError, match="8 of 20"):
         ask(tmp_path, annotator, QUESTIONS, Budget(tokens=50))  # spent by the fifth; four are under way then
@@ -153,7 +153,7 @@ def test_what_is_under_way_when_the_budget_is_spent_is_finished_and_kept(tmp_pat
         assert len(journal.answers) == 8
 
 
-def test_seconds_are_those_of_one_attempt(tmp_path):
+def test_seconds_are_those_of_one_attempt(tmp_path: Path) -> None:
     annotator = Scripted(by_first, delay=0.05, limits=LIMITS)
     with pytest.raises(UserError, match="seconds"):
         ask(tmp_path, annotator, QUESTIONS, Budget(seconds=0.12))

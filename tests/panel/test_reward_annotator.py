@@ -1,5 +1,6 @@
 """Reward models: tiny random classifiers, batched scores against one conversation at a time."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,29 +13,40 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    PreTrainedModel,
 )
 
 from storage.errors import UserError
 from tasks.labeling.settings import LabelSettings
-from tasks.panel.annotators.protocol import Response
+from tasks.panel.annotators.protocol import LocalAnnotator, Response, Score, is_remote
 from tasks.panel.annotators.registry import open_annotators
+
+Build = Callable[..., Path]
 
 TEXTS = ["short", "a rather longer reply is better", "kind", "a " * 30, "", "the sum of the numbers"]
 
 
-def responses(texts=TEXTS):
-    said = [{"role": "user", "content": "what is the sum"}]
-    return [Response("p", "policy", i, said, None, None, text, True) for i, text in enumerate(texts)]
+def responses(texts: Sequence[str] = TEXTS) -> list[Response]:
+    messages = [{"role": "user", "content": "what is the sum"}]
+    return [Response("p", "policy", i, messages, None, None, text, True) for i, text in enumerate(texts)]
 
 
-def open_model(folder, **settings):
-    annotators = {"rm": {"kind": "reward_model", "path": str(folder), "device": "cpu"} | settings}
+def open_model(folder: Path, **settings: object) -> LocalAnnotator:
+    fields: dict[str, object] = {"kind": "reward_model", "path": str(folder), "device": "cpu"}
+    annotators = {"rm": fields | settings}
     (opened,) = open_annotators(LabelSettings.model_validate({"annotators": annotators}).annotators, 1)
+    assert not is_remote(opened)
     return opened
 
 
+def scores_of(model: LocalAnnotator, batch: Sequence[Response]) -> list[Score]:
+    answers = model.vote(batch)
+    assert all(isinstance(answer, Score) for answer in answers)
+    return [answer for answer in answers if isinstance(answer, Score)]
+
+
 def small(vocabulary: int, pad: int | None, labels: int = 1) -> LlamaConfig:
-    return LlamaConfig(
+    config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
@@ -42,14 +54,15 @@ def small(vocabulary: int, pad: int | None, labels: int = 1) -> LlamaConfig:
         num_attention_heads=2,
         max_position_embeddings=128,
         initializer_range=0.3,
-        num_labels=labels,
         pad_token_id=pad,
         bos_token_id=None,
     )
+    config.num_labels = labels
+    return config
 
 
 @pytest.fixture
-def build(tmp_path: Path, tiny_policy: Path):
+def build(tmp_path: Path, tiny_policy: Path) -> Build:
     """Saves a classifier with pad token `pad` and the tiny policy's tokenizer, with or without its chat template."""
 
     def make(*, pad: str | None, template: bool = True, labels: int = 1, kind: str = "llama") -> Path:
@@ -61,7 +74,7 @@ def build(tmp_path: Path, tiny_policy: Path):
         if not template:
             tokenizer.chat_template = None
         tokenizer.save_pretrained(tmp_path)
-        pad_id = None if pad is None else tokenizer.convert_tokens_to_ids(pad)
+        pad_id = None if pad is None else tokenizer.get_vocab()[pad]
         torch.manual_seed(3)
         if kind == "bert":
             config = BertConfig(
@@ -72,9 +85,9 @@ def build(tmp_path: Path, tiny_policy: Path):
                 num_attention_heads=2,
                 max_position_embeddings=128,
                 initializer_range=0.3,
-                num_labels=labels,
                 pad_token_id=pad_id,
             )
+            config.num_labels = labels
             BertForSequenceClassification(config).save_pretrained(tmp_path)
         elif kind == "language_model":
             LlamaForCausalLM(small(len(tokenizer), pad_id, 1)).save_pretrained(tmp_path)
@@ -89,12 +102,16 @@ def build(tmp_path: Path, tiny_policy: Path):
     ("pad", "kind"), [("<|endoftext|>", "llama"), (None, "llama"), ("<|im_end|>", "llama"), ("<|endoftext|>", "bert")]
 )
 @pytest.mark.parametrize("template", [True, False])
-def test_batched_scores_are_those_of_single_conversations(build, pad, kind, template):
+def test_batched_scores_are_those_of_single_conversations(
+    build: Build, pad: str | None, kind: str, template: bool
+) -> None:
     """Also without a pad token, and with the end token as pad: the score is read where the library reads it."""
     folder = build(pad=pad, kind=kind, template=template)
-    scores = open_model(folder, batch_tokens=200).vote(responses())
+    scores = scores_of(open_model(folder, batch_tokens=200), responses())
     cls = BertForSequenceClassification if kind == "bert" else LlamaForSequenceClassification
-    model, tokenizer = cls.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model: PreTrainedModel = cls.from_pretrained(folder)
+    model.eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     for text, score in zip(TEXTS, scores, strict=True):
         plain = f"what is the sum\n\n{text}"
         chat = f"<|im_start|>user\nwhat is the sum<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
@@ -103,40 +120,40 @@ def test_batched_scores_are_those_of_single_conversations(build, pad, kind, temp
             wanted = model(input_ids=ids).logits.item()
         assert score.outcome == "score"
         assert score.value == pytest.approx(wanted, abs=2e-5)
-    assert len({round(score.value, 4) for score in scores}) == len(TEXTS)
+    assert len({round(score.value, 4) for score in scores if score.value is not None}) == len(TEXTS)
 
 
-def test_equal_batches_give_equal_scores(build):
+def test_equal_batches_give_equal_scores(build: Build) -> None:
     folder = build(pad="<|endoftext|>")
     assert open_model(folder).vote(responses()) == open_model(folder).vote(responses())
 
 
-def test_what_is_too_long_is_an_error(build):
-    scores = open_model(build(pad="<|endoftext|>")).vote(responses(["fine", "a b c " * 100]))
+def test_what_is_too_long_is_an_error(build: Build) -> None:
+    scores = scores_of(open_model(build(pad="<|endoftext|>")), responses(["fine", "a b c " * 100]))
     assert [score.outcome for score in scores] == ["score", "error"]
-    assert "the reward model reads at most 128" in scores[1].raw
+    assert "the reward model reads at most 128" in (scores[1].raw or "")
 
 
-def test_a_template_that_refuses_is_an_error(build):
+def test_a_template_that_refuses_is_an_error(build: Build) -> None:
     folder = build(pad="<|endoftext|>")
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no system turns') }}")
-    (score,) = open_model(folder).vote(responses(["x"]))
+    (score,) = scores_of(open_model(folder), responses(["x"]))
     assert (score.outcome, score.value) == ("error", None)
-    assert "no system turns" in score.raw
+    assert "no system turns" in (score.raw or "")
 
 
 @pytest.mark.parametrize(
-    ("settings", "wanted"),
+    ("changed", "wanted"),
     [
         ({"labels": 2}, "has 2 labels"),
         ({"kind": "language_model"}, r"weights are missing in .*: \['score.weight'\]"),
     ],
 )
-def test_what_is_no_reward_model_is_refused(build, settings, wanted):
+def test_what_is_no_reward_model_is_refused(build: Build, changed: dict[str, object], wanted: str) -> None:
     with pytest.raises(UserError, match=wanted):
-        open_model(build(pad="<|endoftext|>", **settings))
+        open_model(build(pad="<|endoftext|>", **changed))
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot load a reward model"):
         open_model(tmp_path / "nothing")

@@ -4,17 +4,18 @@ import hashlib
 import itertools
 import json
 import random
+from typing import Any
 
 import pytest
 
-from tasks.panel.annotators.protocol import Slate
+from tasks.panel.annotators.protocol import Slate, Vote
 from tasks.panel.annotators.registry import ANNOTATORS
-from tests.panel.chat_server import Spelt, ask, comparison, fenced, opened, response
+from tests.panel.chat_server import ChatServer, Spelt, ask, comparison, fenced, opened, response
 
 #: Kinds that score single responses: order cannot matter to them.
 SCORES = {"verifier", "rule", "function", "text_metric", "reward_model", "implicit_reward", "rubric", "order"}
 BIASED = {"noise": 0.3, "accuracy": 0.4, "length_bias": 1.0, "position_bias": 2.0, "ties": 0.2, "abstentions": 0.1}
-PAIRS = [
+PAIRS: list[dict[str, Any]] = [
     {"kind": "judge"},
     {"kind": "judge", "soft": True},
     {"kind": "judge", "template": "mt-bench", "soft": True},
@@ -24,12 +25,13 @@ PAIRS = [
     {"kind": "simulated", "utility": "voters:length"},
     {"kind": "simulated", "utility": "voters:length", **BIASED},
 ]
-RANKINGS = [{"kind": "ranking_judge"}]
+RANKINGS: list[dict[str, Any]] = [{"kind": "ranking_judge"}]
 MIRRORED = {"a": "b", "b": "a"}
+REVERSED = {"ab": "ba", "ba": "ab"}
 
 
-def mirror(outcome):
-    return MIRRORED.get(outcome, outcome)
+def mirror(outcome: str | None) -> str | None:
+    return outcome and MIRRORED.get(outcome, outcome)
 
 
 def whimsical(instruction: str) -> Spelt | str:
@@ -48,25 +50,25 @@ def whimsical(instruction: str) -> Spelt | str:
     return Spelt([("Because.\n[[", {"Because.\n[[": 1.0}), (verdict, shares), (end, {end: 1.0})])
 
 
-def test_every_kind_is_here_or_scores():
+def test_every_kind_is_here_or_scores() -> None:
     # People (kind human) vote on a page: tests/panel/test_humans.py swaps their comparisons.
     assert ANNOTATORS.ours().keys() - {"human"} == SCORES | {each["kind"] for each in [*PAIRS, *RANKINGS]}
 
 
 @pytest.mark.parametrize("settings", PAIRS, ids=lambda each: "-".join(map(str, each.values()))[:60])
-def test_pairs_swap(server, settings):
+def test_pairs_swap(server: ChatServer, settings: dict[str, Any]) -> None:
     server.script = whimsical
     texts = ["x" * i + str(i) for i in range(9)]
     pairs = [comparison(a, b, reference="the truth") for a, b in itertools.combinations(texts, 2)]
     swapped = [type(pair)(pair.b, pair.a) for pair in pairs]
     remote = settings["kind"] != "simulated"
     annotator = opened(server if remote else None, **settings)
-    said = ask(annotator, *pairs, *swapped) if remote else annotator.vote([*pairs, *swapped])
-    seen = set()
-    for one, other in zip(said[: len(pairs)], said[len(pairs) :], strict=True):
+    votes: list[Vote] = ask(annotator, *pairs, *swapped) if remote else annotator.vote([*pairs, *swapped])
+    seen: set[str] = set()
+    for one, other in zip(votes[: len(pairs)], votes[len(pairs) :], strict=True):
         assert other.outcome == mirror(one.outcome)
         assert (other.ab, other.ba) == (mirror(one.ba), mirror(one.ab))
-        assert other.order == {"ab": "ba", "ba": "ab"}.get(one.order, one.order)
+        assert other.order == REVERSED.get(one.order, one.order)
         assert (one.probability is None) == (other.probability is None)
         if one.probability is not None:
             assert other.probability == 1 - one.probability
@@ -86,7 +88,7 @@ def ranks_by_whim(instruction: str) -> str:
 
 
 @pytest.mark.parametrize("settings", RANKINGS, ids=lambda each: each["kind"])
-def test_rankings_permute(server, settings):
+def test_rankings_permute(server: ChatServer, settings: dict[str, Any]) -> None:
     server.script = ranks_by_whim
     annotator = opened(server, **settings)
     draw = random.Random(3)

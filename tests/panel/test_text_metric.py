@@ -19,19 +19,19 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize(("text", "reference", "wanted_bleu", "wanted_rouge"), PUBLISHED)
-def test_values_of_the_libraries(text, reference, wanted_bleu, wanted_rouge):
+def test_values_of_the_libraries(text: str, reference: str, wanted_bleu: float, wanted_rouge: float) -> None:
     assert bleu(text, reference) == pytest.approx(wanted_bleu, abs=1e-12)
     assert rouge_l(text, reference) == pytest.approx(wanted_rouge, abs=1e-12)
 
 
-def test_subsequences_longer_than_a_machine_word():
+def test_subsequences_longer_than_a_machine_word() -> None:
     words = [f"w{i}" for i in range(300)]
     assert rouge_l(" ".join(words[::2]), " ".join(words)) == pytest.approx(2 * 150 / 450)
     assert rouge_l(" ".join(words[::-1]), " ".join(words)) == pytest.approx(2 / 600)
 
 
 @pytest.mark.parametrize("metric", ["bleu", "rouge_l"])
-def test_annotator(metric):
+def test_annotator(metric: str) -> None:
     annotator = opened(None, kind="text_metric", metric=metric)
     near, far, unknown, blank = annotator.vote(
         [

@@ -85,12 +85,14 @@ def test_one_engine_for_all(tiny_policy: Path, tmp_path: Path) -> None:
             assert all(answer.tokens > 0 and answer.seconds > 0 for answer in answers)
 
             before = engine._child
+            assert before is not None
             unanswered = asyncio.gather(*(chat.chat(user("x"), max_tokens=200, temperature=0.0) for _ in range(3)))
             await asyncio.sleep(0)
             os.killpg(before.pid, signal.SIGKILL)
             with pytest.raises(Fault, match="the vLLM engine was killed by signal 9"):
                 await unanswered
             assert (await ask_all(chat, texts[:2]))[1].text == greedy[1].text
+            assert engine._child is not None
             assert engine._child.pid != before.pid
 
     asyncio.run(work())
@@ -123,7 +125,9 @@ def agree_with_transformers(policy: Path, texts: Sequence[str], replies: Sequenc
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
     ],
 )
-def test_folders_that_cannot_judge(tiny_policy: Path, tmp_path: Path, change: Callable, wanted: str) -> None:
+def test_folders_that_cannot_judge(
+    tiny_policy: Path, tmp_path: Path, change: Callable[[Path], None], wanted: str
+) -> None:
     folder = tmp_path / "judge"
     folder.mkdir()
     for file in tiny_policy.iterdir():

@@ -60,7 +60,9 @@ def test_every_figure_is_there_as_svg_and_as_png(tmp_path: Path) -> None:
     names = {suffix: {path.stem for path in (run.root / "figures").glob(f"*.{suffix}")} for suffix in ("svg", "png")}
     assert names["svg"] == names["png"] != set()
     for path in (run.root / "figures").glob("*.png"):
-        assert len(Image.open(path).convert("RGB").getcolors(1 << 20)) > 10, path  # drawn, not blank
+        colours = Image.open(path).convert("RGB").getcolors(1 << 20)
+        assert colours is not None, path
+        assert len(colours) > 10, path  # drawn, not blank
 
 
 def test_without_fonts_the_log_says_that_there_is_no_png(

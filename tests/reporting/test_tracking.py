@@ -17,7 +17,7 @@ from tests.reporting.records import INTERVAL, round_record
 
 
 def record(number: int, **changed: Any) -> RoundRecord:
-    figures = {
+    figures: dict[str, Any] = {
         "win_rate": {"initial": {"truth": INTERVAL}} if number else {},
         "rates": {"correct": INTERVAL},
         "kl": {"mean": 0.5 * number, "se": 0.1, "per_token": 0.1},

@@ -90,7 +90,8 @@ def test_a_stage_that_was_made_again_is_refused(make_run: MakeRun) -> None:
     made = make_run("one")
     before = Artifact.of(made.root / "round-01/label")
     before.manifest()
-    (made.root / "round-01/label/manifest.json").unlink()
+    for name in ("manifest.json", "preferences.parquet"):
+        (made.root / "round-01/label" / name).unlink()
     made.publish("round-01/label", "label", 1, {}, lambda folder: write_text(folder / "other.txt", "other"))
     with pytest.raises(UserError, match=f"made again: .* expected {before.digest[:12]}") as raised:
         before.manifest()

@@ -12,6 +12,8 @@ import pytest
 from storage import explain
 from storage.artifact import Artifact
 from storage.explain import condensed, figures
+from tasks.evaluation.gate import Decision
+from tests.reporting.made_up_run import MadeUpRun
 from tests.storage.small_run import MakeRun
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +105,24 @@ def test_a_damaged_manifest_is_named(make_run: MakeRun, say: Say) -> None:
 def test_a_file_that_the_stage_did_not_publish_is_marked(make_run: MakeRun, say: Say) -> None:
     code, text = say(make_run("one").root / "round-02/label/spec.yaml")
     assert (code, "not one of the files" in text) == (0, True)
+
+
+def test_every_path_of_a_run_is_explained(make_run: MakeRun, tmp_path: Path, say: Say) -> None:
+    """Files, folders, rounds, gates and the runs themselves; with the summaries that real stages have."""
+    figures = MadeUpRun(tmp_path / "runs" / "figures", priced=True)
+    figures.evaluate(0)
+    figures.round(1, base=0, decision=Decision(action="promote", by="human", note="fine"))
+    figures.round(2, base=1, decision=Decision(action="roll back", by="policy", last=True), kl={"mean": None})
+    explained = 0
+    for root in (make_run("one", rounds=1).root, figures.root):
+        for path in [root, *sorted(root.rglob("*"))]:
+            if path.name == "config.yaml":
+                continue
+            for form in ([], ["--full"], ["--json"]) if path.is_dir() else ([],):
+                code, text = say(path, *form)
+                assert (code, bool(text)) == (0, True), path
+                explained += 1
+    assert explained > 100
 
 
 def test_no_line_is_wider_than_the_terminal(make_run: MakeRun, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

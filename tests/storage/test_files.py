@@ -1,6 +1,7 @@
 """Files and folders appear whole or not at all."""
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -89,14 +90,15 @@ def test_every_published_byte_is_synced_before_the_rename(tmp_path: Path, monkey
         events.append(f"rename {target.name}")
         return replace(self, target)
 
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "0a1b2c3d")
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(Path, "replace", note_rename)
     publish_text(tmp_path / "a.txt", "a")
-    assert events == [f"sync .a.txt.{os.getpid()}.tmp", "rename a.txt", f"sync {tmp_path.name}"]
+    assert events == [f"sync .a.txt.{os.getpid()}-0a1b2c3d.tmp", "rename a.txt", f"sync {tmp_path.name}"]
     events.clear()
     with publish_folder(tmp_path / "f") as temporary:
         (temporary / "w").write_text("w")
-    assert events == ["sync w", f"sync .f.{os.getpid()}.tmp", "rename f", f"sync {tmp_path.name}"]
+    assert events == ["sync w", f"sync .f.{os.getpid()}-0a1b2c3d.tmp", "rename f", f"sync {tmp_path.name}"]
 
 
 def test_sweep_takes_what_a_killed_process_left_and_nothing_else(tmp_path: Path) -> None:

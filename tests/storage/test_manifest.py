@@ -132,9 +132,9 @@ def test_cut_manifest_is_refused(spec: CountSpec, body: Body, text: str) -> None
     assert body.calls == 2
 
 
-def test_manifest_survives_the_round_trip_with_awkward_values(spec: CountSpec) -> None:
+def test_manifest_survives_the_round_trip_with_awkward_values(spec: CountSpec, body: Body) -> None:
     summary = {"tiny": 5e-324, "third": 1 / 3, "none": None, "text": "naïve → 😀", "counts": {9: 1, 10: 2}, "t": (1, 2)}
-    written = run_stage(spec, lambda: Outcome(paths=[], summary=summary))
+    written = run_stage(spec, lambda: Outcome(paths=body().paths, summary=summary))
     assert read_manifest(spec.folder).digest == written.digest
     assert read_manifest(spec.folder).summary["third"] == 1 / 3
 
@@ -253,7 +253,8 @@ def test_code_version_is_in_the_manifest_and_in_no_key(
     assert first.versions["irepo"] == "one"
     monkeypatch.setattr(storage.manifest, "code_version", lambda: "two")
     assert run_stage(spec, body) == first  # adopted
-    manifest = run_stage(changed(spec, folder=spec.folder.with_name("again")), lambda: Outcome(paths=[]))
+    again = spec.folder.with_name("again")
+    manifest = run_stage(changed(spec, folder=again), Body(again))
     assert (manifest.versions["irepo"], manifest.key) == ("two", first.key)
     assert altered(first, versions=manifest.versions).content == first.content
 

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_loss_falls_and_the_reply_is_learned(tiny_policy: Path) -> None:
         [{"role": "user", "content": "what is the sum"}], tokenize=False, add_generation_prompt=True
     )
     prompt = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
-    generate: Callable[..., torch.Tensor] = model.generate
+    generate = cast("Callable[..., torch.Tensor]", model.generate)  # in transformers' types only GenerationMixin has it
     output = generate(**prompt, do_sample=False, max_new_tokens=20)[0]
     assert tokenizer.decode(output[prompt["input_ids"].shape[1] :]) == "a kind reply<|im_end|>"
 

@@ -1,15 +1,18 @@
-"""(b) The same numbers as choix and crowd-kit, on the models that we share with them."""
+"""(b) Our numbers against those of choix and crowd-kit, on the models that both have."""
 
 import warnings
 
 import numpy as np
 
 from benchmarks.research.aggregation.libraries import crowdkit, label_frame, win_list
+from storage.arrays import Floats
 from tasks.labeling.aggregation import bradley_terry
 from tasks.labeling.aggregation.dawid_skene import dawid_skene
 from tasks.labeling.aggregation.plackett_luce import plackett_luce, rankings
 
 _PROBLEMS, _ITEMS = 20, 6
+_ALPHA = 0.25  # choix's ridge: 1 / (2 v) for the prior variance v = 2
+_TOLERANCE = 1e-12
 
 
 def largest_differences(seed: int = 0) -> dict[str, float]:
@@ -22,7 +25,6 @@ def largest_differences(seed: int = 0) -> dict[str, float]:
     order = np.stack([[rng.permutation(_ITEMS) for _ in range(15)] for _ in range(_PROBLEMS)])
     lists = [win_list(problem) for problem in wins]
     ranked = [[tuple(row) for row in problem] for problem in order.tolist()]
-    newton = {"alpha": 0.25, "method": "Newton-CG", "tol": 1e-12}  # alpha = 1 / (2 v), v = 2
     frames = [pandas.DataFrame([(i, j, i) for i, j in pairs], columns=["left", "right", "label"]) for pairs in lists]
     terry = crowdkit("pairwise.bradley_terry").BradleyTerry
     scores = np.log([terry(n_iter=3000, tol=0.0).fit_predict(frame).sort_index() for frame in frames])
@@ -30,13 +32,29 @@ def largest_differences(seed: int = 0) -> dict[str, float]:
     shape = (_PROBLEMS, _ITEMS)
     luce, luce_plain = plackett_luce(rankings(order), shape, prior_variance=2.0), plackett_luce(rankings(order), shape)
     result = {
-        "Bradley-Terry, ridge: choix": ridge - [choix.opt_pairwise(_ITEMS, pairs, **newton) for pairs in lists],
+        "Bradley-Terry, ridge: choix": ridge - [_opt_pairwise(pairs) for pairs in lists],
         "Bradley-Terry: choix": plain - [choix.ilsr_pairwise(_ITEMS, pairs, tol=1e-11) for pairs in lists],
         "Bradley-Terry: crowd-kit": plain - (scores - scores.mean(axis=1, keepdims=True)),
-        "Plackett-Luce, ridge: choix": luce.theta - [choix.opt_rankings(_ITEMS, rows, **newton) for rows in ranked],
+        "Plackett-Luce, ridge: choix": luce.theta - [_opt_rankings(rows) for rows in ranked],
         "Plackett-Luce: choix": luce_plain.theta - [choix.ilsr_rankings(_ITEMS, rows, tol=1e-11) for rows in ranked],
     }
     return {name: float(np.abs(value).max()) for name, value in result.items()} | _dawid_skene(rng)
+
+
+def _opt_pairwise(pairs: list[tuple[int, int]]) -> Floats:
+    """choix's Bradley-Terry with a ridge, by Newton's method."""
+    import choix
+
+    theta: Floats = choix.opt_pairwise(_ITEMS, pairs, alpha=_ALPHA, method="Newton-CG", tol=_TOLERANCE)
+    return theta
+
+
+def _opt_rankings(rows: list[tuple[int, ...]]) -> Floats:
+    """choix's Plackett-Luce with a ridge, by Newton's method."""
+    import choix
+
+    theta: Floats = choix.opt_rankings(_ITEMS, rows, alpha=_ALPHA, method="Newton-CG", tol=_TOLERANCE)
+    return theta
 
 
 def _dawid_skene(rng: np.random.Generator) -> dict[str, float]:
@@ -46,7 +64,7 @@ def _dawid_skene(rng: np.random.Generator) -> dict[str, float]:
     share = (right == truth[item]).astype(np.float64)
     result = {}
     for coins, name in ((1, "OneCoinDawidSkene"), (2, "DawidSkene")):
-        # Its tolerance is on the likelihood and stops far from 1e-6; a fixed number of passes goes on.
+        # Its tolerance is on the likelihood and would stop far from 1e-6, so run a fixed number of passes.
         model = getattr(crowdkit("classification.dawid_skene"), name)(n_iter=100, tol=-1.0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

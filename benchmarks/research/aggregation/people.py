@@ -1,7 +1,7 @@
-"""(c) Votes of people: how well are the votes of an annotator foretold from those of all others?
+"""(c) Votes of people: how well do the votes of all other annotators predict those of one?
 
-Every annotator is left out in turn; the rest train, and each vote left out is scored by its log-likelihood under
-p_hat, a tie half each way. What is tuned is tuned on the training votes alone, leaving out one of their annotators.
+Leave one annotator out at a time, fit on the votes of the others, and score each vote left out by its log-likelihood
+under p_hat; a tie counts half for each side. Hyperparameters are chosen on the training votes alone, in the same way.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _PSEUDO = (0.5, 1.0, 2.0, 4.0)
 _BOUND = 1e-3  # p_hat is kept this far from 0 and 1
 _ROUNDS = 20  # of alternating between the sources' means and the strengths
 
-Predict = Callable[[Votes, Votes], Floats]  # votes to learn from, votes to foretell -> P(first is preferred)
+Predict = Callable[[Votes, Votes], Floats]  # training votes, test votes -> P(first is preferred)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class People:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean log-likelihood of the votes left out, of those on pairs that others voted on, and calibration error."""
+    """Of the votes left out: mean log-likelihood, the same on pairs that others voted on, and calibration error."""
 
     likelihood: float
     shared: float
@@ -69,7 +69,7 @@ def read_people(path: Path) -> People:
 
 
 def compare(people: People) -> dict[str, Score]:
-    """Every method's score on `people`; names of the project's own begin with 'irepo'."""
+    """Score of every method on `people`. Names of our methods begin with 'irepo'."""
     shape = people.shape
     methods: dict[str, Predict] = {
         "nothing (one half)": lambda train, test: np.full(len(test), 0.5),
@@ -115,7 +115,7 @@ def _likelihood(p: Floats, share: Floats) -> Floats:
 
 
 def _chosen(values: tuple[float, ...], method: Callable[[Votes, Votes, float], Floats]) -> Predict:
-    """`method` with the value that foretells each training annotator best from the other ones."""
+    """`method` with the value that predicts each training annotator best from the others."""
 
     def predict(train: Votes, test: Votes) -> Floats:
         totals = np.zeros(len(values))
@@ -140,7 +140,7 @@ def _strengths(train: Votes, test: Votes, shape: tuple[int, int], variance: floa
 
 
 def _with_systems(train: Votes, test: Votes, shape: tuple[int, int], variance: float) -> Floats:
-    """Strengths around each system's mean strength, which the training votes tell as well (empirical Bayes)."""
+    """Strengths around each system's mean strength, which is estimated from the same votes (empirical Bayes)."""
     mean = np.zeros(shape[1])
     for _ in range(_ROUNDS):
         fit = bradley_terry(train.wins(shape), prior_variance=variance, prior_mean=mean)
@@ -166,13 +166,13 @@ def _choix_systems(train: Votes, test: Votes, systems: int) -> Floats:
 
 
 def _pairs(votes: Votes) -> list[tuple[int, int]]:
-    """Winner and loser twice for each vote; a tie is one each way. So the ridge is 1 / v."""
+    """(winner, loser) twice for each vote; a tie is one for each side. So the ridge is 1 / v."""
     rows = zip(votes.first.tolist(), votes.second.tolist(), votes.share.tolist(), strict=True)
     return [pair for i, j, s in rows for pair in [(i, j)] * round(2 * s) + [(j, i)] * round(2 - 2 * s)]
 
 
 def _dawid_skene(train: Votes, test: Votes, shape: tuple[int, int]) -> Floats:
-    """Its posterior of each pair, ties a class of their own that counts half; the class shares for an unseen pair."""
+    """Posterior of each pair: ties are a class that counts half. An unseen pair gets the class shares."""
     import pandas
 
     key = train.pair_keys(shape[1])
@@ -184,4 +184,5 @@ def _dawid_skene(train: Votes, test: Votes, shape: tuple[int, int]) -> Floats:
     bound = 0.5 / (cast.reindex(p.index) + 1)
     p = p.clip(bound, 1 - bound)
     prior = model.priors_.reindex([0, 1, 2]).fillna(0.0)
-    return p.reindex(test.pair_keys(shape[1]), fill_value=prior[2] + prior[1] / 2).to_numpy()
+    predicted: Floats = p.reindex(test.pair_keys(shape[1]), fill_value=prior[2] + prior[1] / 2).to_numpy()
+    return predicted

@@ -1,5 +1,6 @@
-"""The project's own objectives in a table: the policy of least loss, with a logit for each response."""
+"""The project's objectives on tables: minimises the loss over policies with one logit for each response."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,33 +17,39 @@ _ITERATIONS = 500
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled pairs of a table, all [n]; `label` is a logit. Further columns as the objective's batch has them."""
+    """Labelled pairs of a table, all [n]; `label` is a logit. Further columns are those of the objective's batch."""
 
     prompt: Ints
     chosen: Ints
     rejected: Ints
     label: Floats
-    weight: Floats  # how often the pair is there
+    weight: Floats  # how often the pair occurs
     responses: dict[str, Floats] = field(default_factory=dict)  # [X, K]
     pairs: dict[str, Floats] = field(default_factory=dict)  # [n]
     annotators: tuple[str, ...] = ()
 
 
-def from_tables(target: Floats, weight: Floats, **columns: dict[str, Floats]) -> Labelled:
+def from_tables(
+    target: Floats,
+    weight: Floats,
+    responses: Mapping[str, Floats] | None = None,
+    pairs: Mapping[str, Floats] | None = None,
+) -> Labelled:
     """Pairs first < second out of targets and symmetric weights, both [X, K, K]; a target is of any sign."""
     x, i, j = np.nonzero(np.triu(weight, 1))
-    return Labelled(x, i, j, target[x, i, j].clip(-_SURE, _SURE), weight[x, i, j], **columns)
+    label = target[x, i, j].clip(-_SURE, _SURE)
+    return Labelled(x, i, j, label, weight[x, i, j], dict(responses or {}), dict(pairs or {}))
 
 
 def hard(wins: Floats) -> Labelled:
-    """Pairs with hard labels out of how often i was called better than j, [X, K, K]."""
+    """Pairs with hard labels from `wins` [X, K, K]: how often i was preferred to j."""
     x, i, j = np.nonzero(wins)
     return Labelled(x, i, j, np.full(len(x), _SURE), wins[x, i, j])
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """What keeps logits where no pair decides: `ridge` * |logits - centre|^2, or with other weights [X, K]."""
+    """A ridge for logits that no pair determines: `ridge` * |logits - centre|^2, with `ridge` a number or [X, K]."""
 
     centre: Floats
     ridge: float | Floats = 1e-3
@@ -50,7 +57,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Policies:
-    """Logits [X, K] of the reference, and of the policy that training starts from."""
+    """Logits [X, K] of the reference and of the policy that training starts from."""
 
     reference: Floats
     previous: Floats
@@ -73,8 +80,8 @@ def minimise(
     shape = policies.previous.shape
     degree = np.ones(shape)
     if anchor is None:
-        # In units in which each response's curvature is alike, rare ones are found as fast as common ones. With an
-        # anchor, plain units: there responses that no pair ties to others must stay where they are.
+        # Scale each logit so that all have similar curvature: rare responses then converge as fast as common ones.
+        # With an anchor the logits are not scaled, so that responses without a pair stay where they are.
         degree = np.full(shape, 1e-12)
         np.add.at(degree, (data.prompt, data.chosen), data.weight)
         np.add.at(degree, (data.prompt, data.rejected), data.weight)
@@ -94,15 +101,15 @@ def minimise(
         optimizer.zero_grad()
         logits = start + move * unit
         values = objective.losses(batch.at(logits.log_softmax(1).flatten()))
-        # An objective of whole prompts has a value for each of them, and all of them alike.
+        # An objective on whole prompts has one value for each prompt, and all prompts weigh the same.
         loss = (weight * values).sum() if len(values) == len(weight) else values.sum()
         if anchor is not None:
             ridge = torch.as_tensor(anchor.ridge, dtype=torch.float64)
             loss = loss + (ridge * (logits - torch.from_numpy(anchor.centre)).square()).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     result: Floats = (start + move.detach() * unit).numpy()
     return result
 
@@ -110,9 +117,10 @@ def minimise(
 def descend(
     objective: Objective, data: Labelled, policies: Policies, *, steps: int = 300, rate: float = 0.05
 ) -> tuple[Floats, dict[str, float]]:
-    """Logits [X, K] after Adam on an objective of whole steps, each step all pairs, and what it remembers at the end.
+    """Run Adam on an objective of whole steps, with all pairs in every step.
 
-    Weights are not read: a pair that is there twice stands twice in `data`.
+    Returns logits [X, K] and the objective's memory after the last step. Weights are not read: `data` must repeat a
+    pair that counts twice.
     """
     batch = _batch(data, policies, None, None)
     logits = torch.from_numpy(policies.previous).clone().requires_grad_()
@@ -122,8 +130,8 @@ def descend(
     for step in range(steps):
         optimizer.zero_grad()
         done = objective.step_loss(batch.at(logits.log_softmax(1).flatten()), memory, np.random.default_rng(step))
-        # A prompt's logits see a share of the mean that shrinks with the number of prompts; Adam does not mind.
-        done.values.mean().backward()  # type: ignore[no-untyped-call]
+        # The gradient of a prompt's logits shrinks with the number of prompts. Adam is invariant to that scale.
+        done.values.mean().backward()
         optimizer.step()
         schedule.step()
         memory = dict(done.memory)
@@ -159,7 +167,7 @@ def _batch(data: Labelled, policies: Policies, lengths: Floats | None, extra: In
 
 
 def merged(prompt: Ints, chosen: Ints, rejected: Ints, shape: tuple[int, int], kept: Bools | None = None) -> Floats:
-    """How often each ordered pair is there, [X, K, K], for shape (X, K)."""
+    """Counts of each ordered pair, [X, K, K], for shape (X, K)."""
     table = np.zeros((*shape, shape[1]))
     which = slice(None) if kept is None else kept
     np.add.at(table, (prompt[which], chosen[which], rejected[which]), 1.0)

@@ -1,4 +1,4 @@
-"""What each method aims at, worked out apart from its loss: policies in closed form, by bisection, or as fixed points.
+"""The policy each method aims at, computed without its loss: in closed form, by bisection, or as a fixed point.
 
 Everything is [X, K] logits of a policy; P is the preference [X, K, K] of the first response over the second.
 """
@@ -18,7 +18,7 @@ def against(preference: Floats, policy: Floats) -> Floats:
 
 
 def multiplicative(initial: Floats, preference: Floats, beta: float, rounds: int) -> Floats:
-    """pi_t+1 ~ pi_t exp(P(y > pi_t) / beta), what SPPO approximates; `rounds` of it."""
+    """`rounds` steps of pi_t+1 ~ pi_t exp(P(y > pi_t) / beta), which SPPO approximates."""
     logits = initial
     for _ in range(rounds):
         logits = logits + against(preference, softmax(logits)) / beta
@@ -26,12 +26,14 @@ def multiplicative(initial: Floats, preference: Floats, beta: float, rounds: int
 
 
 def regularised_nash(initial: Floats, preference: Floats, tau: float, mixture: float = 0.0) -> Floats:
-    """pi ~ pi_0 exp(P(y > mu) / tau) with mu ~ pi^(1 - mixture) pi_0^mixture: the policy that no other one beats when
-    both pay tau times their divergence from pi_0 (mixture 0)."""
+    """pi ~ pi_0 exp(P(y > mu) / tau) with mu ~ pi^(1 - mixture) pi_0^mixture.
+
+    With mixture 0 it is the Nash policy of the game in which both players pay tau times their divergence from pi_0.
+    """
     logits = initial
     for _ in range(5000):
         mu = softmax((1 - mixture) * logits + mixture * initial)
-        # Half a step at a time: the whole ones go round in circles where tau is small.
+        # Half steps: whole steps cycle where tau is small.
         logits = 0.5 * logits + 0.5 * (initial + against(preference, mu) / tau)
     return logits
 
@@ -49,11 +51,12 @@ def other_divergence(initial: Floats, reward: Floats, beta: float, ratio: Callab
         slope = (reward - top - np.exp(middle)) / beta
         total = np.exp(base + ratio(slope)).sum(axis=1, keepdims=True)
         low, high = np.where(total > 1, middle, low), np.where(total > 1, high, middle)
-    return base + ratio((reward - top - np.exp(low)) / beta)
+    logits: Floats = base + ratio((reward - top - np.exp(low)) / beta)
+    return logits
 
 
 def per_token(initial: Floats, reward: Floats, beta: float, lengths: Floats) -> Floats:
-    """log-ratios a token whose differences are those of r / beta: h = |y| (r + lambda) / beta, normalised."""
+    """The policy whose log-ratios per token differ as r / beta does: h = |y| (r + lambda) / beta, normalised."""
     base = initial - np.log(np.exp(initial).sum(axis=1, keepdims=True))
     low, high = np.full((len(initial), 1), -50.0), np.full((len(initial), 1), 50.0)
     for _ in range(200):
@@ -61,4 +64,5 @@ def per_token(initial: Floats, reward: Floats, beta: float, lengths: Floats) -> 
         with np.errstate(over="ignore"):
             total = np.exp(base + lengths * (reward + middle) / beta).sum(axis=1, keepdims=True)
         low, high = np.where(total < 1, middle, low), np.where(total < 1, high, middle)
-    return base + lengths * (reward + low) / beta
+    logits: Floats = base + lengths * (reward + low) / beta
+    return logits

@@ -1,10 +1,10 @@
-"""Every method with all pairs, weighted by how often its policy samples them, and votes without number: no noise.
+"""Every method on all pairs, weighted by how often its policy samples them, with infinitely many votes: no noise.
 
-What is left is what the loss itself solves. One world of 50 prompts and 20 responses, beta = 1; one vote a pair where
-a method takes hard labels, so that both sides are called chosen, each in its share.
+What remains is the solution of the loss itself. One world of 50 prompts and 20 responses, beta = 1. For a method with
+hard labels every pair appears in both directions, each weighted by its share of the votes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,13 +38,13 @@ from tasks.training.objectives.sr_dpo import SrDpo
 from tasks.training.objectives.step_apo import StepApo
 from tasks.training.objectives.xpo import Xpo
 
-NEAR = 0.005  # of a method to its own goal, where that is exact
-_FLIPS = 0.1  # share of flipped votes, for methods that are made for them
+NEAR = 0.005  # distance of a method to its own goal, where the goal is exact
+_FLIPS = 0.1  # share of flipped votes, for methods that model them
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: how far it ends from its own goal (None: it has none in closed form) and from pi*."""
+    """One method: its distances to its own goal (None without a closed form) and to pi*."""
 
     method: str
     goal: str
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """`solve` gives the logits that the method ends with, `goal` those that it aims at."""
+    """`solve` returns the logits that the method ends with, `goal` those that it aims at."""
 
     method: str
     goal_text: str
@@ -79,12 +79,12 @@ def lengths(world: World) -> Floats:
 
 
 def quality(world: World) -> Floats:
-    """Some other table of responses, [X, K]: what a policy thinks of them."""
+    """Another score of the responses, [X, K], independent of the reward."""
     return np.random.default_rng(2).normal(size=world.reward.shape)
 
 
 def _pairs(policy: Floats) -> Floats:
-    """How often two responses of `policy` are a given pair, [X, K, K]."""
+    """Probability that two responses sampled from `policy` are a given pair, [X, K, K]."""
     weight = policy[:, :, None] * policy[:, None, :]
     weight[:, np.arange(policy.shape[1]), np.arange(policy.shape[1])] = 0
     return weight
@@ -95,9 +95,9 @@ def single_votes(policy: Floats, p: Floats) -> Labelled:
     return hard(_pairs(policy) * p)
 
 
-def soft(policy: Floats, target: Floats, **columns: Any) -> Labelled:
-    """Logits `target` [X, K, K] on each sampled pair."""
-    return from_tables(target, _pairs(policy), **columns)
+def soft(policy: Floats, target: Floats, responses: Mapping[str, Floats] | None = None) -> Labelled:
+    """Logits `target` [X, K, K] on each sampled pair; `responses` are columns [X, K]."""
+    return from_tables(target, _pairs(policy), responses)
 
 
 #: (world, policy that samples) -> labelled pairs
@@ -109,7 +109,7 @@ def votes(world: World, policy: Floats) -> Labelled:
 
 
 def flipped(world: World, policy: Floats) -> Labelled:
-    """Of which one in ten is the wrong way round."""
+    """Single votes, one in ten of which is flipped."""
     p = preference(world)
     return single_votes(policy, (1 - _FLIPS) * p + _FLIPS * (1 - p))
 
@@ -126,7 +126,7 @@ def scores(world: World, policy: Floats) -> Labelled:
 
 
 def rates(world: World, policy: Floats) -> Labelled:
-    """Win rates and mean logits of responses against what the policy samples, themselves among it."""
+    """Win rates and mean logits of responses against samples of the policy."""
     mean = np.einsum("xij,xj->xi", world.gaps(), policy)
     columns = {"win_rate": goals.against(preference(world), policy), "mean_logit": mean}
     return soft(policy, world.gaps(), responses=columns)
@@ -142,7 +142,7 @@ def run(
     mixture: float = 0.0,
     **more: Any,
 ) -> Floats:
-    """Logits after `rounds`, each sampling from the policy (mixed with the initial one) that the last ended with."""
+    """Logits after `rounds` rounds. Each samples from the last policy, mixed with the initial one."""
     logits = world.initial
     for _ in range(rounds):
         sampler = softmax((1 - mixture) * logits + mixture * world.initial)
@@ -173,7 +173,7 @@ def _madpo_goal(world: World) -> Floats:
 
 
 def _cdpo_goal(world: World) -> Floats:
-    """DPO on single votes of which one in ten was flipped: smoothing does what flips do."""
+    """DPO on single votes, one in ten of which is flipped: label smoothing has the same effect."""
     return run(Dpo(beta=1), flipped, world)
 
 
@@ -334,7 +334,7 @@ def _apart(one: Floats, two: Floats) -> float:
 
 @dataclass(frozen=True)
 class Circle:
-    """Preferences that go round: distances to the regularised Nash policy, by method."""
+    """Cyclic preferences: distance of each method to the regularised Nash policy."""
 
     distance: dict[str, float] = field(default_factory=dict)
 

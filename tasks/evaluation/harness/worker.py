@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from storage.errors import UserError
 from tasks.child_process import Channel, Message, open_channel
 from tasks.evaluation.harness.settings import HarnessTask
+from tasks.modeling.conversation import turn_end
 
 MODULE = "tasks.evaluation.harness.worker"
 _NEED_SKLEARN = {"f1", "mcc"}  # lm-eval's metrics that scikit-learn computes
@@ -81,7 +82,7 @@ def _refusal(what: str) -> UserError:
 
 def _work(request: Evaluate, channel: Channel) -> None:
     if request.backend == "vllm":
-        from tasks.evaluation.harness.vllm_name import name_vllm
+        from tasks.modeling.vllm_name import name_vllm
 
         name_vllm()
     manager = _tasks(request)
@@ -89,6 +90,8 @@ def _work(request: Evaluate, channel: Channel) -> None:
     for source in sources.values():
         _check(manager, source)
     model = _load(request)
+    if request.chat_template:
+        end_at_turns(model)
     for task in request.tasks:
         _run(request, manager, model, task, sources[task.task], request.work / task.task)
         channel.send(TaskDone(task=task.task))
@@ -152,6 +155,16 @@ def _load(request: Evaluate) -> Any:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return get_model("hf").create_from_arg_obj(request.model_args, {"batch_size": request.batch_size, "device": device})
+
+
+def end_at_turns(model: Any) -> None:
+    """Have lm-eval end a reply at the token that ends a turn in the chat template, in place of eos_token.
+
+    model: an lm-eval model. lm-eval adds the text of `eot_token_id` to each task's stop strings.
+    """
+    end = turn_end(model.tokenizer).token_id
+    if end is not None:
+        type(model).eot_token_id = property(lambda self: end)
 
 
 def _run(request: Evaluate, manager: Any, model: Any, task: HarnessTask, source: str, folder: Path) -> None:

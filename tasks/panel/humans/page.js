@@ -50,13 +50,13 @@ function flush() {
         return false;
       }
       if (answer.status >= 500) return false;
-      const said = await answer.json().catch(() => ({}));
+      const body = await answer.json().catch(() => ({}));
       if (answer.ok) {
         taken += 1;
-        if (batch && said.batch === batch.batch && JSON.parse(kept).vote.person === person) batch = said;
+        if (batch && body.batch === batch.batch && JSON.parse(kept).vote.person === person) batch = body;
         refused = "";
       } else {
-        refused = said.error || `answer ${answer.status}`;
+        refused = body.error || `HTTP ${answer.status}`;
       }
       if (localStorage.getItem(key) === kept) localStorage.removeItem(key);
       drawProgress();
@@ -94,49 +94,49 @@ function remember(list) {
 }
 
 function refill() {
-  if (!fetching) fetching = ask().finally(() => { fetching = null; });
+  if (!fetching) fetching = requestWork().finally(() => { fetching = null; });
   return fetching;
 }
 
-async function ask() {
+async function requestWork() {
   const who = person, before = taken;
   const words = new URLSearchParams({person: who});
   if (wanted ?? batch?.batch) words.set("batch", wanted ?? batch.batch);
-  let answer, said;
+  let answer, work;
   try {
     answer = await fetch(`api/work?${words}`, {signal: AbortSignal.timeout(10000)});
-    said = await answer.json();
+    work = await answer.json();
   } catch {
     answer = null;
   }
   if (who !== person) return;
-  if (taken !== before) return ask();  // this response may be older than the last vote
+  if (taken !== before) return requestWork();  // this response may be older than the last vote
   if (!answer || !answer.ok) {
-    if (!queue.length) blank("No answer", answer ? said.error : "The server does not answer. This page tries again by itself.");
+    if (!queue.length) blank("No answer", answer ? work.error : "The server does not answer. This page tries again by itself.");
     again();
     return;
   }
-  if (said.person !== person) rename(said.person);
+  if (work.person !== person) rename(work.person);
   const current = queue[0];
-  if (!batch || said.batch !== batch.batch) queue = [];
-  batch = said.batches.find(each => each.batch === said.batch) || null;
+  if (!batch || work.batch !== batch.batch) queue = [];
+  batch = work.batches.find(each => each.batch === work.batch) || null;
   const voted = new Set(waiting().map(each => JSON.parse(each.kept).vote)
     .filter(vote => vote.person === person && batch && vote.batch === batch.batch && vote.choice !== "withdrawn")
     .map(vote => vote.id));
-  const fresh = each => each.id !== queue[0]?.id && !voted.has(each.id) && !settled.has(`${said.batch} ${each.id}`);
-  queue = [...queue.slice(0, 1), ...said.questions.filter(fresh)];  // without comparisons that others completed meanwhile
-  if (!queue.length && batch && !wanted && !batch.left && said.batches.some(each => each.left)) {
+  const fresh = each => each.id !== queue[0]?.id && !voted.has(each.id) && !settled.has(`${work.batch} ${each.id}`);
+  queue = [...queue.slice(0, 1), ...work.questions.filter(fresh)];  // without comparisons that others completed meanwhile
+  if (!queue.length && batch && !wanted && !batch.left && work.batches.some(each => each.left)) {
     batch = null;  // this batch is done: the server chooses the next one
     setTimeout(refill, 0);
     return;
   }
-  drawBatches(said.batches);
+  drawBatches(work.batches);
   drawProgress();
   showStatus();
   if (queue.length) {
     if (queue[0] !== current || $("voting").hidden) show();
   } else {
-    rest(said.batches);
+    rest(work.batches);
   }
 }
 
@@ -193,9 +193,9 @@ function show(choice) {
   $("prompt").replaceChildren(...turns);
   put($("a"), question.a);
   put($("b"), question.b);
-  for (const button of document.querySelectorAll("[data-choice]")) button.classList.toggle("said", button.dataset.choice === choice);
-  $("paneA").classList.toggle("said", choice === "a");
-  $("paneB").classList.toggle("said", choice === "b");
+  for (const button of document.querySelectorAll("[data-choice]")) button.classList.toggle("chosen", button.dataset.choice === choice);
+  $("paneA").classList.toggle("chosen", choice === "a");
+  $("paneB").classList.toggle("chosen", choice === "b");
   $("instructions").textContent = batch.instructions;
   $("instructions").hidden = !batch.instructions;
   $("undo").disabled = !history().length;

@@ -15,30 +15,30 @@ _COLUMNS = (
 )
 
 
-def dataset_card(files: RunFiles, of: Round) -> str:
-    """YAML metadata and Markdown. of: a labelled round."""
+def dataset_card(files: RunFiles, round_: Round) -> str:
+    """YAML metadata and Markdown. round_: a labelled round."""
     config = files.run.config
-    labels = of.labels or {}
+    labels = round_.labels or {}
     metadata: dict[str, Any] = licence(config) | {
         "tags": ["irepo", "preference", "trl"],
         "task_categories": ["reinforcement-learning", "text-generation"],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "preferences.parquet"}]}],
     }
-    settings = of.stages["label"].settings.get("preferences") or {}
+    settings = round_.stages["label"].settings.get("preferences") or {}
     dropped = ", ".join(f"{count} {reason}" for reason, count in labels.get("dropped", {}).items() if count) or "none"
     sections = [
-        f"# Preferences of {files.name}, round {of.number}",
-        f"{labels.get('pairs')} pairs of replies that the policy of round {of.base} gave to prompts of "
+        f"# Preferences of {files.name}, round {round_.number}",
+        f"{labels.get('pairs')} pairs of replies that the policy of round {round_.base} gave to prompts of "
         f"`{named((config.get('prompts') or {}).get('path'))}`, of {labels.get('comparisons')} comparisons (left out: "
         f"{dropped}). A model wrote the replies; they may be wrong or harmful.",
         "## Columns",
         _COLUMNS,
         "## Annotators",
-        *annotators(of),
+        *annotators(round_),
         "## From votes to targets",
-        "\n".join(f"- {name}: {cell(each)}" for name, each in settings.items()) or "not recorded",
+        "\n".join(f"- {name}: {cell(setting)}" for name, setting in settings.items()) or "not recorded",
         "## Provenance",
-        f"Content (sha256): `{of.stages['label'].content}`.",
-        *versions(of),
+        f"Content (sha256): `{round_.stages['label'].content}`.",
+        *versions(round_),
     ]
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(sections) + "\n"

@@ -72,9 +72,9 @@ def _push(hub: "HfApi", repository: str, kind: str, folder: Path) -> str:
 
 
 def _last_promoted(rounds: Sequence[Round], root: Path) -> Path:
-    for of in reversed(rounds):
-        folder = policy_folder(of)
-        promoted = of.decision is not None and of.decision.action != "roll back"
+    for round_ in reversed(rounds):
+        folder = policy_folder(round_)
+        promoted = round_.decision is not None and round_.decision.action != "roll back"
         if promoted and folder is not None and folder.is_dir():
             return folder
     raise UserError("no round of this run was promoted", where=str(root), remedy="push after a round was promoted")
@@ -82,14 +82,18 @@ def _last_promoted(rounds: Sequence[Round], root: Path) -> Path:
 
 def _gathered(rounds: Sequence[Round], folder: Path, root: Path) -> Path:
     """All rounds' preference sets as one dataset, one split per round, with the last round's card."""
-    labelled = [of for of in rounds if (of.folder / "label" / "preferences.parquet").is_file() and "label" in of.stages]
+    labelled = [
+        round_
+        for round_ in rounds
+        if (round_.folder / "label" / "preferences.parquet").is_file() and "label" in round_.stages
+    ]
     if not labelled:
         raise UserError("no round of this run is labelled", where=str(root), remedy="push after the first label stage")
     splits = []
-    for of in labelled:
-        name = f"round-{of.number:02d}.parquet"
-        shutil.copyfile(of.folder / "label" / "preferences.parquet", folder / name)
-        splits.append(f"  - split: round_{of.number:02d}\n    path: {name}")
+    for round_ in labelled:
+        name = f"round-{round_.number:02d}.parquet"
+        shutil.copyfile(round_.folder / "label" / "preferences.parquet", folder / name)
+        splits.append(f"  - split: round_{round_.number:02d}\n    path: {name}")
     card = (labelled[-1].folder / "label" / CARD).read_text(encoding="utf-8")
     own = "  - split: train\n    path: preferences.parquet"
     (folder / CARD).write_text(card.replace(own, "\n".join(splits), 1), encoding="utf-8")

@@ -9,8 +9,8 @@ from tasks.reporting.cards.text import cell, licence, named, table, value, versi
 from tasks.reporting.report.files import Round, RunFiles
 
 
-def model_card(files: RunFiles, of: Round) -> str:
-    """YAML metadata and Markdown. of: an evaluated round."""
+def model_card(files: RunFiles, round_: Round) -> str:
+    """YAML metadata and Markdown. round_: an evaluated round."""
     config = files.run.config
     objective, base = config.get("objective") or {}, (config.get("policy") or {}).get("path", "")
     method = str(objective.get("name", "unknown"))
@@ -20,29 +20,29 @@ def model_card(files: RunFiles, of: Round) -> str:
     metadata |= licence(config)
     metadata |= {
         "tags": list(dict.fromkeys(["irepo", "preference-optimization", method])),
-        "model-index": [_index(files, of)],
+        "model-index": [_index(files, round_)],
     }
     sections = [
-        f"# {files.name}, round {of.number}",
-        f"A policy aligned by irepo in {of.number} round(s) with the objective `{method}`, from `{named(base)}`. "
+        f"# {files.name}, round {round_.number}",
+        f"A policy aligned by irepo in {round_.number} round(s) with the objective `{method}`, from `{named(base)}`. "
         "In every round the current policy responds to prompts, a panel of annotators votes on the responses, and the "
         "policy is trained on those votes.",
-        *_decision(of),
+        *_decision(round_),
         "## Method",
         _settings(objective),
         "## Data",
-        *_data(files, of),
+        *_data(files, round_),
         "## Annotators",
-        *annotators(of),
+        *annotators(round_),
         "## Results",
         "On held-out prompts, with 95 % intervals. Win rates count a tie as half a win.",
-        *table(["", "", "95 % interval"], _results(of)),
+        *table(["", "", "95 % interval"], _results(round_)),
         "## Limits of these figures",
         "Win rates are the judges' opinions, and judges may share errors. LC (minimal) is not AlpacaEval's figure. "
         "Safety, prompts other than the run's own, and judgements from outside the run were not measured.",
         "## Provenance",
-        *_provenance(of),
-        *versions(of),
+        *_provenance(round_),
+        *versions(round_),
     ]
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -52,34 +52,34 @@ def _hub_id(path: str) -> bool:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {name}: {cell(each)}" for name, each in settings.items()) or "not recorded"
+    return "\n".join(f"- {name}: {cell(setting)}" for name, setting in settings.items()) or "not recorded"
 
 
-def _decision(of: Round) -> list[str]:
-    if of.decision is None or of.decision.by == "none":
+def _decision(round_: Round) -> list[str]:
+    if round_.decision is None or round_.decision.by == "none":
         return []
-    note = f": {cell(of.decision.note)}" if of.decision.note else ""
-    return [f"At the gate: **{of.decision.action}**, by {of.decision.by}{note}."]
+    note = f": {cell(round_.decision.note)}" if round_.decision.note else ""
+    return [f"At the gate: **{round_.decision.action}**, by {round_.decision.by}{note}."]
 
 
-def _data(files: RunFiles, of: Round) -> list[str]:
+def _data(files: RunFiles, round_: Round) -> list[str]:
     prompts = files.run.config.get("prompts") or {}
     lines = [f"- prompts: `{named(prompts.get('path'))}`"]
-    if of.labels:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in of.labels["dropped"].items() if count)
-        lines.append(f"- pairs of this round: {of.labels['pairs']} of {of.labels['comparisons']} comparisons "
+    if round_.labels:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in round_.labels["dropped"].items() if count)
+        lines.append(f"- pairs of this round: {round_.labels['pairs']} of {round_.labels['comparisons']} comparisons "
                      f"(left out: {dropped or 'none'})")  # fmt: skip
-    if (evaluation := of.stages["evaluate"]).rows:
+    if (evaluation := round_.stages["evaluate"]).rows:
         lines.append(f"- held out: {evaluation.rows['prompts']} prompts, {evaluation.rows['responses']} responses")
     return ["\n".join(lines)]
 
 
-def annotators(of: Round) -> list[str]:
+def annotators(round_: Round) -> list[str]:
     """Annotators with their votes; the dataset card has the same table."""
-    if not of.labels:
+    if not round_.labels:
         return ["not recorded"]
     rows = []
-    for row in of.labels["annotators"]:
+    for row in round_.labels["annotators"]:
         shown = [row["agrees_with_others"], row["order_consistency"]]
         counts = " / ".join(str(row[outcome]) for outcome in ("a", "b", "tie", "abstain", "error"))
         rows.append([cell(row["annotator"]), row["kind"], counts, *("–" if x is None else f"{x:.2f}" for x in shown)])
@@ -87,8 +87,8 @@ def annotators(of: Round) -> list[str]:
     return table(headings, rows)
 
 
-def _results(of: Round) -> list[list[str]]:
-    figures = of.figures
+def _results(round_: Round) -> list[list[str]]:
+    figures = round_.figures
     rows = []
     for source, judges in figures["win_rate"].items():
         for judge, rate in judges.items():
@@ -106,21 +106,22 @@ def _results(of: Round) -> list[list[str]]:
     return rows
 
 
-def _index(files: RunFiles, of: Round) -> dict[str, Any]:
+def _index(files: RunFiles, round_: Round) -> dict[str, Any]:
     metrics = [
         {"type": "win_rate", "name": f"win rate against {source}, by {judge}", "value": round(rate["mean"], 4)}
-        for source, judges in of.figures["win_rate"].items()
+        for source, judges in round_.figures["win_rate"].items()
         for judge, rate in judges.items()
     ]
     metrics.append({"type": "kl", "name": "KL to the initial policy, nats a reply",
-                    "value": round(of.figures["kl"]["mean"], 4)})  # fmt: skip
+                    "value": round(round_.figures["kl"]["mean"], 4)})  # fmt: skip
     dataset = {"type": "held-out-prompts", "name": "held-out prompts of the run"}
     result = {"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}
-    return {"name": f"{files.name}, round {of.number}", "results": [result]}
+    return {"name": f"{files.name}, round {round_.number}", "results": [result]}
 
 
-def _provenance(of: Round) -> list[str]:
+def _provenance(round_: Round) -> list[str]:
     rows = [
-        [name, f"`{stage.content[:16]}`", stage.started, f"{stage.seconds:.1f}"] for name, stage in of.stages.items()
+        [name, f"`{stage.content[:16]}`", stage.started, f"{stage.seconds:.1f}"]
+        for name, stage in round_.stages.items()
     ]
     return table(["stage", "content (sha256)", "started (UTC)", "seconds"], rows)

@@ -40,6 +40,6 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])] if rows else []
 
 
-def versions(of: Round) -> list[str]:
-    lines = sorted({", ".join(f"{n} {v}" for n, v in stage.versions.items()) for stage in of.stages.values()})
+def versions(round_: Round) -> list[str]:
+    lines = sorted({", ".join(f"{n} {v}" for n, v in stage.versions.items()) for stage in round_.stages.values()})
     return [f"Made with {line}." for line in lines]

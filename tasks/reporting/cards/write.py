@@ -13,10 +13,10 @@ from tasks.reporting.cards.model import model_card
 from tasks.reporting.report.files import Round, read_run
 
 
-def policy_folder(of: Round) -> Path | None:
+def policy_folder(round_: Round) -> Path | None:
     """Folder of the policy that a round ended with; None before it has trained one."""
-    made = next((stage for stage in ("update", "train") if stage in of.stages), None)
-    return of.folder / made / "policy" if made else None
+    made = next((stage for stage in ("update", "train") if stage in round_.stages), None)
+    return round_.folder / made / "policy" if made else None
 
 
 def write_cards(root: Path) -> list[Path]:
@@ -25,12 +25,12 @@ def write_cards(root: Path) -> list[Path]:
     Raises UserError when `root` is not a run folder.
     """
     files, written = read_run(root), []
-    for of in files.rounds:
-        folder = policy_folder(of)
-        if folder is not None and folder.is_dir() and of.figures:
-            written.append((folder / CARD, model_card(files, of)))
-        if "label" in of.stages:
-            written.append((of.folder / "label" / CARD, dataset_card(files, of)))
+    for round_ in files.rounds:
+        folder = policy_folder(round_)
+        if folder is not None and folder.is_dir() and round_.figures:
+            written.append((folder / CARD, model_card(files, round_)))
+        if "label" in round_.stages:
+            written.append((round_.folder / "label" / CARD, dataset_card(files, round_)))
     for path, card in written:
         if not path.is_file() or path.read_text(encoding="utf-8") != card:
             publish_text(path, card)

@@ -17,7 +17,7 @@ def main() -> int:
     try:
         print(shown(write_report(run.absolute())))
     except ValueError as error:
-        remedy = "python -m storage.explain names the changed files; running the run's command again makes them anew"
+        remedy = "python -m storage.explain names the changed files; run the run's command again to write them again"
         raise UserError(f"a file of the run cannot be read: {error}", where=str(run), remedy=remedy) from None
     return 0
 

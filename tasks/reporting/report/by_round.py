@@ -20,7 +20,9 @@ def charts(files: RunFiles) -> list[Figure]:
     figures = []
     sources = {"initial": "the initial policy", "previous": "the policy before"} | {n: n for n in files.named}
     for source, against in sources.items():
-        courses = {judge: course_of(rounds, [_win(each, source, judge) for each in rounds]) for judge in files.judges}
+        courses = {
+            judge: course_of(rounds, [_win(round_, source, judge) for round_ in rounds]) for judge in files.judges
+        }
         if any(courses.values()):
             figures.append(_win_rate(source, against, {name: c for name, c in courses.items() if c}, rounds, files))
     if len(rounds) > 1:
@@ -33,10 +35,10 @@ def charts(files: RunFiles) -> list[Figure]:
 def rate_charts(files: RunFiles) -> list[Figure]:
     """One small chart per rate, with the shared caption RATES; rates between 0 and 1 share a scale."""
     rounds = files.evaluated
-    names = sorted({name for each in rounds for name in each.figures["rates"]}) if len(rounds) > 1 else []
+    names = sorted({name for round_ in rounds for name in round_.figures["rates"]}) if len(rounds) > 1 else []
     figures = []
     for i, name in enumerate(names):
-        course = course_of(rounds, [each.figures["rates"].get(name) for each in rounds])
+        course = course_of(rounds, [round_.figures["rates"].get(name) for round_ in rounds])
         share = all(low >= 0 and high <= 1 for _, _, low, high, _ in course)
         bounds = (0.0, 1.0) if share else span([end for _, _, low, high, _ in course for end in (low, high)], 0.0)
         what = "mean score by this judge" if name in files.judges else "mean over replies"
@@ -47,30 +49,30 @@ def rate_charts(files: RunFiles) -> list[Figure]:
     return figures
 
 
-def _win(each: Round, source: str, judge: str) -> Row | None:
-    if source == "previous" and each.number and each.base == 0:
+def _win(round_: Round, source: str, judge: str) -> Row | None:
+    if source == "previous" and round_.number and round_.base == 0:
         source = "initial"  # the policy before is the initial policy: one comparison serves both
-    return each.win_rates(source).get(judge)
+    return round_.win_rates(source).get(judge)
 
 
 def win_bounds(files: RunFiles) -> tuple[float, float]:
     """The common scale of all win rate charts: every interval of the run, and 0.5."""
     rates = [
-        rate for each in files.evaluated for judges in each.figures["win_rate"].values() for rate in judges.values()
+        rate for round_ in files.evaluated for judges in round_.figures["win_rate"].values() for rate in judges.values()
     ]
     return span((end for rate in rates for end in (rate["low"], rate["high"])), 0.5)
 
 
 def course_of(rounds: Sequence[Round], intervals: Sequence[Row | None]) -> Course:
     return [
-        (each.number, interval["mean"], interval["low"], interval["high"], rolled_back(each))
-        for each, interval in zip(rounds, intervals, strict=True)
+        (round_.number, interval["mean"], interval["low"], interval["high"], rolled_back(round_))
+        for round_, interval in zip(rounds, intervals, strict=True)
         if interval
     ]
 
 
-def rolled_back(each: Round) -> bool:
-    return each.decision is not None and each.decision.action == "roll back"
+def rolled_back(round_: Round) -> bool:
+    return round_.decision is not None and round_.decision.action == "roll back"
 
 
 def across_rounds(rounds: Sequence[Round]) -> tuple[float, float]:
@@ -79,7 +81,7 @@ def across_rounds(rounds: Sequence[Round]) -> tuple[float, float]:
 
 def round_marks(rounds: Sequence[Round]) -> list[float]:
     shown = thinned(len(rounds))
-    return [each.number for i, each in enumerate(rounds) if shown(i)]
+    return [round_.number for i, round_ in enumerate(rounds) if shown(i)]
 
 
 def draw(plot: Plot, course: Course, series: int, shift: float, name: str) -> None:
@@ -100,7 +102,7 @@ def in_words(course: Course) -> str:
 def _win_rate(
     source: str, against: str, courses: dict[str, Course], rounds: Sequence[Round], files: RunFiles
 ) -> Figure:
-    trained = [each for each in rounds if each.number or source in files.named] or rounds
+    trained = [round_ for round_ in rounds if round_.number or source in files.named] or rounds
     title = f"Win rate against {against}"
     unit = "share of held-out comparisons won; by judge, 95 % intervals"
     plot = Plot(title, unit, across_rounds(trained), win_bounds(files), names=courses, x_ticks=round_marks(trained))
@@ -120,8 +122,8 @@ def _win_rate(
 
 def _divergences(rounds: Sequence[Round]) -> Course:
     intervals = []
-    for each in rounds:
-        kl = each.figures["kl"]
+    for round_ in rounds:
+        kl = round_.figures["kl"]
         half = _NORMAL * (kl["se"] or 0.0)
         intervals.append({"mean": kl["mean"], "low": kl["mean"] - half, "high": kl["mean"] + half})
     return course_of(rounds, intervals)
@@ -142,11 +144,11 @@ def _divergence(rounds: Sequence[Round]) -> Figure:
 
 def _utility(files: RunFiles) -> Figure | None:
     """Win rate against the initial policy over KL; None without judges."""
-    rounds = [each for each in files.evaluated if each.number and each.win_rates("initial")]
+    rounds = [round_ for round_ in files.evaluated if round_.number and round_.win_rates("initial")]
     if not rounds:
         return None
     divergences = {x: (mean, low, high) for x, mean, low, high, _ in _divergences(rounds)}
-    judges = [judge for judge in files.judges if any(judge in each.win_rates("initial") for each in rounds)]
+    judges = [judge for judge in files.judges if any(judge in round_.win_rates("initial") for round_ in rounds)]
     title = "What a win costs"
     bounds = span((end for ends in divergences.values() for end in ends), 0.0)
     unit, across = (
@@ -161,17 +163,19 @@ def _utility(files: RunFiles) -> Figure | None:
     descriptions, ends, shown = [], [], thinned(len(rounds))
     for judge in judges:
         series = files.judges.index(judge)
-        points = [(each, each.win_rates("initial")[judge]) for each in rounds if judge in each.win_rates("initial")]
-        plot.line([(0.0, 0.5), *((divergences[each.number][0], rate["mean"]) for each, rate in points)], series,
+        points = [
+            (round_, round_.win_rates("initial")[judge]) for round_ in rounds if judge in round_.win_rates("initial")
+        ]
+        plot.line([(0.0, 0.5), *((divergences[round_.number][0], rate["mean"]) for round_, rate in points)], series,
                   thin=True)  # fmt: skip
-        for i, (each, rate) in enumerate(points):
-            kl, low, high = divergences[each.number]
+        for i, (round_, rate) in enumerate(points):
+            kl, low, high = divergences[round_.number]
             plot.lying_whisker(low, high, rate["mean"], series)
             plot.whisker(kl, rate["low"], rate["high"], series)
-            tip = f"round {each.number}, {judge}: win rate {rate['mean']:.3f} at KL {kl:.2f}"
-            plot.dot(kl, rate["mean"], series, tip, hollow=rolled_back(each))
+            tip = f"round {round_.number}, {judge}: win rate {rate['mean']:.3f} at KL {kl:.2f}"
+            plot.dot(kl, rate["mean"], series, tip, hollow=rolled_back(round_))
             if judge == judges[0] and shown(i):
-                plot.parts.append(_below(plot, kl, min(r["low"] for r in each.win_rates("initial").values()), each))
+                plot.parts.append(_below(plot, kl, min(r["low"] for r in round_.win_rates("initial").values()), round_))
             descriptions.append(tip)
         ends.append((judge, points[-1][1]["mean"], series))
     plot.names(ends)
@@ -182,5 +186,5 @@ def _utility(files: RunFiles) -> Figure | None:
     return plot.figure("win-rate-over-kl", f"{title}. {listed(descriptions)}.", caption)
 
 
-def _below(plot: Plot, x: float, y: float, each: Round) -> str:
-    return label(plot.x.at(x), plot.y.at(y) + 13, each.number, "tick", "middle")
+def _below(plot: Plot, x: float, y: float, round_: Round) -> str:
+    return label(plot.x.at(x), plot.y.at(y) + 13, round_.number, "tick", "middle")

@@ -58,8 +58,8 @@ def _length(files: RunFiles) -> Figure | None:
         return None
     title = "Length and wins"
     bins = {judge: effects[judge]["bins"] for judge in judges}
-    x = span((at for each in bins.values() for at, _, _ in each), 0.0)
-    y = span((won for each in bins.values() for _, won, _ in each), 0.5)
+    x = span((at for points in bins.values() for at, _, _ in points), 0.0)
+    y = span((won for points in bins.values() for _, won, _ in points), 0.5)
     unit = f"win rate against the initial policy, round {last.number}"
     plot = Plot(title, unit, x, y, names=judges, x_title="characters longer than the initial policy's reply")
     plot.reference(0.5, "even")
@@ -82,14 +82,14 @@ def _length(files: RunFiles) -> Figure | None:
 
 def _gap(files: RunFiles) -> Figure | None:
     """Each judge's win rate against the initial policy minus the ground truth's, by round."""
-    rounds = [each for each in files.evaluated if each.figures.get("gap", {}).get("initial")]
-    names = [judge for judge in files.judges if any(judge in each.figures["gap"]["initial"] for each in rounds)]
+    rounds = [round_ for round_ in files.evaluated if round_.figures.get("gap", {}).get("initial")]
+    names = [judge for judge in files.judges if any(judge in round_.figures["gap"]["initial"] for round_ in rounds)]
     if not names:
         return None
     title = "Judges against the truth"
     courses = {
         judge: course_of(
-            rounds, [(each.figures["gap"]["initial"].get(judge) or {}).get("difference") for each in rounds]
+            rounds, [(round_.figures["gap"]["initial"].get(judge) or {}).get("difference") for round_ in rounds]
         )
         for judge in names
     }
@@ -109,11 +109,11 @@ def _gap(files: RunFiles) -> Figure | None:
 
 
 def _displacement(files: RunFiles) -> Figure | None:
-    rounds = [each for each in files.evaluated if each.figures.get("displacement")]
+    rounds = [round_ for round_ in files.evaluated if round_.figures.get("displacement")]
     if not rounds:
         return None
     title, sides = "Log-probability displacement", {"chosen": "chosen_initial", "rejected": "rejected_initial"}
-    courses = {side: course_of(rounds, [each.figures["displacement"][field] for each in rounds])
+    courses = {side: course_of(rounds, [round_.figures["displacement"][field] for round_ in rounds])
                for side, field in sides.items()}  # fmt: skip
     bounds = span((end for course in courses.values() for _, _, low, high, _ in course for end in (low, high)), 0.0)
     plot = Plot(title, "nats a reply since the initial policy; 95 % intervals", across_rounds(rounds), bounds,
@@ -131,12 +131,12 @@ def _displacement(files: RunFiles) -> Figure | None:
 
 
 def _calibration(files: RunFiles) -> Figure | None:
-    rounds = [each for each in files.evaluated if each.figures.get("calibration")][-_CURVES:]
+    rounds = [round_ for round_ in files.evaluated if round_.figures.get("calibration")][-_CURVES:]
     if not rounds:
         return None
     title = "Calibration of the implicit reward"
-    names = [f"round {each.number}" for each in rounds]
-    curves = [[(sure, granted) for sure, granted, _ in each.figures["calibration"]["bins"]] for each in rounds]
+    names = [f"round {round_.number}" for round_ in rounds]
+    curves = [[(sure, granted) for sure, granted, _ in round_.figures["calibration"]["bins"]] for round_ in rounds]
     x = span((sure for curve in curves for sure, _ in curve), 0.5)
     y = span((granted for curve in curves for _, granted in curve), *x)
     plot = Plot(title, "P̂ of the panel over P of the policy; held-out pairs", x, y, names=names,
@@ -144,12 +144,12 @@ def _calibration(files: RunFiles) -> Figure | None:
     corner = (plot.x.at(x[0]), plot.y.at(x[0])), (plot.x.at(x[1]), plot.y.at(x[1]))
     plot.parts.append(segment(*corner, "reference"))
     descriptions = []
-    for series, (name, curve, each) in enumerate(zip(names, curves, rounds, strict=True)):
+    for series, (name, curve, round_) in enumerate(zip(names, curves, rounds, strict=True)):
         plot.line(curve, series, thin=True)
-        calibration = each.figures["calibration"]
+        calibration = round_.figures["calibration"]
         for (sure, granted), (_, _, count) in zip(curve, calibration["bins"], strict=True):
             tip = f"{name}: the policy says {sure:.3f}, the panel {granted:.3f}, {count} pairs"
-            plot.dot(sure, granted, series, tip, hollow=rolled_back(each))
+            plot.dot(sure, granted, series, tip, hollow=rolled_back(round_))
         descriptions.append(f"{name}: slope {_between(calibration['slope'])}, right side "
                             f"{_between(calibration['accuracy'])}, "
                             f"expected calibration error {_between(calibration['error'])}")  # fmt: skip
@@ -165,12 +165,14 @@ def category_charts(files: RunFiles) -> list[Figure]:
     """Win rate against the initial policy by category and judge, for the last round that was not rolled back."""
     last = _last(files, "categories")
     rates = (
-        {name: each["win_rate"].get("initial", {}) for name, each in last.figures["categories"].items()} if last else {}
+        {name: category["win_rate"].get("initial", {}) for name, category in last.figures["categories"].items()}
+        if last
+        else {}
     )
-    judges = [judge for judge in files.judges if any(judge in of for of in rates.values())]
+    judges = [judge for judge in files.judges if any(judge in by_judge for by_judge in rates.values())]
     if last is None or not judges:
         return []
-    ends = [end for of in rates.values() for rate in of.values() for end in (rate["low"], rate["high"])]
+    ends = [end for by_judge in rates.values() for rate in by_judge.values() for end in (rate["low"], rate["high"])]
     marks = ticks(*span(ends, *win_bounds(files)))
     scale = Scale(marks[0], marks[-1], _NAMES, WIDTH - 12.0)
     title, top = "Win rate by category", 46.0
@@ -181,13 +183,13 @@ def category_charts(files: RunFiles) -> list[Figure]:
         parts.append(segment((scale.at(mark), top), (scale.at(mark), bottom), "grid"))
         parts.append(label(scale.at(mark), bottom + 14, f"{mark:g}", "tick", "middle"))
     parts.append(segment((scale.at(0.5), top), (scale.at(0.5), bottom), "reference"))
-    for line, (name, of) in enumerate(rates.items()):
+    for line, (name, by_judge) in enumerate(rates.items()):
         middle = top + step * (line + 0.5)
         count = last.figures["categories"][name]["prompts"]
         parts.append(label(_NAMES - 8, middle, short(name, 12), "row", "end", room=_NAMES - 8))
         parts.append(label(_NAMES - 8, middle + 12, f"{count} prompts", "note", "end", room=_NAMES - 8))
-        for i, judge in enumerate(judge for judge in judges if judge in of):
-            y, rate, series = middle + (i - (len(of) - 1) / 2) * 11, of[judge], files.judges.index(judge)
+        for i, judge in enumerate(judge for judge in judges if judge in by_judge):
+            y, rate, series = middle + (i - (len(by_judge) - 1) / 2) * 11, by_judge[judge], files.judges.index(judge)
             colour = f"c{series % COLOURS}"
             parts.append(segment((scale.at(rate["low"]), y), (scale.at(rate["high"]), y), f"whisker {colour}"))
             tip = f"{name}, {judge}: {_between(rate)}"
@@ -205,11 +207,11 @@ def category_charts(files: RunFiles) -> list[Figure]:
 
 def reply_charts(files: RunFiles) -> list[Figure]:
     """One small chart per property of replies, with the shared caption REPLIES."""
-    rounds = [each for each in files.evaluated if each.figures.get("replies")]
+    rounds = [round_ for round_ in files.evaluated if round_.figures.get("replies")]
     figures = []
     measured = rounds[0].figures["replies"] if len(rounds) > 1 else {}
     for name in [name for name in _REPLIES if name in measured]:
-        course = course_of(rounds, [each.figures["replies"].get(name) for each in rounds])
+        course = course_of(rounds, [round_.figures["replies"].get(name) for round_ in rounds])
         ends = [end for _, _, low, high, _ in course for end in (low, high)]
         counted = name in ("tokens", "words", "characters")
         bounds = span(ends, *([0.0] if counted else []))
@@ -225,14 +227,14 @@ def reply_charts(files: RunFiles) -> list[Figure]:
 
 def length_table(files: RunFiles) -> str:
     """Win rates beside those at equal length; empty where length was not measured."""
-    rounds = [each for each in files.evaluated if each.figures.get("length", {}).get("initial")]
+    rounds = [round_ for round_ in files.evaluated if round_.figures.get("length", {}).get("initial")]
     rows: list[list[Cell]] = []
-    for each in rounds:
-        effects, rates = each.figures["length"]["initial"], each.win_rates("initial")
+    for round_ in rounds:
+        effects, rates = round_.figures["length"]["initial"], round_.win_rates("initial")
         for judge in [judge for judge in files.judges if judge in effects and judge in rates]:
             effect, rate = effects[judge], rates[judge]
             rows.append(
-                [str(each.number), judge, _cell(rate), _cell(effect["controlled"]), _cell(effect["slope"]),
+                [str(round_.number), judge, _cell(rate), _cell(effect["controlled"]), _cell(effect["slope"]),
                  f"{effect['delta']:+.1f}", f"{effect['deviation']:.1f}"]
             )  # fmt: skip
     if not rows:
@@ -245,18 +247,18 @@ def length_table(files: RunFiles) -> str:
 
 
 def calibration_table(files: RunFiles) -> str:
-    rounds = [each for each in files.evaluated if each.figures.get("calibration")]
+    rounds = [round_ for round_ in files.evaluated if round_.figures.get("calibration")]
     headings: list[Cell] = [
         "round", ("calibration slope", "below 1: overconfident"), ("on the panel's side", "of decided pairs"),
         ("calibration error", "expected"), ("displacement", "chosen, this round"),
         ("displacement", "rejected, this round"),
     ]  # fmt: skip
     rows: list[list[Cell]] = []
-    for each in rounds:
-        calibration, moved = each.figures["calibration"], each.figures["displacement"]
+    for round_ in rounds:
+        calibration, moved = round_.figures["calibration"], round_.figures["displacement"]
         shown = [calibration["slope"], calibration["accuracy"], calibration["error"]]
         shown += [moved["chosen_round"], moved["rejected_round"]]
-        rows.append([str(each.number), *(_cell(value) for value in shown)])
+        rows.append([str(round_.number), *(_cell(value) for value in shown)])
     return sheet(headings, rows) if rows else ""
 
 
@@ -264,18 +266,22 @@ def category_table(files: RunFiles) -> str:
     """Rates by category, for the last round that was not rolled back; empty without rates or categories."""
     last = _last(files, "categories")
     categories = last.figures["categories"] if last else {}
-    names = sorted({name for each in categories.values() for name in each["rates"]})
+    names = sorted({name for category in categories.values() for name in category["rates"]})
     rows: list[list[Cell]] = [
-        [category, str(each["prompts"]), *(_cell(each["rates"][n]) if n in each["rates"] else "–" for n in names)]
-        for category, each in categories.items()
+        [
+            category,
+            str(figures["prompts"]),
+            *(_cell(figures["rates"][n]) if n in figures["rates"] else "–" for n in names),
+        ]
+        for category, figures in categories.items()
     ]
     return sheet(["category", "prompts", *names], rows) if names else ""
 
 
 def _last(files: RunFiles, figure: str) -> Round | None:
     """The last round with `figure` that was not rolled back; the last one with it, where all were."""
-    rounds = [each for each in files.evaluated if each.number and each.figures.get(figure)]
-    standing: Sequence[Round] = [each for each in rounds if not rolled_back(each)] or rounds
+    rounds = [round_ for round_ in files.evaluated if round_.number and round_.figures.get(figure)]
+    standing: Sequence[Round] = [round_ for round_ in rounds if not rolled_back(round_)] or rounds
     return standing[-1] if standing else None
 
 

@@ -116,19 +116,21 @@ class RunFiles:
 
     @property
     def evaluated(self) -> list[Round]:
-        return [each for each in self.rounds if each.figures]
+        return [round_ for round_ in self.rounds if round_.figures]
 
     @property
     def judges(self) -> list[str]:
         """Judges with a win rate in any round, in the order of the configuration."""
         configured = (self.run.config.get("evaluation") or {}).get("judges") or {}
-        seen = {judge for each in self.evaluated for judges in each.figures["win_rate"].values() for judge in judges}
+        seen = {
+            judge for round_ in self.evaluated for judges in round_.figures["win_rate"].values() for judge in judges
+        }
         return [judge for judge in configured if judge in seen] + sorted(seen - set(configured))
 
     @property
     def named(self) -> list[str]:
         """Names of further policies that rounds were compared with (`evaluation.against`)."""
-        seen = {source for each in self.evaluated for source in each.figures["win_rate"]}
+        seen = {source for round_ in self.evaluated for source in round_.figures["win_rate"]}
         return sorted(seen - {"initial", "previous"})
 
 
@@ -150,7 +152,7 @@ def read_run(root: Path) -> RunFiles:
     rounds: list[Round] = []
     for number, manifests in sorted(stages.items()):
         folder = root / f"round-{number:02d}"
-        kept = [each.number for each in rounds if each.decision is None or each.decision.action != "roll back"]
+        kept = [round_.number for round_ in rounds if round_.decision is None or round_.decision.action != "roll back"]
         rounds.append(Round(number, kept[-1] if kept else 0, manifests, folder, _decision(folder, manifests)))
     return RunFiles(run, rounds)
 
@@ -205,8 +207,8 @@ def labelled_pairs(labelled: Round) -> list[Pair]:
 def heldout_pairs(first: Round, last: Round) -> list[Pair]:
     """Held-out prompts sampled in both evaluations, the first policy's reply on the left, with the judges' votes."""
     samples_of: list[dict[str, Row]] = []
-    for each in (first, last):
-        path = each.folder / "evaluate" / "samples.json"
+    for round_ in (first, last):
+        path = round_.folder / "evaluate" / "samples.json"
         samples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         samples_of.append({sample["prompt_id"]: sample for sample in samples})
     before, after = samples_of

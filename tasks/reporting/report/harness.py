@@ -16,38 +16,40 @@ _NOTE = (
 
 def table(rounds: Sequence[Round]) -> str:
     """One row per task and metric, one column per round; empty without benchmarks."""
-    evaluated = [each for each in rounds if each.figures.get("harness")]
+    evaluated = [round_ for round_ in rounds if round_.figures.get("harness")]
     if not evaluated:
         return ""
     rows: list[list[Cell]] = []
-    named = {(task, metric): None for each in evaluated for task, scores in _scores(each).items() for metric in scores}
+    named = {
+        (task, metric): None for round_ in evaluated for task, scores in _scores(round_).items() for metric in scores
+    }
     for task, metric in named:
-        values = {each.number: _scores(each).get(task, {}).get(metric) for each in evaluated}
-        cells: list[Cell] = [_cell(each, values) for each in evaluated]
+        values = {round_.number: _scores(round_).get(task, {}).get(metric) for round_ in evaluated}
+        cells: list[Cell] = [_cell(round_, values) for round_ in evaluated]
         better = all(value["higher_is_better"] for value in values.values() if value)
         rows.append([(task, metric.removesuffix(",none") + ("" if better else ", lower is better")), *cells])
-    averages = {each.number: _average(each) for each in evaluated}
+    averages = {round_.number: _average(round_) for round_ in evaluated}
     if any(averages.values()):
-        rows.append([("average", "of the tasks"), *(_cell(each, averages) for each in evaluated)])
-    headings: list[Cell] = ["task", *(f"round {each.number}" if each.number else "initial" for each in evaluated)]
+        rows.append([("average", "of the tasks"), *(_cell(round_, averages) for round_ in evaluated)])
+    headings: list[Cell] = ["task", *(f"round {round_.number}" if round_.number else "initial" for round_ in evaluated)]
     return sheet(headings, rows) + f'<p class="quiet">{text(_NOTE)}</p>'
 
 
-def _scores(each: Round) -> dict[str, dict[str, Any]]:
-    scores: dict[str, dict[str, Any]] = each.figures["harness"]["scores"]
+def _scores(round_: Round) -> dict[str, dict[str, Any]]:
+    scores: dict[str, dict[str, Any]] = round_.figures["harness"]["scores"]
     return scores
 
 
-def _average(each: Round) -> dict[str, Any] | None:
-    value = each.figures["harness"]["average"]
+def _average(round_: Round) -> dict[str, Any] | None:
+    value = round_.figures["harness"]["average"]
     return None if value is None else {"value": value, "stderr": None, "higher_is_better": True}
 
 
-def _cell(each: Round, values: dict[int, dict[str, Any] | None]) -> Cell:
-    own = values.get(each.number)
+def _cell(round_: Round, values: dict[int, dict[str, Any] | None]) -> Cell:
+    own = values.get(round_.number)
     if own is None:
         return "–"
     shown = f"{own['value']:.4f}" + (f" ±{own['stderr']:.4f}" if own["stderr"] is not None else "")
-    rivals = dict.fromkeys((0, each.base)) if each.number else {}
+    rivals = dict.fromkeys((0, round_.base)) if round_.number else {}
     moved = [f"{own['value'] - other['value']:+.4f}" for rival in rivals if (other := values.get(rival))]
     return (shown, " / ".join(moved))

@@ -10,18 +10,18 @@ from tasks.reporting.report.tables import Cell, sheet
 
 def table(rounds: Sequence[Round]) -> str:
     """One row per turn and category, one column per round; empty without grades."""
-    graded = [each for each in rounds if each.figures.get("mt_bench")]
+    graded = [round_ for round_ in rounds if round_.figures.get("mt_bench")]
     if not graded:
         return ""
-    summaries = [each.figures["mt_bench"] for each in graded]
-    rows: list[list[Cell]] = [["overall", *(_cell(each["overall"]) for each in summaries)]]
+    summaries = [round_.figures["mt_bench"] for round_ in graded]
+    rows: list[list[Cell]] = [["overall", *(_cell(summary["overall"]) for summary in summaries)]]
     for turn in ("1", "2"):
-        rows.append([f"turn {turn}", *(_cell(each["turns"].get(turn)) for each in summaries)])
-    for name in dict.fromkeys(name for each in summaries for name in each["categories"]):
-        rows.append([name, *(_cell(each["categories"].get(name)) for each in summaries)])
-    rows.append(["without a grade", *(str(sum(each["failed"].values())) for each in summaries)])
-    headings: list[Cell] = ["", *(f"round {each.number}" if each.number else "initial" for each in graded)]
-    judges = ", ".join(dict.fromkeys(each["judge"] for each in summaries))
+        rows.append([f"turn {turn}", *(_cell(summary["turns"].get(turn)) for summary in summaries)])
+    for name in dict.fromkeys(name for summary in summaries for name in summary["categories"]):
+        rows.append([name, *(_cell(summary["categories"].get(name)) for summary in summaries)])
+    rows.append(["without a grade", *(str(sum(summary["failed"].values())) for summary in summaries)])
+    headings: list[Cell] = ["", *(f"round {round_.number}" if round_.number else "initial" for round_ in graded)]
+    judges = ", ".join(dict.fromkeys(summary["judge"] for summary in summaries))
     note = (
         f"Mean grade from 1 to 10 by {judges}, 95 % bootstrap intervals over questions. Replies of the judge without a "
         "grade are left out. Grades of different judges are not comparable, and neither are published ones."

@@ -28,7 +28,7 @@ Section = tuple[str, str, str]  # id, heading, HTML; empty sections are not show
 def page(files: RunFiles) -> tuple[str, list[Figure]]:
     """The HTML file, and its figures in page order."""
     rounds = files.rounds
-    labelled = [each for each in rounds if each.labels]
+    labelled = [round_ for round_ in rounds if round_.labels]
     groups = {
         "rounds": by_round.charts(files),
         "categories": cost.category_charts(files),
@@ -41,7 +41,7 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
     }
     sizes = {"rounds": "large", "cost": "large", "rates": "small", "replies": "small"}
     drawn = {name: _figures(figures, sizes.get(name, "")) for name, figures in groups.items()}
-    hollow = any(by_round.rolled_back(each) for each in files.evaluated)
+    hollow = any(by_round.rolled_back(round_) for round_ in files.evaluated)
     marked = _note("Hollow markers are rounds that were rolled back.") if hollow else ""
     rates = _note(by_round.RATES) + drawn["rates"] if drawn["rates"] else ""
     like = _note(cost.REPLIES) + drawn["replies"] if drawn["replies"] else ""
@@ -103,9 +103,9 @@ def _note(note: str) -> str:
 
 def _tiles(files: RunFiles) -> str:
     """Headline figures of the last round that was not rolled back."""
-    standing = [each for each in files.evaluated if each.number and not by_round.rolled_back(each)]
+    standing = [round_ for round_ in files.evaluated if round_.number and not by_round.rolled_back(round_)]
     tiles = []
-    trained = [each for each in files.evaluated if each.number]
+    trained = [round_ for round_ in files.evaluated if round_.number]
     if trained:
         kept = f"{len(standing)} kept" if len(standing) < len(trained) else "none rolled back"
         tiles.append(("rounds", str(len(trained)), kept))
@@ -123,9 +123,9 @@ def _tiles(files: RunFiles) -> str:
         if initial.number == 0 and initial.figures:
             before = f"{initial.figures['tokens']:.1f} at the start"
             tiles.append(("tokens a reply", f"{last.figures['tokens']:.1f}", before))
-    seconds = sum(sum(each.seconds.values()) for each in files.rounds)
+    seconds = sum(sum(round_.seconds.values()) for round_ in files.rounds)
     if seconds:
-        costs = [spent.cost for each in files.rounds for spent in each.spent if spent.cost is not None]
+        costs = [spent.cost for round_ in files.rounds for spent in round_.spent if spent.cost is not None]
         tiles.append(("time", work.duration(seconds), f"cost {sum(costs):.2f}" if costs else "all stages"))
     inner = "".join(
         f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>"
@@ -137,23 +137,23 @@ def _tiles(files: RunFiles) -> str:
 def _glance(files: RunFiles) -> str:
     """One row per round."""
     sources = [(s, j) for s in ("initial", "previous") for j in files.judges
-               if any(j in each.win_rates(s) for each in files.evaluated)]  # fmt: skip
+               if any(j in round_.win_rates(s) for round_ in files.evaluated)]  # fmt: skip
     headings: list[Cell] = ["round", "from", "decision"]
     headings += [(f"win vs {source}", judge) for source, judge in sources]
     headings += ["KL, nats", "tokens", "finished", "unique", "time"]
     rows: list[list[Cell]] = []
-    for each in files.evaluated:
-        figures = each.figures
-        rates_by_judge = [each.win_rates(source).get(judge) for source, judge in sources]
+    for round_ in files.evaluated:
+        figures = round_.figures
+        rates_by_judge = [round_.win_rates(source).get(judge) for source, judge in sources]
         rates: list[Cell] = [
             (f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in rates_by_judge
         ]
         error = figures["kl"]["se"]
-        name, base = (str(each.number), str(each.base)) if each.number else ("initial", "–")
+        name, base = (str(round_.number), str(round_.base)) if round_.number else ("initial", "–")
         kl = (f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else "")
         shares = [f"{figures[share]:.3f}" for share in ("finish_rate", "unique_rate")]
-        took = work.duration(sum(each.seconds.values()))
-        rows.append([name, base, _action(each), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])
+        took = work.duration(sum(round_.seconds.values()))
+        rows.append([name, base, _action(round_), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])
     note = (
         "95 % intervals. From: the round whose policy this one started from (0: the initial policy). Finished: share "
         "of replies that ended before the token limit. Unique: share of distinct replies."
@@ -161,25 +161,27 @@ def _glance(files: RunFiles) -> str:
     return sheet(headings, rows) + _note(note)
 
 
-def _action(each: Round) -> str:
-    if not each.number:
+def _action(round_: Round) -> str:
+    if not round_.number:
         return "–"
-    return "waits" if each.decision is None else each.decision.action + (", run ends" if each.decision.last else "")
+    return (
+        "waits" if round_.decision is None else round_.decision.action + (", run ends" if round_.decision.last else "")
+    )
 
 
 def _decisions(rounds: Sequence[Round]) -> str:
     """One row per decided round, with the result of every rule; empty for a run without a gate."""
-    decided = [(each, each.decision) for each in rounds if each.decision]
+    decided = [(round_, round_.decision) for round_ in rounds if round_.decision]
     if all(decision.by == "none" for _, decision in decided):
         return ""
     who = {"none": "no gate", "policy": "rules", "human": "a person"}
     rows: list[list[Cell]] = []
-    for each, decision in decided:
+    for round_, decision in decided:
         results = [(r.holds, f"{r.rule} {'holds' if r.holds else 'is broken'}: {r.says}") for r in decision.reasons]
         rows.append(
             [
-                str(each.number),
-                _action(each),
+                str(round_.number),
+                _action(round_),
                 who.get(decision.by, decision.by),
                 ("" if results else decision.note, results),
             ]
@@ -191,13 +193,13 @@ def _spent(rounds: Sequence[Round]) -> str:
     rows: list[list[Cell]] = [
         [str(spent.round), spent.name, "–" if spent.tokens is None else f"{spent.tokens:,}",
          "–" if spent.cost is None else f"{spent.cost:.4f}"]
-        for each in rounds for spent in each.spent
+        for round_ in rounds for spent in round_.spent
     ]  # fmt: skip
     return sheet(["round", "annotator", "tokens", "cost"], rows) if rows else ""
 
 
 def _heldout(rounds: Sequence[Round]) -> str:
-    standing = [each for each in rounds if each.number and not by_round.rolled_back(each)]
+    standing = [round_ for round_ in rounds if round_.number and not by_round.rolled_back(round_)]
     if not standing or rounds[0].number:
         return ""
     number = standing[-1].number

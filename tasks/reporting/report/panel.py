@@ -64,7 +64,7 @@ def _agreement(names: Sequence[str], pairs: Sequence[Row], round_number: int) ->
     size = (WIDTH - _NAMES - 4) / (len(names) - 1)
     tall = min(size, 30.0)
     top = _TOP - 14
-    title = f"Who agrees with whom, round {round_number}"
+    title = f"Agreement between annotators, round {round_number}"
     parts = [header(title, "Cohen's κ: 0 is chance, 1 is always; outlined: below chance")]
     descriptions = []
     for row, one in enumerate(names[1:], 1):
@@ -178,7 +178,9 @@ def _votes(rows: Sequence[Row], round_number: int) -> Figure:
 
 def target_charts(labelled: Sequence[Round]) -> list[Figure]:
     """Histograms of p_hat and of targets, one row per round, on one scale."""
-    columns_by_round = [(each.number, each.targets) for each in labelled if each.targets and each.targets["target"]]
+    columns_by_round = [
+        (round_.number, round_.targets) for round_ in labelled if round_.targets and round_.targets["target"]
+    ]
     if not columns_by_round:
         return []
     limit = max(float(np.quantile(np.abs(columns["target"]), 0.995)) for _, columns in columns_by_round)

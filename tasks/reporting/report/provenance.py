@@ -20,7 +20,7 @@ def provenance(run: Run) -> str:
              ("", inputs)]
         )  # fmt: skip
     versions = sorted({_versions(stage.manifest.versions) for stage in run.stages.values()})
-    made = "".join(f"<p>Made with {text(each)}.</p>" for each in versions)
+    made = "".join(f"<p>Made with {text(libraries)}.</p>" for libraries in versions)
     unreadable = "".join(f'<p class="broken">{text(why)}</p>' for why in run.unreadable.values())
     note = (
         "A digest identifies what a stage produced: equal digests mean equal files. This report does not check them; "

@@ -40,7 +40,7 @@ _CURVES = (
 
 def training_charts(rounds: Sequence[Round]) -> list[Figure]:
     """Curves over all optimizer steps of the run, round after round."""
-    trained = [(each.number, each.training) for each in rounds if each.training]
+    trained = [(round_.number, round_.training) for round_ in rounds if round_.training]
     figures = []
     for name, title, unit, lines, caption in _CURVES if trained else ():
         courses: dict[str, list[list[tuple[float, float]]]] = {line: [] for line in lines}
@@ -86,10 +86,10 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def time_chart(rounds: Sequence[Round]) -> list[Figure]:
     """Seconds by stage, one bar per round."""
-    timed = [each for each in rounds if each.seconds][-_LAST:]
+    timed = [round_ for round_ in rounds if round_.seconds][-_LAST:]
     if not timed:
         return []
-    longest = max(sum(each.seconds.values()) for each in timed)
+    longest = max(sum(round_.seconds.values()) for round_ in timed)
     scale = Scale(0.0, longest or 1.0, 56.0, WIDTH - 78.0)
     title = "Time by stage"
     stages = _timed_stages(timed)
@@ -99,14 +99,14 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
         parts += [rectangle(x, 41 + lower, 10, 10, f"bar c{i}"), label(x + 14, 50 + lower, stage, "row")]
     top = 41.0 + places[-1][1]
     descriptions = []
-    for line, each in enumerate(timed):
+    for line, round_ in enumerate(timed):
         y, done = top + 21 + line * _LINE, 0.0
-        parts.append(label(48, y + 14, f"round {each.number}" if each.number else "initial", "row", "end", room=48))
-        others = sum(seconds for stage, seconds in each.seconds.items() if stage not in stages)
+        parts.append(label(48, y + 14, f"round {round_.number}" if round_.number else "initial", "row", "end", room=48))
+        others = sum(seconds for stage, seconds in round_.seconds.items() if stage not in stages)
         for i, stage in enumerate(stages):
-            seconds = others if stage == _OTHER else each.seconds.get(stage, 0.0)
+            seconds = others if stage == _OTHER else round_.seconds.get(stage, 0.0)
             if seconds:
-                tip = f"round {each.number}, {stage}: {duration(seconds)}"
+                tip = f"round {round_.number}, {stage}: {duration(seconds)}"
                 left, right = scale.at(done), scale.at(done + seconds)
                 parts.append(rectangle(left + 0.5, y + 3, max(right - left - 1, 0.5), _LINE - 8, f"bar c{i}", tip))
                 descriptions.append(tip)
@@ -124,8 +124,8 @@ def time_chart(rounds: Sequence[Round]) -> list[Figure]:
 def _timed_stages(rounds: Sequence[Round]) -> list[str]:
     """The stages to draw, in the order of a round: those that took longest, and `other` when there are too many."""
     totals: dict[str, float] = {}
-    for each in reversed(rounds):
-        for stage, seconds in each.seconds.items():
+    for round_ in reversed(rounds):
+        for stage, seconds in round_.seconds.items():
             totals[stage] = totals.get(stage, 0.0) + seconds
     if len(totals) <= _COLOURS:
         return list(totals)
@@ -136,7 +136,7 @@ def _timed_stages(rounds: Sequence[Round]) -> list[str]:
 def money_chart(rounds: Sequence[Round]) -> list[Figure]:
     """Cost by annotator and judge over all rounds; empty where no annotator has a price."""
     totals: dict[str, float] = {}
-    for spent in (spent for each in rounds for spent in each.spent):
+    for spent in (spent for round_ in rounds for spent in round_.spent):
         if spent.cost is not None:
             totals[spent.name] = totals.get(spent.name, 0.0) + spent.cost
     if not any(totals.values()):

@@ -1,4 +1,4 @@
-"""Whether a run can give an objective what it needs: checked when the configuration is read."""
+"""Checks that a run provides what its objective needs. Called when the configuration is read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ from tasks.training.objectives.needs import Needs
 
 @dataclass(frozen=True)
 class RunSetup:
-    """What of a run decides which needs can be met."""
+    """The settings of a run that decide what it can provide."""
 
     scoring: Sequence[str]  # annotators of the panel that give scores
     pairs: str  # preferences.pairs
-    offline: bool = False  # pairs of an offline set are mixed in
-    replay: bool = False  # pairs of earlier rounds are
-    goals: bool = False  # pairs are relabelled with goals
+    offline: bool = False  # whether pairs of an offline set are mixed in
+    replay: bool = False  # whether pairs of earlier rounds are mixed in
+    goals: bool = False  # whether pairs are relabelled with goals
 
 
 def check_objective(objective: Objective, setup: RunSetup) -> None:
-    """Raises ValueError, with the remedy, for the first need of `objective` that a run so set up cannot meet."""
+    """Raise ValueError, with a remedy, for the first need of `objective` that the run cannot meet."""
     name, needs = objective.name, objective.needs()
     _check_mixing(name, needs, setup)
     _check_scores(name, needs, setup)
     if needs.listwise and setup.pairs != "all":
         raise ValueError(
-            f"objective: {name} takes all responses of a prompt at once, and preferences.pairs="
-            f"{setup.pairs} leaves two of them; set preferences.pairs=all"
+            f"objective: {name} needs all responses of a prompt, and preferences.pairs={setup.pairs} keeps two of "
+            f"them; set preferences.pairs=all"
         )
     if needs.mixture is not None:
         raise ValueError(
@@ -36,7 +36,7 @@ def check_objective(objective: Objective, setup: RunSetup) -> None:
 
 
 def _check_mixing(name: str, needs: Needs, setup: RunSetup) -> None:
-    """Mixed-in pairs lack what was made for this round's own."""
+    """Refuse objectives that read what pairs from elsewhere do not have."""
     columns = {
         "scores": needs.scores is not None,
         "votes": needs.votes or needs.win_rates,
@@ -55,8 +55,8 @@ def _check_mixing(name: str, needs: Needs, setup: RunSetup) -> None:
         )
     if setup.goals and (read or needs.listwise):
         raise ValueError(
-            f"mixing.goals: objective={name} reads more of a prompt's responses than their pairs, "
-            f"which relabelled pairs do not have; use an objective on pairs (dpo, irepo)"
+            f"mixing.goals: objective={name} reads more than pairs of responses, and relabelled pairs have "
+            f"nothing more; use an objective on pairs (dpo, irepo)"
         )
 
 
@@ -66,10 +66,10 @@ def _check_scores(name: str, needs: Needs, setup: RunSetup) -> None:
     if missing := [annotator for annotator in needs.scores if annotator not in setup.scoring]:
         raise ValueError(
             f"objective.score_annotators: {', '.join(missing)} gives no scores on this panel; "
-            f"those that do: {', '.join(setup.scoring) or 'none'}"
+            f"annotators that give scores: {', '.join(setup.scoring) or 'none'}"
         )
     if not setup.scoring:
         raise ValueError(
-            f"objective: {name} learns from scores, and no annotator of the panel gives any; add one that does "
-            f"(reward_model, rubric, rule), or take the targets for rewards: objective.rewards=target"
+            f"objective: {name} learns from scores, and no annotator of the panel gives scores; add one that does "
+            f"(reward_model, rubric, rule), or use the targets as rewards: objective.rewards=target"
         )
