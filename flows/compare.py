@@ -144,8 +144,8 @@ def _outside(spec: Spec) -> list[Path]:
 def share(source: Path, target: Path, folders: Sequence[str]) -> None:
     """Link those of `folders` into `target` that `source` has finished and `target` lacks.
 
-    Files that a manifest names are hard links, which is safe: they are replaced, never written in place. What else
-    lies beside them, such as people's votes, is not shared. spec.yaml is written anew, with the target's paths.
+    Files that a manifest names are hard links, which is safe: they are replaced, never written in place. Other files,
+    such as people's votes, are not shared. The target gets a spec.yaml of its own, with its own paths.
     """
     for name in folders if source != target else ():
         made, wanted = source / name, target / name

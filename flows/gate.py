@@ -133,7 +133,8 @@ def decide(run: Path, action: Action, note: str) -> int:
             raise UserError(
                 f"round {number} is decided already: {earlier.action}, by {earlier.by}",
                 where=str(spec.folder),
-                remedy="to decide again, remove that folder first; later rounds that build on it then run again",
+                remedy="to decide again, remove that folder first; later rounds that build on it then run again, with "
+                "overwrite=true in the run's command",
             )
         publish_decision(spec, Decision(action=action, by="human", note=note))
     return number

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -37,7 +37,7 @@ from yaml import YAMLError
 
 from storage.errors import UserError
 from storage.rows import read_rows
-from tasks.panel.annotators.protocol import Annotator, Answer, Response, is_remote
+from tasks.panel.annotators.protocol import Annotator, Answer, AnswerType, Response, is_remote
 from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
 from tasks.panel.answers import as_table
 from tasks.panel.budget import Spending
@@ -52,6 +52,29 @@ _PANELS = _PROJECT / "conf" / "panel"
 _ANSWERS = _PROJECT / "runs" / "judge-accuracy"
 _FIELDS = ("subset", "prompt", "response_a", "response_b", "label")
 _ANNOTATORS: TypeAdapter[dict[str, AnnotatorSettings]] = TypeAdapter(dict[str, AnnotatorSettings])
+
+
+#: Figures by name; None where no vote determines one.
+Figures = dict[str, float | None]
+
+
+class Spent(TypedDict):
+    """What the answers took. wall_seconds: of this call; asked_seconds: the sum over questions."""
+
+    wall_seconds: float
+    asked_seconds: float | None
+    tokens: float | None
+    cost: float | None
+    faults: dict[str, int]  # transport faults by name
+
+
+class Measured(TypedDict):
+    """The accuracy of one annotator, as `--json` prints it. figures: by subset, and for `all` of them."""
+
+    annotator: str
+    kind: AnswerType
+    figures: dict[str, Figures]
+    spent: Spent
 
 
 @dataclass(frozen=True)
@@ -129,7 +152,7 @@ def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[A
     return asked.answers
 
 
-def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]:
+def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> Measured:
     """Figures by subset and for `all` of them; a figure is None where no vote determines it."""
     positions = np.arange(len(pairs.responses)).reshape(-1, 2)
     questions = Questions(pairs.responses, positions)
@@ -156,7 +179,7 @@ def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> dict[str, Any]
     }
 
 
-def figures(votes: Sequence[Mapping[str, Any]]) -> dict[str, float | int | None]:
+def figures(votes: Sequence[Mapping[str, Any]]) -> Figures:
     """The figures of votes that carry their `label`; the module's docstring defines each."""
     outcomes = Counter(vote["outcome"] for vote in votes)
     single = [(vote[order], vote["label"], order[0]) for vote in votes for order in ("ab", "ba")]
@@ -192,7 +215,7 @@ def _total(amounts: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def print_table(result: Mapping[str, Any], console: Console) -> None:
+def print_table(result: Measured, console: Console) -> None:
     figures = result["figures"]
     known = ("pairs", "accuracy", "one_order", "consistent", "first", "log_loss", "tie", "abstain", "error")
     columns = [column for column in known if any(row[column] is not None for row in figures.values())]
@@ -203,12 +226,15 @@ def print_table(result: Mapping[str, Any], console: Console) -> None:
     for subset, row in figures.items():
         table.add_row(subset, *(_shown(column, row[column]) for column in columns))
     console.print(table)
-    spent = [f"{name.replace('_', ' ')}: {_amount(value)}" for name, value in result["spent"].items() if value]
-    console.print(", ".join(spent), highlight=False)
-
-
-def _amount(value: float | Mapping[str, int]) -> str:
-    return f"{value:,.4g}" if isinstance(value, int | float) else ", ".join(f"{n} {what}" for what, n in value.items())
+    spent = result["spent"]
+    amounts = {
+        "wall seconds": spent["wall_seconds"], "asked seconds": spent["asked_seconds"],
+        "tokens": spent["tokens"], "cost": spent["cost"],
+    }  # fmt: skip
+    parts = [f"{name}: {value:,.4g}" for name, value in amounts.items() if value]
+    if spent["faults"]:
+        parts.append(f"faults: {', '.join(f'{count} {fault}' for fault, count in spent['faults'].items())}")
+    console.print(", ".join(parts), highlight=False)
 
 
 def _shown(column: str, value: float | None) -> str:

@@ -15,8 +15,8 @@ def check_policies(config: RunConfig, plan: Plan) -> None:
     trust = config.policy.trust_remote_code
     for policy in {folder.path: None for folder in (plan.initial, plan.before_initial, *plan.named.values())}:
         check_whole(policy, load_tokenizer(policy, trust_remote_code=trust).get_vocab(), trust_remote_code=trust)
-    for policy in (plan.initial, *plan.named.values()):
-        _check_positions(config, policy.path)
+    for artifact in (plan.initial, *plan.named.values()):
+        _check_positions(config, artifact.path)
     if config.training.lora is not None:
         from tasks.training.policy import check_adapters  # imports torch
 

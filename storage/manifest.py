@@ -19,7 +19,9 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import UserError
-from storage.exact import CARD, MANIFEST, foreign_files, link_in, refuse_path
+from storage.exact import CARD as CARD
+from storage.exact import MANIFEST as MANIFEST
+from storage.exact import foreign_files, link_in, refuse_path
 from storage.files import canonical_json, digest, publish_text, sha256_file
 
 _SHOWN = 5  # files that an error names

@@ -263,10 +263,12 @@ def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
 
 
 def _clear(spec: Spec, files: Sequence[FileEntry]) -> None:
-    """Remove what earlier attempts left in the stage's folder, such as shards of another number of shards."""
+    """Remove parts, once they are put together, and what earlier attempts left, such as other numbers of shards."""
     for path in foreign_files(spec.folder, [entry.path for entry in files]):
-        log.warning("%s of round %d: removed %s, which an earlier attempt left", spec.stage, spec.round, path)
+        if not _sidecar(path).exists():
+            log.warning("%s of round %d: removed %s, which an earlier attempt left", spec.stage, spec.round, path)
         path.unlink()
+        _sidecar(path).unlink(missing_ok=True)
 
 
 class Part(BaseModel):

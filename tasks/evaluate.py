@@ -1,14 +1,12 @@
 """Task `evaluate`: judges' votes on held-out responses, benchmarks, and the round's figures."""
 
-from typing import Any
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.stage import Spec
 from tasks.engines import pause_engines
 from tasks.evaluation.harness.process import HarnessDied
-from tasks.report import run_with_progress
+from tasks.report import StageResult, run_with_progress
 from tasks.retry import died
 
 
@@ -20,7 +18,7 @@ from tasks.retry import died
     retries=1,
     retry_condition_fn=died(HarnessDied),
 )
-def evaluate(spec: Spec) -> dict[str, Any]:
+def evaluate(spec: Spec) -> StageResult:
     """Run or adopt a stage of an evaluation."""
     pause_engines()
     return run_with_progress(spec)

@@ -1,14 +1,12 @@
 """Task `generate`: a policy writes responses. Engines stay open between stages, since starting one takes long."""
 
-from typing import Any
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.stage import Spec
 from tasks.engines import engine_for
 from tasks.generation.engines import EngineDied
-from tasks.report import run_with_progress
+from tasks.report import StageResult, run_with_progress
 from tasks.retry import died
 
 
@@ -20,6 +18,6 @@ from tasks.retry import died
     retries=1,
     retry_condition_fn=died(EngineDied),
 )
-def generate(spec: Spec) -> dict[str, Any]:
+def generate(spec: Spec) -> StageResult:
     """Run or adopt a stage that samples."""
     return run_with_progress(spec, engine_for(spec))

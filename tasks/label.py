@@ -1,7 +1,5 @@
 """Task `label`: the panel votes, and votes become preferences. While people on it have not voted, it is Waiting."""
 
-from typing import Any
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
@@ -10,11 +8,11 @@ from prefect.states import State as State
 from storage.stage import Spec
 from tasks.engines import pause_engines
 from tasks.panel.humans.collect import WaitingForVotes
-from tasks.report import run_with_progress
+from tasks.report import StageResult, run_with_progress
 
 
 @task(name="label", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
-def label(spec: Spec) -> dict[str, Any] | State[None]:
+def label(spec: Spec) -> StageResult | State[None]:
     """Run or adopt a stage of labels. Ends in a state `Waiting` until people on the panel have voted enough."""
     pause_engines()
     try:

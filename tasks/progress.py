@@ -1,4 +1,4 @@
-"""A stage's progress: a bar on a terminal, one line of text elsewhere, and an artifact in the UI."""
+"""A stage's progress: a bar on a terminal, elsewhere a line of text every minute, and an artifact in the UI."""
 
 import logging
 import time
@@ -19,6 +19,7 @@ from rich.progress import Progress as Bar
 from storage.stage import Progress
 
 console = Console()
+LINE_SECONDS = 60.0  # between two lines without a terminal
 log = logging.getLogger("irepo")
 
 
@@ -28,16 +29,23 @@ def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
     label = f"round {round_number}  {stage:<19}"
     artifact = _Artifact(f"{stage} of round {round_number}")
     if not console.is_terminal:
-        started = time.monotonic()
-        last: list[str] = []
+        started = printed = time.monotonic()
+        last = "kept"
+
+        def line() -> None:
+            console.print(f"{label} {last:<24} {time.monotonic() - started:6.1f} s", highlight=False)
 
         def note(done: int, total: int, unit: str) -> None:
-            last[:] = [f"{done}/{total} {unit}"]
+            nonlocal last, printed
+            last = f"{done}/{total} {unit}"
             artifact.show(done, total, unit)
+            if done < total and time.monotonic() - printed >= LINE_SECONDS:
+                printed = time.monotonic()
+                line()
 
         yield note
         artifact.finish()
-        console.print(f"{label} {last[0] if last else 'kept':<24} {time.monotonic() - started:6.1f} s", highlight=False)
+        line()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"))
     with Bar(*columns, TimeElapsedColumn(), console=console) as bar:

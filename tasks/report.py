@@ -1,6 +1,6 @@
-"""What the four Prefect tasks do alike: show progress, run the stage, log and return a small result."""
+"""The part that the four Prefect tasks share: show progress, run the stage, log and return a small result."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from prefect.logging import get_run_logger
 
@@ -10,11 +10,24 @@ from tasks.progress import progress_bar
 from tasks.run import run_stage_of
 
 
-def run_with_progress(spec: Spec, engine: object = None) -> dict[str, Any]:
-    """Run or adopt the stage of `spec`; returns its flow state: where its files are, its digest and its figures."""
+class StageResult(TypedDict):
+    """What Prefect stores of a finished stage, as JSON. The manifest in `folder` says the same and more."""
+
+    stage: str
+    round: int
+    folder: str
+    key: str
+    content: str
+    seconds: float
+    rows: dict[str, int]
+    summary: dict[str, Any]
+
+
+def run_with_progress(spec: Spec, engine: object = None) -> StageResult:
+    """Run or adopt the stage of `spec`; returns where its files are, their digest, and its figures."""
     with progress_bar(stage_title(spec), spec.round) as progress:
         manifest = run_stage_of(spec, progress, engine)
-    result = {
+    result: StageResult = {
         "stage": manifest.stage,
         "round": manifest.round,
         "folder": str(spec.folder),

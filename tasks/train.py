@@ -1,13 +1,11 @@
 """Task `train`: regress implicit reward differences on the round's targets."""
 
-from typing import Any
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.stage import Spec
 from tasks.engines import pause_engines
-from tasks.report import run_with_progress
+from tasks.report import StageResult, run_with_progress
 from tasks.retry import died
 from tasks.training.launch import TrainingDied
 
@@ -20,7 +18,7 @@ from tasks.training.launch import TrainingDied
     retries=1,
     retry_condition_fn=died(TrainingDied),
 )
-def train(spec: Spec) -> dict[str, Any]:
+def train(spec: Spec) -> StageResult:
     """Run or adopt a stage that makes a policy."""
     pause_engines()
     return run_with_progress(spec)

@@ -43,6 +43,17 @@ def test_messages_keep_their_numbers_and_output_goes_to_the_log(child: Child) ->
     assert {"printed by Python", "written to descriptor 1"} <= set(child.log.read_text().splitlines())
 
 
+def test_a_log_is_not_written_through_a_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "worker.log").symlink_to(precious)
+    child = python("print('printed')", tmp_path / "worker.log")
+    child.wait()
+    child.end()
+    assert precious.read_text() == "kept"
+    assert not (tmp_path / "worker.log").is_symlink()
+
+
 def test_what_the_child_logs_is_logged_by_the_parent_too(child: Child, caplog: pytest.LogCaptureFixture) -> None:
     child.send(Work(do="warn"))
     child.receive(Done)

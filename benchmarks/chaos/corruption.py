@@ -1,4 +1,4 @@
-"""Bits flipped and files cut: is every harm found before its bytes are used?
+"""Flip bits and cut files: is every damage detected before the bytes are used?
 
 A trial changes one file of a finished run or of an unfinished stage, asks what a run would ask, and puts the file back.
 
@@ -22,13 +22,13 @@ from tasks.generation.settings import GenerateSpec
 from tasks.training.checkpoints import Checkpoint
 from tasks.training.settings import CHECKPOINTS, TrainSpec
 
-#: Asks a reader for what it would use; None when it refuses.
+#: Returns what a reader would use of the file; None when it refuses the file.
 Reader = Callable[[], Any]
 
 
 @dataclass
 class Target:
-    """A file, what kind it is, and the reader that must not be fooled by it."""
+    """A file, its kind, and the reader that must detect its damage."""
 
     path: Path
     kind: str
@@ -37,7 +37,7 @@ class Target:
 
 @dataclass
 class Harm:
-    """Trials by (kind of file, what was done, what came of it); `undetected` names each that was not found."""
+    """Trials by (kind of file, damage, outcome); `undetected` names every damage that was not detected."""
 
     trials: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     undetected: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ def finished_files(run: Path) -> list[Target]:
 
 
 def parts(stage: Path) -> list[Target]:
-    """Shards and sidecars of a copy of a generate stage whose manifest was taken away: an unfinished stage."""
+    """Shards and sidecars of a copy of a generate stage without its manifest: an unfinished stage."""
     (stage / MANIFEST).unlink()
     spec = GenerateSpec(**{**dict(load_spec(stage / "spec.yaml", GenerateSpec)), "folder": stage})
     targets = []
@@ -88,7 +88,7 @@ def _whole(folder: Path) -> Any:
 
 
 def _part(spec: GenerateSpec, shard: Path) -> bytes | None:
-    """A part that counts as whole must have the very bytes that were published."""
+    """A part that counts as complete must have exactly the bytes that were published."""
     return shard.read_bytes() if has_part(spec, shard) else None
 
 
@@ -100,7 +100,7 @@ def _checkpoint(folder: Path, key: str) -> Any:
 
 
 def corrupt(targets: list[Target], trials: int, *, seed: int) -> Harm:
-    """`trials` random harms: a kind of file, a file of it, and a flipped bit or a cut, all drawn from `seed`."""
+    """`trials` random damages: a kind of file, a file of that kind, and a flipped bit or a cut, drawn from `seed`."""
     draw = random.Random(seed)
     kinds: dict[str, list[Target]] = {}
     for target in targets:
@@ -131,13 +131,13 @@ def _try(target: Target, action: str, draw: random.Random) -> tuple[str, str]:
         target.path.write_bytes(whole[:place])
     try:
         read = target.read()
-    except Exception as error:  # a reader that fails in a way that no caller expects has not found the harm
+    except Exception as error:  # an error that no caller handles does not count as detection
         return "undetected", f"{where}: {type(error).__name__}: {error}"
     finally:
         target.path.write_bytes(whole)
     if read is None:
         return "detected", where
-    # The bytes of manifests and sidecars are not content: other white space says the same.
+    # Manifests and sidecars are compared by content, because white space in them does not matter.
     return ("harmless" if read == before else "undetected"), where
 
 

@@ -1,14 +1,14 @@
-"""Pairs that are made, not judged: two responses a prompt of which one is better by how it came about.
+"""Drafts: pairs of responses made so that one of them is better, without a judge.
 
-    ladder  both are asked of the policy, at two qualities that a system message names; the gap shrinks by round.
-            Only-prompting self-rewarding, arXiv 2409.17534, in the spirit of: the wording, five qualities and the
-            schedule are ours
-    sapo    the prompt's reference, and the same with a stretch of it written anew by the policy, what follows the
-            stretch put back unless the policy ended there. arXiv 2405.20830; a round, not a step, is the unit here
+    ladder  The policy answers each prompt at two qualities, which a system message names. The gap shrinks by round.
+            After only-prompting self-rewarding, arXiv 2409.17534; the wording, the five qualities and the schedule are
+            ours.
+    sapo    The prompt's reference, and a copy in which the policy has rewritten one segment. What follows the segment
+            is kept, unless the policy ended its reply there. arXiv 2405.20830; here the unit is a round, not a step.
 
-Three stages: `ask` writes what the policy is asked, an ordinary generate stage samples it, `assemble` makes of it the
-responses of the round, the better one first. To the rest of the round they are responses to the plain prompt; nobody
-sampled them as such, so their log-probabilities are NaN.
+Three stages: `ask` writes the questions to the policy, an ordinary generate stage samples the answers, `assemble`
+makes the round's responses from them, the better one first. For the rest of the round they are responses to the plain
+prompt. They were not sampled from it, so their log-probabilities are NaN.
 """
 
 import random
@@ -54,24 +54,24 @@ class Ladder(_Drafts):
     @classmethod
     def _has_a_place(cls, text: str) -> str:
         if _QUALITY not in text:
-            raise ValueError("the instruction has {quality} where the number stands")
+            raise ValueError("the instruction must contain {quality}, where the number is put")
         return text
 
     @model_validator(mode="after")
     def _on_the_ladder(self) -> "Ladder":
         if max(self.gaps) >= self.best:
-            raise ValueError("qualities begin at 1: every gap is less than best")
+            raise ValueError("the lowest quality is 1: every gap must be less than best")
         return self
 
     def qualities(self, round_number: int) -> tuple[int, int]:
-        """What chosen and rejected are asked for in a round (1 is the first)."""
+        """The qualities asked for in a round (the first is 1): of the better and of the worse response."""
         gap = self.gaps[min(round_number, len(self.gaps)) - 1]
         return self.best, self.best - gap
 
 
 class Sapo(_Drafts):
     kind: Literal["sapo"]
-    tokens: int = Field(256, ge=1)  # of the stretch; at most the reference's own
+    tokens: int = Field(256, ge=1)  # of the segment, at most as many as the reference has
 
 
 DraftSettings = Annotated[NoDrafts | Ladder | Sapo, Field(discriminator="kind")]
@@ -86,8 +86,8 @@ class AskSpec(Spec):
     runs: ClassVar[str] = "tasks.generation.drafts:run_ask"
 
     settings: Ladder | Sapo = Field(discriminator="kind")
-    prompts: Artifact  # Parquet of storage.schemas.PROMPTS: those of the round
-    policy: Artifact  # whose tokenizer it is
+    prompts: Artifact  # the round's, Parquet of storage.schemas.PROMPTS
+    policy: Artifact  # its tokenizer encodes the references
     trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
@@ -108,7 +108,7 @@ class AssembleSpec(Spec):
 
 
 def run_ask(spec: AskSpec, progress: Progress = silent) -> Manifest:
-    """Raises UserError (file, line) for a prompt without a reference, where there must be one."""
+    """Run or adopt the ask stage. Raises UserError (file, line) when SAPO finds a prompt without a reference."""
 
     def body() -> Outcome:
         tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
@@ -130,7 +130,7 @@ def run_ask(spec: AskSpec, progress: Progress = silent) -> Manifest:
 
 
 def _instructed(row: Row, settings: Ladder, quality: int) -> Row:
-    """The prompt with the instruction as its system message, or after the one that it has."""
+    """The prompt with the instruction as its system message, or at the end of the system message that it has."""
     text = settings.instruction.replace(_QUALITY, str(quality))
     messages = list(row["messages"])
     if messages[0]["role"] == "system":
@@ -141,7 +141,7 @@ def _instructed(row: Row, settings: Ladder, quality: int) -> Row:
 
 
 def _cut(row: Row, settings: Sapo, tokenizer: "PreTrainedTokenizerBase", spec: Spec) -> Row:
-    """What precedes and what follows a stretch of the prompt's reference, drawn by seed, round and prompt."""
+    """The tokens before and after a segment of the prompt's reference, drawn by seed, round and prompt."""
     whole = _reference(row, tokenizer)
     text = len(whole) - 1  # without the end token
     length = min(settings.tokens, text)
@@ -164,7 +164,7 @@ def _reference(row: Row, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
 
 def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
-    """Two responses to each prompt of the round, the better one first."""
+    """Run or adopt the assemble stage: two responses to each prompt of the round, the better one first."""
 
     def body() -> Outcome:
         tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
@@ -178,8 +178,8 @@ def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
         for prompt in read_parquet(spec.prompts.path, PROMPTS).to_pylist():
             name, prompt_ids = prompt["prompt_id"], encode_chat(tokenizer, prompt["messages"])
             if isinstance(spec.settings, Ladder):
-                said = [sampled[f"{name}@{quality}"] for quality in spec.settings.qualities(spec.round)]
-                made = [(each["response_ids"], each["finish_reason"]) for each in said]
+                drafts = [sampled[f"{name}@{quality}"] for quality in spec.settings.qualities(spec.round)]
+                made = [(each["response_ids"], each["finish_reason"]) for each in drafts]
             else:
                 whole = _reference(prompt, tokenizer)
                 made = [(whole, "stop"), (_augmented(whole, pieces[name], sampled[name]), "stop")]
@@ -205,14 +205,14 @@ def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
 
 
 def _augmented(whole: list[int], pieces: Row, sampled: Row) -> list[int]:
-    """What precedes the stretch, the stretch anew, at most as long as it was, and what follows it, unless it ended."""
+    """The reference with its segment rewritten, at most as long as it was. The rest follows unless the reply ended."""
     length = len(whole) - len(pieces["prefix_ids"]) - len(pieces["suffix_ids"])
-    anew = sampled["response_ids"][:length]
+    rewritten = sampled["response_ids"][:length]
     ended = sampled["finish_reason"] == "stop" and len(sampled["response_ids"]) <= length
-    return [*pieces["prefix_ids"], *anew, *([] if ended else pieces["suffix_ids"])]
+    return [*pieces["prefix_ids"], *rewritten, *([] if ended else pieces["suffix_ids"])]
 
 
-def _summary(responses: pa.Table) -> dict[str, Any]:
+def _summary(responses: pa.Table) -> dict[str, float]:
     lengths = [len(ids) for ids in responses["response_ids"].to_pylist()]
     ended = [reason == "stop" for reason in responses["finish_reason"].to_pylist()]
     return {

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +14,15 @@ import pyarrow.compute as pc
 from storage.arrays import Bools, Ints
 from storage.schemas import AGREEMENT, ANNOTATORS
 from tasks.labeling.aggregation.votes import places
+from tasks.labeling.summary import Agreement, AnnotatorStats
 from tasks.panel.annotators.protocol import UNANSWERED
 from tasks.panel.responses import Responses
 
 _OUTCOMES = ("a", "b", "tie", "abstain", "error")
 _SILENT = -2  # neither a (1), b (-1) nor tie (0)
 _SIDES = np.array([1, -1, 0, _SILENT, _SILENT], dtype=np.int8)  # for _OUTCOMES
-_PAID = ["annotator", "faults", "seconds", "tokens", "cost"]
+_SPENT = ["seconds", "tokens", "cost"]
+_PAID = ["annotator", "faults", *_SPENT]
 _VOTES = ["prompt_id", "index_a", "index_b", "kind", "outcome", "ab", "ba", *_PAID]
 
 
@@ -44,11 +45,11 @@ def annotator_stats(
     names = panel.names
     chosen = panel.chosen_sides(preferences)
     truth = panel.truth(gold)
-    rows = [panel.row(number, chosen, truth) for number in range(len(names))]
+    stats = [panel.stats(number, chosen, truth) for number in range(len(names))]
     pairs = [panel.agreement(one, other) for one, other in combinations(range(len(names)), 2)]
     return StatsTables(
-        pa.Table.from_pylist(rows, schema=ANNOTATORS),
-        pa.Table.from_pylist([row for row in pairs if row is not None], schema=AGREEMENT),
+        pa.Table.from_pylist([row.model_dump() for row in stats], schema=ANNOTATORS),
+        pa.Table.from_pylist([row.model_dump() for row in pairs if row is not None], schema=AGREEMENT),
     )
 
 
@@ -117,8 +118,8 @@ class _VoteMatrix:
         longer: Ints = np.sign(length[rows[prompt, first]] - length[rows[prompt, second]])
         return longer
 
-    def row(self, number: int, chosen: Ints, truth: Ints | None) -> dict[str, Any]:
-        """The row of storage.schemas.ANNOTATORS of one annotator."""
+    def stats(self, number: int, chosen: Ints, truth: Ints | None) -> AnnotatorStats:
+        """The statistics of one annotator."""
         sides = self.sides[number]
         name = self.names[number]
         own_votes = self._votes_of(name)
@@ -133,22 +134,31 @@ class _VoteMatrix:
         for text, times in _value_counts(answers["faults"]).items():
             for fault in text.split(", ") if text else ():
                 faults[fault] += times
-        return {
-            "annotator": name,
-            "kind": own_votes["kind"][0].as_py(),
-            **{outcome: outcomes.get(outcome, 0) for outcome in _OUTCOMES},
-            "unanswered": faults.pop(UNANSWERED, 0),
-            "faults": json.dumps(dict(sorted(faults.items()))),
-            "agrees_with_panel": _share(sides[decided & (chosen != 0)] == chosen[decided & (chosen != 0)]),
-            "agrees_with_others": _share(sides[decided & (others != 0)] == others[decided & (others != 0)]),
-            "gold_votes": int(on_gold.sum()),
-            "gold_accuracy": None if truth is None else _share(sides[on_gold] == truth[on_gold]),
-            **_orders(own_votes),
-            "longer_share": _share(sides[decided & (self._longer != 0)] == self._longer[decided & (self._longer != 0)]),
-            "triples": triples,
-            "intransitive": intransitive,
-            **{column: pc.sum(answers[column], min_count=1).as_py() for column in ("seconds", "tokens", "cost")},
-        }
+        first_share, consistency = _orders(own_votes)
+        seconds, tokens, cost = (pc.sum(answers[column], min_count=1).as_py() for column in _SPENT)
+        return AnnotatorStats(
+            annotator=name,
+            kind=own_votes["kind"][0].as_py(),
+            a=outcomes.get("a", 0),
+            b=outcomes.get("b", 0),
+            tie=outcomes.get("tie", 0),
+            abstain=outcomes.get("abstain", 0),
+            error=outcomes.get("error", 0),
+            unanswered=faults.pop(UNANSWERED, 0),
+            faults=json.dumps(dict(sorted(faults.items()))),
+            agrees_with_panel=_share(sides[decided & (chosen != 0)] == chosen[decided & (chosen != 0)]),
+            agrees_with_others=_share(sides[decided & (others != 0)] == others[decided & (others != 0)]),
+            gold_votes=int(on_gold.sum()),
+            gold_accuracy=None if truth is None else _share(sides[on_gold] == truth[on_gold]),
+            first_share=first_share,
+            order_consistency=consistency,
+            longer_share=_share(sides[decided & (self._longer != 0)] == self._longer[decided & (self._longer != 0)]),
+            triples=triples,
+            intransitive=intransitive,
+            seconds=seconds,
+            tokens=tokens,
+            cost=cost,
+        )
 
     def _triples(self, sides: Ints) -> tuple[int, int]:
         """How many triples of responses have three a or b votes, and how many of them are intransitive."""
@@ -161,8 +171,8 @@ class _VoteMatrix:
         full = (cycle[0] != 0) & (cycle[1] != 0) & (cycle[2] != 0)
         return int(full.sum()), int((full & (cycle[0] == cycle[1]) & (cycle[1] == cycle[2])).sum())
 
-    def agreement(self, one: int, other: int) -> dict[str, Any] | None:
-        """The row of storage.schemas.AGREEMENT of two annotators; None when no comparison has both votes."""
+    def agreement(self, one: int, other: int) -> Agreement | None:
+        """The agreement of two annotators; None when no comparison has both votes."""
         first, second = self.sides[one], self.sides[other]
         both = (first != _SILENT) & (second != _SILENT)
         if not both.any():
@@ -171,22 +181,18 @@ class _VoteMatrix:
         same = float((x == y).mean())
         chance = float(sum((x == side).mean() * (y == side).mean() for side in (-1, 0, 1)))
         kappa = (same - chance) / (1 - chance) if chance < 1 else None
-        return {
-            "annotator": self.names[one],
-            "other": self.names[other],
-            "both": int(both.sum()),
-            "same": same,
-            "kappa": kappa,
-        }
+        return Agreement(
+            annotator=self.names[one], other=self.names[other], both=int(both.sum()), same=same, kappa=kappa
+        )
 
 
-def _orders(votes: pa.Table) -> dict[str, float | None]:
-    """Position bias and consistency, from comparisons that were shown in both orders."""
+def _orders(votes: pa.Table) -> tuple[float | None, float | None]:
+    """Share of verdicts for the response shown first, and of comparisons with one verdict in both orders."""
     ab, ba = (places(votes[order], pa.array(["a", "b", "tie"]), np.int8) for order in ("ab", "ba"))
     first = np.concatenate([ab == 0, ba == 1])
     second = np.concatenate([ab == 1, ba == 0])
     readable: Bools = (ab >= 0) & (ba >= 0)
-    return {"first_share": _share(first[first | second]), "order_consistency": _share((ab == ba)[readable])}
+    return _share(first[first | second]), _share((ab == ba)[readable])
 
 
 def _slots(votes: pa.Table) -> tuple[pa.ChunkedArray, Ints, Ints]:

@@ -10,7 +10,7 @@ separately tokenized reply would differ from those that the policy samples.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from jinja2.exceptions import TemplateError
 
@@ -164,10 +164,10 @@ def reply_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], end_tok
     """
     ended = len(ids) > 0 and ids[-1] in end_tokens
     said = list(ids[:-1] if ended else ids)
-    kept = THOUGHT_TOKENS.intersection(tokenizer.all_special_tokens)
-    if not kept:
+    special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if THOUGHT_TOKENS.isdisjoint(special.values()):
         return str(tokenizer.decode(said, skip_special_tokens=True))
-    dropped = {number for number in tokenizer.all_special_ids if tokenizer.convert_ids_to_tokens(number) not in kept}
+    dropped = {number for number, token in special.items() if token not in THOUGHT_TOKENS}
     return str(tokenizer.decode([number for number in said if number not in dropped]))
 
 
@@ -177,7 +177,7 @@ def _assistant(reply: str) -> dict[str, str]:
 
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, generation_prompt: bool = False) -> str:
     # A tokenizer of mistral-common, which has no template, takes no other argument.
-    clock = {"strftime_now": _refuse_clock} if "strftime_now" in str(tokenizer.chat_template) else {}
+    clock: dict[str, Any] = {"strftime_now": _refuse_clock} if "strftime_now" in str(tokenizer.chat_template) else {}
     try:
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation_prompt, **clock
@@ -191,7 +191,8 @@ def _refuse_clock(layout: str) -> str:
     raise UserError(
         f"the chat template writes today's date ({layout}), so prompts would change with the day",
         where="the chat template",
-        remedy="fix the date: policy.template_date=2026-01-31 (for an annotator's model, template_date: 2026-01-31)",
+        remedy="fix the date: policy.template_date=2026-01-31 in a run, template_date=2026-01-31 in a warm-up and in"
+        " the settings of an annotator",
     )
 
 

@@ -12,7 +12,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from storage.errors import UserError
 
@@ -169,7 +169,7 @@ def load_complete(folder: Path, **options: Any) -> "PreTrainedModel":
 
     refuse_quantized(folder)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except (SafetensorError, KeyError, OSError, ValueError) as error:
@@ -179,6 +179,7 @@ def load_complete(folder: Path, **options: Any) -> "PreTrainedModel":
             where=str(folder),
             remedy="check that AutoModelForCausalLM.from_pretrained(folder) works; download damaged files again",
         ) from None
+    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # a pair because of output_loading_info
     problems = {
         "missing (transformers would draw them at random)": report["missing_keys"],
         "not part of the model (they would be lost)": report["unexpected_keys"],
@@ -192,8 +193,7 @@ def load_complete(folder: Path, **options: Any) -> "PreTrainedModel":
             remedy="write weights and configuration together with model.save_pretrained(folder): for an untied output "
             "layer check tie_word_embeddings, for names like base_model.model... merge the adapter first",
         )
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 def refuse_quantized(folder: Path) -> None:

@@ -27,7 +27,9 @@ def save_model(model: "PreTrainedModel", folder: Path) -> None:
 
     Widely used models have a temperature without do_sample: transformers loads this and refuses to write it.
     """
-    model.generation_config = writable(model.generation_config)
+    settings = writable(model.generation_config)
+    if settings is not None:
+        model.generation_config = settings
     model.save_pretrained(folder)
 
 

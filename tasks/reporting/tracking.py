@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 from storage.errors import UserError
 from storage.files import canonical_json, digest, publish_text
@@ -32,6 +32,13 @@ _UNCURVED = {"step", "epoch"}
 _BATCH = 500  # metrics in one of MLflow's calls; it takes 1000
 
 Point = tuple[int, dict[str, float]]  # step, values by name
+
+
+class Sent(TypedDict):
+    """What a tracker holds of a run, kept beside its files."""
+
+    run: str | None  # id that the tracker gave the run
+    rounds: dict[str, str]  # round -> digest of what was sent
 
 
 class Tracker(Protocol):
@@ -69,7 +76,7 @@ _failed: set[str] = set()
 
 def _send(kind: str, layout: RunLayout, records: Sequence[RoundRecord], config: Any) -> None:
     state = layout.root / FOLDER / f"{kind}.json"
-    sent = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {"run": None, "rounds": {}}
+    sent: Sent = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {"run": None, "rounds": {}}
     digests = {
         str(record.round): digest([record.figures.model_dump(mode="json"), record.seconds]) for record in records
     }
@@ -118,8 +125,8 @@ def _lines(layout: RunLayout, number: int) -> list[str]:
 
 
 @contextmanager
-def _opened(kind: str, layout: RunLayout, sent: dict[str, Any], config: Any) -> Iterator[Tracker]:
-    opening: Mapping[str, Callable[[RunLayout, dict[str, Any], Any], Tracker]]
+def _opened(kind: str, layout: RunLayout, sent: Sent, config: Any) -> Iterator[Tracker]:
+    opening: Mapping[str, Callable[[RunLayout, Sent, Any], Tracker]]
     opening = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}
     tracker = opening[kind](layout, sent, config)
     try:
@@ -131,7 +138,7 @@ def _opened(kind: str, layout: RunLayout, sent: dict[str, Any], config: Any) -> 
 class _TensorBoard:
     """Event files in the run folder: tensorboard --logdir runs/<name>/tracker."""
 
-    def __init__(self, layout: RunLayout, sent: dict[str, Any], config: Any) -> None:
+    def __init__(self, layout: RunLayout, sent: Sent, config: Any) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(layout.root / FOLDER / "tensorboard")
@@ -148,7 +155,7 @@ class _TensorBoard:
 class _Wandb:
     """One W&B run per run folder, continued after a restart. W&B's WANDB_* variables set project, account and mode."""
 
-    def __init__(self, layout: RunLayout, sent: dict[str, Any], config: Any) -> None:
+    def __init__(self, layout: RunLayout, sent: Sent, config: Any) -> None:
         import wandb
 
         folder = layout.root / FOLDER
@@ -175,7 +182,7 @@ class _Wandb:
 class _Mlflow:
     """One MLflow run per run folder, at MLFLOW_TRACKING_URI; without that variable, in files of the run folder."""
 
-    def __init__(self, layout: RunLayout, sent: dict[str, Any], config: Any) -> None:
+    def __init__(self, layout: RunLayout, sent: Sent, config: Any) -> None:
         address = os.environ.get("MLFLOW_TRACKING_URI")
         if not address:
             address = (layout.root / FOLDER / "mlflow").resolve().as_uri()
@@ -186,10 +193,11 @@ class _Mlflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "irepo")
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        if not sent["run"]:
-            sent["run"] = self._client.create_run(number, run_name=layout.root.name).info.run_id
-            self._client.log_dict(sent["run"], config, "config.json")
-        self._run = sent["run"]
+        run = sent["run"]
+        if not run:
+            run = sent["run"] = str(self._client.create_run(number, run_name=layout.root.name).info.run_id)
+            self._client.log_dict(run, config, "config.json")
+        self._run = run
 
     def log(self, axis: str, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric

@@ -56,8 +56,7 @@ def convert(folder: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> 
     for note in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, note):
             delattr(model.config, note)
-    model.hf_quantizer = None
-    model.is_quantized = False
+    vars(model).update(hf_quantizer=None, is_quantized=False)  # set by the GGUF reader; transformers' types lack them
     model.config.rms_norm_eps = 1e-5
     model.config._name_or_path = "SmolLM2-135M-Instruct"
     model.generation_config = GenerationConfig(bos_token_id=BEGIN, eos_token_id=END, pad_token_id=END)

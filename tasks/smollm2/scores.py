@@ -60,7 +60,8 @@ def _embedding(text: str) -> "torch.Tensor":
     with torch.inference_mode():
         hidden = model(**tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")).last_hidden_state
     mean: torch.Tensor = hidden[0].mean(0)
-    return mean / mean.norm()
+    unit: torch.Tensor = mean / mean.norm()
+    return unit
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Ranks: the processes that train a policy together, and the collectives between them.
 
-torchrun or accelerate starts them, on one machine or on several that share the run folder. Every rank reads the same
-files and takes the same optimizer steps; rank 0 writes. Each rank forwards its share of a step's groups.
+`local_ranks` starts them on this machine; torchrun or accelerate on several that share the run folder. Every rank reads
+the same files and takes the same optimizer steps; rank 0 writes. Each rank forwards its share of a step's groups.
 """
 
 import os
@@ -18,6 +18,7 @@ from torch import distributed as dist
 from storage.errors import UserError
 from tasks.training.batching import Forward
 from tasks.training.groups import PromptGroup
+from tasks.training.local_ranks import STORE
 
 T = TypeVar("T")
 
@@ -128,7 +129,12 @@ def joined(device: str) -> Iterator[Ranks]:
         )
     if device == "cuda":
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
+    backend, size = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", int(os.environ["WORLD_SIZE"])
+    if STORE in os.environ:  # on one machine: by a file, with no port
+        store = dist.FileStore(os.environ[STORE], size)
+        dist.init_process_group(backend, store=store, rank=local, world_size=size, timeout=_TIMEOUT)
+    else:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     yield Ranks(dist.get_rank(), dist.get_world_size())
     # Not after an error: other ranks may wait in a collective, and the launcher ends them.
     dist.destroy_process_group()

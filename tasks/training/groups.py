@@ -104,7 +104,8 @@ def read_preferences(path: Path, *, ties: bool = True, messages: bool = False) -
         raise UserError(
             "there is no labeled pair of different responses to train on",
             where=str(path),
-            remedy="sample more responses or prompts, raise the temperature, or relax the filters of the label stage",
+            remedy="sample more responses or prompts, raise the temperature, or relax the filters of the label stage; "
+            "with overwrite=true, because finished stages are then made again",
         )
     return PreferenceData(list(groups.values()), skipped["identical"], skipped["tied"])
 

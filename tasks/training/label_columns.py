@@ -164,7 +164,8 @@ class _Scores:
             raise UserError(
                 f"objective {objective} needs scores, but there are none by {', '.join(missing)}",
                 where="scores.parquet of the label stage",
-                remedy="add an annotator that scores (reward_model, rubric, rule), or set objective.rewards=target",
+                remedy="add an annotator that scores (reward_model, rubric, rule) and overwrite=true, or set "
+                "objective.rewards=target",
             )
         names = list(annotators) or scorers
         values: dict[tuple[int, str, int], np.ndarray] = {}

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from storage.errors import UserError
 from storage.manifest import Manifest, read_manifest
@@ -55,11 +56,17 @@ def launch(spec: TrainSpec, progress: Progress = silent) -> Manifest:
 
 
 def _run_in_child(spec: TrainSpec, progress: Progress) -> Manifest:
+    # Ranks find each other in this folder, which only this user can read and write.
+    with TemporaryDirectory(prefix="irepo-ranks-", ignore_cleanup_errors=True) as store:
+        return _run_and_wait(spec, progress, Path(store) / "store")
+
+
+def _run_and_wait(spec: TrainSpec, progress: Progress, store: Path) -> Manifest:
     spec_file = spec.folder / "spec.yaml"
     spec.save(spec_file)
     child = Child(
         "the training process",
-        _command(spec, spec_file),
+        _command(spec, spec_file, store),
         log=spec.folder / LOG_FILE,
         env=_environment(),
         cwd=None,  # paths in the spec may be relative
@@ -78,7 +85,7 @@ def _run_in_child(spec: TrainSpec, progress: Progress) -> Manifest:
     return read_manifest(spec.folder)
 
 
-def _command(spec: TrainSpec, spec_file: Path) -> list[str]:
+def _command(spec: TrainSpec, spec_file: Path, store: Path) -> list[str]:
     settings = spec.settings.optimization
     if settings.launcher is not None:
         words = shlex.split(settings.launcher)
@@ -90,7 +97,8 @@ def _command(spec: TrainSpec, spec_file: Path) -> list[str]:
             )
         return [*words, "-m", _MODULE, str(spec_file)]
     if settings.processes > 1:
-        return [sys.executable, "-m", "tasks.training.torchrun", str(settings.processes), _MODULE, str(spec_file)]
+        ranks = [sys.executable, "-m", "tasks.training.local_ranks", str(settings.processes), str(store)]
+        return [*ranks, _MODULE, str(spec_file)]
     return [sys.executable, "-m", _MODULE, str(spec_file)]
 
 

@@ -29,7 +29,7 @@ GRADIENT_NUMBERS = 1 << 28  # gradient entries to compare at most (1 GiB)
 #: Exact forwards differ by 1e-6 in both; a wrong mask by 1e-1 or more.
 TOLERANCES = (1e-4, 1e-3)
 #: In half precision: the same, added to HALF_RATIO times the error that plain rows have themselves against float32.
-#: Plain rows of a right model in bfloat16 were seen off by 0.24 nats at their worst token, and by 0.02 in the mean.
+#: Plain rows of a right model in bfloat16 were seen off by 0.24 nats at their worst token, and by 0.03 in the mean.
 HALF_FLOORS = (0.01, 0.02)
 HALF_RATIO = 2.0
 

@@ -15,7 +15,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Itera
     try:
         yield service
         assert service.end_runner() == 143
-        assert "Warning" not in service.log.read_text()
+        assert "RuntimeWarning" not in service.log.read_text()
         assert not service.processes("flows.operations.prefect_server"), "only kill -9 may leave the server"
     finally:
         service.stop()

@@ -41,7 +41,7 @@ def commands(process: subprocess.Popen[str]) -> str:
 
 def the_imports(process: subprocess.Popen[str], run: Path) -> bool:
     """The interpreter itself has started, which takes 0.05 s; it imports what the command needs."""
-    return sum(psutil.Process(process.pid).cpu_times()[:2]) > 0.2
+    return bool(sum(psutil.Process(process.pid).cpu_times()[:2]) > 0.2)
 
 
 def the_servers_start(process: subprocess.Popen[str], run: Path) -> bool:

@@ -192,7 +192,7 @@ def test_rounds_that_were_rolled_back_leave_no_trace(run: Run) -> None:
     for number, chain in ((1, [0]), (2, [0, 1]), (3, [0, 1])):
         play_round(stages, plan, number, chain)
         action = "roll back" if number == 2 else "promote"
-        decision = Decision(action=action, by="human")  # type: ignore[arg-type]
+        decision = Decision(action=action, by="human")
         publish_text(plan.folder(number, "gate") / DECISION, decision.model_dump_json())
     run.goes_on("rounds=3")
     (plan.folder(2, "gate") / DECISION).unlink()

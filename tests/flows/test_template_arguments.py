@@ -57,11 +57,9 @@ def test_arguments_are_part_of_the_runs_policies(tmp_path: Path, policy: Path, t
     assert plan.initial.path == tmp_path / "runs/one/policies/initial"
     assert plan.initial.digest != plain.initial.digest
     assert plan.named["base"].path == tiny_policy  # its template has no such argument
-    asked = [{"role": "user", "content": "a"}]
-    prompt = load_tokenizer(plan.initial.path, trust_remote_code=True).decode(
-        encode_chat(load_tokenizer(plan.initial.path, trust_remote_code=True), asked)
-    )
-    assert prompt.endswith("<think>\n\n</think>\n\n")
+    question = [{"role": "user", "content": "a"}]
+    tokenizer = load_tokenizer(plan.initial.path, trust_remote_code=True)
+    assert str(tokenizer.decode(encode_chat(tokenizer, question))).endswith("<think>\n\n</think>\n\n")
     with pytest.raises(UserError, match="no argument 'enable_thinkin'"):
         open_plan(configured(tmp_path, policy, "policy.template_arguments={enable_thinkin: false}"))
 
@@ -94,6 +92,6 @@ def test_a_template_with_todays_date_is_refused_until_it_is_fixed(tmp_path: Path
     assert "policy.template_date=2026-01-31" in refusal.value.remedy
     plan = prepare_run(configured(tmp_path, folder, "policy.template_date=2026-01-31"))
     tokenizer = load_tokenizer(plan.initial.path)
-    assert tokenizer.decode(encode_chat(tokenizer, [{"role": "user", "content": "a"}])).startswith(
+    assert str(tokenizer.decode(encode_chat(tokenizer, [{"role": "user", "content": "a"}]))).startswith(
         "Today: 31 January 2026\n<|im_start|>user"
     )

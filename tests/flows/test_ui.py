@@ -1,12 +1,25 @@
 """What a person sees in Prefect's UI, in a real browser: rounds, states, artifacts with their numbers, the gate."""
 
 import json
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from flows.operations.api import healthy
 from flows.operations.guard import LOGIN
+from flows.operations.prefect_server import launch
+from flows.operations.secret import new_secret
+from flows.operations.temporary_server import free_port
+from tasks.processes import end_group
 from tests.flows.browser import Page, browser, needs_browser
 from tests.flows.served import Served
+from tests.waiting import wait_until
 
 
 def artifact(served: Served, key: str) -> dict[str, Any]:
@@ -55,6 +68,78 @@ def test_a_run_is_watched_and_its_gate_opened_in_the_browser(served: Served) -> 
         open_artifact(page, served, "seen-rounds", "promote")
     decision = json.loads((served.runs / "seen" / "round-01" / "gate" / "decision.json").read_text())
     assert (decision["action"], decision["by"]) == ("promote", "human")
+
+
+#: What a page of another origin tries on a server; the answer is what it could read, or that it could not.
+ATTACK = """(async () => {
+  const api = %s, found = {};
+  const read = async (name, path, options) => {
+    try { found[name] = (await fetch(api + path, options)).status; } catch (error) { found[name] = "refused"; }
+  };
+  await read("health", "/health");
+  await read("version", "/admin/version", {headers: {Authorization: "Basic eDp5"}});
+  await read("token", "/csrf-token?client=2f0f4a9e-64a8-4b5c-9d6f-0d1a6c6f7a10");
+  await read("json", "/flow_runs/filter", {method: "POST", headers: {"content-type": "application/json"}, body: "{}"});
+  await read("form", %s, {method: "POST", mode: "no-cors", body: "{}"});
+  found.socket = await new Promise(resolve => {
+    const socket = new WebSocket(api.replace("http", "ws") + "/events/out", "prefect");
+    socket.onopen = () => resolve("open"); socket.onerror = () => resolve("refused");
+  });
+  const frame = document.createElement("iframe");
+  frame.src = api.replace("/api", "/");
+  document.body.append(frame);
+  found.script = await new Promise(resolve => {
+    const script = document.createElement("script");
+    script.src = api + "/health"; script.onload = () => resolve("loaded"); script.onerror = () => resolve("refused");
+    document.body.append(script);
+  });
+  window.found = found;
+})()"""
+
+
+@contextmanager
+def another_origin() -> Iterator[str]:
+    """The address of a page of another server on this machine, as close to the own UI as a stranger can get."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "index.html").write_text("<!doctype html><title>another</title><body>another page")
+        http = HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        try:
+            yield f"http://localhost:{http.server_port}/"
+        finally:
+            http.shutdown()
+            http.server_close()
+
+
+@contextmanager
+def temporary_api() -> Iterator[str]:
+    """A temporary server, as a run from the command line has it."""
+    port = free_port()
+    with tempfile.TemporaryFile() as log:
+        process = launch(port, new_secret(), log, temporary=True)
+        api = f"http://127.0.0.1:{port}/api"
+        try:
+            wait_until(lambda: healthy(api), 60)
+            yield api
+        finally:
+            end_group(process)
+
+
+@needs_browser
+def test_a_page_of_another_origin_reads_and_changes_nothing(served: Served) -> None:
+    deployment = served.ask("GET", "deployments/name/irepo/iterate")["id"]
+    runs = served.post("flow_runs/count", {})
+    with another_origin() as address, temporary_api() as temporary, browser() as page:
+        for api in (served.api, temporary):
+            page.open(address)
+            page.until_it_says("another page")
+            page.evaluate(ATTACK % (json.dumps(api), json.dumps(f"/deployments/{deployment}/create_flow_run")))
+            wait_until(lambda: page.evaluate("window.found"), 30)
+            found = page.evaluate("window.found")
+            form = found.pop("form")  # sent without asking, to be refused; the page cannot see either
+            assert form in (0, "refused")
+            assert set(found.values()) == {"refused"}, found
+    assert served.post("flow_runs/count", {}) == runs
 
 
 def test_the_running_stage_shows_its_progress(served: Served) -> None:

@@ -47,7 +47,7 @@ def test_a_response_ends_with_the_templates_token(tiny_policy: Path, base_eos: P
         engine.load(folder)
         drawn.append([sample for row in engine.sample([Request([5, 6, 7], 3)], sampling) for sample in row])
         engine.close()
-    end = load_tokenizer(base_eos).convert_tokens_to_ids("<|im_end|>")
+    end = load_tokenizer(base_eos).get_vocab()["<|im_end|>"]
     ended = [sample for sample in drawn[1] if end in sample.token_ids]
     assert ended
     for sample in ended:
@@ -95,11 +95,11 @@ def test_a_turn_that_ends_with_words_needs_a_stop_string() -> None:
 
 
 def test_the_marks_of_a_thought_stay_in_the_text() -> None:
-    """They are special tokens here. Annotators see what follows them."""
+    """They are special tokens here, which decoding leaves out. Annotators see what follows them."""
     tokenizer = families()["thinking"].tokenizer()
-    assert {"<think>", "</think>"} <= set(tokenizer.all_special_tokens)
     text = "<think>\nI am not sure .\n</think>\n\nThe sum is 7 ."
     ids = tokenizer(f"{text}<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert "<think>" not in tokenizer.decode(ids, skip_special_tokens=True)
     assert reply_text(tokenizer, ids, {ids[-1]}) == reply_text(tokenizer, ids, set()) == text
 
 

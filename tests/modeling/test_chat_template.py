@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import JsonValue, ValidationError
+from transformers import PreTrainedTokenizerBase
 
 from storage.errors import UserError
 from storage.manifest import folder_digest
@@ -38,11 +39,16 @@ def test_an_argument_in_the_template_is_one_that_is_given(value: JsonValue) -> N
     assert str(given).startswith("\n" + json.dumps(value, ensure_ascii=False))
 
 
+def decoded(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt that the policy is shown, as text."""
+    return str(tokenizer.decode(encode_chat(tokenizer, QUESTION)))
+
+
 def test_thinking_is_switched_off() -> None:
     tokenizer = families()["thinking"].tokenizer()
-    assert not tokenizer.decode(encode_chat(tokenizer, QUESTION)).endswith("</think>\n\n")
+    assert not decoded(tokenizer).endswith("</think>\n\n")
     fix_template(tokenizer, TemplateValues(arguments={"enable_thinking": False}), where="here")
-    assert tokenizer.decode(encode_chat(tokenizer, QUESTION)).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert decoded(tokenizer).endswith("assistant\n<think>\n\n</think>\n\n")
 
 
 def test_a_fixed_date_takes_the_place_of_todays() -> None:
@@ -100,8 +106,7 @@ def test_a_policy_with_fixed_arguments_has_the_same_weights(tiny_policy: Path, t
     values = TemplateValues(arguments={"enable_thinking": False})
     folder = fixed_policy(source, tmp_path / "run" / "policy", values, strict=True)
     check_policy_folder(folder)
-    ids = encode_chat(load_tokenizer(folder), QUESTION)
-    assert load_tokenizer(folder).decode(ids).endswith("<think>\n\n</think>\n\n")
+    assert decoded(load_tokenizer(folder)).endswith("<think>\n\n</think>\n\n")
     for mine, theirs in zip(
         load_policy(folder, dtype="float32", device="cpu").parameters(),
         load_policy(source, dtype="float32", device="cpu").parameters(),

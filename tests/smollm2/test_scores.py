@@ -37,6 +37,7 @@ def test_grammar_counts_faults() -> None:
 def test_the_policy_is_converted_with_its_tokenizer(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
+    from tasks.modeling.conversation import encode_chat
     from tasks.modeling.load import check_policy_folder
     from tasks.smollm2.convert import convert
 
@@ -45,5 +46,5 @@ def test_the_policy_is_converted_with_its_tokenizer(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy")
     assert len(tokenizer.encode("\n\n1")) == 2
     assert len(tokenizer.encode("2024")) == 4  # digits apart
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
-    assert ids["input_ids"][0] == 1  # <|im_start|>
+    ids = encode_chat(tokenizer, [{"role": "user", "content": "Hi"}])
+    assert ids[0] == 1  # <|im_start|>

@@ -14,8 +14,8 @@ from storage.lineage import find, trace
 from storage.manifest import MANIFEST, BrokenManifest, FileEntry, ForeignFiles, Manifest, read_manifest
 from storage.owner import OWNER, owned
 from storage.stage import Outcome, run_stage
-from tests.storage.conftest import MakeRun
 from tests.storage.count_stage import Body, CountSpec
+from tests.storage.small_run import MakeRun
 
 
 def plant(folder: Path, name: str) -> Path:

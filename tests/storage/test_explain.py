@@ -114,15 +114,15 @@ def test_every_path_of_a_run_is_explained(make_run: MakeRun, tmp_path: Path, say
     figures.round(1, base=0, decision=Decision(action="promote", by="human", note="fine"))
     figures.round(2, base=1, decision=Decision(action="roll back", by="policy", last=True), kl={"mean": None})
     explained = 0
-    for root in (make_run("one").root, figures.root):
+    for root in (make_run("one", rounds=1).root, figures.root):
         for path in [root, *sorted(root.rglob("*"))]:
-            if path.name in ("config.yaml", "round-00"):
+            if path.name == "config.yaml":
                 continue
-            for form in ([], ["--full"], ["--json"]):
+            for form in ([], ["--full"], ["--json"]) if path.is_dir() else ([],):
                 code, text = say(path, *form)
                 assert (code, bool(text)) == (0, True), path
                 explained += 1
-    assert explained > 250
+    assert explained > 100
 
 
 def test_no_line_is_wider_than_the_terminal(make_run: MakeRun, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

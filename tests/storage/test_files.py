@@ -98,7 +98,7 @@ def test_every_published_byte_is_synced_before_the_rename(tmp_path: Path, monkey
     events.clear()
     with publish_folder(tmp_path / "f") as temporary:
         (temporary / "w").write_text("w")
-    assert events == ["sync w", f"sync .f.{os.getpid()}.tmp", "rename f", f"sync {tmp_path.name}"]
+    assert events == ["sync w", f"sync .f.{os.getpid()}-0a1b2c3d.tmp", "rename f", f"sync {tmp_path.name}"]
 
 
 def test_sweep_takes_what_a_killed_process_left_and_nothing_else(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints are saved by time as well as by steps."""
 
 import itertools
+import time
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_a_round_of_few_long_steps_is_saved(make_spec: MakeSpec, monkeypatch: py
                 raise Stopped
 
     with monkeypatch.context() as clock:
-        clock.setattr(trainer.time, "monotonic", lambda: float(next(minutes)))
+        clock.setattr(time, "monotonic", lambda: float(next(minutes)))
         with pytest.raises(Stopped):
             trainer.run(spec, stop_after_eight)
     assert saved == [3, 6]

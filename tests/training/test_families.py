@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from storage.errors import UserError
 from tasks.modeling.load import load_tokenizer
@@ -19,7 +19,7 @@ FIRST = [{"role": "user", "content": "What is the sum ?"}, {"role": "assistant",
 SECOND = [*FIRST, {"role": "user", "content": "Is it 7 ?"}, {"role": "assistant", "content": "The sum is 7 ."}]
 
 
-def rendered(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], *, prompt: bool = False) -> list[int]:
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool = False) -> list[int]:
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
@@ -107,11 +107,11 @@ def test_the_panel_scores_as_fitted(tmp_path: Path, name: str) -> None:
     settings = RewardTrainingSettings(steps=4, learning_rate=3e-3, batch_size=4)
     fit_reward_model(policy, pairs, tmp_path / "fitted", settings, device="cpu")
     annotator = RewardModelSettings(path=str(tmp_path / "fitted"), device="cpu").open("rm", seed=0)
-    asked = [{"role": "user", "content": "What is the sum ?"}]
-    batch = [Response("p", "s", i, asked, None, None, pair["chosen"], True) for i, pair in enumerate(pairs)]
+    question = [{"role": "user", "content": "What is the sum ?"}]
+    batch = [Response("p", "s", i, question, None, None, pair["chosen"], True) for i, pair in enumerate(pairs)]
     seen = [score.value for score in annotator.vote([*batch, *batch[:1]])]
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fitted"), load_tokenizer(policy)
-    rows = [rendered(tokenizer, [*asked, {"role": "assistant", "content": pair["chosen"]}]) for pair in pairs]
+    rows = [rendered(tokenizer, [*question, {"role": "assistant", "content": pair["chosen"]}]) for pair in pairs]
     with torch.no_grad():
         together = scores(model, rows).tolist()
         alone = [model.score(model.model(torch.tensor([row])).last_hidden_state[0, -1]).item() for row in rows]

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,28 @@ def run_on_two(*specs: TrainSpec) -> None:
     for spec in specs:
         paths.append(str(spec.folder.with_suffix(".yaml")))
         spec.save(Path(paths[-1]))
-    command = [sys.executable, "-m", "tasks.training.torchrun", "2", "tests.training.torchrun_specs", *paths]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert process.returncode == 0, process.stderr[-4000:]
+    store = str(specs[0].folder.with_suffix(".store"))
+    command = [sys.executable, "-m", "tasks.training.local_ranks", "2", store, "tests.training.torchrun_specs", *paths]
+    log, addresses = specs[0].folder.with_suffix(".log"), set[str]()
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+    while process.poll() is None:
+        addresses |= listening(process.pid)
+        time.sleep(0.2)
+    assert process.returncode == 0, log.read_text()[-4000:]
+    assert addresses, "ranks exchange tensors over sockets"
+    assert addresses <= {"127.0.0.1", "::1"}, "nobody else on the network can connect"
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses at which a process and its descendants accept connections."""
+    found: set[str] = set()
+    try:
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            found |= {each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+    except psutil.Error:  # it has just ended
+        pass
+    return found
 
 
 def soft_capped(tiny_policy: Path, folder: Path) -> Path:

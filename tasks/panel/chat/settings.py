@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from storage.files import digest
 from storage.manifest import folder_digest
 from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, LoadsModel, policy_folder
+from tasks.panel.chat.secrets import ExtraBody, KeyVariable
 
 
 class Price(BaseModel):
@@ -46,13 +47,13 @@ class ChatSettings(AnnotatorBase, LoadsModel):
     backend: Literal["endpoint", "vllm"] = "endpoint"  # an OpenAI-compatible server, or vLLM on this machine
     model: str  # endpoint: the name it serves; vllm: a folder, or the run's policy, previous, initial
     base_url: str = "http://127.0.0.1:8000/v1"  # endpoint
-    api_key_env: str | None = None  # endpoint: environment variable that holds the key; None = send no key
+    api_key_env: KeyVariable = None  # endpoint: environment variable that holds the key; None = send no key
     engine: ChatEngineSettings = ChatEngineSettings()  # vllm
     system: str | None = None  # system message
     max_tokens: int | None = Field(512, ge=1)  # endpoint: null leaves the field out of the request
     temperature: float | None = Field(0.0, ge=0)  # endpoint: null leaves the field out of the request
     # endpoint: more fields for each request, e.g. {seed: 0}; one that is null is left out of the request
-    extra_body: dict[str, Any] = Field({})
+    extra_body: ExtraBody = Field({})
     concurrency: int = Field(16, ge=1)  # requests in flight
     per_minute: float | None = Field(None, gt=0)  # endpoint: requests; None = no limit
     timeout: float = Field(120, gt=0)  # endpoint: seconds of one request, from connecting to the last byte
@@ -120,9 +121,10 @@ class ChatSettings(AnnotatorBase, LoadsModel):
         model: object = self.model
         if self.backend == "vllm":
             contents = folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model
-            model = [contents, self.engine.dtype, self.engine.max_model_len]
+            parts: list[object] = [contents, self.engine.dtype, self.engine.max_model_len]
             if self.template_values:
-                model.append(self.template_values.model_dump(mode="json"))
+                parts.append(self.template_values.model_dump(mode="json"))
+            model = parts
         return digest([self.backend, model, self.max_tokens, self.temperature, self.extra_body])
 
     def with_policies(self, name: str, policies: Mapping[str, Path]) -> Self:

@@ -7,7 +7,7 @@ questions join the batch that is being decoded.
 import hashlib
 import json
 import queue
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, TypeAdapter
 
@@ -16,6 +16,9 @@ from tasks.modeling.chat_template import TemplateValues, fix_template
 from tasks.modeling.conversation import encode_chat, turn_end
 from tasks.modeling.vllm_process import VllmOptions
 from tasks.processes import start_watcher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MODULE = "tasks.panel.chat.vllm_worker"
 _BREAK = "\u200b"  # zero-width space
@@ -68,7 +71,8 @@ class Worker:
 
         llm = LLM(**options.arguments())
         self._engine = llm.llm_engine
-        self._tokenizer: Any = llm.get_tokenizer()
+        # vLLM types it by a protocol of its own; for the policies read here it is transformers' tokenizer.
+        self._tokenizer = cast("PreTrainedTokenizerBase", llm.get_tokenizer())
         fix_template(self._tokenizer, template, where=f"the chat template of {options.model}")
         end = turn_end(self._tokenizer).token_id
         self._end_tokens = [] if end is None else [end]
