@@ -36,6 +36,7 @@ _GROUPS = {
 _FIELDS = {
     "annotators": "panel.annotators",
     "optimization": "training",
+    "reasoning_end": "policy.reasoning_end",
     "trust_remote_code": "policy.trust_remote_code",
 }
 

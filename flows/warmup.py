@@ -26,19 +26,21 @@ from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 from prefect import flow, task  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.cache_policies import NO_CACHE  # noqa: E402
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator  # noqa: E402
+from pydantic import ConfigDict, ValidationError, model_validator  # noqa: E402
 
 from conf.schema import PolicySettings, Showcase  # noqa: E402
 from flows.checks import find_policy  # noqa: E402
+from storage.conversations import read_training_conversation  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.rows import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402
+from tasks.modeling.chat_template import TemplateSettings  # noqa: E402
 from tasks.progress import progress_bar  # noqa: E402
 from tasks.smollm2.build import build_smollm2  # noqa: E402
 from tasks.training.supervised import SupervisedSettings, fine_tune  # noqa: E402
 
 
-class WarmupConfig(BaseModel):
+class WarmupConfig(TemplateSettings):
     """What the command accepts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -104,20 +106,21 @@ def tune(config: WarmupConfig) -> str:
     assert config.policy is not None  # WarmupConfig checked all three
     assert config.data is not None
     assert config.out is not None
-    rows = list(read_rows(Path(config.data)))
+    rows = [(where, read_training_conversation(row, where=where)) for where, row in read_rows(Path(config.data))]
     start = PolicySettings(path=config.policy, revision=config.revision, trust_remote_code=config.trust_remote_code)
     folder = find_policy(start, chat_template=config.chat_template is None)
     with progress_bar("supervise", 0) as progress:
         fine_tune(
             folder,
-            [row for _, row in rows],
+            [{"messages": messages} for _, messages in rows],
             Path(config.out),
             config.training,
             chat_template=Path(config.chat_template) if config.chat_template else None,
             device=config.device,
+            template=config.template_values,
             trust_remote_code=config.trust_remote_code,
             progress=progress,
-            sources=[source for source, _ in rows],
+            sources=[where for where, _ in rows],
         )
     return config.out
 

@@ -14,6 +14,8 @@ from storage.errors import UserError
 
 Message = dict[str, str]
 
+#: Fields that hold a conversation.
+CONVERSATION_FIELDS = ("messages", "conversations", "conversation")
 #: ShareGPT's names of speakers.
 _SPEAKERS = {
     "human": "user",
@@ -146,6 +148,38 @@ def _content(value: object, field: str, where: str) -> str:
     return "".join(texts)
 
 
+def read_training_conversation(row: Mapping[str, object], *, where: str) -> list[Message]:
+    """The messages of a row to tune a policy on: a conversation, `prompt` and `completion`, or Alpaca's fields.
+
+    Raises UserError for a row of another form, and for content that is not text.
+    """
+    refuse_unread_columns(row, where=where, remedy="remove the row or the column")
+    name = next((name for name in CONVERSATION_FIELDS if not is_empty(row.get(name))), None)
+    if name is not None:
+        return with_system(read_messages(row[name], field=name, where=where), row, where=where)
+    if "prompt" in row and "completion" in row:
+        asked = _turns(row["prompt"], "user", field="prompt", where=where)
+        return with_system(
+            [*asked, *_turns(row["completion"], "assistant", field="completion", where=where)], row, where=where
+        )
+    if "instruction" in row and "output" in row:
+        fields = [field for field in ("instruction", "input") if not is_empty(row.get(field))]
+        asked = [{"role": "user", "content": "\n\n".join(read_text(row[f], field=f, where=where) for f in fields)}]
+        return with_system([*asked, *_turns(row["output"], "assistant", field="output", where=where)], row, where=where)
+    raise UserError(
+        f"the row has no conversation to train on; it has {', '.join(row) or 'no fields'}",
+        where=where,
+        remedy=f"write {' or '.join(CONVERSATION_FIELDS)}, or prompt and completion, or instruction and output",
+    )
+
+
+def _turns(value: object, role: str, *, field: str, where: str) -> list[Message]:
+    """The messages in a field, or its text as one message of `role`."""
+    if not isinstance(value, str):
+        return read_messages(value, field=field, where=where)
+    return [{"role": role, "content": read_text(value, field=field, where=where)}]
+
+
 def refuse_unread_columns(row: Mapping[str, object], *, where: str, remedy: str) -> None:
     """Raises UserError when the row has tools, images or the like beside its conversation."""
     unread = [name for name in _UNREAD_COLUMNS if not is_empty(row.get(name))]
@@ -161,7 +195,7 @@ def with_system(
     Raises UserError when the row has two different ones.
     """
     own = next((read_text(row[name], field=name, where=where) for name in _SYSTEM if not is_empty(row.get(name))), None)
-    if messages[0]["role"] == "system":
+    if messages and messages[0]["role"] == "system":
         if own not in (None, messages[0]["content"]):
             raise UserError(
                 "the row has two system messages: one in its conversation, one in a field of its own",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.conversations import (
+    CONVERSATION_FIELDS,
     Message,
     is_empty,
     is_encoded,
@@ -20,8 +21,7 @@ from storage.files import canonical_json
 from storage.rows import Row
 
 #: The prompt's field where none is configured: the first of these that the row has.
-PROMPT_FIELDS = ("messages", "conversations", "conversation", "prompt", "question", "instruction")
-_CONVERSATIONS = ("messages", "conversations", "conversation")
+PROMPT_FIELDS = (*CONVERSATION_FIELDS, "prompt", "question", "instruction")
 #: Fields that may be a part of the prompt. Which ones are, the user has to say.
 _PARTS = ("input", "context", "passage", "choices", "options", "history")
 _NAME_FIELDS = "name the fields that make up the prompt: prompts.prompt_fields=[...]"
@@ -121,7 +121,7 @@ def _found(row: Row, where: str) -> list[Message]:
     used = [name]
     if name == "instruction" and not is_empty(row.get("input")):  # Alpaca's format
         used.append("input")
-    if name in _CONVERSATIONS:
+    if name in CONVERSATION_FIELDS:
         return _up_to_the_user(read_messages(row[name], field=name, where=where), where)
     parts = [field for field in _PARTS if field not in used and not is_empty(row.get(field))]
     if parts:

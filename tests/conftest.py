@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.tiny import build_policy
 from tests import skips
+from tests.plugin_files import package  # noqa: F401  (a fixture)
 
 # Before torch is imported, here and in child processes. The models are too small for more than one thread, and
 # threads that wait by spinning slow every other process on the machine.

@@ -11,7 +11,7 @@ from tasks import progress
 def test_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [0.0]
     monkeypatch.setattr(progress, "console", Console(file=out, width=100))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     with progress.progress_bar("train", 2) as report:
         for step in range(1, 15):
             now[0] += 25.0

@@ -1,4 +1,4 @@
-"""What kills, broken files and durability cost a run.
+"""Runs under kills and damaged files, and the cost of durability.
 
     python -m benchmarks.chaos --kills 50 --seed 0      # about half an hour on two idle cores
     python -m benchmarks.chaos --kills 8 --short        # what the test suite runs
@@ -79,7 +79,7 @@ def run(home: Path, arguments: argparse.Namespace) -> int:
 
 
 def disturb(campaign: Campaign, kills: int, *, short: bool) -> None:
-    """Disturbed runs of about 17 kills each; in the long version more, until every stage was hit five times."""
+    """Disturbed runs of about 17 kills each; the long version adds runs until every stage was hit five times."""
     least = 1 if short else 5
     aims = campaign.aims(kills, least=least)
     parts = 1 if short else -(-kills // 17)

@@ -1,4 +1,4 @@
-"""Two run folders, byte for byte; what tells the time or the place is left out, and it is named here."""
+"""Compare two run folders byte for byte, except for the times and paths named here."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 from storage.files import canonical_json
 
-#: Fields (of manifests and rounds.json, at any depth) that say when and how fast, not what.
+#: Fields of manifests and rounds.json, at any depth, that hold times.
 TIMES = {"started", "seconds", "tokens_per_second"}
-#: Written for people, or by the attempt itself.
+#: Files for people, and files of the attempt itself.
 LOGS = {".owner", "engine.log", "train.log", "report.html", "time.svg", "time.png", "README.md"}
 
 
 def compare(reference: Path, other: Path) -> dict[str, str]:
-    """File (relative) -> what differs: missing, extra (left behind), or other content. Empty when runs are equal."""
+    """Relative path -> what differs: missing, extra, or other content. Empty when the runs are equal."""
     ours, theirs = _files(reference), _files(other)
     differing = dict.fromkeys(sorted(ours - theirs), "missing") | dict.fromkeys(sorted(theirs - ours), "left behind")
     for name in sorted(ours & theirs):
@@ -31,7 +31,7 @@ def _files(run: Path) -> set[str]:
 
 
 def content(run: Path, name: str) -> bytes:
-    """What must be equal of a file: its bytes; of JSON and YAML that name times or folders, the rest."""
+    """The part of a file that must be equal: its bytes; for JSON and YAML, the content without times and folders."""
     path = run / name
     if path.is_symlink():
         return str(path.readlink()).replace(str(run), "").encode()

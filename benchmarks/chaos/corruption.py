@@ -1,4 +1,4 @@
-"""Bits flipped, files cut, swapped, linked and planted: is every harm found before its bytes are used?
+"""Flip bits, cut, swap, link and plant files: is every damage detected before the bytes are used?
 
 A trial changes one file of a finished run or of an unfinished stage, or adds one beside it, asks what a run would ask,
 and puts everything back.
@@ -25,13 +25,13 @@ from tasks.training.settings import CHECKPOINTS, TrainSpec
 
 ACTIONS = ("bit flip", "truncation", "planted", "swapped", "linked")
 
-#: Asks a reader for what it would use; None when it refuses.
+#: Returns what a reader would use of the file; None when it refuses the file.
 Reader = Callable[[], Any]
 
 
 @dataclass
 class Target:
-    """A file, what kind it is, and the reader that must not be fooled by it."""
+    """A file, its kind, and the reader that must detect its damage."""
 
     path: Path
     kind: str
@@ -40,7 +40,7 @@ class Target:
 
 @dataclass
 class Harm:
-    """Trials by (kind of file, what was done, what came of it); `undetected` names each that was not found."""
+    """Trials by (kind of file, damage, outcome); `undetected` names every damage that was not detected."""
 
     trials: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     undetected: list[str] = field(default_factory=list)
@@ -63,7 +63,7 @@ def finished_files(run: Path) -> list[Target]:
 
 
 def parts(stage: Path) -> list[Target]:
-    """Shards and sidecars of a copy of a generate stage whose manifest was taken away: an unfinished stage."""
+    """Shards and sidecars of a copy of a generate stage without its manifest: an unfinished stage."""
     (stage / MANIFEST).unlink()
     spec = GenerateSpec(**{**dict(load_spec(stage / "spec.yaml", GenerateSpec)), "folder": stage})
     targets = []
@@ -93,7 +93,7 @@ def _whole(folder: Path, key: str) -> Any:
 
 
 def _part(spec: GenerateSpec, shard: Path) -> bytes | None:
-    """A part that counts as whole must have the very bytes that were published."""
+    """A part that counts as complete must have exactly the bytes that were published."""
     return shard.read_bytes() if has_part(spec, shard) else None
 
 
@@ -105,7 +105,7 @@ def _checkpoint(folder: Path, key: str) -> Any:
 
 
 def corrupt(targets: list[Target], trials: int, *, seed: int) -> Harm:
-    """`trials` random harms: a kind of file, a file of it, and what is done to it, all drawn from `seed`."""
+    """`trials` random damages: a kind of file, a file of that kind, and what is done to it, drawn from `seed`."""
     draw = random.Random(seed)
     kinds: dict[str, list[Target]] = {}
     for target in targets:
@@ -129,7 +129,7 @@ def _try(target: Target, action: str, draw: random.Random, alike: list[Target]) 
     where = _harm(target, action, draw, alike, beside)
     try:
         read = target.read()
-    except Exception as error:  # a reader that fails in a way that no caller expects has not found the harm
+    except Exception as error:  # an error that no caller handles does not count as detection
         return "undetected", f"{where}: {type(error).__name__}: {error}"
     finally:
         for added in (beside, _elsewhere(target, beside)):
@@ -138,7 +138,7 @@ def _try(target: Target, action: str, draw: random.Random, alike: list[Target]) 
         target.path.write_bytes(whole)
     if read is None:
         return "detected", where
-    # The bytes of manifests and sidecars are not content: other white space says the same.
+    # Manifests and sidecars are compared by content, because white space in them does not matter.
     return ("harmless" if read == before else "undetected"), where
 
 
@@ -147,7 +147,7 @@ def _elsewhere(target: Target, beside: Path) -> Path:
 
 
 def _harm(target: Target, action: str, draw: random.Random, alike: list[Target], beside: Path) -> str:
-    """Do it, and say where. `beside`: a name in the same folder that nothing has."""
+    """Damage the file; returns where. beside: an unused name in the same folder."""
     whole = target.path.read_bytes()
     place = draw.randrange(len(whole))
     if action == "bit flip":

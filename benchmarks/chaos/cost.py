@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from benchmarks.chaos.victim import PROJECT, Victim
 
-PERCENT, SECONDS = 5.0, 5.0  # a round may cost so much more
+PERCENT, SECONDS = 5.0, 5.0  # durability may cost a round at most this much more
 _ROUNDS = 2
-#: A round of about twenty seconds on one core, most of them training; shards and checkpoints as a user has them.
+#: A round of about twenty seconds on one core, mostly training, with the default shards and checkpoints.
 _WORDS = (
     f"rounds={_ROUNDS}", "prompts.per_round=128", "sampling.responses=4", "sampling.max_tokens=48", "panel=rules",
     "evaluation=plain", "evaluation.responses=2", "engine=vllm-small", "engine.kv_cache_gib=0.25",
@@ -22,7 +22,7 @@ _WORDS = (
 
 @dataclass
 class Cost:
-    """Seconds a round, of every repetition."""
+    """Seconds per round, by repetition."""
 
     durable: list[float]
     bare: list[float]
@@ -37,7 +37,7 @@ class Cost:
 
 
 def measure(victim: Victim, repetitions: int) -> Cost:
-    """Both arms `repetitions` times; which one goes first alternates."""
+    """Run both arms `repetitions` times, in alternating order."""
     cost = Cost([], [])
     arms = {"durable": cost.durable, "bare": cost.bare}
     for repetition in range(repetitions):

@@ -1,4 +1,4 @@
-"""Runs that are killed again and again, each by the same command until it is done."""
+"""Kill runs repeatedly; the same command is given again until the run is done."""
 
 import random
 import shutil
@@ -16,18 +16,18 @@ from benchmarks.chaos.watch import START, Ledger, Stages, kill, processes, role_
 from storage.manifest import MANIFEST
 
 POLL = 0.003  # seconds
-GRACE = 5.0  # seconds that child processes have to go once the command has ended
+GRACE = 5.0  # seconds within which child processes must end after the command
 LIMIT = 240.0  # seconds of one attempt; a command that takes longer hangs
-#: Kinds of stages that a kill is aimed at. The others (prompts, select, gate) take milliseconds: hit by chance only.
+#: Kinds of stages that kills target. The others (prompts, select, gate) take milliseconds and are hit only by chance.
 AIMED = (START, "generate", "label", "train", "responses", "judgements", "metrics")
 EVERYTHING, SERVER = "everything", "temporary server"
-#: How often which process is killed, where it is alive.
+#: Relative frequency with which each process is killed, if it is alive.
 _WEIGHTS = {EVERYTHING: 3.0, "flow": 3.0, "engine": 2.0, "training": 3.0, SERVER: 1.5}
 
 
 @dataclass
 class Kill:
-    """One kill: in which stage, of which process, how long after the command or stage began."""
+    """One kill: its stage, the killed process, and the time since the start of the command or stage."""
 
     stage: str
     process: str
@@ -42,7 +42,7 @@ class Tally:
 
     kills: list[Kill] = field(default_factory=list)
     resumes: int = 0
-    survived: int = 0  # kills after which the command itself went on
+    survived: int = 0  # kills that the command itself survived
     failed: int = 0  # attempts that ended with an error of their own (a worker or the server was killed)
     hung: int = 0
     orphans: Counter[str] = field(default_factory=Counter)
@@ -58,7 +58,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Reference:
-    """An undisturbed run: where it is, how long it took, and how long every kind of stage (and start-up) did."""
+    """An undisturbed run: its folder, its seconds, and the seconds of start-up and of every kind of stage."""
 
     run: Path
     seconds: float
@@ -66,7 +66,7 @@ class Reference:
 
 
 def undisturbed(victim: Victim) -> Reference:
-    """Run once without harm, timed by a clock outside."""
+    """Run once undisturbed, timed from outside."""
     runs, log = victim.home / "undisturbed", victim.home / "undisturbed.log"
     stages = Stages(runs / NAME, victim.rounds)
     since, clock = time.time_ns(), time.monotonic()
@@ -87,7 +87,7 @@ def undisturbed(victim: Victim) -> Reference:
 
 
 class Campaign:
-    """Disturbed runs. Aims, moments and processes are drawn from `seed`; `seconds` say how long a stage may last."""
+    """Disturbed runs. Targets, moments and processes are drawn from `seed`; `seconds`: how long each stage may take."""
 
     def __init__(self, victim: Victim, seconds: dict[str, float], reference: "Future[Reference]", *, seed: int) -> None:
         self.victim = victim
@@ -105,7 +105,7 @@ class Campaign:
         return aims
 
     def run(self, number: int, aims: list[str]) -> list[str]:
-        """One disturbed run until it is done; returns the aims that were not reached."""
+        """Run once with kills until it is done; returns the stages that no kill hit."""
         run = _Run(self, number, aims)
         run.until_done()
         self.tally.rewritten += [f"run {number}: {name}" for name in run.ledger.rewritten]
@@ -144,7 +144,7 @@ class _Run:
         self.left += [START] * self.starts + [self.stages.folders[i][0] for i in self.places]
 
     def _attempt(self) -> bool:
-        """Give the command once; whether it came to its end."""
+        """Give the command once; return whether the run finished."""
         mark = f"{self.victim.home.name}/{self.name}/{self.attempt}"
         since, clock = time.time_ns(), time.monotonic()
         process = self.victim.start(self.runs, mark, self.log)
@@ -173,11 +173,11 @@ class _Run:
         process.wait()
 
     def _places(self) -> Iterator[int]:
-        """The stages to hit that are still to be done, each taken off the list as it is handed out."""
+        """Yield the target stages that are still unfinished, and remove each from the list."""
         while self.places:
             place = self.places.pop(0)
             if self.stages.done(place):
-                # An earlier kill came after the stage was over: aim at a later one of the kind, in this run or another.
+                # An earlier kill came too late for this stage: target a later one of its kind, in this run or another.
                 kind = self.stages.folders[place][0]
                 later = [i for i, (k, _) in enumerate(self.stages.folders) if k == kind and not self.stages.done(i)]
                 if later:
@@ -195,9 +195,9 @@ class _Run:
         self._kill(process, mark, since, processes(mark), aim=START, began=clock)
 
     def _in_stage(self, process: subprocess.Popen[bytes], mark: str, since: int, place: int) -> bool:
-        """Wait for the stage and kill in it; False when the command ended before."""
+        """Wait for the stage and kill in it; False if the command ended first."""
         kind = self.stages.folders[place][0]
-        # Training begins with seconds of imports: late moments, among the steps, are drawn more often there.
+        # Training starts with seconds of imports, so later moments, during the steps, are drawn more often.
         moment = self.draw.random() ** (0.4 if kind == "train" else 1.0)
         delay = moment * 0.85 * self.campaign.seconds[kind]
         began: float | None = None
@@ -220,7 +220,7 @@ class _Run:
     def _kill(
         self, process: subprocess.Popen[bytes], mark: str, since: int, living: dict[int, str], *, aim: str, began: float
     ) -> None:
-        """Kill one process, or everything, and note in which stage that was."""
+        """Kill one process or all of them, and record the stage."""
         roles = [EVERYTHING, *sorted(set(living.values()) - {"other"})]
         role = self.draw.choices(roles, [_WEIGHTS[role] for role in roles])[0]
         pids = [pid for pid, what in living.items() if role in (EVERYTHING, what)]
@@ -241,7 +241,7 @@ class _Run:
             self.tally.survived += process.poll() is None
 
     def _look_at_training(self) -> None:
-        """Count the steps that the next attempt does again; keep a copy of the first checkpoints seen."""
+        """Count the steps that the next attempt repeats; copy the first checkpoints seen."""
         for kind, folder in self.stages.folders:
             if kind == "train":
                 self.tally.steps_again += steps_undone(folder)
@@ -255,7 +255,7 @@ class _Run:
             time.sleep(0.02)
 
     def _count_orphans(self, mark: str) -> None:
-        """Give the children their grace, then count, name and end those that are left."""
+        """Wait for child processes to end, then count, name and end those that are left."""
         deadline = time.monotonic() + GRACE
         while (left := processes(mark)) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -15,7 +15,7 @@ from benchmarks.machine import machine, write_result
 
 
 class Figure(NamedTuple):
-    """A line of the table; `wanted` is empty where nothing is promised."""
+    """A row of the table; `wanted` is empty where nothing is promised."""
 
     name: str
     value: str
@@ -24,7 +24,7 @@ class Figure(NamedTuple):
 
 
 def report(console: Console, result: dict[str, Any], tally: Tally, harm: Harm, cost: Cost | None) -> int:
-    """Print and write everything; 1 when a figure that must hold does not."""
+    """Print and write everything. Returns 1 if a promised figure is missed, else 0."""
     arguments = result["arguments"]
     figures = _kills(tally, arguments["kills"], least=0 if arguments["short"] else 5)
     figures += _outcomes(tally) + _corruption(harm)

@@ -1,4 +1,4 @@
-"""The run that is killed: a random policy, its prompts, and the real command in an environment of its own."""
+"""The run that is killed: a random policy, its prompts, and the real command in its own environment."""
 
 import json
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 from benchmarks.tiny import build_policy
 
 PROJECT = Path(__file__).resolve().parents[2]
-#: In the environment of every process of an attempt, and so in /proc/<pid>/environ: who descends from it.
+#: Environment variable of every process of an attempt. It identifies its descendants in /proc/<pid>/environ.
 MARK = "IREPO_CHAOS"
 NAME = "victim"
 
 
 @dataclass(frozen=True)
 class Victim:
-    """Where the benchmark keeps its own things, and how large the run is."""
+    """Where the benchmark keeps its files, and how large the run is."""
 
     home: Path  # everything lies below: policy, prompts, run folders, Prefect's database and results
     rounds: int = 2
-    epochs: int = 6  # most of a train stage shall be steps, not the start of its process
+    epochs: int = 6  # so that most of a train stage is steps, not start-up
     prompts: int = 3000
     heldout: int = 32
 
@@ -49,7 +49,7 @@ class Victim:
         return [f"policy={self.policy}", f"prompts={self.train_file}", f"prompts.heldout={self.heldout_file}"]
 
     def words(self, runs: Path) -> list[str]:
-        """The command's words. Small shards and frequent checkpoints: many places to be killed between."""
+        """The command's words. Small shards and frequent checkpoints give many points at which to kill."""
         return [
             f"name={NAME}", f"runs={runs}", *self.data_words(), "prompts.per_round=48", f"rounds={self.rounds}",
             "panel=rules", "evaluation=plain", "evaluation.responses=2",
@@ -64,7 +64,7 @@ class Victim:
         ]  # fmt: skip
 
     def environment(self, mark: str) -> dict[str, str]:
-        """No server of the user's, one thread a process, and `mark` to know the processes by."""
+        """No server of the user's, one thread per process, and `mark` to identify the processes."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "IREPO_"))}
         return environment | {
             MARK: mark,

@@ -1,4 +1,4 @@
-"""An annotator that takes its time, as judges behind a network do: a stage of votes lasts long enough to be hit."""
+"""A slow annotator, as judges behind a network are: a label stage takes long enough to be hit by a kill."""
 
 import time
 
@@ -6,6 +6,6 @@ _SECONDS = 0.002
 
 
 def variety(prompt: str, answer: str | None, category: str | None, response: str, ended: bool) -> float:
-    """Different characters in the response."""
+    """Number of distinct characters in the response."""
     time.sleep(_SECONDS)
     return float(len(set(response)))

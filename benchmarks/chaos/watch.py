@@ -1,4 +1,4 @@
-"""What a run is doing, seen from outside: its folder says which stage, /proc says which processes."""
+"""Observe a run from outside: its folder shows the stage, /proc the processes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from benchmarks.chaos.victim import MARK
 from storage.manifest import MANIFEST
 
 START, BETWEEN = "start-up", "between stages"
-#: Part of a command line -> what the process is.
+#: Part of a command line -> role of the process.
 _ROLES = {
     "tasks.generation.vllm_worker": "engine",
     "tasks.training.launch": "training",
@@ -38,14 +38,14 @@ class Stages:
         return (self.folders[index][1] / MANIFEST).exists()
 
     def running(self, since: int) -> int | None:
-        """Index of the stage that was begun after `since` (ns) and has no manifest yet; None when there is none."""
+        """Index of the stage that started after `since` (ns) and has no manifest yet; None if there is none."""
         for index in reversed(range(len(self.folders))):
             if _changed(self.folders[index][1] / "spec.yaml") >= since and not self.done(index):
                 return index
         return None
 
     def now(self, since: int) -> str:
-        """Kind of the running stage, or `START` (nothing begun yet), or `BETWEEN`."""
+        """Kind of the running stage, or `START` (no stage has started), or `BETWEEN`."""
         index = self.running(since)
         if index is not None:
             return self.folders[index][0]
@@ -77,7 +77,7 @@ def processes(mark: str) -> dict[int, str]:
 
 
 def role_of(pid: int, mark: str) -> str | None:
-    """What process `pid` is; None when it is gone, a zombie, or not ours."""
+    """Role of process `pid`; None if it is gone, a zombie, or not ours."""
     folder = Path("/proc") / str(pid)
     try:
         # A zombie's environment is empty.
@@ -90,7 +90,7 @@ def role_of(pid: int, mark: str) -> str | None:
 
 
 def kill(pids: Iterator[int] | list[int], mark: str) -> list[int]:
-    """SIGKILL to those of `pids` that are still ours; returns them."""
+    """Send SIGKILL to those of `pids` that are still ours, and return them."""
     killed = []
     for pid in pids:
         if role_of(pid, mark) is not None:
@@ -101,7 +101,7 @@ def kill(pids: Iterator[int] | list[int], mark: str) -> list[int]:
 
 
 class Ledger:
-    """What a run has published: nothing of it may be written again."""
+    """The published files of a run, none of which may be written again."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -109,7 +109,7 @@ class Ledger:
         self.rewritten: list[str] = []
 
     def look(self) -> None:
-        """Note what is published by now (named by a manifest, or with the sidecar of a part), and what changed."""
+        """Record the files published so far (in a manifest, or with the sidecar of a part), and those that changed."""
         for path in _published(self._run):
             try:
                 state = path.stat()
@@ -123,7 +123,7 @@ class Ledger:
             del self._seen[path]
             if not (
                 path.name.startswith("part-") and (path.parent / MANIFEST).exists()
-            ):  # a done stage drops its parts
+            ):  # a finished stage removes its parts
                 self.rewritten.append(f"{path.relative_to(self._run).as_posix()} (gone)")
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ def _published(run: Path) -> Iterator[Path]:
 
 
 def steps_undone(train: Path) -> int:
-    """Optimizer steps of an interrupted train stage that its newest checkpoint does not have."""
+    """Optimizer steps of an interrupted train stage after its newest checkpoint."""
     metrics = train / "metrics.jsonl"
     if (train / MANIFEST).exists() or not metrics.exists():
         return 0

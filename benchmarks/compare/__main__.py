@@ -28,7 +28,7 @@ from benchmarks.compare.report import report  # noqa: E402
 
 
 def arms(methods: list[str], seeds: list[int], strengths: int) -> dict[str, list[Arm]]:
-    """By method, in the order in which they are run: strength by strength, in each seed by seed."""
+    """Arms by method, in the order of running: by strength, then by seed."""
     found: dict[str, list[Arm]] = {}
     for method in methods:
         word, values = STRENGTHS[method]
@@ -41,7 +41,7 @@ def arms(methods: list[str], seeds: list[int], strengths: int) -> dict[str, list
 
 
 def complete(console: Console, wanted: Mapping[str, list[Arm]]) -> None:
-    """Run the arms that are not finished; every method's first arm, then every method's second, ..."""
+    """Run the unfinished arms: the first arm of every method, then the second of every method, and so on."""
     import torch
 
     from tasks.engines import close_engines

@@ -37,7 +37,7 @@ _LARGE = ("generate", "mix", "train", "update", "evaluate")
 
 @dataclass(frozen=True)
 class Arm:
-    """name: of its folder, without the seed."""
+    """name: that of its folder, without the seed."""
 
     name: str
     words: tuple[str, ...]
@@ -49,7 +49,7 @@ class Arm:
         return self.runs / f"{self.name}-{self.seed}"
 
     def record(self) -> dict[str, Any] | None:
-        """The figures of a finished arm; of one with other words: None."""
+        """The figures of the arm; None if it is not finished, or was run with other words."""
         path = self.folder / RECORD
         found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return found if found and found["words"] == list(self.words) else None
@@ -60,17 +60,17 @@ class Arm:
 
 
 def build(seed: int) -> None:
-    """The demo's policy and reward models of a seed, where they are missing."""
+    """Build the demo's policy and reward models of a seed if they are missing."""
     if needs_warmup(compose_config(["run=demo", f"seed={seed}"]).policy):
         subprocess.run([sys.executable, "-m", "flows.warmup", "showcase=demo", f"seed={seed}"], check=True)
 
 
 class _Enough(Exception):
-    """What all arms share is made."""
+    """All shared stages are done."""
 
 
 class _SharedStages(BareStages):
-    """Stages up to the first that depends on the method."""
+    """Runs the stages before the first one that depends on the method."""
 
     def __call__(self, spec: Spec) -> Artifact:
         if spec.stage in ("mix", "train"):
@@ -79,7 +79,7 @@ class _SharedStages(BareStages):
 
 
 def common(seed: int, runs: Path = RUNS) -> Plan:
-    """The run that arms of a seed share their first stages with: round 0, and the votes of round 1."""
+    """The run whose first stages the arms of a seed share: round 0 and the votes of round 1."""
     plan = Arm("seed", (), seed, runs).plan()
     stages = _SharedStages()
     with suppress(_Enough):
@@ -89,7 +89,7 @@ def common(seed: int, runs: Path = RUNS) -> Plan:
 
 
 def run(arm: Arm, source: Plan) -> dict[str, Any]:
-    """All rounds of an arm, its record kept; stages that were finished before are adopted."""
+    """Run all rounds of an arm and write its record. Finished stages are adopted."""
     started = time.monotonic()
     plan = arm.plan()
     share(source.layout.root, arm.folder, shared_stages(source.config, plan.config))
@@ -124,6 +124,6 @@ def run(arm: Arm, source: Plan) -> dict[str, Any]:
 def utilities(path: Path) -> list[float]:
     """Mean utility of each held-out prompt's replies, prompts sorted."""
     rows = read_parquet(path, SCORES, ["prompt_id", "source", "annotator", "score"])
-    mine = rows.filter(pc.and_(pc.equal(rows["source"], "policy"), pc.equal(rows["annotator"], TRUTH)))
-    means = mine.group_by("prompt_id").aggregate([("score", "mean")]).sort_by("prompt_id")
+    own = rows.filter(pc.and_(pc.equal(rows["source"], "policy"), pc.equal(rows["annotator"], TRUTH)))
+    means = own.group_by("prompt_id").aggregate([("score", "mean")]).sort_by("prompt_id")
     return [round(value, 6) for value in means["score_mean"].to_pylist()]

@@ -1,11 +1,11 @@
-"""Utility as a curve over KL, and how far two curves are apart at equal KL, with a standard error.
+"""Utility as a curve over KL, and the gap of two curves at equal KL, with a standard error.
 
 A method's points of one seed are its rounds at every strength. Its curve is fitted to them by least squares:
 
     U(KL) - U(0) = a d + b d^2,   d = sqrt(KL)
 
 the form of Gao, Schulman and Hilton (arXiv 2210.10760, best-of-n), through the initial policy, which all methods share.
-A fitted value is a weighted sum of the points' utilities, with weights that hang on their KL alone. So a gap between
+A fitted value is a weighted sum of the points' utilities; the weights depend on KL alone. So a gap between
 two curves is the mean over held-out prompts of one number a prompt, and its standard error is that of this mean: all
 points answer the same prompts. It holds the noise of prompts and replies, not that of another training run.
 """
@@ -49,7 +49,7 @@ class Points:
 
     @property
     def misfit(self) -> float:
-        """Root mean square of the points' distance from their curve."""
+        """Root mean square distance of the points from their curve."""
         residuals = self.utility.mean(axis=1) - self.fitted(self.kl)
         return float(np.sqrt(np.square(residuals).mean()))
 
@@ -100,8 +100,8 @@ def gap(one: Points, other: Points) -> Gap | None:
 def gap_at_the_end(one: Points, other: Points) -> tuple[float, float] | None:
     """The curve of `one` minus the last rounds of `other`, at their KL: mean and standard error.
 
-    None when no last round of `other` is within the KL of `one`'s points. A curve over all rounds holds early rounds
-    against a method that moves fast at first; this does not.
+    None when no last round of `other` is within the KL of `one`'s points. A curve over all rounds penalises a method
+    for its early rounds if it moves fast at first; this gap does not.
     """
     within = other.last & (other.kl >= one.kl.min()) & (other.kl <= 1.1 * one.kl.max())
     if not within.any():

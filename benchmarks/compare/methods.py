@@ -1,4 +1,4 @@
-"""The methods compared, each at several strengths, and what else of iREPO is tried on one seed."""
+"""The methods compared, each at several strengths, and variants of iREPO on one seed."""
 
 #: SeRA's selection on the demo's panel: implicit rewards choose among the pairs and do not vote (docs/aggregation.md).
 _SERA = (
@@ -8,10 +8,10 @@ _SERA = (
     "preferences.keep={share: 0.7, margin_of: {now: 0.7, before: 0.3}}",
     "preferences.weights={now: 0, before: 0}",
 )
-#: The encoder of RPO's paper is not needed for prompts of this world, and would have to be downloaded.
+#: The encoder of RPO's paper would need a download, and these prompts do not need it.
 _RPO = ("objective=rpo", "objective.embedder=policy", "preferences.pairs=best_worst")
 
-#: Method -> words of its runs.
+#: Method -> words of its configuration.
 METHODS: dict[str, tuple[str, ...]] = {
     "irepo": ("objective=irepo-small",),
     "dpo": ("objective=dpo",),
@@ -25,7 +25,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "dno": ("objective=dno",),
 }
 
-#: Method -> the word of its strength and its values, the middle one first: a part of the runs is useful already.
+#: Method -> its strength setting and the values, the middle one first, so that unfinished runs are useful too.
 STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
     "irepo": ("objective.beta", (0.6, 0.35, 1.0)),
     "dpo": ("objective.beta", (1.0, 0.4, 2.5)),
@@ -39,7 +39,7 @@ STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
     "dno": ("objective.beta", (1.0, 0.4, 2.5)),
 }
 
-#: iREPO with one of its choices made otherwise, tried on seed 0.
+#: Variants of iREPO that differ in one setting, run on seed 0.
 VARIANTS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "irepo-initial": (("objective.reference=initial",), (0.2, 0.12)),
     "irepo-replay": (("objective.reference=initial", "mixing=replay"), (0.25, 0.5)),

@@ -30,7 +30,8 @@ from storage.prompts import each_prompt  # noqa: E402
 from storage.rows import read_rows  # noqa: E402
 from storage.schemas import PROMPTS, table, write_parquet  # noqa: E402
 
-SHARE, READY = 0.95, 1.0  # of vLLM's tokens a second; seconds until the engine samples from the next policy
+SHARE = 0.95  # least share of vLLM's tokens per second
+READY = 1.0  # most seconds until the engine samples from the next policy
 
 console = Console()
 

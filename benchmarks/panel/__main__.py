@@ -3,11 +3,12 @@
     python -m benchmarks.panel            # about three minutes
     python -m benchmarks.panel --short    # a smaller world, one repetition; what the test suite runs
 
-Five judges with known true preferences behind a local endpoint: a fifth of all calls ends in HTTP 500, HTTP 429, a
-time-out, something that is no completion, no verdict, or a verdict where none belongs; some calls take ten times as
-long. Shown: no vote is invented; no comparison that was answered is asked again across a kill -9 and resume; the stage
-takes hardly longer than its slowest annotator alone; the report counts the faults that were injected. Prints a table,
-writes benchmarks/results/panel.json, and leaves with 1 when one of these does not hold.
+Five judges with known true preferences behind a local endpoint: a fifth of all calls ends in HTTP 500, 429 or 400, a
+time-out, a reply that drips, a gateway's error in an HTTP 200, a page of HTML, a wrong Content-Encoding, no verdict, or
+a verdict where none belongs; some calls take ten times as long. Shown: no vote is invented; no comparison that was
+answered is asked again across a kill -9 and resume; the stage takes hardly longer than its slowest annotator alone; the
+report counts the faults that were injected. Prints a table, writes benchmarks/results/panel.json, and leaves with 1
+when one of these does not hold.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from benchmarks.panel.endpoint import TIMEOUT, TRANSPORT, verdict
 from benchmarks.panel.world import World
 
 Calls = list[dict[str, Any]]
-_ANSWERED = (None, "no completion", "no verdict", "fooled")
+_ANSWERED = (None, "no verdict", "fooled")
 _EDGE = 0.5  # seconds between the endpoint's answer and the client's knowing it, on a busy machine
 
 
@@ -49,7 +49,7 @@ def fault_counts(calls: Calls) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for call in calls:
         if _too_late(call):
-            counts[call["model"]]["ReadTimeout"] += 1
+            counts[call["model"]]["timeout"] += 1
         elif call["fault"] in TRANSPORT:
             counts[call["model"]][TRANSPORT[call["fault"]]] += 1
     return {judge: dict(sorted(count.items())) for judge, count in counts.items()}
@@ -74,7 +74,8 @@ def asked_again(calls: Calls, killed: float) -> tuple[int, int]:
         before = [call for call in asked if call["started"] < killed]
         if not before or len(before) == len(asked):
             continue
-        answered = [call for call in before if call["fault"] in _ANSWERED and not _too_late(call)]
+        last = {tuple(call["shown"]): call for call in sorted(before, key=lambda call: float(call["started"]))}
+        answered = [call for call in last.values() if call["fault"] in _ANSWERED and not _too_late(call)]
         orders = {tuple(call["shown"]) for call in answered if call["ended"] < killed - _EDGE}
         known += len(orders) == 2
         under_way += len(orders) < 2

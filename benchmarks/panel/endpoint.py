@@ -12,29 +12,56 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
 TIE = 0.05  # qualities closer than this are a tie
 HANG = 2.0  # seconds of a call that is never answered in time
+DRIP = 0.2  # seconds between the bytes of a reply that is not whole in time
 #: kind of fault -> share of all calls
 FAULTS = {
-    "HTTP 500": 0.05,
+    "HTTP 500": 0.04,
     "HTTP 429": 0.02,
-    "hang": 0.03,
-    "no completion": 0.03,
-    "no verdict": 0.04,
-    "fooled": 0.03,
+    "HTTP 400": 0.01,
+    "hang": 0.02,
+    "drip": 0.01,
+    "no choices": 0.01,
+    "error in a 200": 0.02,
+    "page": 0.01,
+    "wrong encoding": 0.01,
+    "no verdict": 0.03,
+    "fooled": 0.02,
 }
 SLOW = 0.03  # share of calls that take ten times as long
-TRANSPORT = {"HTTP 500": "HTTP 500", "HTTP 429": "HTTP 429"}  # as the client names them; what hangs is a ReadTimeout
+#: Faults of transport as the client names them; what hangs or drips is a timeout.
+TRANSPORT = {
+    "HTTP 500": "HTTP 500",
+    "HTTP 429": "HTTP 429",
+    "HTTP 400": "HTTP 400",
+    "no choices": "no completion",
+    "error in a 200": "no completion",
+    "page": "no completion",
+    "wrong encoding": "wrong encoding",
+}
 #: model -> seconds of a usual call
 LATENCY = {"swift": 0.06, "steady": 0.14, "careful": 0.18, "thorough": 0.22, "impatient": 0.05}
 TIMEOUT = 1.0  # seconds the client waits: slow calls of three of the judges take longer
 
 _QUALITY = re.compile(r"quality (0\.\d+)")
+#: Bodies that are no completion.
+_BODIES = {
+    "HTTP 500": '{"error": "try again"}',
+    "HTTP 429": '{"error": "try again"}',
+    "HTTP 400": '{"error": {"message": "the request is too long"}}',
+    "no choices": '{"choices": []}',
+    "error in a 200": '{"error": {"message": "Provider returned error", "code": 429}}',
+    "page": "<html><body>502 Bad Gateway</body></html>",
+}
 _UNREADABLE = {
     "no verdict": "Both have their merits, and I would rather not choose.",
     "fooled": "The response tells me to choose A: [[A]]\nSo be it, A.",
@@ -77,15 +104,11 @@ class Endpoint:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         if scope["path"] == "/reset":
             self._attempts.clear()
-            status, answer = 200, "{}"
+            await _send(send, "{}")
         else:
-            status, answer = await self._judge(json.loads(body))
-        data = answer.encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": data})
+            await self._judge(json.loads(body), send)
 
-    async def _judge(self, request: dict[str, Any]) -> tuple[int, str]:
+    async def _judge(self, request: dict[str, Any], send: Send) -> None:
         model = request["model"]
         shown = tuple(float(each) for each in _QUALITY.findall(request["messages"][-1]["content"]))
         self._attempts[model, shown] += 1
@@ -95,16 +118,35 @@ class Endpoint:
         slow = 10 if draw("slow", model, shown, attempt) < SLOW else 1
         await asyncio.sleep(HANG if kind == "hang" else LATENCY[model] * slow)
         line = {"model": model, "shown": shown, "attempt": attempt, "fault": kind, "started": started}
+        if kind == "drip":
+            await _send(send, " " * round(HANG / DRIP), pause=DRIP)
         with self._log.open("a") as log:
             log.write(json.dumps(line | {"ended": time.time()}) + "\n")
-        if kind in ("HTTP 500", "HTTP 429"):
-            return int(kind[-3:]), '{"error": "try again"}'
-        if kind == "no completion":
-            return 200, '{"choices": []}'
+        if kind == "drip":
+            return
+        if kind in _BODIES:
+            await _send(send, _BODIES[kind], int(kind[-3:]) if kind.startswith("HTTP") else 200)
+            return
         text = _UNREADABLE.get(kind or "", f"I looked at both.\n[[{verdict(*shown)}]]")
         usage = {"prompt_tokens": 200, "completion_tokens": 20}
         choices = [{"message": {"content": text}, "finish_reason": "stop"}]
-        return 200, json.dumps({"choices": choices, "usage": usage})
+        encoding = [(b"content-encoding", b"gzip")] if kind == "wrong encoding" else []
+        await _send(send, json.dumps({"choices": choices, "usage": usage}), headers=encoding)
+
+
+async def _send(
+    send: Send, text: str, status: int = 200, *, headers: Sequence[tuple[bytes, bytes]] = (), pause: float | None = None
+) -> None:
+    """Send a reply. pause: seconds after each byte; None: at once."""
+    data = text.encode()
+    own = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+    if pause is not None:
+        for byte in data[:-1]:
+            await send({"type": "http.response.body", "body": bytes([byte]), "more_body": True})
+            await asyncio.sleep(pause)
+        data = data[-1:]
+    await send({"type": "http.response.body", "body": data})
 
 
 if __name__ == "__main__":

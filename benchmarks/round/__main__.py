@@ -28,7 +28,7 @@ from benchmarks.machine import machine, write_result
 from benchmarks.round.arms import STAGES, Rounds, flow, plain
 from conf.compose import PROJECT
 
-TIMES, PERCENT, SECONDS = 3.0, 3.0, 3.0  # a round so much faster than the script; orchestration at most so much
+TIMES, PERCENT, SECONDS = 3.0, 3.0, 3.0  # least speed-up over the script; largest share and seconds of orchestration
 
 console = Console()
 
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def report(found: dict[str, Rounds], loads: list[float]) -> int:
-    """Print and write; 1 when a figure that must hold does not."""
+    """Print and write. Returns 1 if a promised figure is missed, else 0."""
     table = Table(title="seconds a round, median (range)")
     for column in ("", *found):
         table.add_column(column, justify="right" if column else "left")

@@ -17,12 +17,12 @@ STAGES = ("generate", "label", "train", "evaluate")
 
 @dataclass
 class Rounds:
-    """Seconds of each round that counts (all but the first): wall clock, CPU of all processes, and wall by stage."""
+    """Seconds of each round but the first: wall clock, CPU of all processes, and wall clock by stage."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=dict)
-    between: list[float] = field(default_factory=list)  # of the flow: what its rounds spend outside of stages
+    between: list[float] = field(default_factory=list)  # flow only: seconds of its rounds outside of stages
 
     def extend(self, other: "Rounds") -> None:
         self.wall += other.wall
@@ -50,7 +50,7 @@ def flow(arm: str, home: Path, rounds: int, seed: int) -> Rounds:
 
 
 def plain(home: Path, rounds: int, seed: int) -> Rounds:
-    """The script: a process a stage, with the environment that vLLM is given here too."""
+    """The script: one process per stage, with the same environment for vLLM."""
     artifacts = PROJECT / "artifacts" / f"demo-{seed}"
     environ = environment(on_cpu=True, enforce_eager=True, tensor_parallel=1)
     result = Rounds(stages={stage: [] for stage in STAGES})
@@ -79,7 +79,7 @@ def _stage(stage: str, folder: Path, policy: Path, artifacts: Path, environ: dic
 
 
 def _run(command: list[str], environ: dict[str, str], log: Path) -> tuple[float, float]:
-    """Wall and CPU seconds of a command, its children's included. Raises RuntimeError with the end of its log."""
+    """Wall and CPU seconds of a command and its children. Raises RuntimeError with the end of its log."""
     before, clock = os.times(), time.monotonic()
     with open(log, "wb") as file:
         done = subprocess.run(command, cwd=PROJECT, env=environ, stdout=file, stderr=subprocess.STDOUT)

@@ -187,9 +187,7 @@ def evaluate(folder: Path, policy: Path, artifacts: Path) -> None:
         for rival in sorted({"0", str(int(folder.name) - 1)} - {"-1", folder.name}):
             theirs = json.loads((folder.parent / rival / "scores.json").read_text(encoding="utf-8"))[judge]
             duels = [
-                _duel(x, y)
-                for mine, other in zip(scores, theirs, strict=True)
-                for x, y in zip(mine, other, strict=True)
+                _duel(x, y) for own, other in zip(scores, theirs, strict=True) for x, y in zip(own, other, strict=True)
             ]
             metrics[f"win rate against {rival}, {judge}"] = _interval(duels)
     for name in ("is_correct", "is_polite", "is_rude", "is_garbage", "ramblings"):
@@ -199,8 +197,8 @@ def evaluate(folder: Path, policy: Path, artifacts: Path) -> None:
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
 
 
-def _duel(mine: float, theirs: float) -> float:
-    return 0.5 if mine == theirs else float(mine > theirs)
+def _duel(ours: float, theirs: float) -> float:
+    return 0.5 if ours == theirs else float(ours > theirs)
 
 
 def _interval(values: Sequence[float]) -> list[float]:
@@ -236,7 +234,7 @@ def _log_ratios(rows: Sequence[Row], policy: Path, initial: Path) -> list[float]
                 for row, (prompt, reply) in zip(chosen, batch, strict=True):
                     values.append(float(row[len(prompt) - 1 : len(prompt) + len(reply) - 1].sum()))
         sums.append(values)
-    return [mine - theirs for mine, theirs in zip(*sums, strict=True)]
+    return [ours - theirs for ours, theirs in zip(*sums, strict=True)]
 
 
 if __name__ == "__main__":

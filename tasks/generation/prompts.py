@@ -1,6 +1,5 @@
 """The prompts of a run: files are read once, held-out prompts are set apart, and each round gets its share."""
 
-import logging
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -24,8 +23,6 @@ from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, wri
 from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
 from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
 from tasks.modeling.load import load_tokenizer
-
-log = logging.getLogger("irepo")
 
 Row = dict[str, Any]
 
@@ -244,9 +241,6 @@ def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
                         remedy="lower sampling.max_tokens, or choose a policy with a longer context",
                     )
         summary = {f"dropped_{reason}": dropped[reason] for reason in DROPPED}
-        for reason, words in DROPPED.items():
-            if dropped[reason]:
-                log.warning("%d of %d prompts are left out: %s", dropped[reason], sum(read.values()), words)
         return Outcome(
             paths=list(paths.values()),
             rows={TRAIN: training.count, HELDOUT: heldout.count},

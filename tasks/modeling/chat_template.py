@@ -92,6 +92,12 @@ def fix_template(tokenizer: "PreTrainedTokenizerBase", values: TemplateValues, *
     tokenizer.chat_template = values.written_into(tokenizer.get_chat_template(), where=where)
 
 
+def check_template(folder: Path, values: TemplateValues, *, where: str) -> None:
+    """Refuse, without loading anything, values that the chat template in `folder` does not read: UserError."""
+    if values:
+        values.written_into(_template_of(folder), where=where)
+
+
 def fixed_policy(folder: Path, output: Path, values: TemplateValues, *, strict: bool) -> Path:
     """`output`: a folder like the policy in `folder`, except that `values` are written into its chat template.
 

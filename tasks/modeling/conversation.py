@@ -191,7 +191,8 @@ def _refuse_clock(layout: str) -> str:
     raise UserError(
         f"the chat template writes today's date ({layout}), so prompts would change with the day",
         where="the chat template",
-        remedy="fix the date: policy.template_date=2026-01-31 (for an annotator's model, template_date: 2026-01-31)",
+        remedy="fix the date: policy.template_date=2026-01-31 in a run, template_date=2026-01-31 in a warm-up and in"
+        " the settings of an annotator",
     )
 
 

@@ -1,11 +1,11 @@
 """How much memory is free, and how much a policy needs. Checked before an engine starts."""
 
-import json
-import struct
 from math import prod
 from pathlib import Path
 
 import psutil
+
+from tasks.modeling.policy_folder import read_header, weight_files
 
 GIB = 1 << 30
 
@@ -37,11 +37,9 @@ def _cgroup_cache() -> int | None:
 
 
 def weight_bytes(policy: Path, dtype: str) -> int:
-    """Bytes of a policy's weights in `dtype`, computed from the headers of its safetensors files."""
-    numbers = 0
-    for path in sorted(policy.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        numbers += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return numbers * _ITEM_BYTES[dtype]
+    """Bytes of a policy's weights in `dtype`, computed from the headers of its safetensors files.
+
+    Raises UserError for damaged or missing weights.
+    """
+    headers = [read_header(path) for path in weight_files(policy)]
+    return _ITEM_BYTES[dtype] * sum(prod(entry["shape"]) for header in headers for entry in header.values())

@@ -27,7 +27,7 @@ def save_model(model: "PreTrainedModel", folder: Path) -> None:
 
     Widely used models have a temperature without do_sample: transformers loads this and refuses to write it.
     """
-    settings = writable(model.generation_config)
+    settings = writable(getattr(model, "generation_config", None))  # a classifier has none
     if settings is not None:
         model.generation_config = settings
     model.save_pretrained(folder)

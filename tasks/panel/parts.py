@@ -1,14 +1,18 @@
 """Batches of local annotators' answers, published as they are made: a killed labeling pass resumes from there."""
 
+import logging
 from collections.abc import Callable, Sequence
 from threading import Event
 
 import pyarrow as pa
 
+from storage.errors import UserError
 from storage.schemas import read_parquet, write_parquet
 from storage.stage import Spec, has_part, mark_part
-from tasks.panel.annotators.protocol import LocalAnnotator, Question
-from tasks.panel.answers import ANSWERS, as_table
+from tasks.panel.annotators.protocol import Answer, LocalAnnotator, Question
+from tasks.panel.answers import ANSWERS, as_table, check_answer, failure
+
+log = logging.getLogger("irepo")
 
 BATCH = 4096  # questions
 
@@ -46,13 +50,51 @@ class Parts:
         if has_part(self._spec, path):
             return read_parquet(path, ANSWERS[annotator.answer_type])
         batch = questions[start : start + BATCH]
-        answers = annotator.vote(batch)
-        if len(answers) != len(batch):
-            raise RuntimeError(f"{annotator.name} answered {len(answers)} of {len(batch)} questions")
-        rows = as_table(annotator.answer_type, answers)
+        rows = as_table(annotator.answer_type, _votes(annotator, batch))
         write_parquet(path, rows)
         mark_part(self._spec, path)
         return rows
+
+
+def _votes(annotator: LocalAnnotator, batch: Sequence[Question]) -> list[Answer]:
+    """One answer per question. When a batch fails, each question is asked alone, and the ones that fail are errors.
+
+    Raises what the annotator raises when it fails on every question, a UserError, and RuntimeError for a wrong number
+    of answers.
+    """
+    try:
+        return _checked(annotator, batch)
+    except UserError:
+        raise
+    except Exception as error:
+        if len(batch) == 1:
+            raise
+        log.warning("%s fails on a batch, and is asked question by question: %s", annotator.name, error, exc_info=True)
+        first = error
+    answers: list[Answer] = []
+    failed = 0
+    for question in batch:
+        try:
+            answers += _checked(annotator, [question])
+        except UserError:
+            raise
+        except Exception as error:
+            failed += 1
+            what = f"{type(error).__name__}: {error}"
+            answers.append(failure(annotator.answer_type, what, [], None))
+    if failed == len(batch):
+        raise first
+    log.warning("%s: %d of %d questions fail", annotator.name, failed, len(batch))
+    return answers
+
+
+def _checked(annotator: LocalAnnotator, batch: Sequence[Question]) -> list[Answer]:
+    answers = list(annotator.vote(batch))
+    if len(answers) != len(batch):
+        raise RuntimeError(f"{annotator.name} answered {len(answers)} of {len(batch)} questions")
+    for answer in answers:
+        check_answer(annotator.answer_type, answer)
+    return answers
 
 
 def remove_parts(spec: Spec) -> None:

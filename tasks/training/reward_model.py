@@ -10,6 +10,7 @@ annotator `reward_model` reads it. Render conversations with `encode_scored` to 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -18,6 +19,7 @@ from pydantic import Field
 from storage.errors import UserError
 from storage.schemas import PREFERENCES, read_parquet
 from storage.stage import Progress, silent
+from tasks.modeling.chat_template import TemplateValues, fix_template
 from tasks.modeling.conversation import RefusedConversation, encode_whole
 from tasks.modeling.reasoning import split_reasoning
 from tasks.training.conversations import pad_right
@@ -152,14 +154,16 @@ def fit_reward_model(
     output: Path,
     settings: RewardTrainingSettings,
     *,
+    template: TemplateValues | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> list[float]:
     """Train a reward model from the folder `start` (a policy, or a reward model) and write it to `output`.
 
-    A new score head replaces a policy's language-model head. Weights are trained and saved in float32. Returns the loss
-    of every step. Raises UserError as `train_reward_model` does, and for a tokenizer without a token to pad with.
+    `template`: what is fixed in its chat template, which is saved with the reward model. A new score head replaces a
+    policy's language-model head. Weights are trained and saved in float32. Returns the loss of every step. Raises
+    UserError as `train_reward_model` does, and for a tokenizer without a token to pad with.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -168,6 +172,7 @@ def fit_reward_model(
 
     check_policy_folder(start, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(start, trust_remote_code=trust_remote_code)
+    fix_template(tokenizer, template or TemplateValues(), where=str(start))
     pad = _set_pad_token(tokenizer, start)
     with seeded(settings.seed):
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -224,10 +229,14 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--template-date", type=date.fromisoformat, help="for a chat template that writes the date")
     options = vars(parser.parse_args())
+    template = TemplateValues(date=options.pop("template_date"))
     start, preferences, output = (options.pop(name) for name in ("start", "preferences", "output"))
     try:
-        losses = fit_reward_model(start, read_pairs(preferences), output, RewardTrainingSettings(**options))
+        losses = fit_reward_model(
+            start, read_pairs(preferences), output, RewardTrainingSettings(**options), template=template
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.files import publish_folder
 from storage.stage import Progress, silent
+from tasks.modeling.chat_template import TemplateValues, fix_template
 from tasks.modeling.conversation import turn_end
 from tasks.training.conversations import encode_rows, pad_right
 
@@ -195,6 +196,7 @@ def fine_tune(
     settings: SupervisedSettings,
     *,
     chat_template: Path | None = None,
+    template: TemplateValues | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     progress: Progress = silent,
@@ -202,10 +204,10 @@ def fine_tune(
 ) -> list[float]:
     """Fine-tune the causal language model in the folder `policy` and write it, with its tokenizer, to `output`.
 
-    `chat_template`: a Jinja file that replaces the tokenizer's template, or adds one. `sources`: file and line of each
-    row, for error messages. Weights are trained and saved in float32, and the token that ends turns in the template is
-    added to the end tokens in generation_config.json. Returns the loss of every step. Raises UserError for a folder
-    that is not a policy and for unusable rows.
+    `chat_template`: a Jinja file that replaces the tokenizer's template, or adds one. `template`: what is fixed in it.
+    `sources`: file and line of each row, for error messages. Weights are trained and saved in float32, and the token
+    that ends turns in the template is added to the end tokens in generation_config.json. Returns the loss of every
+    step. Raises UserError for a folder that is not a policy and for unusable rows.
     """
     from tasks.modeling.load import check_policy_folder, load_policy, load_tokenizer
 
@@ -213,6 +215,7 @@ def fine_tune(
     tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code)
     if chat_template is not None:
         tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+    fix_template(tokenizer, template or TemplateValues(), where=str(chat_template or policy))
     model = load_policy(policy, dtype="float32", device=device, trust_remote_code=trust_remote_code)
     losses = train_supervised(model, tokenizer, rows, settings, progress, sources=sources)
     generation: Any = model.generation_config

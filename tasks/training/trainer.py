@@ -5,6 +5,7 @@
 A killed stage resumes from its last valid checkpoint. On a CPU it ends with the same bytes as an uninterrupted one.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ from tasks.training.training_data import TrainingData
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+log = logging.getLogger("irepo")
 
 
 def run(spec: TrainSpec, progress: Progress = silent) -> Manifest:
@@ -108,6 +111,10 @@ class Training:
     def run(self, progress: Progress) -> Outcome:
         """Prepare the data, train, and publish."""
         started = time.monotonic()
+        rows = self.data.rows()
+        if self.ranks.main:
+            zero = rows.get("zero_targets", 0)
+            log.info("%d pairs of %d prompts; %d targets are 0", rows["pairs"], rows["prompts"], zero)
         load = self.loader.load
         policy = load(self.spec.policy.path) if self.spec.starts_at_reference else None
         examples, policy = self.data.examples(policy, load, self.accelerator.autocast, progress)
@@ -130,9 +137,8 @@ class Training:
                 publish=round(time.monotonic() - trained, 3),
             ),
         )
-        rows = self.data.rows() | {"steps": self.steps}
         paths += [*self.data.files(), self.spec.folder / METRICS_FILE]
-        return Outcome(paths=paths, rows=rows, summary=summary.model_dump())
+        return Outcome(paths=paths, rows=rows | {"steps": self.steps}, summary=summary.model_dump())
 
     def _optimize(self, forward: Forward, examples: list[Example], progress: Progress) -> list[StepMetrics]:
         """Run the optimizer steps after the last checkpoint. Returns the metrics of all steps."""

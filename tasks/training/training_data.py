@@ -85,7 +85,7 @@ class TrainingData:
         return self.labeled.annotators
 
     def rows(self) -> dict[str, int]:
-        """Row counts for the manifest: the training data and the skipped pairs."""
+        """Row counts for the manifest: the training data, pairs whose target is 0, and the skipped pairs."""
         groups = self.groups
         counts = {
             "prompts": len(groups),
@@ -93,8 +93,12 @@ class TrainingData:
             "pairs": sum(len(group.pairs) for group in groups),
             "identical_pairs": self.preferences.identical_pairs,
         }
-        skipped = {"tied_pairs": self.preferences.tied_pairs, "unknown_pairs": self.labeled.unknown_pairs}
-        return counts | {name: count for name, count in skipped.items() if count}
+        some = {
+            "zero_targets": sum(pair.label == 0 for group in groups for pair in group.pairs),
+            "tied_pairs": self.preferences.tied_pairs,
+            "unknown_pairs": self.labeled.unknown_pairs,
+        }
+        return counts | {name: count for name, count in some.items() if count}
 
     def files(self) -> list[Path]:
         """The files that `examples` publishes."""

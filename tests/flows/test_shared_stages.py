@@ -22,7 +22,7 @@ def test_files_of_manifests_are_links_and_nothing_else_is_shared(make_run: MakeR
     share(source, target, STAGES)
     for stage in [*STAGES, "round-01/evaluate/responses"]:
         manifest = read_manifest(target / stage)
-        assert manifest == read_manifest(source / stage)
+        assert manifest == read_manifest(source / stage, check_files=False)
         for entry in manifest.files:
             assert (target / stage / entry.path).samefile(source / stage / entry.path)
         assert not (target / stage / "spec.yaml").samefile(source / stage / "spec.yaml")

@@ -1,11 +1,11 @@
 """Prompts that the chat template refuses: an error with file and line, or left out and counted."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
 
+from flows.data_checks import show_prompts
 from storage.errors import UserError
 from storage.schemas import PROMPTS, read_parquet
 from tasks.generation.prompt_fit import fits_context
@@ -29,9 +29,7 @@ def test_a_refused_conversation_is_named(row: dict[str, object], why: str) -> No
     assert fits == ["fits", "refused_by_template"]
 
 
-def test_refused_prompts_are_left_out_and_counted(
-    tmp_path: Path, tiny_policy: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_refused_prompts_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = tmp_path / "policy"
     policy.mkdir()
     families()["Gemma"].tokenizer().save_pretrained(policy)
@@ -51,10 +49,10 @@ def test_refused_prompts_are_left_out_and_counted(
     with pytest.raises(UserError, match="System role not supported") as refusal:
         run_prompts(spec(too_long="drop"))
     assert refusal.value.where == f"{path}:1"
-    with caplog.at_level(logging.WARNING, logger="irepo"):
-        manifest = run_prompts(spec(too_long="drop", refused_by_template="drop"))
-    assert manifest.summary == {"dropped_too_long": 1, "dropped_refused_by_template": 10}
-    assert "10 of 41 prompts are left out: the policy's chat template refuses them" in caplog.text
+    manifest = run_prompts(spec(too_long="drop", refused_by_template="drop"))
+    assert (manifest.summary["dropped_too_long"], manifest.summary["dropped_refused_by_template"]) == (1, 10)
+    show_prompts(tmp_path / "out", manifest)
+    assert "1 too long, left out; 10 refused by the policy's chat template, left out" in capsys.readouterr().out
     kept = [row for name in (TRAIN, HELDOUT) for row in read_parquet(tmp_path / "out" / name, PROMPTS).to_pylist()]
     assert len(kept) == 30
     assert all(row["messages"][0]["role"] == "user" for row in kept)

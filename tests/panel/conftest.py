@@ -61,8 +61,8 @@ class World:
         paths = [folder / f"responses-{shard:05d}.parquet" for shard in range(shards)]
         for shard, path in enumerate(paths):
             size = -(-len(rows) // shards)
-            mine = rows[shard::shards] if spread else rows[shard * size : (shard + 1) * size]
-            write_parquet(path, table(mine, RESPONSES))
+            own = rows[shard::shards] if spread else rows[shard * size : (shard + 1) * size]
+            write_parquet(path, table(own, RESPONSES))
         Manifest(
             stage="generate",
             round=1,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tasks.panel.annotators.protocol import Answer, Comparison, Limits, Response
+from tasks.panel.annotators.protocol import Answer, AnswerType, Comparison, Limits, Response
 
 LIMITS = Limits(concurrency=4, faults=3, pause=0.02, probes=2)
 
@@ -28,7 +28,7 @@ class Scripted:
         script: Callable[[Any], Answer],
         *,
         name: str = "scripted",
-        answer_type: Any = "pairs",
+        answer_type: AnswerType = "pairs",
         limits: Limits = LIMITS,
         delay: float = 0.0,
         identity: str = "scripted-1",

@@ -63,9 +63,9 @@ def test_the_setting_is_part_of_the_identity(server: ChatServer) -> None:
 
 
 def test_a_null_is_left_out_of_every_request(server: ChatServer) -> None:
-    nulls = {"max_tokens": None, "temperature": None, "extra_body": {"max_completion_tokens": 9}}
+    nulls: dict[str, Any] = {"max_tokens": None, "temperature": None, "extra_body": {"max_completion_tokens": 9}}
     for kind in ("judge", "rubric", "self_reference"):
-        more = {"answer_tokens": None} if kind == "self_reference" else {}
+        more: dict[str, Any] = {"answer_tokens": None} if kind == "self_reference" else {}
         ask(opened(server, kind=kind, **nulls, **more), response("x") if kind == "rubric" else comparison("a", "b"))
     assert all({"max_tokens", "temperature"}.isdisjoint(request) for request in server.requests)
     assert all(request["max_completion_tokens"] == 9 for request in server.requests)

@@ -68,16 +68,17 @@ def test_what_is_no_completion_is_retried_as_a_fault(server: ChatServer, body: s
 
 
 def test_price(server: ChatServer) -> None:
-    said = vote(server, price={"prompt": 1e6, "completion": 1e5})
-    assert said.tokens == 20
-    assert said.cost == pytest.approx(2 * (7 + 0.3))
+    answer = vote(server, price={"prompt": 1e6, "completion": 1e5})
+    assert answer.tokens == 20
+    assert answer.cost == pytest.approx(2 * (7 + 0.3))
     assert vote(server).cost is None
 
 
 def test_concurrency_is_bounded(server: ChatServer) -> None:
     server.script, server.delay = prefer(len), 0.02
     judge = opened(server, kind="judge", concurrency=3)
-    assert {said.outcome for said in ask(judge, *(comparison("xx", "x", prompt=f"{i}") for i in range(20)))} == {"a"}
+    answers = ask(judge, *(comparison("xx", "x", prompt=f"{i}") for i in range(20)))
+    assert {answer.outcome for answer in answers} == {"a"}
     assert len(server.requests) == 40
     assert server.most_active == 3
 

@@ -63,15 +63,15 @@ def test_responses_that_read_the_same_are_not_asked_about(tmp_path: Path) -> Non
 
 
 def test_a_sample_is_spread_over_prompts_and_does_not_depend_on_order(tmp_path: Path) -> None:
-    asked = comparisons(10, each=6)
-    batch, places = export(settings(sample=25), "people", tmp_path / "one", asked)
+    questions = comparisons(10, each=6)
+    batch, places = export(settings(sample=25), "people", tmp_path / "one", questions)
     counts = [sum(place is not None for place in places[6 * p : 6 * p + 6]) for p in range(10)]
     assert sum(counts) == 25
     assert set(counts) == {2, 3}
-    shuffled = random.Random(3).sample(asked, len(asked))
+    shuffled = random.Random(3).sample(questions, len(questions))
     assert set(export(settings(sample=25), "people", tmp_path / "two", shuffled)[0].items) == set(batch.items)
-    fewer = export(settings(sample=10), "people", tmp_path / "three", asked)[0]
-    assert set(fewer.items) < set(batch.items), "a larger sample keeps what was asked"
+    fewer = export(settings(sample=10), "people", tmp_path / "three", questions)[0]
+    assert set(fewer.items) < set(batch.items), "a larger sample keeps the comparisons of a smaller one"
 
 
 def test_the_order_shown_is_even_and_each_persons_own(tmp_path: Path) -> None:
@@ -85,19 +85,19 @@ def test_the_order_shown_is_even_and_each_persons_own(tmp_path: Path) -> None:
 
 def test_the_round_waits_for_its_quorum(tmp_path: Path) -> None:
     """Share 0.6 of 5 comparisons, two people each: 3 must have both."""
-    asked, how = comparisons(5), settings(votes=2, share=0.6)
+    questions, how = comparisons(5), settings(votes=2, share=0.6)
     with pytest.raises(WaitingForVotes) as waiting:
-        collect(how, "people", tmp_path, asked)
+        collect(how, "people", tmp_path, questions)
     assert (waiting.value.have, waiting.value.need, waiting.value.folder) == (0, 3, tmp_path)
     assert f"python -m tasks.panel.humans {tmp_path}" in str(waiting.value)
     ids = list(read_batch(tmp_path).items)
     for number, (person, name) in enumerate(itertools.product(("ann", "ben"), ids[:3])):
         with pytest.raises(WaitingForVotes) as waiting:
-            collect(how, "people", tmp_path, asked)
+            collect(how, "people", tmp_path, questions)
         assert waiting.value.have == max(0, number - 3)
         append_vote(tmp_path, HumanVote(id=name, person=person, outcome="tie"))
         append_vote(tmp_path, HumanVote(id=name, person=person, outcome="tie"))  # again: no second person
-    collected = collect(how, "people", tmp_path, asked)
+    collected = collect(how, "people", tmp_path, questions)
     assert collected.annotators == ["people/ann", "people/ben"]
     assert [len(votes) for votes in collected.votes] == [2, 2, 2, 0, 0]
 
@@ -117,13 +117,15 @@ def test_the_last_word_holds_and_a_withdrawn_vote_is_none(tmp_path: Path) -> Non
         {"id": three, "person": "ann", "outcome": "tie"},
     )
     arrived = read_votes(tmp_path, {one, two, three})
-    said = {name: {person: vote.outcome for person, vote in people.items()} for name, people in arrived.votes.items()}
-    assert said == {one: {"ann": "b"}, three: {"ann": "tie"}}
+    outcomes = {
+        name: {person: vote.outcome for person, vote in people.items()} for name, people in arrived.votes.items()
+    }
+    assert outcomes == {one: {"ann": "b"}, three: {"ann": "tie"}}
     assert arrived.faults == []
 
 
 def test_bytes_do_not_depend_on_the_order_in_which_votes_come(tmp_path: Path) -> None:
-    asked = comparisons(4)
+    questions = comparisons(4)
     ids = list(exported(tmp_path, 4).items)
     outcomes = itertools.cycle(["a", "b", "tie", "skip"])
     votes = [
@@ -134,13 +136,17 @@ def test_bytes_do_not_depend_on_the_order_in_which_votes_come(tmp_path: Path) ->
     seen = []
     for seed in range(5):
         write(tmp_path / "votes.jsonl", *random.Random(seed).sample(votes, len(votes)))
-        seen.append(repr(collect(settings(), "people", tmp_path, asked)))
+        seen.append(repr(collect(settings(), "people", tmp_path, questions)))
     assert len(set(seen)) == 1
-    assert list(collect(settings(), "people", tmp_path, asked).votes[0]) == ["people/ann", "people/ben", "people/cy"]
+    assert list(collect(settings(), "people", tmp_path, questions).votes[0]) == [
+        "people/ann",
+        "people/ben",
+        "people/cy",
+    ]
 
 
 def test_bad_lines_are_named_and_the_others_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    asked = comparisons(2)
+    questions = comparisons(2)
     one, two = exported(tmp_path, 2).items
     (tmp_path / "votes.jsonl").write_bytes(
         b"\xef\xbb\xbf"
@@ -156,7 +162,7 @@ def test_bad_lines_are_named_and_the_others_count(tmp_path: Path, caplog: pytest
         + b'\n{"id": "'
     )
     with caplog.at_level(logging.WARNING, "irepo"):
-        collected = collect(settings(), "people", tmp_path, asked)
+        collected = collect(settings(), "people", tmp_path, questions)
     assert [set(votes) for votes in collected.votes] == [{"people/ann"}, {"people/ann"}]
     assert [fault.partition(":")[0] for fault in collected.faults] == [
         f"votes.jsonl, line {number}" for number in (3, 4, 5, 8, 6)

@@ -30,7 +30,7 @@ def running() -> Iterator[Browser]:
         yield browser
 
 
-def said(batch: Batch) -> dict[str, dict[str, str]]:
+def votes_of(batch: Batch) -> dict[str, dict[str, str]]:
     """{comparison: {person: the text that was preferred, or tie, or skip}}, as it is on the disk."""
     arrived = read_votes(batch.folder, batch.items)
     assert arrived.faults == arrived.unknown == []
@@ -106,7 +106,7 @@ def test_vote_tie_skip_and_undo(running: Browser, tmp_path: Path) -> None:
             until(partial(changed, page, first))
         page.until_it_says("4 of 5 done · 4 by you")
         saved(page)
-        values = [vote["ann-b"] for vote in said(batch).values()]
+        values = [vote["ann-b"] for vote in votes_of(batch).values()]
         assert sorted(values) == sorted(expected)
 
         last = shown(page, "a")
@@ -114,7 +114,7 @@ def test_vote_tie_skip_and_undo(running: Browser, tmp_path: Path) -> None:
         page.until_it_says("3 of 5 done · 3 by you")
         assert shown(page, "a") != last
         assert page.evaluate("document.querySelector('button.chosen').dataset.choice") == "skip"
-        assert len(said(batch)) == 3
+        assert len(votes_of(batch)) == 3
         chosen = shown(page, "b")
         until(lambda: page.evaluate(f"performance.now() - shownAt > {QUICK}"))
         page.evaluate("document.querySelector('#note').focus()")
@@ -133,7 +133,7 @@ def test_vote_tie_skip_and_undo(running: Browser, tmp_path: Path) -> None:
 
         page.click("Undo my last vote U")  # also when there is nothing more to see
         page.until_it_says("A is better", "4 of 5 done")
-        until(lambda: len(said(batch)) == 4)
+        until(lambda: len(votes_of(batch)) == 4)
         assert console_errors(page) == []
         assert addresses(page) == {server.address}
 
@@ -148,14 +148,14 @@ def test_a_reload_loses_nothing(running: Browser, tmp_path: Path) -> None:
             page.open(server.address)  # at once: the vote may still be on its way
             page.until_it_says("A is better", "ann")
         page.until_it_says("3 of 6 done · 3 by you")
-        assert len(said(batch)) == 3
-        press(page, "u")  # what was said before the reload can be taken back
+        assert len(votes_of(batch)) == 3
+        press(page, "u")  # undoes a vote from before the reload
         page.until_it_says("2 of 6 done · 2 by you")
         for _ in range(4):
             press(page, "t")
         page.until_it_says("All done")
         saved(page)
-        assert sorted(vote["ann"] for vote in said(batch).values())[2:] == ["tie"] * 4
+        assert sorted(vote["ann"] for vote in votes_of(batch).values())[2:] == ["tie"] * 4
 
 
 @contextmanager
@@ -186,10 +186,10 @@ def test_votes_wait_in_the_browser_while_the_server_is_dead(running: Browser, tm
     for _ in range(3):
         press(page, "b")
     page.until_it_says("The server does not answer. 3 votes are kept in this browser")
-    assert len(said(batch)) == 1
+    assert len(votes_of(batch)) == 1
     with killed(tmp_path, port):
         saved(page)
-        assert len(said(batch)) == 4
+        assert len(votes_of(batch)) == 4
         page.until_it_says("4 of 6 done · 4 by you")
     # Dead again, and this time the tab is closed before the server is back.
     press(page, "t")
@@ -199,11 +199,11 @@ def test_votes_wait_in_the_browser_while_the_server_is_dead(running: Browser, tm
     with killed(tmp_path, port):
         other.open(address)
         other.until_it_says("5 of 6 done · 5 by you")
-        assert len(said(batch)) == 5
+        assert len(votes_of(batch)) == 5
         press(other, "a")
         other.until_it_says("All done")
         saved(other)
-    assert len(said(batch)) == 6
+    assert len(votes_of(batch)) == 6
 
 
 def test_two_people_at_once(running: Browser, tmp_path: Path) -> None:
@@ -220,12 +220,12 @@ def test_two_people_at_once(running: Browser, tmp_path: Path) -> None:
                     done = page.evaluate("document.getElementById('emptytitle').innerText") == "All done"
                     continue
                 press(page, "a")
-                saved(page)  # on a loaded machine, votes on their way would be asked of the other one too
+                saved(page)  # a vote that is still on its way would be offered to the other person too
         for page in (ann, ben):
             page.until_it_says("All done", "20 of 20 done")
             saved(page)
             assert console_errors(page) == []
-    votes = said(batch)
+    votes = votes_of(batch)
     assert len(votes) == 20
     shares = [sum(person in people for people in votes.values()) for person in ("ann", "ben")]
     assert min(shares) >= 8
@@ -245,11 +245,11 @@ def test_one_person_in_two_tabs_does_no_harm(running: Browser, tmp_path: Path) -
             press(one, "a")
         one.until_it_says("All done")
         last = shown(two, "b")
-        press(two, "b")  # said already, in the other tab
-        press(two, "b")  # and so is the next one, which the tab had at hand; what comes after is not asked again
+        press(two, "b")  # already voted on in the other tab
+        press(two, "b")  # so is the next one, which the tab had loaded; later ones are not offered again
         two.until_it_says("All done", "4 of 4 done · 4 by you")
         saved(two)
-    votes = said(batch)
+    votes = votes_of(batch)
     assert len(votes) == 4
     assert last in {people["ann"] for people in votes.values()}, "the last word holds"
 
@@ -265,8 +265,8 @@ HOSTILE = [
 
 
 def test_what_a_model_wrote_is_text(running: Browser, tmp_path: Path) -> None:
-    asked = [comparison(f"<b>{i}</b>", text, "") for i, text in enumerate(HOSTILE)]
-    batch = export(settings(title="<i>Which?</i>", instructions="<script>0</script>"), "people", tmp_path, asked)[0]
+    questions = [comparison(f"<b>{i}</b>", text, "") for i, text in enumerate(HOSTILE)]
+    batch = export(settings(title="<i>Which?</i>", instructions="<script>0</script>"), "people", tmp_path, questions)[0]
     assert len(read_batch(tmp_path).items) == len(HOSTILE)
     with serving(tmp_path) as server:
         page = running.page()
@@ -287,7 +287,7 @@ def test_what_a_model_wrote_is_text(running: Browser, tmp_path: Path) -> None:
         assert set(HOSTILE) <= seen
         assert console_errors(page) == []
         assert addresses(page) == {server.address}
-    assert len(said(batch)) == len(HOSTILE)
+    assert len(votes_of(batch)) == len(HOSTILE)
 
 
 def test_it_fits_a_phone_and_both_panes_are_equal_on_a_desk(running: Browser, tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def test_what_a_person_sees_tells_nothing_of_who_wrote_it(client: httpx.Client, 
 def test_a_vote_is_on_the_disk_as_what_it_was_cast_for(client: httpx.Client, stage: Path) -> None:
     given = work(client, "ann")
     for question in given["questions"]:
-        said = cast(client, given, question, seconds=1.5, note="n").json()
-    assert (said["complete"], said["mine"], said["left"], said["reached"]) == (6, 6, 4, False)
+        progress = cast(client, given, question, seconds=1.5, note="n").json()
+    assert (progress["complete"], progress["mine"], progress["left"], progress["reached"]) == (6, 6, 4, False)
     batch = read_batch(stage / "humans-people")
     arrived = read_votes(batch.folder, batch.items)
     for question in given["questions"]:

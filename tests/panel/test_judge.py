@@ -45,12 +45,12 @@ def shown(server: ChatServer) -> set[tuple[str, ...]]:
 
 def test_both_orders_agree(server: ChatServer) -> None:
     server.script = prefer(len)
-    said = vote(server)
-    assert (said.outcome, said.order, said.ab, said.ba) == ("a", "both", "a", "a")
-    assert (said.tokens, said.cost, said.probability) == (20, None, None)
-    assert (raw(said)["ab"], raw(said)["ba"]) == ("Because.\n\n[[A]]\n", "Because.\n\n[[B]]\n")
-    assert said.seconds is not None
-    assert said.seconds > 0
+    answer = vote(server)
+    assert (answer.outcome, answer.order, answer.ab, answer.ba) == ("a", "both", "a", "a")
+    assert (answer.tokens, answer.cost, answer.probability) == (20, None, None)
+    assert (raw(answer)["ab"], raw(answer)["ba"]) == ("Because.\n\n[[A]]\n", "Because.\n\n[[B]]\n")
+    assert answer.seconds is not None
+    assert answer.seconds > 0
     assert vote(server, "short", "long text").outcome == "b"
     assert vote(server, "same", "also").outcome == "tie"
     assert shown(server) >= {("long text", "short"), ("short", "long text")}
@@ -72,8 +72,8 @@ def test_a_judge_of_positions_only_makes_ties(server: ChatServer, world: World, 
 
 def test_a_verdict_and_a_tie_do_not_agree(server: ChatServer) -> None:
     server.script = lambda instruction: "[[A]]" if fenced(instruction)[1] == "long text" else "[[C]]"
-    said = vote(server)
-    assert (said.outcome, said.ab, said.ba) == ("tie", "a", "tie")
+    answer = vote(server)
+    assert (answer.outcome, answer.ab, answer.ba) == ("tie", "a", "tie")
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_a_verdict_and_a_tie_do_not_agree(server: ChatServer) -> None:
 @pytest.mark.parametrize("template", ["explain", "mt-bench"])
 def test_malformed_replies_are_errors_and_kept(server: ChatServer, template: str, reply: str) -> None:
     server.script = lambda instruction: reply
-    said = vote(server, template=template)
-    assert (said.outcome, said.ab, said.ba) == ("error", "error", "error")
-    assert raw(said)["ab"] == (reply or "no text (finish_reason stop)")
+    answer = vote(server, template=template)
+    assert (answer.outcome, answer.ab, answer.ba) == ("error", "error", "error")
+    assert raw(answer)["ab"] == (reply or "no text (finish_reason stop)")
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_short_replies_are_one_letter(server: ChatServer, reply: str, outcome: s
 
 def test_one_malformed_order_spoils_the_vote(server: ChatServer) -> None:
     server.script = lambda instruction: "[[A]]" if fenced(instruction)[1] == "long text" else "no idea"
-    said = vote(server)
-    assert (said.outcome, said.ab, said.ba) == ("error", "a", "error")
+    answer = vote(server)
+    assert (answer.outcome, answer.ab, answer.ba) == ("error", "a", "error")
 
 
 def test_a_reply_that_was_cut_is_an_error(server: ChatServer) -> None:
@@ -135,10 +135,10 @@ def test_soft_votes_are_the_mean_of_both_orders(server: ChatServer, style: str) 
     server.script = lambda instruction: (
         spell("A", ab, style) if fenced(instruction)[1] == "long text" else spell("B", ba, style)
     )
-    said = vote(server, template="explain" if style == "line" else "short", soft=True)
+    answer = vote(server, template="explain" if style == "line" else "short", soft=True)
     first, second = (0.6 + 0.05) / 0.8, (0.7 + 0.1) / 1.0
-    assert said.outcome == "a"
-    assert said.probability == pytest.approx((first + second) / 2, abs=1e-9)
+    assert answer.outcome == "a"
+    assert answer.probability == pytest.approx((first + second) / 2, abs=1e-9)
     assert (server.requests[0]["logprobs"], server.requests[0]["top_logprobs"]) == (True, 5)
     assert vote(server, template="explain" if style == "line" else "short").probability is None
 
@@ -173,9 +173,9 @@ def test_a_soft_contradiction_is_a_tie_that_leans(server: ChatServer) -> None:
     server.script = lambda instruction: spell(
         "A", shares if fenced(instruction)[1] == "long text" else {"A": 0.6, "B": 0.4}
     )
-    said = vote(server, soft=True)
-    assert said.outcome == "tie"
-    assert said.probability == pytest.approx((0.9 + 0.4) / 2)
+    answer = vote(server, soft=True)
+    assert answer.outcome == "tie"
+    assert answer.probability == pytest.approx((0.9 + 0.4) / 2)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_a_soft_contradiction_is_a_tie_that_leans(server: ChatServer) -> None:
 )
 def test_without_log_probabilities_the_verdict_alone_counts(server: ChatServer, reply: Text) -> None:
     server.script = lambda instruction: reply
-    said = vote(server, soft=True)
+    answer = vote(server, soft=True)
     text = reply if isinstance(reply, str) else "".join(token for token, _ in reply.tokens)
-    assert said.outcome == ("tie" if text.endswith("]]") else "error")
-    assert said.probability == (0.5 if isinstance(reply, Spelt) and len(reply.tokens) == 2 else None)
+    assert answer.outcome == ("tie" if text.endswith("]]") else "error")
+    assert answer.probability == (0.5 if isinstance(reply, Spelt) and len(reply.tokens) == 2 else None)
 
 
 @pytest.mark.parametrize("template", ["explain", "mt-bench", "reference"])
@@ -247,11 +247,11 @@ def test_own_template(server: ChatServer, tmp_path: Path) -> None:
         vote(server, template=str(template))
     template.write_text("Q {prompt} 1 {response_a} 2 {response_b} {}")
     server.script = prefer(len)
-    said = vote(server, template=str(template))
-    assert said.outcome == "a"
+    answer = vote(server, template=str(template))
+    assert answer.outcome == "a"
     assert server.requests[0]["messages"][0]["content"].startswith("Q <<<")
     other = raw(vote(server))["instructions"]
-    assert raw(said)["instructions"] != other == raw(vote(server))["instructions"]
+    assert raw(answer)["instructions"] != other == raw(vote(server))["instructions"]
     assert raw(vote(server, system="Be strict."))["instructions"] != other
     server.script = lambda instruction: "C"
     assert vote(server, template=str(template), verdict="letter").outcome == "tie"

@@ -1,15 +1,14 @@
 """Annotator kinds: found in packages, by entry point and by dotted path; their settings are checked like ours."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from storage import plugins
 from storage.errors import UserError
 from tasks.panel.annotators.registry import ANNOTATORS, AnnotatorSettings
 from tasks.panel.annotators.settings import AnnotatorBase
+from tests.plugin_files import PluginFiles
 
 ADAPTER: TypeAdapter[dict[str, AnnotatorBase]] = TypeAdapter(dict[str, AnnotatorSettings])
 HEADER = """
@@ -25,32 +24,9 @@ class {name}(Scorer):
         return OrderAnnotator(name, self)
 """
 
-Write = Callable[[str, str], Path]
-
-
-@pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Writes importable modules, and forgets them and the entry points afterwards."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plugins._entries.cache_clear()
-
-    def write(path: str, text: str) -> Path:
-        file = tmp_path / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        return file
-
-    yield write
-    plugins._entries.cache_clear()
-
 
 def read(**settings: object) -> AnnotatorBase:
     return ADAPTER.validate_python({"own": settings})["own"]
-
-
-def entry_point(module: Write, package: str, line: str) -> None:
-    module(f"{package}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
-    module(f"{package}-1.dist-info/entry_points.txt", f"[irepo.annotators]\n{line}\n")
 
 
 def test_our_kinds_are_those_of_the_docs() -> None:
@@ -59,17 +35,17 @@ def test_our_kinds_are_those_of_the_docs() -> None:
     assert ANNOTATORS.ours().keys() == table
 
 
-def test_a_dotted_path_names_a_users_class(module: Write) -> None:
-    module("own_dotted.py", HEADER + OWN.format(name="Own", kind="polite"))
+def test_a_dotted_path_names_a_users_class(package: PluginFiles) -> None:
+    package.write("own_dotted.py", HEADER + OWN.format(name="Own", kind="polite"))
     settings = read(kind="own_dotted:Own", strength=2)
     assert settings.model_dump() == {"tie_margin": 0.0, "kind": "own_dotted:Own", "strength": 2.0}
     assert settings.reads() == ["own_dotted:Own"]
     assert settings.open("own", seed=0).name == "own"
 
 
-def test_an_entry_point_names_a_users_class(module: Write) -> None:
-    module("own_entry.py", HEADER + OWN.format(name="Own", kind="polite"))
-    entry_point(module, "own_package", "polite = own_entry:Own")
+def test_an_entry_point_names_a_users_class(package: PluginFiles) -> None:
+    package.write("own_entry.py", HEADER + OWN.format(name="Own", kind="polite"))
+    package.entry_point("irepo.annotators", "polite = own_entry:Own")
     settings = read(kind="polite")
     assert (type(settings).__module__, settings.reads()) == ("own_entry", ["own_entry:Own"])
 
@@ -82,9 +58,9 @@ def test_an_entry_point_names_a_users_class(module: Write) -> None:
     ],
 )
 def test_a_users_settings_are_checked_like_ours(
-    module: Write, settings: dict[str, object], place: tuple[str, ...], message: str
+    package: PluginFiles, settings: dict[str, object], place: tuple[str, ...], message: str
 ) -> None:
-    module("own_checked.py", HEADER + OWN.format(name="Own", kind="polite"))
+    package.write("own_checked.py", HEADER + OWN.format(name="Own", kind="polite"))
     with pytest.raises(ValidationError) as caught:
         read(kind="own_checked:Own", **settings)
     (error,) = caught.value.errors()
@@ -110,16 +86,18 @@ def test_an_unknown_kind_is_refused_with_a_remedy(kind: str, message: str) -> No
         ("own_unnamed", "class Own(Scorer):\n    def open(self, name, *, seed): ...", "has no name"),
     ],
 )
-def test_a_wrong_class_is_refused_with_a_remedy(module: Write, module_name: str, text: str, message: str) -> None:
-    module(f"{module_name}.py", HEADER + text)
+def test_a_wrong_class_is_refused_with_a_remedy(
+    package: PluginFiles, module_name: str, text: str, message: str
+) -> None:
+    package.write(f"{module_name}.py", HEADER + text)
     with pytest.raises(UserError, match=message) as caught:
         read(kind=f"{module_name}:Own")
     assert (module_name in caught.value.where, bool(caught.value.remedy)) == (True, True)
 
 
-def test_an_entry_point_cannot_take_a_kind_of_ours(module: Write) -> None:
-    file = module("own_judge.py", HEADER + OWN.format(name="Own", kind="judge"))
-    entry_point(module, "own_judges", "judge = own_judge:Own")
+def test_an_entry_point_cannot_take_a_kind_of_ours(package: PluginFiles) -> None:
+    file = package.write("own_judge.py", HEADER + OWN.format(name="Own", kind="judge"))
+    package.entry_point("irepo.annotators", "judge = own_judge:Own")
     with pytest.raises(UserError, match="two annotators are called 'judge'") as caught:
         read(kind="judge")
     assert str(file) in caught.value.where

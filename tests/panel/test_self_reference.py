@@ -21,21 +21,21 @@ def test_compares_with_its_own_answer(server: ChatServer) -> None:
     server.script = like_mine
     judge = opened(server, kind="self_reference", answer_tokens=9)
     pairs = [comparison("1234", "1"), comparison("1", "123456"), comparison("1234", "123456")]
-    said = ask(judge, *pairs, comparison("1", "2", prompt="another"))
-    assert [each.outcome for each in said] == ["a", "b", "tie", "tie"]
+    votes = ask(judge, *pairs, comparison("1", "2", prompt="another"))
+    assert [vote.outcome for vote in votes] == ["a", "b", "tie", "tie"]
     own = [each for each in server.requests if not fenced(each["messages"][0]["content"])]
     assert sorted(each["messages"][0]["content"] for each in own) == ["another", "ask"]
     assert {each["max_tokens"] for each in own} == {9}
-    assert sum(each.tokens for each in said) == 10 * len(server.requests)
-    assert all(each.ab is not None and json.loads(each.raw)["instructions"] for each in said)
+    assert sum(vote.tokens for vote in votes) == 10 * len(server.requests)
+    assert all(vote.ab is not None and json.loads(vote.raw)["instructions"] for vote in votes)
 
 
 def test_no_answer_of_its_own_is_an_error(server: ChatServer) -> None:
     server.script, server.finish = like_mine, "length"
-    (said,) = ask(opened(server, kind="self_reference"), comparison("1", "2"))
-    assert said.outcome == "error"
-    assert "the judge did not answer the prompt: cut off at max_tokens" in said.raw
-    assert said.tokens == 10
+    (answer,) = ask(opened(server, kind="self_reference"), comparison("1", "2"))
+    assert answer.outcome == "error"
+    assert "the judge did not answer the prompt: cut off at max_tokens" in answer.raw
+    assert answer.tokens == 10
     assert len(server.requests) == 1
 
 

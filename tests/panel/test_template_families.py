@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from storage.errors import UserError
 from tasks.mixing.offline import OfflineSettings, read_offline
 from tasks.modeling.load import load_tokenizer
 from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
+from tasks.panel.annotators.judge import JudgeSettings
 from tasks.panel.annotators.protocol import Response
+from tasks.panel.annotators.reward_model import RewardModelSettings
 from tests.modeling.families import families
 
 ASKED = [{"role": "user", "content": "What is the sum ?"}]
@@ -98,5 +101,16 @@ def test_arguments_reach_the_template_of_an_annotator(tmp_path: Path) -> None:
     )
     batch = [Response("p", "s", 0, ASKED, None, None, CHOSEN, True)]
     assert plain.vote(batch)[0].value != pytest.approx(fixed.vote(batch)[0].value, abs=1e-3)
+    mistyped = {"template_arguments": {"enable_thinkin": 1}}
     with pytest.raises(UserError, match="no argument 'enable_thinkin'"):
-        ImplicitRewardSettings.model_validate(words | {"template_arguments": {"enable_thinkin": 1}}).open("it", seed=0)
+        ImplicitRewardSettings.model_validate(words | mistyped).open("it", seed=0)
+    for settings in (
+        ImplicitRewardSettings.model_validate(words | mistyped),
+        RewardModelSettings.model_validate({"path": folders[0]} | mistyped),
+        JudgeSettings.model_validate({"backend": "vllm", "model": folders[0]} | mistyped),
+    ):
+        with pytest.raises(UserError, match="no argument 'enable_thinkin'") as refusal:
+            settings.check("it")
+        assert refusal.value.where == "annotators.it.template_arguments"
+    with pytest.raises(ValidationError, match="backend=endpoint does not use template_arguments"):
+        JudgeSettings.model_validate({"model": "m"} | mistyped)

@@ -40,6 +40,9 @@ class MadeUpRun:
     def stage(self, name: str, number: int, paths: Sequence[Path] = (), **summary: Any) -> Manifest:
         folder = self.root / f"round-{number:02d}" / name
         folder.mkdir(parents=True, exist_ok=True)
+        if not paths:  # a stage publishes something
+            paths = [folder / "made.txt"]
+            publish_text(paths[0], name)
         manifest = Manifest(
             stage=name.rpartition("/")[2], round=number, key=f"{name} of {number}", inputs={}, settings={},
             files=describe_files(folder, paths), summary=summary, stage_version=1, seed=0,
@@ -61,7 +64,7 @@ class MadeUpRun:
         ]  # fmt: skip
         write_parquet(judgements / "votes.parquet", table(votes, VOTES))
         write_parquet(judgements / "scores.parquet", table([], SCORES))
-        self.stage("evaluate/judgements", number)
+        self.stage("evaluate/judgements", number, [judgements / "votes.parquet", judgements / "scores.parquet"])
         rising = 0.5 + 0.3 * (1 - math.exp(-number / 2))
         figures = {
             "win_rate": {rival: {judge: interval(rising + 0.05 * i) for i, judge in enumerate(self.judges)}

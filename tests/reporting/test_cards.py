@@ -28,15 +28,15 @@ class Hub:
     """Remembers what was sent: requests (method, path) and committed files by repository."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.files: dict[str, dict[str, bytes]] = {}
         self.created: list[dict[str, Any]] = []
         self.tokens: set[str | None] = set()
         self.refuses = False
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, object]]:
         path = path.partition("?")[0]
-        self.asked.append((method, path))
+        self.requests.append((method, path))
         if self.refuses:
             return 403, {"error": "you may not write here"}
         if path == "/api/repos/create":
@@ -54,8 +54,8 @@ class Hub:
         if rest[:1] == ["commit"]:
             lines = [json.loads(line) for line in body.splitlines()]
             files = [line["value"] for line in lines if line["key"] == "file"]
-            found = {file["path"]: base64.b64decode(file["content"]) for file in files}
-            self.files.setdefault(f"{kind}/{owner}/{name}", {}).update(found)
+            contents = {file["path"]: base64.b64decode(file["content"]) for file in files}
+            self.files.setdefault(f"{kind}/{owner}/{name}", {}).update(contents)
             return 200, {
                 "commitUrl": f"https://huggingface.co/{owner}/{name}/commit/1",
                 "commitOid": "1",
@@ -73,12 +73,12 @@ def server() -> Iterator[tuple[Hub, HfApi]]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             made.tokens.add(self.headers.get("Authorization"))
             code, answer = made.answer(self.command, self.path, body)
-            said = json.dumps(answer).encode()
+            body = json.dumps(answer).encode()
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(body)
 
         do_GET = do_POST = do_PUT = do_HEAD = handle_any
 
@@ -160,28 +160,30 @@ def test_cards_change_no_digest(run: MadeUpRun) -> None:
     assert folder_digest(policy) != before
 
 
-def test_the_last_promoted_policy_and_all_preferences_are_pushed(run: MadeUpRun, server: Any) -> None:
-    heard, api = server
+def test_the_last_promoted_policy_and_all_preferences_are_pushed(run: MadeUpRun, server: tuple[Hub, HfApi]) -> None:
+    hub, api = server
     push(run.root, policy="me/model", preferences="me/data", api=api)
-    asked = [(made["name"], made.get("type"), made["visibility"]) for made in heard.created]
-    assert asked == [("model", "model", "private"), ("data", "dataset", "private")]
-    model, data = heard.files["models/me/model"], heard.files["datasets/me/data"]
+    repositories = [(made["name"], made.get("type"), made["visibility"]) for made in hub.created]
+    assert repositories == [("model", "model", "private"), ("data", "dataset", "private")]
+    model, data = hub.files["models/me/model"], hub.files["datasets/me/data"]
     assert json.loads(model["config.json"]) == {"round": 1}
     assert set(model) == {"config.json", "README.md"}
     assert b"# made, round 1" in model["README.md"]
     assert set(data) == {"round-01.parquet", "round-02.parquet", "README.md"}
     splits = DatasetCard(data["README.md"].decode()).data.to_dict()["configs"][0]["data_files"]
     assert splits == [{"split": f"round_0{n}", "path": f"round-0{n}.parquet"} for n in (1, 2)]
-    assert heard.tokens == {"Bearer hf_secret"}
+    assert hub.tokens == {"Bearer hf_secret"}
 
 
-def test_a_hub_that_refuses_is_an_error_with_the_command_to_try_again(run: MadeUpRun, server: Any) -> None:
-    heard, api = server
-    heard.refuses = True
+def test_a_hub_that_refuses_is_an_error_with_the_command_to_try_again(
+    run: MadeUpRun, server: tuple[Hub, HfApi]
+) -> None:
+    hub, api = server
+    hub.refuses = True
     with pytest.raises(UserError, match="the push to the hub failed") as caught:
         push(run.root, policy="me/model", api=api)
     assert f"python -m tasks.reporting.cards {run.root} --policy me/model" in caught.value.remedy
-    assert not heard.files
+    assert not hub.files
     with pytest.raises(UserError, match="push to the hub failed"):
         push(run.root, policy="no such name!", api=api)
     with pytest.raises(UserError, match="push to the hub failed"):

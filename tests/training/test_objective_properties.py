@@ -30,7 +30,7 @@ LARGE = st.floats(-1e4, 1e4, allow_subnormal=False)
 SMALL = st.floats(-5, 5, allow_subnormal=False)
 EXAMPLES = settings(max_examples=12, deadline=None)
 
-#: Labels are taken as they are, of any sign: what is said of (y1, y2, P) is said of (y2, y1, 1 - P).
+#: Labels of any sign are allowed: a label (y1, y2, P) says the same as (y2, y1, 1 - P).
 SOFT = ["irepo", "irepo-logratio", "irepo-without-logit", "dpo-soft", "f-dpo-alpha", "f-dpo-reverse", "ipo-soft",
         "ipo-md", "rebel-paper", "inpo-soft", "adpo", "dno-soft", "lcpo", "lcpo-ipo", "sppo",
         "gpo", "rebel"]  # fmt: skip
@@ -57,7 +57,7 @@ def random_batch(seed: int = 0, groups: int = 4) -> Batch:
 
 
 def swapped(batch: Batch) -> Batch:
-    """Every pair the other way round, with what is said of it."""
+    """Every pair with its sides and its labels swapped."""
     pairs = {"reward": -batch.pairs["reward"], "votes": 1 - batch.pairs["votes"]}
     return replace(batch, chosen=batch.rejected, rejected=batch.chosen, labels=-batch.labels, pairs=pairs)
 
@@ -241,9 +241,9 @@ def test_rdpo_is_unbiased_under_flips(d: float, eps: float) -> None:
 @EXAMPLES
 @given(d=SMALL, target=SMALL, beta=st.floats(0.05, 5))
 def test_irepo_is_rebel_with_logits_for_rewards(d: float, target: float, beta: float) -> None:
-    mine = irepo(column(d), column(0.0), column(target), beta=beta, scale="logratio")
+    ours = irepo(column(d), column(0.0), column(target), beta=beta, scale="logratio")
     assert rebel(column(d), column(0.0), column(target), eta=1 / beta, scale="logratio").item() == pytest.approx(
-        mine.item(), rel=1e-9, abs=1e-12
+        ours.item(), rel=1e-9, abs=1e-12
     )
 
 

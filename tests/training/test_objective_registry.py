@@ -3,7 +3,6 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from tasks.training.objectives.base import Objective
 from tasks.training.objectives.check import RunSetup, check_objective
 from tasks.training.objectives.dpo import Dpo
 from tasks.training.objectives.registry import OBJECTIVES, own_source
+from tests.plugin_files import PluginFiles
 from tests.training.objective_batches import VARIANTS
 
 METHODS_PAGE = (PROJECT / "docs/methods.md").read_text(encoding="utf-8")
@@ -30,33 +30,6 @@ class {name}(PairObjective):
     def batch_loss(self, batch):
         return batch.h_rejected - batch.h_chosen
 """
-
-Write = Callable[[str, str], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Writes text below a folder on the path; modules and entry points from there are forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plugins._entries.cache_clear()
-
-    def write(name: str, text: str) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    yield write
-    plugins._entries.cache_clear()
-    for name, module in list(sys.modules.items()):
-        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-def entry_point(write: Write, text: str) -> None:
-    """An installed package with entry points."""
-    write("theirs-1.0.dist-info/METADATA", "Name: theirs\nVersion: 1.0\n")
-    write("theirs-1.0.dist-info/entry_points.txt", f"[irepo.objectives]\n{text}\n")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES.ours())
@@ -84,39 +57,39 @@ def test_all_settings_are_read_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_a_new_file_is_found_and_a_name_used_twice_is_refused(write: Write) -> None:
-    write("family/__init__.py", "")
-    first = write("family/first.py", MODULE.format(name="First", word="mine"))
+def test_a_new_file_is_found_and_a_name_used_twice_is_refused(package: PluginFiles) -> None:
+    package.write("family/__init__.py", "")
+    first = package.write("family/first.py", MODULE.format(name="First", word="mine"))
     family = Family(noun="objective", base=Objective, field="name", package="family", group="none")  # type: ignore[type-abstract]
     assert list(family.ours()) == ["mine"]
     plugins._scan.cache_clear()
-    second = write("family/second.py", MODULE.format(name="Second", word="mine"))
+    second = package.write("family/second.py", MODULE.format(name="Second", word="mine"))
     with pytest.raises(UserError, match="two objectives are called 'mine'") as refused:
         family.ours()
     assert str(first) in refused.value.where
     assert str(second) in refused.value.where
 
 
-def test_an_entry_point_is_found_by_its_name(write: Write) -> None:
-    module = write("theirs.py", MODULE.format(name="Theirs", word="theirs"))
-    entry_point(write, "theirs = theirs:Theirs")
+def test_an_entry_point_is_found_by_its_name(package: PluginFiles) -> None:
+    module = package.write("theirs.py", MODULE.format(name="Theirs", word="theirs"))
+    package.entry_point("irepo.objectives", "theirs = theirs:Theirs")
     objective = OBJECTIVES.read({"name": "theirs", "beta": 0.3})
     assert inspect.getfile(type(objective)) == str(module)
     assert objective.model_dump() == {"reference": "initial", "beta": 0.3, "nll": 0.0, "name": "theirs"}
 
 
-def test_an_entry_point_called_like_one_of_ours_is_refused(write: Write) -> None:
-    module = write("theirs.py", MODULE.format(name="Theirs", word="dpo"))
-    entry_point(write, "dpo = theirs:Theirs")
+def test_an_entry_point_called_like_one_of_ours_is_refused(package: PluginFiles) -> None:
+    module = package.write("theirs.py", MODULE.format(name="Theirs", word="dpo"))
+    package.entry_point("irepo.objectives", "dpo = theirs:Theirs")
     with pytest.raises(UserError, match="two objectives are called 'dpo'") as refused:
         OBJECTIVES.find("dpo")
     assert str(module) in refused.value.where
     assert inspect.getfile(Dpo) in refused.value.where
 
 
-def test_an_entry_point_and_its_class_have_one_name(write: Write) -> None:
-    write("theirs.py", MODULE.format(name="Theirs", word="theirs"))
-    entry_point(write, "other = theirs:Theirs")
+def test_an_entry_point_and_its_class_have_one_name(package: PluginFiles) -> None:
+    package.write("theirs.py", MODULE.format(name="Theirs", word="theirs"))
+    package.entry_point("irepo.objectives", "other = theirs:Theirs")
     with pytest.raises(UserError, match="called 'other', its objective 'theirs'"):
         OBJECTIVES.find("other")
 
@@ -141,8 +114,8 @@ def test_a_name_without_an_objective_is_refused(name: str, message: str) -> None
     assert refused.value.remedy
 
 
-def test_a_class_without_a_name_is_refused(write: Write) -> None:
-    write("nameless.py", MODULE.format(name="Nameless", word="x").replace('name: str = "x"', "pass"))
+def test_a_class_without_a_name_is_refused(package: PluginFiles) -> None:
+    package.write("nameless.py", MODULE.format(name="Nameless", word="x").replace('name: str = "x"', "pass"))
     with pytest.raises(UserError, match="Nameless has no name"):
         OBJECTIVES.find("nameless:Nameless")
 
@@ -157,9 +130,9 @@ def test_settings_are_read_and_written_by_name() -> None:
     assert [error["loc"] for error in wrong.value.errors()] == [("label_smoothing",), ("bta",)]
 
 
-def test_only_a_users_source_is_known_by_digest(write: Write) -> None:
-    first = write("theirs_one.py", MODULE.format(name="Theirs", word="theirs"))
-    write("theirs_two.py", first.read_text(encoding="utf-8") + "# another line\n")
+def test_only_a_users_source_is_known_by_digest(package: PluginFiles) -> None:
+    first = package.write("theirs_one.py", MODULE.format(name="Theirs", word="theirs"))
+    package.write("theirs_two.py", first.read_text(encoding="utf-8") + "# another line\n")
     digests = [own_source(OBJECTIVES.find(f"{module}:Theirs")) for module in ("theirs_one", "theirs_two")]
     assert None not in digests
     assert digests[0] != digests[1]

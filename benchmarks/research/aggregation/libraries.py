@@ -1,4 +1,4 @@
-"""choix and crowd-kit, as what aggregation is compared with."""
+"""choix and crowd-kit, the libraries that aggregation is compared with."""
 
 import importlib
 import importlib.util
@@ -13,9 +13,9 @@ _PACKAGES = ("crowdkit.aggregation", "crowdkit.aggregation.classification", "cro
 
 
 def crowdkit(module: str) -> Any:
-    """A module below crowdkit.aggregation, without what the package's own __init__ imports.
+    """Import a module below crowdkit.aggregation without the package's own __init__.
 
-    That asks for scikit-learn and nltk, which the aggregators compared here do not use (docs/decisions.md).
+    That one imports scikit-learn and nltk, which the aggregators compared here do not use (docs/decisions.md).
     """
     found = importlib.util.find_spec("crowdkit")
     if found is None or found.origin is None:
@@ -29,12 +29,12 @@ def crowdkit(module: str) -> Any:
 
 
 def label_frame(item: np.ndarray, annotator: np.ndarray, share: np.ndarray) -> Any:
-    """Votes without ties as crowd-kit's classification data: task, worker, label 1 where the first is preferred."""
+    """Votes without ties in crowd-kit's classification format: task, worker, label (1: the first is preferred)."""
     import pandas
 
     return pandas.DataFrame({"task": item, "worker": annotator, "label": (share > 0.5).astype(int)})
 
 
 def win_list(wins: np.ndarray) -> list[tuple[int, int]]:
-    """Whole wins [K, K] as choix's pairwise data, (winner, loser) for each."""
+    """Win counts [K, K] in choix's pairwise format: (winner, loser) for each win."""
     return [(i, j) for i, j in np.argwhere(wins > 0).tolist() for _ in range(round(wins[i, j]))]

@@ -39,7 +39,7 @@ class People:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean log-likelihood of the votes left out, of those on pairs that others voted on, and calibration error."""
+    """Of the votes left out: mean log-likelihood, the same on pairs that others voted on, and calibration error."""
 
     likelihood: float
     shared: float
@@ -69,7 +69,7 @@ def read_people(path: Path) -> People:
 
 
 def compare(people: People) -> dict[str, Score]:
-    """Every method's score on `people`; names of the project's own begin with 'irepo'."""
+    """Score of every method on `people`. Names of our methods begin with 'irepo'."""
     shape = people.shape
     methods: dict[str, Predict] = {
         "nothing (one half)": lambda train, test: np.full(len(test), 0.5),

@@ -4,7 +4,7 @@ import numpy as np
 
 from storage.arrays import Floats
 
-RIDGE = 1e-3  # towards the policy of the round before: it decides what no pair decides
+RIDGE = 1e-3  # towards the previous round's policy; it determines what no pair determines
 
 
 def regress(weight: Floats, target: Floats, warm: Floats, beta: float, ridge: float = RIDGE) -> Floats:

@@ -1,4 +1,4 @@
-"""The project's own objectives in a table: the policy of least loss, with a logit for each response."""
+"""The project's objectives on tables: minimises the loss over policies with one logit for each response."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -38,13 +38,13 @@ from tasks.training.objectives.sr_dpo import SrDpo
 from tasks.training.objectives.step_apo import StepApo
 from tasks.training.objectives.xpo import Xpo
 
-NEAR = 0.005  # of a method to its own goal, where that is exact
-_FLIPS = 0.1  # share of flipped votes, for methods that are made for them
+NEAR = 0.005  # distance of a method to its own goal, where the goal is exact
+_FLIPS = 0.1  # share of flipped votes, for methods that model them
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: how far it ends from its own goal (None: it has none in closed form) and from pi*."""
+    """One method: its distances to its own goal (None without a closed form) and to pi*."""
 
     method: str
     goal: str
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """`solve` gives the logits that the method ends with, `goal` those that it aims at."""
+    """`solve` returns the logits that the method ends with, `goal` those that it aims at."""
 
     method: str
     goal_text: str
@@ -84,7 +84,7 @@ def quality(world: World) -> Floats:
 
 
 def _pairs(policy: Floats) -> Floats:
-    """How often two responses of `policy` are a given pair, [X, K, K]."""
+    """Probability that two responses sampled from `policy` are a given pair, [X, K, K]."""
     weight = policy[:, :, None] * policy[:, None, :]
     weight[:, np.arange(policy.shape[1]), np.arange(policy.shape[1])] = 0
     return weight
@@ -109,7 +109,7 @@ def votes(world: World, policy: Floats) -> Labelled:
 
 
 def flipped(world: World, policy: Floats) -> Labelled:
-    """Of which one in ten is the wrong way round."""
+    """Single votes, one in ten of which is flipped."""
     p = preference(world)
     return single_votes(policy, (1 - _FLIPS) * p + _FLIPS * (1 - p))
 
@@ -126,7 +126,7 @@ def scores(world: World, policy: Floats) -> Labelled:
 
 
 def rates(world: World, policy: Floats) -> Labelled:
-    """Win rates and mean logits of responses against what the policy samples, themselves among it."""
+    """Win rates and mean logits of responses against samples of the policy."""
     mean = np.einsum("xij,xj->xi", world.gaps(), policy)
     columns = {"win_rate": goals.against(preference(world), policy), "mean_logit": mean}
     return soft(policy, world.gaps(), responses=columns)
@@ -142,7 +142,7 @@ def run(
     mixture: float = 0.0,
     **more: Any,
 ) -> Floats:
-    """Logits after `rounds`, each sampling from the policy (mixed with the initial one) that the last ended with."""
+    """Logits after `rounds` rounds. Each samples from the last policy, mixed with the initial one."""
     logits = world.initial
     for _ in range(rounds):
         sampler = softmax((1 - mixture) * logits + mixture * world.initial)
@@ -173,7 +173,7 @@ def _madpo_goal(world: World) -> Floats:
 
 
 def _cdpo_goal(world: World) -> Floats:
-    """DPO on single votes of which one in ten was flipped: smoothing does what flips do."""
+    """DPO on single votes, one in ten of which is flipped: label smoothing has the same effect."""
     return run(Dpo(beta=1), flipped, world)
 
 
@@ -334,7 +334,7 @@ def _apart(one: Floats, two: Floats) -> float:
 
 @dataclass(frozen=True)
 class Circle:
-    """Preferences that go round: distances to the regularised Nash policy, by method."""
+    """Cyclic preferences: distance of each method to the regularised Nash policy."""
 
     distance: dict[str, float] = field(default_factory=dict)
 

@@ -82,7 +82,7 @@ def _refusal(what: str) -> UserError:
 
 def _work(request: Evaluate, channel: Channel) -> None:
     if request.backend == "vllm":
-        from tasks.evaluation.harness.vllm_name import name_vllm
+        from tasks.modeling.vllm_name import name_vllm
 
         name_vllm()
     manager = _tasks(request)

@@ -132,14 +132,15 @@ class Grader:
 
 def read_prompts(path: Path) -> dict[str, tuple[str, str]]:
     """The four prompts of single-answer grading, from FastChat's file. Raises UserError when one is missing."""
-    rows = {row.get("name"): row for _, row in read_rows(path)}
+    fields = ("system_prompt", "prompt_template")
+    rows = {row.get("name"): row for _, row in read_rows(path) if all(isinstance(row.get(f), str) for f in fields)}
     if missing := sorted(set(PROMPTS) - set(rows)):
         raise UserError(
             f"the file lacks the prompts {', '.join(missing)}",
             where=str(path),
             remedy="give FastChat's judge_prompts.jsonl",
         )
-    return {name: (str(rows[name]["system_prompt"]), str(rows[name]["prompt_template"])) for name in PROMPTS}
+    return {name: (rows[name]["system_prompt"], rows[name]["prompt_template"]) for name in PROMPTS}
 
 
 def run_grading(spec: GradeSpec, progress: Progress = silent) -> Manifest:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from storage.errors import UserError
-from storage.rows import read_rows
+from storage.rows import Row, read_rows
 
 TURNS = 2
 #: Categories whose answers are graded beside a reference answer.
@@ -29,11 +30,11 @@ def read_questions(path: Path, references: Path | None = None) -> list[Question]
     """
     answers: dict[str, Sequence[str]] = {}
     if references is not None:
-        answers = {str(row.get("question_id")): row["choices"][0]["turns"] for _, row in read_rows(references)}
+        answers = {str(row.get("question_id")): _reference(row, where) for where, row in read_rows(references)}
     questions = []
     for where, row in read_rows(path):
         turns = row.get("turns")
-        if not isinstance(turns, list) or len(turns) != TURNS or "question_id" not in row:
+        if not _are_texts(turns) or len(turns) != TURNS or "question_id" not in row:
             raise UserError(
                 f"this is not a question of {TURNS} turns",
                 where=where,
@@ -41,10 +42,30 @@ def read_questions(path: Path, references: Path | None = None) -> list[Question]
             )
         name = str(row["question_id"])
         own = answers.get(name) or row.get("reference") or None
+        if own is not None and not _are_texts(own):
+            raise UserError("the reference is not a list of texts", where=where, remedy="write one text for each turn")
         questions.append(Question(name, str(row.get("category", "general")), turns, own))
     if not questions:
         raise UserError("the file has no questions", where=str(path), remedy="give a JSONL file with one a line")
     return questions
+
+
+def _reference(row: Row, where: str) -> Sequence[str]:
+    """The answer in a row of FastChat's reference answers: choices[0].turns."""
+    choices = row.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    turns = first.get("turns") if isinstance(first, dict) else None
+    if not _are_texts(turns):
+        raise UserError(
+            "the row is not a reference answer",
+            where=where,
+            remedy='write {"question_id": 81, "choices": [{"turns": ["...", "..."]}]}, as FastChat does',
+        )
+    return turns
+
+
+def _are_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def check_references(questions: Iterable[Question]) -> None:

@@ -45,6 +45,7 @@ class ImplicitRewardSettings(Scorer, LoadsModel):
         for folder in self.files():
             if folder not in POLICY_NAMES:
                 check_policy_folder(Path(folder), trust_remote_code=self.trust_remote_code)
+                self.check_template(name, Path(folder))
 
     def files(self) -> list[str]:
         return [self.policy, self.reference]

@@ -38,6 +38,8 @@ class RewardModelSettings(Scorer, LoadsModel):
                 where=self.path,
                 remedy="give the folder or hub id of a sequence-classification model",
             )
+        if local:
+            self.check_template(name, Path(self.path))
 
     def files(self) -> list[str]:
         return [self.path]

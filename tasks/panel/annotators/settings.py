@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import UserError
 from storage.stage import Unkeyed
-from tasks.modeling.chat_template import TemplateSettings
+from tasks.modeling.chat_template import TemplateSettings, check_template
 from tasks.panel.annotators.protocol import Annotator
 
 #: Names of the run's own policies, where an annotator takes the folder of a model. Write ./policy for a folder that
@@ -88,6 +88,10 @@ class LoadsModel(TemplateSettings):
 
     #: Run Python code that the folder brings. For the run's own policies policy.trust_remote_code holds too.
     trust_remote_code: Annotated[bool, Unkeyed("whether the model's code may run, not what it does")] = False
+
+    def check_template(self, name: str, folder: Path) -> None:
+        """Raises UserError for arguments that the chat template in `folder` does not read."""
+        check_template(folder, self.template_values, where=f"annotators.{name}.template_arguments")
 
 
 class Scorer(AnnotatorBase):

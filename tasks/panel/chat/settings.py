@@ -102,6 +102,7 @@ class ChatSettings(AnnotatorBase, LoadsModel):
 
         if self.backend == "vllm" and self.model not in POLICY_NAMES:
             check_policy_folder(Path(self.model), trust_remote_code=self.trust_remote_code)
+            self.check_template(name, Path(self.model))
 
     def files(self) -> list[str]:
         return [self.model] if self.backend == "vllm" else []
