@@ -42,4 +42,5 @@ def weight_bytes(policy: Path, dtype: str) -> int:
     Raises UserError for damaged or missing weights.
     """
     headers = [read_header(path) for path in weight_files(policy)]
-    return _ITEM_BYTES[dtype] * sum(prod(entry["shape"]) for header in headers for entry in header.values())
+    numbers: int = sum(prod(entry["shape"]) for header in headers for entry in header.values())
+    return numbers * _ITEM_BYTES[dtype]
