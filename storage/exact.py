@@ -13,6 +13,7 @@ CARD = "README.md"  # of a policy or data set, for people and the hub
 
 _CHECKPOINTS = "checkpoints"  # of a training that is not finished
 _ANSWERS = "answers"  # of a judge, where a stage is run outside of a run folder: no question is paid for twice
+BATCH_FOLDERS = "humans-"  # start of the name of a folder with comparisons that people vote on, and with their votes
 _OF_SYSTEMS = (".nfs", ".DS_Store")  # left by file systems and file managers
 
 
@@ -38,8 +39,8 @@ def foreign_files(folder: Path, published: Iterable[str]) -> list[Path]:
     """Files and links in a finished stage's folder that its manifest does not name and that do not belong there.
 
     What belongs there: the manifest, the spec, cards, logs, the sidecars of parts, temporary files and checkpoints that
-    a killed process left, stored answers of judges, and the folders of other stages, which have a manifest or spec of
-    their own.
+    a killed process left, stored answers of judges, votes of people, and the folders of other stages, which have a
+    manifest or spec of their own.
     """
     names = set(published)
     folders = {parent.as_posix() for name in names for parent in PurePosixPath(name).parents} - {"."}
@@ -67,7 +68,8 @@ def _belongs(path: Path) -> bool:
 
 
 def _leftover(folder: Path) -> bool:
-    return folder.name in (_CHECKPOINTS, _ANSWERS) or (folder.name.startswith(".") and folder.name.endswith(".tmp"))
+    temporary = folder.name.startswith(".") and folder.name.endswith(".tmp")
+    return folder.name in (_CHECKPOINTS, _ANSWERS) or folder.name.startswith(BATCH_FOLDERS) or temporary
 
 
 def _stages_only(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.errors import UserError
+from storage.exact import BATCH_FOLDERS
 from storage.files import canonical_json, publish_text
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.protocol import Comparison, Messages
@@ -69,7 +70,7 @@ class ItemOfComparison:
 
 def batch_folder(stage: Path, name: str) -> Path:
     """The folder of annotator `name`'s batch in the folder of its label stage."""
-    return stage / f"humans-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
+    return stage / f"{BATCH_FOLDERS}{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}"
 
 
 def export(

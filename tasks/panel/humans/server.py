@@ -6,7 +6,7 @@ that do not come from its own page (the Origin header).
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             query = parse_qs(url.query)
             person = clean_person(query.get("person", [""])[0])
             work = self.server.queue.work(person, query.get("batch", [None])[0])
-            self._send_json(HTTPStatus.OK, work | {"person": person})
+            self._send_json(HTTPStatus.OK, work)
         else:
             raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
 
@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True  # the rest of the request is not read
         self._send_json(status, {"error": why})
 
-    def _send_json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
+    def _send_json(self, status: HTTPStatus, value: Mapping[str, object]) -> None:
         self._send(status, json.dumps(value, ensure_ascii=False).encode(), "application/json; charset=utf-8")
 
     def _send(self, status: HTTPStatus, body: bytes, content_type: str) -> None:

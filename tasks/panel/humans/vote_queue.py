@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +32,40 @@ class SubmittedVote(BaseModel):
     order: Shown
     seconds: float | None = None
     note: str | None = None
+
+
+class BatchRow(TypedDict):
+    """A batch as the page lists it. mine: votes of this person; left: comparisons that still need one of theirs."""
+
+    batch: str
+    name: str
+    title: str
+    instructions: str
+    needed: int
+    comparisons: int
+    complete: int
+    reached: bool
+    mine: int
+    left: int
+
+
+class ShownComparison(TypedDict):
+    """A comparison as a person sees it. order: which response is shown as a."""
+
+    id: str
+    prompt: list[dict[str, str]]
+    a: str
+    b: str
+    order: Shown
+
+
+class Work(TypedDict):
+    """What the page shows a person. batch: the one that `questions` are of; None when nothing is left."""
+
+    person: str
+    batches: list[BatchRow]
+    batch: str | None
+    questions: list[ShownComparison]
 
 
 @dataclass(frozen=True)
@@ -69,7 +103,7 @@ class VoteQueue:
         with self._lock:
             return {name: self._progress(folder) for name, folder in self._folders().items() if _open(folder)}
 
-    def work(self, person: str, wanted: str | None = None) -> dict[str, Any]:
+    def work(self, person: str, wanted: str | None = None) -> Work:
         """What the page shows `person`: all open batches, and the next comparisons of the batch `wanted`, or else of
         the first batch that has some for this person."""
         with self._lock:
@@ -80,12 +114,13 @@ class VoteQueue:
             now = time.monotonic()
             self._reserved |= {(str(chosen), item): (person, now) for item in ahead}
             return {
+                "person": person,
                 "batches": [_batch_row(name, progress, person, queues[name]) for name, progress in batches.items()],
                 "batch": chosen,
                 "questions": [_shown(batches[str(chosen)].batch, item, person) for item in ahead],
             }
 
-    def submit(self, vote: SubmittedVote) -> dict[str, Any]:
+    def submit(self, vote: SubmittedVote) -> BatchRow:
         """Write a vote to the disk. Returns the batch's progress.
 
         Raises UserError for an unknown batch or comparison, and ValueError for an invalid vote.
@@ -165,8 +200,7 @@ def _stamp(folder: Path, pattern: str) -> list[tuple[str, int, int]]:
     return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
 
 
-def _batch_row(name: str, progress: BatchProgress, person: str, queue: list[str]) -> dict[str, Any]:
-    """A batch as the page lists it."""
+def _batch_row(name: str, progress: BatchProgress, person: str, queue: list[str]) -> BatchRow:
     info = progress.batch.info
     return {
         "batch": name,
@@ -182,7 +216,7 @@ def _batch_row(name: str, progress: BatchProgress, person: str, queue: list[str]
     }
 
 
-def _shown(batch: Batch, item_id: str, person: str) -> dict[str, Any]:
+def _shown(batch: Batch, item_id: str, person: str) -> ShownComparison:
     """A comparison as the person sees it, without any sign of which model wrote which response."""
     item, order = batch.items[item_id], shown_order(item_id, person)
     first, second = (item.a, item.b) if order == "ab" else (item.b, item.a)
