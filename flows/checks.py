@@ -117,7 +117,8 @@ def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError for what cannot work."""
     check_result_store()
     check_keys(config)
-    check_servers(chat_models(config))
+    if not config.dry_run:  # there the probe asks them
+        check_servers(chat_models(config))
     check_tracker(config.tracker)
     check_harness(config.harness)
     if config.mt_bench.questions is not None:

@@ -8,9 +8,11 @@ import asyncio
 import json
 import logging
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import httpx
@@ -160,13 +162,23 @@ def open_client(settings: ChatSettings, key: str | None) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
     headers = {"Accept-Encoding": "gzip, deflate"} | ({"Authorization": f"Bearer {key}"} if key else {})
     try:
-        return httpx.AsyncClient(timeout=None, limits=limits, headers=headers)
+        verify = _certificates(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        return httpx.AsyncClient(timeout=None, limits=limits, headers=headers, verify=verify)
     except (ValueError, ImportError, OSError) as error:  # httpx reads them here
         raise UserError(
             f"the environment does not allow requests: {error}",
             where="HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE, SSL_CERT_DIR",
             remedy="correct the variable, or unset it",
         ) from None
+
+
+@cache
+def _certificates(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """The certificates that httpx takes with these values of its variables.
+
+    Reading them takes 0.1 s. With one read per judge, the replies to a panel's first questions would wait for that.
+    """
+    return httpx.create_ssl_context()
 
 
 def read_key(name: str, variable: str | None) -> str | None:

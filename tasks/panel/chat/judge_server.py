@@ -8,7 +8,7 @@ On a CPU, vLLM needs options that it does not choose itself; they come before yo
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tasks.modeling.vllm_name import name_vllm
 from tasks.modeling.vllm_process import environment, has_gpu
@@ -25,11 +25,12 @@ def serve(words: Sequence[str]) -> None:
     on_cpu = not has_gpu()
     os.environ.update(environment(on_cpu=on_cpu, enforce_eager=on_cpu, tensor_parallel=1) | _online())
     name_vllm()
-    from vllm.entrypoints.cli.main import main
+    from vllm.entrypoints.cli import main as cli
 
+    run: Callable[[], None] = cli.main
     model, *options = words
     sys.argv = ["vllm", "serve", model, "--host", "127.0.0.1", *(_ON_CPU if on_cpu else ()), *options]
-    main()
+    run()
 
 
 def _online() -> dict[str, str]:
