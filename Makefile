@@ -45,7 +45,7 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker vote test test-slow chaos check lock clean
+.PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker judge-server vote test test-slow chaos check lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -112,6 +112,9 @@ deploy: setup  ## register the deployments of prefect.yaml with the server at PR
 
 worker: setup  ## work for the pool `irepo` of the server at PREFECT_API_URL
 	@$(VENV) -m flows.deploy worker
+
+judge-server: setup  ## serve a judge on 127.0.0.1:8000/v1 with vLLM: MODEL=<folder or id> ARGS="--port 8001"
+	@$(VENV) -m tasks.panel.chat.judge_server $(MODEL) $(ARGS)
 
 vote: setup  ## the page where people vote on a run: RUN=runs/mine
 	@$(VENV) -m flows.vote $(RUN)

@@ -43,7 +43,7 @@ def show_prompts(folder: Path, manifest: Manifest) -> None:
         _note(summary.get("conflicting", 0), "of these with another answer than the first"),
         _note(summary.get("shared_with_heldout", 0), "held out by the file of held-out prompts"),
         _note(summary.get("dropped_too_long", 0), "too long, left out"),
-        _note(summary.get("dropped_refused_by_template", 0), "refused by the policy's chat template, left out"),
+        _note(summary.get("dropped_refused_by_template", 0), "refused by the chat template, left out"),
     ]
     read = f"{summary['rows_read']} rows read, " if "rows_read" in summary else ""
     _show(f"prompts: {read}{rows[TRAIN]} to train on, {rows[HELDOUT]} held out", notes)

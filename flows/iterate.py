@@ -1,7 +1,7 @@
 """Flow `irepo`: rounds of generate, label, train, evaluate.
 
     python -m flows.iterate run=demo                                  # the demo, start to end
-    python -m flows.iterate run=demo rounds=2 training.learning_rate=1e-4
+    python -m flows.iterate run=demo name=slow training.learning_rate=1e-4
     python -m flows.iterate name=mine policy=<folder or id> prompts=<file> panel=answers
     python -m flows.iterate run=phi2 dry_run=plan                     # print the plan
     python -m flows.iterate ... dry_run=true                          # and what the panel's judges will cost

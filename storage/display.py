@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from storage.errors import UserError
+from storage.plain import PlainConsole
 
 _GLUE = "\N{NO-BREAK SPACE}"  # textwrap does not break lines here
 
@@ -24,6 +24,9 @@ def leave(body: Callable[[], int]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 130
     except BrokenPipeError:  # the reader, such as head, has closed the pipe; the interpreter flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
@@ -34,7 +37,7 @@ class Page:
     """Prints to the console's width: wrapped lines are indented below the first word, and paths are not broken."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        self.console = PlainConsole()
 
     def line(self, text: str = "", *, style: str = "", guide: str = "", hang: str | None = None) -> None:
         """`text` after `guide` (the branches of a tree); wrapped lines begin with `hang`, by default `guide`."""

@@ -56,9 +56,9 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Row]]:
         if head.startswith(_PARQUET) or path.name.endswith(".parquet"):
             yield from _parquet_rows(path)
         elif head.startswith(_ARROW_FILE):
-            yield from _batch_rows(path, _arrow_file(path))
+            yield from _batch_rows(path, _checked(_arrow_file(path)))
         elif path.name.endswith(".arrow"):
-            yield from _batch_rows(path, pa.ipc.open_stream(pa.memory_map(str(path))))
+            yield from _batch_rows(path, _checked(pa.ipc.open_stream(pa.memory_map(str(path)))))
         else:
             yield from _text_rows(path, head)
     except UnicodeEncodeError:
@@ -81,6 +81,13 @@ def _arrow_file(path: Path) -> Iterator[pa.RecordBatch]:
     with pa.ipc.open_file(pa.memory_map(str(path))) as file:
         for index in range(file.num_record_batches):
             yield file.get_batch(index)
+
+
+def _checked(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Arrow's own files hold memory as it was: a damaged offset would be read as an address."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 def _batch_rows(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, Row]]:

@@ -1,8 +1,9 @@
-"""Flip bits and cut files: is every damage detected before the bytes are used?
+"""Flip bits, cut, swap, link and plant files: is every damage detected before the bytes are used?
 
-A trial changes one file of a finished run or of an unfinished stage, asks what a run would ask, and puts the file back.
+A trial changes one file of a finished run or of an unfinished stage, or adds one beside it, asks what a run would ask,
+and puts everything back.
 
-detected: the reader refuses the file (`BrokenManifest`) or makes the part again (`has_part` is false).
+detected: the reader refuses it (`BrokenManifest`, `ForeignFiles`, another key) or makes the part again (`has_part`).
 harmless: the reader takes it, and what it reads is what it read before.
 undetected: anything else; also an exception that no reader expects.
 """
@@ -16,11 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage.manifest import MANIFEST, BrokenManifest, read_manifest
+from storage.manifest import MANIFEST, BrokenManifest, ForeignFiles, read_manifest
 from storage.stage import has_part, load_spec
 from tasks.generation.settings import GenerateSpec
 from tasks.training.checkpoints import Checkpoint
 from tasks.training.settings import CHECKPOINTS, TrainSpec
+
+ACTIONS = ("bit flip", "truncation", "planted", "swapped", "linked")
 
 #: Returns what a reader would use of the file; None when it refuses the file.
 Reader = Callable[[], Any]
@@ -50,12 +53,12 @@ def finished_files(run: Path) -> list[Target]:
     """Manifests, Parquet files and safetensors of a finished run, each with its stage's manifest as the reader."""
     targets = []
     for manifest in sorted(run.rglob(MANIFEST)):
-        folder = manifest.parent
-        targets.append(Target(manifest, "manifest", partial(_whole, folder)))
-        for entry in read_manifest(folder).files:
+        folder, made = manifest.parent, read_manifest(manifest.parent)
+        targets.append(Target(manifest, "manifest", partial(_whole, folder, made.key)))
+        for entry in made.files:
             path = folder / entry.path
             if path.suffix in (".parquet", ".safetensors"):
-                targets.append(Target(path, path.suffix[1:], partial(_whole, folder)))
+                targets.append(Target(path, path.suffix[1:], partial(_whole, folder, made.key)))
     return targets
 
 
@@ -80,11 +83,13 @@ def checkpoint_files(stage: Path) -> list[Target]:
     ]
 
 
-def _whole(folder: Path) -> Any:
+def _whole(folder: Path, key: str) -> Any:
+    """As `storage.stage.finished` reads a stage."""
     try:
-        return read_manifest(folder)
-    except BrokenManifest:
+        manifest = read_manifest(folder)
+    except (BrokenManifest, ForeignFiles):
         return None
+    return manifest if manifest.key == key else None
 
 
 def _part(spec: GenerateSpec, shard: Path) -> bytes | None:
@@ -100,7 +105,7 @@ def _checkpoint(folder: Path, key: str) -> Any:
 
 
 def corrupt(targets: list[Target], trials: int, *, seed: int) -> Harm:
-    """`trials` random damages: a kind of file, a file of that kind, and a flipped bit or a cut, drawn from `seed`."""
+    """`trials` random damages: a kind of file, a file of that kind, and what is done to it, drawn from `seed`."""
     draw = random.Random(seed)
     kinds: dict[str, list[Target]] = {}
     for target in targets:
@@ -110,35 +115,63 @@ def corrupt(targets: list[Target], trials: int, *, seed: int) -> Harm:
     harm = Harm()
     for _ in range(trials):
         target = draw.choice(kinds[draw.choice(sorted(kinds))])
-        action = draw.choice(["bit flip", "truncation"])
-        outcome, where = _try(target, action, draw)
+        action = draw.choice(ACTIONS)
+        outcome, where = _try(target, action, draw, kinds[target.kind])
         harm.trials[target.kind, action, outcome] += 1
         if outcome == "undetected":
             harm.undetected.append(f"{target.path.name}: {action} at {where}")
     return harm
 
 
-def _try(target: Target, action: str, draw: random.Random) -> tuple[str, str]:
+def _try(target: Target, action: str, draw: random.Random, alike: list[Target]) -> tuple[str, str]:
     whole, before = target.path.read_bytes(), target.read()
-    place = draw.randrange(len(whole))
-    if action == "bit flip":
-        bit = draw.randrange(8)
-        harmed, where = bytearray(whole), f"byte {place}, bit {bit}"
-        harmed[place] ^= 1 << bit
-        target.path.write_bytes(harmed)
-    else:
-        where = f"byte {place}"
-        target.path.write_bytes(whole[:place])
+    beside = target.path.with_name(f"planted-{draw.randrange(10**9)}{target.path.suffix}")
+    where = _harm(target, action, draw, alike, beside)
     try:
         read = target.read()
     except Exception as error:  # an error that no caller handles does not count as detection
         return "undetected", f"{where}: {type(error).__name__}: {error}"
     finally:
+        for added in (beside, _elsewhere(target, beside)):
+            added.unlink(missing_ok=True)
+        target.path.unlink()
         target.path.write_bytes(whole)
     if read is None:
         return "detected", where
     # Manifests and sidecars are compared by content, because white space in them does not matter.
     return ("harmless" if read == before else "undetected"), where
+
+
+def _elsewhere(target: Target, beside: Path) -> Path:
+    return target.path.parent.parent / f".{beside.name}.tmp"
+
+
+def _harm(target: Target, action: str, draw: random.Random, alike: list[Target], beside: Path) -> str:
+    """Damage the file; returns where. beside: an unused name in the same folder."""
+    whole = target.path.read_bytes()
+    place = draw.randrange(len(whole))
+    if action == "bit flip":
+        bit, harmed = draw.randrange(8), bytearray(whole)
+        harmed[place] ^= 1 << bit
+        target.path.write_bytes(harmed)
+        return f"byte {place}, bit {bit}"
+    if action == "truncation":
+        target.path.write_bytes(whole[:place])
+        return f"byte {place}"
+    if action == "planted":
+        if target.kind != "checkpoint":  # a checkpoint's reader reads the files that it names; this one reads all
+            beside.write_bytes(whole)
+        return beside.name
+    other = draw.choice(alike).path
+    content = other.read_bytes()
+    if action == "swapped":
+        target.path.write_bytes(content)
+        return f"with {other}"
+    elsewhere = _elsewhere(target, beside)
+    elsewhere.write_bytes(draw.choice([whole, content]))
+    target.path.unlink()
+    target.path.symlink_to(elsewhere)
+    return f"to {elsewhere}"
 
 
 def corrupt_run(run: Path, checkpointed: Path | None, scratch: Path, trials: int, *, seed: int) -> Harm:

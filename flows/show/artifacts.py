@@ -11,7 +11,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from flows.plan import Plan
 from flows.show.panel_tables import panel_tables
 from flows.show.terminal import cells, markdown_table
-from flows.show.text import cell, code, plain
+from flows.show.text import cell, code
+from storage.plain import plain
 from tasks.evaluation.record import RoundRecord
 from tasks.evaluation.stage import SAMPLES
 from tasks.reporting.cards.write import write_cards

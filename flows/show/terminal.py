@@ -10,9 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from flows.show.text import PlainConsole, cell
+from flows.show.text import cell
 from storage.artifact import stage_name
 from storage.errors import UserError
+from storage.plain import PlainConsole
 from storage.stage import Spec
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.record import RoundRecord

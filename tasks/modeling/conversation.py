@@ -10,7 +10,7 @@ separately tokenized reply would differ from those that the policy samples.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from jinja2.exceptions import TemplateError
 
@@ -176,11 +176,12 @@ def _assistant(reply: str) -> dict[str, str]:
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, generation_prompt: bool = False) -> str:
-    # A tokenizer of mistral-common, which has no template, takes no other argument.
-    clock: dict[str, Any] = {"strftime_now": _refuse_clock} if "strftime_now" in str(tokenizer.chat_template) else {}
     try:
         text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=generation_prompt, **clock
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            strftime_now=_refuse_clock,
         )
     except (TemplateError, TypeError) as error:
         raise _refuse(f"the chat template refuses this conversation: {error}") from None

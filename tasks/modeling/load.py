@@ -66,10 +66,13 @@ def resolve_device(name: str) -> str:
 
 
 def load_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a folder, or of a hub id."""
+    """The tokenizer in a folder, or of a hub id, with its chat template."""
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    # mistral-common, which vLLM installs, reads tekken.json and has no chat template.
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=trust_remote_code, mistral_format=False
+    )
     return tokenizer
 
 

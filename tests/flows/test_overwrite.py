@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import compose_config
+from flows.checks import prepare_run
 from flows.overwrite import refuse_overwrite
 from flows.plan import Plan
 from flows.round import play_round, play_start
@@ -197,6 +198,19 @@ def test_rounds_that_were_rolled_back_leave_no_trace(run: Run) -> None:
     run.goes_on("rounds=3")
     (plan.folder(2, "gate") / DECISION).unlink()
     assert "round-02/train" in run.refusal("rounds=3")
+
+
+def test_preparing_a_run_stops_before_anything_is_replaced(run: Run, tiny_policy: Path) -> None:
+    words = [f"policy={tiny_policy}", "engine=transformers"]
+    ready = prepare_run(run.plan(*words)[0].config)
+    play_start(PretendedStages(), ready)
+    prompts = (run.root / "prompts" / MANIFEST).read_bytes()
+    prepare_run(run.plan(*words)[0].config)
+    with pytest.raises(UserError, match=r"prompts\.limit: null -> 1"):
+        prepare_run(run.plan(*words, "prompts.limit=1")[0].config)
+    assert (run.root / "prompts" / MANIFEST).read_bytes() == prompts
+    prepare_run(run.plan(*words, "prompts.limit=1", "overwrite=true")[0].config)
+    assert (run.root / "prompts" / MANIFEST).read_bytes() != prompts
 
 
 def test_names_are_those_of_the_run_folder(run: Run) -> None:

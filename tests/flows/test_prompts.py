@@ -19,6 +19,8 @@ from tasks.generation.prompts import (
     PromptsSpec,
     SelectSettings,
     SelectSpec,
+    hub_rows,
+    prompt_artifacts,
     read_apart,
     run_prompts,
     run_select,
@@ -156,3 +158,26 @@ def test_public_prompt_files_are_read() -> None:
     problems, _ = read_both(settings(SHARED / "eval" / "gsm8k_train.jsonl.gz", limit=100))
     assert all(row["reference"] for row in tasks)
     assert all("####" in row["answer"] for row in problems)
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's part is played by a folder, which datasets loads in the same way."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write_jsonl(tmp_path / "set" / "train.jsonl", questions(3))
+    rows = list(hub_rows(str(tmp_path / "set"), "train"))
+    assert [row["prompt"] for _, row in rows] == ["question 0", "question 1", "question 2"]
+    assert rows[1][0].endswith(":train row 1")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        list(hub_rows(str(tmp_path / "set"), "test"))
+
+
+def test_a_data_set_of_the_hub_is_keyed_by_its_id_and_split(tmp_path: Path) -> None:
+    found, _ = prompt_artifacts(settings(Path("nobody/has-this"), split="train"))
+    assert found.digest == "nobody/has-this:train"
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_jsonl(folder / "train.jsonl", questions(3))
+    before, _ = prompt_artifacts(settings(folder, split="train"))
+    write_jsonl(folder / "train.jsonl", questions(4))
+    assert before.digest != prompt_artifacts(settings(folder, split="train"))[0].digest

@@ -7,7 +7,8 @@ from rich.table import Table
 
 from flows.show.panel_tables import panel_tables
 from flows.show.terminal import markdown_table
-from flows.show.text import PlainConsole, cell, code, plain
+from flows.show.text import cell, code
+from storage.plain import PlainConsole, plain
 from tests.reporting.records import annotator, label_summary
 
 

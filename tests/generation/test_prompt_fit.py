@@ -52,7 +52,7 @@ def test_refused_prompts_are_left_out_and_counted(tmp_path: Path, capsys: pytest
     manifest = run_prompts(spec(too_long="drop", refused_by_template="drop"))
     assert (manifest.summary["dropped_too_long"], manifest.summary["dropped_refused_by_template"]) == (1, 10)
     show_prompts(tmp_path / "out", manifest)
-    assert "1 too long, left out; 10 refused by the policy's chat template, left out" in capsys.readouterr().out
+    assert "1 too long, left out; 10 refused by the chat template, left out" in capsys.readouterr().out
     kept = [row for name in (TRAIN, HELDOUT) for row in read_parquet(tmp_path / "out" / name, PROMPTS).to_pylist()]
     assert len(kept) == 30
     assert all(row["messages"][0]["role"] == "user" for row in kept)

@@ -1,10 +1,14 @@
 """Prompts and replies as token ids, for templates of many families: the ids of the conversation rendered once."""
 
+import json
+from pathlib import Path
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from storage.errors import UserError
 from tasks.modeling.conversation import RefusedConversation, encode_chat, encode_reply, encode_whole, turn_end
+from tasks.modeling.load import load_tokenizer
 from tests.modeling.families import CHATML, THINKING, byte_level, families
 
 QUESTION = [{"role": "user", "content": "What is the sum ?"}]
@@ -117,3 +121,12 @@ def test_earlier_turns_of_a_thinking_template_have_no_thought() -> None:
     tokenizer = families()["thinking"].tokenizer()
     assert tokenizer.chat_template == THINKING
     assert tokenizer.decode(encode_whole(tokenizer, SEVERAL, "7 .")).count("<think>") == 1
+
+
+def test_the_chat_template_counts_beside_mistrals_own_format(tmp_path: Path) -> None:
+    """transformers would read tekken.json with mistral-common, which has no chat template."""
+    tokenizer = families()["ChatML"].tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral", "vocab_size": len(tokenizer)}))
+    (tmp_path / "tekken.json").write_text("{}")
+    assert encode_chat(load_tokenizer(tmp_path), QUESTION) == encode_chat(tokenizer, QUESTION)

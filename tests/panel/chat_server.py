@@ -125,7 +125,10 @@ def prefer(better: Callable[[str], float]) -> Callable[[str], str]:
     """A judge that explains its verdict and prefers the response that `better` names."""
 
     def script(instruction: str) -> str:
-        a, b = fenced(instruction)[-2:]
+        shown = fenced(instruction)[-2:]
+        if not shown:
+            return "A"  # the question before a run
+        a, b = shown
         verdict = "C" if better(a) == better(b) else "A" if better(a) > better(b) else "B"
         return f"Because.\n\n[[{verdict}]]\n"
 

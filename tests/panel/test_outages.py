@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from conf.compose import compose_config
 from storage.errors import UserError
 from storage.manifest import MANIFEST, read_manifest
 from storage.schemas import DIALOGUES, table, write_parquet
@@ -209,6 +210,13 @@ def test_an_evaluation_waits_for_its_judge(server: ChatServer, world: World) -> 
     assert "evaluation.on_outage=go_on" in stopped.value.remedy
     server.script = prefer(len)
     assert run_judging(spec).summary["votes"] == {"held-out": {"tie": 6}}
+
+
+def test_a_gate_by_rules_needs_its_judges() -> None:
+    words = ["run=demo", "evaluation.on_outage=go_on"]
+    assert compose_config(words).evaluation.on_outage == "go_on"
+    with pytest.raises(UserError, match=r"gate=policy with evaluation\.on_outage=go_on"):
+        compose_config([*words, "gate=policy"])
 
 
 def test_mt_bench_waits_for_its_judge(server: ChatServer, world: World) -> None:

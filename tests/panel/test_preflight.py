@@ -137,6 +137,16 @@ def test_no_server_is_a_warning(server: Server, caplog: pytest.LogCaptureFixture
     assert "panel.annotators.judge does not answer now: ConnectError" in caplog.text
 
 
+@pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "foo://proxy:1"), ("SSL_CERT_FILE", "/nowhere/cert.pem")])
+def test_variables_that_allow_no_request_are_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="does not allow requests") as refused:
+        check(server)
+    assert name in refused.value.where
+
+
 @pytest.mark.parametrize("url", ["https://api.example/v1", "http://[::1]:8000/v1/", "http://localhost:8000"])
 def test_addresses(url: str) -> None:
     assert checked_address(url) == url

@@ -15,8 +15,9 @@ from tasks.labeling.settings import LabelSettings
 from tasks.modeling.conversation import encode_chat
 from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.panel.annotators.judge import JudgeSettings
-from tasks.panel.annotators.protocol import Comparison, Fault, Response, Slate
+from tasks.panel.annotators.protocol import Comparison, Fault, Refused, Response, Slate
 from tasks.panel.annotators.registry import open_annotators
+from tasks.panel.annotators.verdicts import CHOICES
 from tasks.panel.chat import Reply
 from tasks.panel.chat import vllm as vllm_chat
 from tasks.panel.chat.vllm import VllmChat
@@ -74,10 +75,16 @@ def test_one_engine_for_all(tiny_policy: Path, tmp_path: Path) -> None:
             assert [reply.text for reply in drawn] == [reply.text for reply in again[1:]][::-1]
             assert again[0].text == again[4].text
 
-            broken, long, cut = await ask_all(chat, [control, "a " * 300, "fine"], max_tokens=1)
+            choices = CHOICES["last_line"]
+            chosen = await ask_all(chat, texts, choices=choices, top_logprobs=3)
+            assert {reply.text for reply in chosen} <= set(choices)
+            assert {reply.error for reply in chosen} == {None}
+
+            broken, cut = await ask_all(chat, [control, "fine"], max_tokens=1)
+            with pytest.raises(Refused, match="the model reads 256"):
+                await ask_all(chat, ["a " * 300])
             plain = encode_chat(load_tokenizer(tiny_policy), user(control.replace("<|", "<\u200b|")))
             assert broken.tokens == len(plain) + 1  # no control tokens were read in it
-            assert (long.text, "the model reads 256" in (long.error or "")) == (None, True)
             assert cut.error == "cut off at max_tokens"
 
             answers = await asyncio.gather(judge.ask(Comparison(a, b)), ranking.ask(Slate((a, b))), rubric.ask(a))

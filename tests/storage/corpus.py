@@ -60,6 +60,7 @@ def column(name: str, array: pa.Array) -> Write:
     """A Parquet file of one column of any type."""
 
     def write(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({name: array}), folder / "rows.parquet")
         return folder / "rows.parquet"
 

@@ -103,7 +103,9 @@ def test_an_input_whose_maker_is_gone_is_lost_not_outside(make_run: MakeRun, dam
 def test_a_path_in_the_run_folder_that_no_stage_made_is_outside(make_run: MakeRun) -> None:
     made = make_run("one", rounds=1)
     policy = Artifact(path=made.root / "my-policy", digest="2" * 64)
-    made.publish("round-02/train", "train", 2, {}, lambda folder: [], policy=policy)
+    made.publish(
+        "round-02/train", "train", 2, {}, lambda folder: write_text(folder / "log.txt", "trained"), policy=policy
+    )
     lineage = trace(open_run(made.root), ["round-02/train"])
     assert [read.kind for read in lineage.inputs["round-02/train"]] == ["outside"]
     assert lineage.breaks == []

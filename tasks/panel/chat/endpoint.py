@@ -153,10 +153,20 @@ class Endpoint:
 
 
 def open_client(settings: ChatSettings, key: str | None) -> httpx.AsyncClient:
-    """A client for the endpoint. Its time-outs are those of `transport.request`."""
+    """A client for the endpoint. Its time-outs are those of `transport.request`.
+
+    Raises UserError when the variables for proxies or certificates cannot be used.
+    """
     limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
     headers = {"Accept-Encoding": "gzip, deflate"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    return httpx.AsyncClient(timeout=None, limits=limits, headers=headers)
+    try:
+        return httpx.AsyncClient(timeout=None, limits=limits, headers=headers)
+    except (ValueError, ImportError, OSError) as error:  # httpx reads them here
+        raise UserError(
+            f"the environment does not allow requests: {error}",
+            where="HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE, SSL_CERT_DIR",
+            remedy="correct the variable, or unset it",
+        ) from None
 
 
 def read_key(name: str, variable: str | None) -> str | None:

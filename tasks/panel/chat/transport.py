@@ -40,7 +40,7 @@ async def request(
     """Send a request and read its reply, within `seconds` from connecting to the last byte.
 
     307 and 308 are followed on the same host only, so that the key goes nowhere else; a redirect that is not followed
-    is returned. Raises TransportError, and httpx.InvalidURL.
+    is returned. Raises TransportError.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -52,7 +52,7 @@ async def request(
                 url = target
     except TimeoutError:
         raise TransportError("timeout", f"no whole reply within {seconds:g} s") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise TransportError(type(error).__name__, f"{type(error).__name__}: {error}") from None
     raise TransportError("redirects", f"more than {_REDIRECTS} redirects, the last to {url}")
 
