@@ -88,7 +88,7 @@ class Evaluation:
 
         def body() -> Outcome:
             paths = []
-            for start in range(0, len(rows), size):
+            for start in range(0, max(1, len(rows)), size):
                 paths.append(spec.folder / f"responses-{start // size:05d}.parquet")
                 write_parquet(paths[-1], table(rows[start : start + size], RESPONSES))
             return Outcome(paths=paths)
@@ -110,9 +110,8 @@ class Evaluation:
             files: list[tuple[str, Rows | None, pa.Schema]]
             files = [("votes", votes, VOTES), ("scores", scores, SCORES)]
             for name, rows, schema in files:
-                if rows is not None:
-                    paths.append(spec.folder / f"{name}.parquet")
-                    write_parquet(paths[-1], table(rows, schema))
+                paths.append(spec.folder / f"{name}.parquet")
+                write_parquet(paths[-1], table(rows or [], schema))
             return Outcome(paths=paths)
 
         return run_stage(spec, body).content
