@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import compose_config
+from conf.schema import RunConfig
 from flows.checks import prepare_run
 from flows.overwrite import refuse_overwrite
 from flows.plan import Plan
@@ -71,11 +72,13 @@ class Run:
             chain.append(number)
 
     def refusal(self, *words: str) -> str:
+        plan, spec = self.plan(*words)
         with pytest.raises(UserError) as caught:
-            refuse_overwrite(*self.plan(*words))
+            refuse_overwrite(plan, spec)
         assert caught.value.where == str(self.root)
         assert "overwrite=true" in caught.value.remedy
-        refuse_overwrite(*self.plan(*words, "overwrite=true"))
+        wanted = RunConfig.model_validate(plan.config.model_dump() | {"overwrite": True})
+        refuse_overwrite(Plan(wanted, plan.initial), spec)
         return caught.value.what
 
     def goes_on(self, *words: str) -> None:
