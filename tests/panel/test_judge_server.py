@@ -65,7 +65,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def votes(url: str, folder: Path, **settings: Any) -> list[Vote]:
     template = folder / "template"
     template.write_text("{prompt}{response_a}{response_b}")  # short enough for a context of 256 tokens
-    chat = {"model": "tiny", "base_url": url, "max_tokens": 6, "timeout": limit(60), "retries": 0}
+    chat: dict[str, Any] = {"model": "tiny", "base_url": url, "max_tokens": 6, "timeout": limit(60), "retries": 0}
     found: list[Vote] = ask(opened(None, kind="judge", template=str(template), **chat | settings), *QUESTIONS)
     return found
 
