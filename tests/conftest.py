@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms: tiny random policies, built on the spot (no download)."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before Prefect is imported: on a loaded machine its temporary server needs longer than the default of 20 s.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and every child process would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakePolicy = Callable[..., Path]
 

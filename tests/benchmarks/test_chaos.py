@@ -16,6 +16,7 @@ from storage.files import publish_text
 from tests.waiting import limit
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_a_killed_run_ends_as_one_that_was_not() -> None:
     done = subprocess.run(

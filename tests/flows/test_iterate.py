@@ -167,6 +167,7 @@ def test_a_dry_run_prints_every_stage_and_makes_nothing(capsys: pytest.CaptureFi
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_momentum_is_where_the_next_round_starts(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
     arguments = words(tiny_policy, prompts, tmp_path / "runs", "rounds=2", "engine=transformers", "update=momentum")
     done = command([*arguments, "training.learning_rate=1e-3"])
@@ -187,6 +188,7 @@ def test_momentum_is_where_the_next_round_starts(tiny_policy: Path, prompts: Pat
     assert "seconds: update" in done.stdout
 
 
+@pytest.mark.slow
 def test_replay_trains_on_earlier_rounds_with_their_own_votes(tiny_policy: Path, prompts: Path, tmp_path: Path) -> None:
     more = ["rounds=2", "engine=transformers", "mixing=replay", "objective=sppo", "objective.reference=initial"]
     done = command(words(tiny_policy, prompts, tmp_path / "runs", *more))

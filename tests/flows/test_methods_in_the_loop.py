@@ -48,6 +48,7 @@ def test_the_word_that_needs_a_mixture_is_refused(given: list[str]) -> None:
         main([*given, "objective=ipo-md"])
 
 
+@pytest.mark.slow
 def test_methods_of_several_kinds_and_a_moving_reference(given: list[str], tiny_policy: Path, tmp_path: Path) -> None:
     """One with two references, and one with an extra response, which a moving reference gives."""
     moving = "selm objective.reference={kind: ema, rate: 0.25}"
