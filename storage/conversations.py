@@ -43,6 +43,13 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 
 
+def conversation_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """What a person reads: the text of a single message, or all messages with their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
 def is_empty(value: object) -> bool:
     """Whether a field holds nothing: null, an empty text, list or object, or blank text."""
     return value is None or (isinstance(value, str | Sequence | Mapping) and not value) or _blank(value)

@@ -1,7 +1,7 @@
 """Runs under kills and damaged files, and the cost of durability.
 
     python -m benchmarks.chaos --kills 50 --seed 0      # about half an hour on two idle cores
-    python -m benchmarks.chaos --kills 8 --short        # what the test suite runs
+    python -m benchmarks.chaos --kills 8 --short        # a few minutes; also a slow test
 
 A small run (the real command, vLLM, a random policy) is killed with SIGKILL at random moments of its stages: the flow,
 a worker, the temporary server, or every process at once. The same command is given again until the run is done, and

@@ -5,6 +5,7 @@ pairs, the log-probabilities of their replies under the policy.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel
 
 from storage.arrays import Floats, Ints
+from storage.conversations import conversation_text
 from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.manifest import Manifest
@@ -251,7 +253,6 @@ def _warn_about_sampling(generated: Manifest) -> None:
 
 def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
     """The first reply to every k-th prompt, with the smallest k that gives at most SAMPLE_LIMIT replies."""
-    tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.settings.trust_remote_code)
     first: dict[str, tuple[int, int]] = {}  # prompt -> the lowest index of a reply, and its row
     names, indices = (responses[name].to_pylist() for name in ("prompt_id", "response_index"))
     for row, (prompt_id, index) in enumerate(zip(names, indices, strict=True)):
@@ -259,10 +260,20 @@ def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:
             first[prompt_id] = (index, row)
     step = -(-len(first) // SAMPLE_LIMIT)
     shown = responses.take([row for _, row in list(first.values())[::step]]).select(["prompt_id", "prompt_ids", "text"])
-    return [
-        Sample(prompt_id=prompt_id, prompt=str(tokenizer.decode(ids, skip_special_tokens=True)), reply=text)
-        for prompt_id, ids, text in zip(*shown.to_pydict().values(), strict=True)
-    ]
+    rows = list(zip(*shown.to_pydict().values(), strict=True))
+    prompts = _prompt_texts(spec, {prompt_id: ids for prompt_id, ids, _ in rows})
+    return [Sample(prompt_id=prompt_id, prompt=prompts[prompt_id], reply=text) for prompt_id, _, text in rows]
+
+
+def _prompt_texts(spec: EvaluateSpec, token_ids: Mapping[str, list[int]]) -> dict[str, str]:
+    """The conversation of each prompt in `token_ids`; without a file of prompts, what its token ids say."""
+    if spec.prompts is not None:
+        prompts = read_parquet(spec.prompts.path, PROMPTS, ["prompt_id", "messages"]).to_pylist()
+        return {
+            row["prompt_id"]: conversation_text(row["messages"]) for row in prompts if row["prompt_id"] in token_ids
+        }
+    tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.settings.trust_remote_code)
+    return {prompt: str(tokenizer.decode(ids, skip_special_tokens=True)) for prompt, ids in token_ids.items()}
 
 
 def _token_ids(column: pa.ChunkedArray) -> list[Ints]:

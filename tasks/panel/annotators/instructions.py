@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from storage.conversations import conversation_text
 from storage.errors import UserError
 from storage.files import digest
-from tasks.panel.annotators.protocol import Messages, Response
+from tasks.panel.annotators.protocol import Response
 
 _CONTROL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|<\uff5c[^\uff5c<>\n]{1,40}\uff5c>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<[be]os>"
@@ -61,10 +62,7 @@ class Instructions:
 
 def prompt_text(response: Response) -> str:
     """The prompt as text: its message, or all its messages with their roles if there are several."""
-    messages: Messages = response.messages
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return conversation_text(response.messages)
 
 
 def without_control(text: str) -> str:

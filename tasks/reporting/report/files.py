@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from storage.conversations import conversation_text
 from storage.errors import UserError
 from storage.lineage import Run, open_run, place
 from storage.manifest import Manifest
@@ -199,8 +200,8 @@ def labelled_pairs(labelled: Round) -> list[Pair]:
             f"preferred, P̂ {row['p_hat']:.2f}, target {row['target']:.2f} ±{row['target_se']:.2f}",
             f"P̂ {1 - row['p_hat']:.2f}",
         )
-        replies = (_conversation(row["chosen"]), _conversation(row["rejected"]))
-        pairs.append(Pair(_conversation(row["prompt"]), replies, notes, votes_on_pair))
+        replies = (conversation_text(row["chosen"]), conversation_text(row["rejected"]))
+        pairs.append(Pair(conversation_text(row["prompt"]), replies, notes, votes_on_pair))
     return pairs
 
 
@@ -231,13 +232,6 @@ def heldout_pairs(first: Round, last: Round) -> list[Pair]:
 def _spread(count: int) -> list[int]:
     """Positions of at most _LIMIT rows, evenly spaced from the first."""
     return list(range(0, count, max(1, -(-count // _LIMIT))))
-
-
-def _conversation(messages: Sequence[Mapping[str, str]]) -> str:
-    """The text of a single message; several messages with their roles."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def _columns(path: Path, names: list[str]) -> dict[str, list[Any]] | None:
