@@ -163,7 +163,7 @@ def test_what_a_recipe_lacks_is_asked_for() -> None:
         (["recipe=dice"], "policy.aligned_from=..."),
         (["panel=dice"], "policy.aligned_from=<folder>"),
         (["panel=order"], "set drafts=ladder or drafts=sapo"),
-        (["recipe=ladder", "drafts.gaps=[5]"], "every gap is less than best"),
+        (["recipe=ladder", "drafts.gaps=[5]"], "every gap must be less than best"),
         (["recipe=conditioned", "mixing.goals.annotator=order", "panel=order", "drafts=ladder"], "come in pairs"),
         (["preferences=tournament", "objective=adpo"], "set preferences.pairs=all"),
         (["recipe=dcie"], "dice"),

@@ -17,8 +17,9 @@ def test_a_signal_while_the_server_starts_ends_it(tmp_path: Path, tiny_policy: P
     service = Served(tmp_path, tiny_policy)
     with service.log.open("wb") as log:
         runner = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve"], cwd=PROJECT, env=service.environment, stdout=log, stderr=log
-        )
+            [sys.executable, "-m", "flows.serve"], cwd=PROJECT, env=service.environment, stdout=log, stderr=log,
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a suite under nohup ignores SIGHUP
+        )  # fmt: skip
     try:
         service.until(lambda: bool(service.processes("flows.operations.prefect_server")), 60)
         runner.send_signal(number)
