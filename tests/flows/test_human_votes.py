@@ -45,6 +45,7 @@ def vote_on_all(address: str, person: str) -> int:
     return cast
 
 
+@pytest.mark.slow
 def test_a_served_run_is_suspended_until_people_have_voted(served: Served) -> None:
     run = served.run("voted", PEOPLE, rounds=1)
     served.await_state(run, "Suspended")

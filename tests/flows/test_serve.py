@@ -97,6 +97,7 @@ def test_a_cancelled_run_leaves_no_process(served: Served) -> None:
     served.until(lambda: not served.workers(), 10)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_crashed_and_goes_on_where_it_was_when_retried(served: Served) -> None:
     run = served.run("killed", "training.launch=process", rounds=2)
     folder = served.runs / "killed"
@@ -131,6 +132,7 @@ def test_a_run_waits_for_a_server_that_is_started_again(served: Served) -> None:
     served.await_state(run, "Completed", seconds=180)
 
 
+@pytest.mark.slow
 def test_each_night_adds_one_round_to_the_last_promoted_policy(served: Served) -> None:
     for rounds in (1, 2):
         run = served.run("nights", deployment="irepo/nightly", more_rounds=1)

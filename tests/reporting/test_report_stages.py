@@ -3,15 +3,18 @@
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from storage.manifest import Manifest
+from storage.files import publish_text
+from storage.manifest import Manifest, describe_files
 from tasks.reporting.report.files import read_run
 from tasks.reporting.report.work import time_chart
 
 
 def publish(root: Path, name: str, seconds: float, *makers: str, stage: str = "any") -> None:
     made_by = {f"input:{i}": maker for i, maker in enumerate(makers)}
+    publish_text(root / name / "made.txt", name)
+    files = describe_files(root / name, [root / name / "made.txt"])
     manifest = Manifest(
-        stage=stage, round=1, key="", inputs=dict.fromkeys(made_by, "0" * 64), made_by=made_by, settings={}, files=[],
+        stage=stage, round=1, key="", inputs=dict.fromkeys(made_by, "0" * 64), made_by=made_by, settings={}, files=files,
         stage_version=1, seed=0, started="2026-11-01T00:00:00Z", seconds=seconds, versions={},
     )  # fmt: skip
     manifest.sealed().write(root / name)
