@@ -14,8 +14,8 @@ def publish(root: Path, name: str, seconds: float, *makers: str, stage: str = "a
     publish_text(root / name / "made.txt", name)
     files = describe_files(root / name, [root / name / "made.txt"])
     manifest = Manifest(
-        stage=stage, round=1, key="", inputs=dict.fromkeys(made_by, "0" * 64), made_by=made_by, settings={}, files=files,
-        stage_version=1, seed=0, started="2026-11-01T00:00:00Z", seconds=seconds, versions={},
+        stage=stage, round=1, key="", inputs=dict.fromkeys(made_by, "0" * 64), made_by=made_by, settings={},
+        files=files, stage_version=1, seed=0, started="2026-11-01T00:00:00Z", seconds=seconds, versions={},
     )  # fmt: skip
     manifest.sealed().write(root / name)
 
