@@ -8,7 +8,9 @@ transformers dequantizes the file's Q4_1 and Q8_0 blocks (with the package `gguf
 * The epsilon of the norms and the special tokens of generation, which the file's metadata does not carry.
 """
 
+import contextlib
 import importlib.util
+import io
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +54,10 @@ def convert(folder: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> 
         ]
     )
     tokenizer.model_max_length = CONTEXT
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False)
+    with contextlib.redirect_stderr(io.StringIO()):  # transformers has no switch for the bar of its GGUF reader
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False
+        )
     for note in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, note):
             delattr(model.config, note)
