@@ -9,7 +9,7 @@ from storage.files import canonical_json
 #: Fields of manifests and rounds.json, at any depth, that hold times.
 TIMES = {"started", "seconds", "tokens_per_second"}
 #: Files for people, and files of the attempt itself.
-LOGS = {".owner", "engine.log", "train.log", "report.html", "time.svg", "time.png", "README.md"}
+LOGS = {".owner", "run.log", "engine.log", "train.log", "report.html", "time.svg", "time.png", "README.md"}
 
 
 def compare(reference: Path, other: Path) -> dict[str, str]:
