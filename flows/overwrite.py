@@ -1,7 +1,6 @@
 """Finished stages are not replaced by stages with other settings, unless the command says `overwrite=true`."""
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -10,7 +9,7 @@ from flows.plan import Plan
 from flows.round import play_round, play_start
 from flows.stages import Stages
 from storage.artifact import SPEC, Artifact, stage_name
-from storage.diff import changes
+from storage.diff import Change, changes
 from storage.display import brief, change, counted
 from storage.errors import UserError
 from storage.files import parse_yaml
@@ -145,7 +144,7 @@ def differences(manifest: Manifest, spec: Spec, seed: int) -> list[str]:
     return found
 
 
-def _settings(manifest: Manifest, spec: Spec) -> list[dict[str, Any]]:
+def _settings(manifest: Manifest, spec: Spec) -> list[Change]:
     """Settings that differ and are part of the key; those that the manifest does not have count as their defaults."""
     try:
         return changes(keyed(type(spec.settings).model_validate(manifest.settings)), keyed(spec.settings))
@@ -153,7 +152,7 @@ def _settings(manifest: Manifest, spec: Spec) -> list[dict[str, Any]]:
         return changes(manifest.settings, spec.settings.model_dump(mode="json"))
 
 
-def _changed(item: dict[str, Any]) -> str:
+def _changed(item: Change) -> str:
     if item["only_in"] is None:
         return change(item["a"], item["b"])
     return f"{brief(item['a'])} -> not set" if item["only_in"] == "a" else f"not set -> {brief(item['b'])}"

@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from storage.differences import compare_files
 from storage.display import Page, brief, change, counted, leave, shown
@@ -40,18 +40,27 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def changes(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[dict[str, Any]]:
-    """Keys (dotted) whose values differ: {"key", "a", "b", "only_in"}; `only_in` is "a" or "b" for a key of one side.
+class Change(TypedDict):
+    """A key (dotted) with other values in `a` and `b`. only_in: the side that has it, if only one does."""
+
+    key: str
+    a: Any
+    b: Any
+    only_in: Literal["a", "b"] | None
+
+
+def changes(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[Change]:
+    """The keys whose values differ.
 
     A mapping that only one side has is one entry.
     """
-    result = []
+    result: list[Change] = []
     for key in dict.fromkeys([*a, *b]):
         one, other = a.get(key), b.get(key)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             result.extend(changes(one, other, f"{prefix}{key}."))
         elif key not in a or key not in b or one != other:
-            only = None if key in a and key in b else ("a" if key in a else "b")
+            only: Literal["a", "b"] | None = None if key in a and key in b else ("a" if key in a else "b")
             result.append({"key": f"{prefix}{key}", "a": one, "b": other, "only_in": only})
     return result
 
@@ -215,7 +224,7 @@ def _show_inputs(page: Page, items: Sequence[Mapping[str, Any]]) -> None:
         page.line(f"input {item['name']}{of}{outside}: {' -> '.join(sides)}", hang="  ")
 
 
-def _show_changes(page: Page, items: Sequence[Mapping[str, Any]], label: str = "") -> None:
+def _show_changes(page: Page, items: Sequence[Change], label: str = "") -> None:
     for item in items:
         if item["only_in"]:
             only = f"only in {item['only_in'].upper()}: {brief(item[item['only_in']])}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializeAsAny
 from pydantic_core import to_jsonable_python
 
 from storage.artifact import artifacts, stage_name
@@ -129,7 +129,7 @@ class Spec(BaseModel):
             content["values"] = values
         return digest(content)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, JsonValue]:
         """Fields of subclasses that are neither artifacts nor `Unkeyed`, as JSON."""
         names = []
         for name, field in type(self).model_fields.items():

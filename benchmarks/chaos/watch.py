@@ -101,7 +101,7 @@ def kill(pids: Iterator[int] | list[int], mark: str) -> list[int]:
 
 
 class Ledger:
-    """The published files of a run, none of which may be written again."""
+    """Watches the published files of a run. Writing one of them again is an error."""
 
     def __init__(self, run: Path) -> None:
         self._run = run

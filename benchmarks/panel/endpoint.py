@@ -12,13 +12,12 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+from starlette.types import Receive, Scope, Send
 
 TIE = 0.05  # qualities closer than this are a tie
 HANG = 2.0  # seconds of a call that is never answered in time
@@ -92,7 +91,7 @@ class Endpoint:
         self._log = Path(log)
         self._attempts: Counter[tuple[str, tuple[float, ...]]] = Counter()
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         body = b""

@@ -1,6 +1,6 @@
 """The secret of the Prefect server that `make serve` starts: a file that only its user can read.
 
-Prefect calls it the auth string. Whoever has it can run commands as this user: see docs/security.md.
+Prefect calls it the auth string. Anyone who has it can run commands as this user: see docs/security.md.
 """
 
 import os

@@ -93,7 +93,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing(
             each.kill()
 
 
-#: A command whose package handles Ctrl-C. Its work prints "working", and then does what the test says.
+#: A command that handles Ctrl-C. It prints the pid of a child process, and then does what the test says.
 COMMAND = """
 import sys, time
 from tasks import interrupts
@@ -103,6 +103,11 @@ with interrupts.interruptible():
     print(child.pid, flush=True)
     {work}
 """
+
+
+def start(work: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", COMMAND.format(work=work)]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +122,7 @@ with interrupts.interruptible():
 def test_the_line_and_the_groups(work: str, line: str) -> None:
     if "Thread" in work:
         work += "\n    time.sleep(1000)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND.format(work=work)],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(work)
     assert process.stdout is not None
     child = psutil.Process(int(process.stdout.readline()))
     time.sleep(0.2)
@@ -135,13 +134,7 @@ def test_the_line_and_the_groups(work: str, line: str) -> None:
 
 def test_a_second_interrupt_leaves_at_once() -> None:
     work = "try:\n        time.sleep(1000)\n    finally:\n        print('cleaning', flush=True); time.sleep(1000)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND.format(work=work)],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(work)
     assert process.stdout is not None
     process.stdout.readline()
     time.sleep(0.2)

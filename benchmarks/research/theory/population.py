@@ -109,7 +109,7 @@ def votes(world: World, policy: Floats) -> Labelled:
 
 
 def flipped(world: World, policy: Floats) -> Labelled:
-    """Single votes, one in ten of which is flipped."""
+    """Single votes. One vote in ten is flipped."""
     p = preference(world)
     return single_votes(policy, (1 - _FLIPS) * p + _FLIPS * (1 - p))
 
@@ -173,7 +173,7 @@ def _madpo_goal(world: World) -> Floats:
 
 
 def _cdpo_goal(world: World) -> Floats:
-    """DPO on single votes, one in ten of which is flipped: label smoothing has the same effect."""
+    """DPO on single votes with one in ten flipped. Label smoothing has the same effect."""
     return run(Dpo(beta=1), flipped, world)
 
 
