@@ -1,7 +1,7 @@
-"""Is the panel worth trusting when its judges' endpoint fails, lies and dawdles?
+"""Is the panel worth trusting when its judges' endpoint fails, answers wrongly and is slow?
 
     python -m benchmarks.panel            # about three minutes
-    python -m benchmarks.panel --short    # a smaller world, one repetition; what the test suite runs
+    python -m benchmarks.panel --short    # a smaller world, one repetition; a slow test
 
 Five judges with known true preferences behind a local endpoint: a fifth of all calls ends in HTTP 500, 429 or 400, a
 time-out, a reply that drips, a gateway's error in an HTTP 200, a page of HTML, a wrong Content-Encoding, no verdict, or
