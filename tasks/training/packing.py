@@ -110,7 +110,9 @@ class PackedRow:
     def owner(self) -> Tensor:
         """Index of the response that each predicted token belongs to, int64 [N]."""
         lengths = torch.tensor(self.lengths, device=self.ids.device)
-        return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.ids.device), lengths)
+        owners = torch.arange(len(self.lengths), device=self.ids.device)
+        # Without the size, the host would wait for the device to know it.
+        return torch.repeat_interleave(owners, lengths, output_size=sum(self.lengths))
 
     def mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive causal mask [queries, keys] for the last `queries` of `keys` positions; cached for all layers.
