@@ -44,7 +44,7 @@ class PolicySettings(_Group, TemplateSettings):
     reasoning_end: str | None = "</think>"
     # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
     aligned_from: str | None = None
-    # A folder with the config.json that the memory plan reads while `path` is not on this machine; also below conf/shapes.
+    # A folder, or a name below conf/shapes: the memory plan reads its config.json while `path` is not on this machine.
     shape: str | None = None
     warmup: Showcase | None = None  # how `path` is made when it does not exist; None = it must exist
 

@@ -5,6 +5,7 @@ only when its process ends, and must not take the pipeline down when it dies.
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from tasks.modeling.vllm_process import (
     has_gpu,
     visible_devices,
 )
+
+log = logging.getLogger("irepo")
 
 M = TypeVar("M", bound=Message)
 
@@ -114,6 +117,7 @@ class VllmEngine:
         if self._asleep:
             self._call(Wake(policy=str(policy)), Done)
             self._asleep = False
+            log.info("vLLM wakes with the weights of %s", policy)
         else:
             self._call(Reload(policy=str(policy)), Done)
 
@@ -138,6 +142,7 @@ class VllmEngine:
         elif paused == "sleep" and self._child is not None and not self._asleep:
             self._await_start()
             self._call(Sleep(), Done)
+            log.info("vLLM sleeps: the GPU is free for the next stage")
             self._asleep = True
 
     def close(self) -> None:
