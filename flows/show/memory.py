@@ -5,7 +5,8 @@ from rich.table import Table
 
 from flows.memory_plan import MemoryPlan, Need, too_large
 from storage.errors import UserError
-from tasks.modeling.memory import GIB
+
+_GIB = 1 << 30
 
 
 def memory_table(plan: MemoryPlan) -> Table:
@@ -41,4 +42,4 @@ def _parts(need: Need) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.1f}" if size >= GIB / 10 else f"{size / GIB:.3f}"
+    return f"{size / _GIB:.1f}" if size >= _GIB / 10 else f"{size / _GIB:.3f}"

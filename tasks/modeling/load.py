@@ -104,20 +104,22 @@ def unload(model: "PreTrainedModel") -> None:
     Models have reference cycles, so their weights would stay until the garbage collector runs. A full collection takes
     0.3 s with torch, transformers and Prefect imported.
     """
+    import torch
+
     model.to("meta")  # type: ignore[arg-type]  # takes a name, too
-    release_gpu_memory()
+    if torch.cuda.is_initialized():
+        free_unused()
 
 
-def release_gpu_memory() -> None:
-    """Return what this process's tensors no longer use to the GPU. Does nothing while this process has no GPU.
+def free_unused() -> None:
+    """Free models that nothing refers to any more, and return what this process does not use to the GPU.
 
-    torch's allocator keeps freed blocks for this process, and a vLLM engine in another one cannot use them. Tensors in
-    reference cycles are freed first.
+    torch's allocator keeps freed blocks for this process, and a vLLM engine in another one cannot use them.
     """
     import torch
 
+    gc.collect()
     if torch.cuda.is_initialized():
-        gc.collect()
         torch.cuda.empty_cache()
 
 

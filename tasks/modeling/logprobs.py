@@ -96,8 +96,8 @@ def sequence_logprobs(
     done = 0
     with torch.inference_mode():
         for batch in batches(sequences, tokens):
-            for index, logprobs in zip(batch, token_logprobs(model, [sequences[i] for i in batch]), strict=True):
-                sums[index] = logprobs.double().sum().item()
+            rows = token_logprobs(model, [sequences[i] for i in batch])
+            sums[batch] = torch.stack([logprobs.double().sum() for logprobs in rows]).tolist()  # one transfer
             done += len(batch)
             progress(done, len(sequences), "responses")
     if not np.isfinite(sums).all():
