@@ -137,11 +137,11 @@ def markdown(rows: list[list[str]]) -> str:
 def with_tables(text: str) -> str:
     """The page with its tables computed anew. Raises ValueError when it has no place for one."""
     for name, build in TABLES.items():
-        place = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        place = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
         if not place.search(text):
             raise ValueError(f"the page has no table {name}")
         table = markdown(build())
-        text = place.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
+        text = place.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
     return text
 
 

@@ -120,10 +120,12 @@ def _temporary(shape: Shape, row: Row, item: int, *, trains_weights: bool) -> in
 def _output(shape: Shape, row: Row, item: int, chunk: ChunkSize, *, trains_weights: bool) -> int:
     """Bytes that the output layer takes in its backward pass, and for its logits."""
     every = row.predicted * shape.vocabulary
+    # Beside a chunk's log-probabilities, which may be kept, are its logits, and in half precision a float32 copy.
+    of_chunk = _FLOAT + (item if item == 2 else 0) + (_FLOAT if every > chunk.kept else 0)
     weight = shape.output * (item if item == 2 else 0)
     gradient = shape.output * (_FLOAT + item) if trains_weights else 0
     rows = 3 * _FLOAT * shape.hidden * row.predicted
-    return weight + gradient + rows + min(chunk.kept, every) * _FLOAT + min(chunk.logits, every) * (2 * _FLOAT + item)
+    return weight + gradient + rows + min(chunk.kept, every) * _FLOAT + min(chunk.logits, every) * of_chunk
 
 
 def _gathered(shape: Shape, item: int) -> int:
