@@ -63,9 +63,10 @@ def memory_plan(config: RunConfig, shape: Shape, device: Device) -> MemoryPlan:
     sampling = _sampling(config, shape, device)
     beside = _beside(config, sampling, device)
     needs = [sampling]
-    if device.gpu and config.engine.verify_sequences:
-        weights = shape.parameters * ITEM_BYTES[config.engine.dtype]
-        needs.append(Need("sampler's check", {**beside, "weights": weights, "forward": weights // 2}, device.memory))
+    weights = shape.parameters * ITEM_BYTES[config.engine.dtype]
+    check = Need("sampler's check", {**beside, "weights": weights, "forward": weights // 2}, device.memory)
+    if device.gpu and config.engine.verify_sequences and check.fits:  # otherwise the CPU does it
+        needs.append(check)
     for stage, annotators in (
         ("label", config.panel.annotators),
         ("judge", config.evaluation.judges | config.evaluation.rates),
@@ -117,7 +118,7 @@ def _beside(config: RunConfig, sampling: Need, device: Device) -> dict[str, int]
     paused = config.engine.between_stages
     if paused == "auto":
         paused = "sleep" if device.gpu else "keep"
-    if paused == "stop" or (config.engine.kind == "transformers" and paused == "sleep"):
+    if paused == "stop" or (config.engine.kind != "vllm" and paused == "sleep"):
         return {}
     if paused == "sleep":
         return {"engine asleep": ASLEEP}
@@ -219,7 +220,8 @@ def _alternatives(settings: OptimizationSettings, device: Device) -> Iterator[tu
         yield f"training.microbatch_tokens={small}{also}", changed(**save, microbatch_tokens=small)
     for ranks in (2, 4, 8, 16):
         if settings.processes < ranks <= device.count:
-            yield f"training.processes={ranks}{also}", changed(**save, launch="process", processes=ranks)
+            launch = " training.launch=process" if settings.launch == "inline" else ""
+            yield f"training.processes={ranks}{launch}{also}", changed(**save, launch="process", processes=ranks)
     if settings.lora is None:
         yield f"training=lora{also}", changed(**save, lora={})
 
