@@ -7,12 +7,13 @@ from benchmarks.tiny import build_policy
 
 PROMPTS = 32
 _SIZES = {
-    "vocab_size": 300,
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 32,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
+    "head_dim": 64,
+    "initializer_range": 0.02,
 }
 
 
@@ -24,8 +25,8 @@ def build_random_policy(folder: Path, *, tiny: bool) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig.from_pretrained(folder)
-    config.update(_SIZES | {"head_dim": 64, "initializer_range": 0.02, "vocab_size": config.vocab_size})
+    small = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = LlamaConfig.from_dict(small | _SIZES)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import UserError
-from tasks.modeling.policy_folder import read_header, read_json, weight_files
+from tasks.modeling.json_files import read_json
+from tasks.modeling.policy_folder import read_header, weight_files
 
 #: Architectures whose MLP has two matrices (up, down); the others have a gate as well.
 _TWO_MATRICES = frozenset({"phi", "gpt2", "gpt_neox", "opt", "starcoder2", "falcon", "bloom", "gptj", "mpt"})

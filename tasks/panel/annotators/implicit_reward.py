@@ -110,16 +110,15 @@ class _PolicyLogprobs:
     """Log-probabilities of responses by one of the two models."""
 
     def __init__(self, folder: str, settings: ImplicitRewardSettings, *, where: str) -> None:
-        from transformers import AutoConfig
-
         from tasks.modeling.chat_template import fix_template
         from tasks.modeling.load import check_policy_folder, load_tokenizer
+        from tasks.modeling.pretrained import read_config
 
         trust = settings.trust_remote_code
         check_policy_folder(Path(folder), trust_remote_code=trust)
         try:
             self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(Path(folder), trust_remote_code=trust)
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+            config = read_config(folder, trust_remote_code=trust)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot load a policy from {folder}: {error}", where=where, remedy="give the folder of a policy"

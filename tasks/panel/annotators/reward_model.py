@@ -9,7 +9,7 @@ from pydantic import Field
 
 from storage.errors import UserError
 from tasks.modeling.chat_template import fix_template
-from tasks.modeling.conversation import RefusedConversation, encode_whole
+from tasks.modeling.conversation import RefusedConversation, encode_whole, prepare_wholes
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import LoadsModel, Scorer
 
@@ -73,6 +73,8 @@ class RewardModel:
     def vote(self, batch: Sequence[Response]) -> list[Score]:
         scores: list[Score | None] = [None] * len(batch)
         rows: dict[int, list[int]] = {}
+        if self._tokenizer.chat_template is not None:
+            prepare_wholes(self._tokenizer, ((response.messages, response.text) for response in batch))
         for i, response in enumerate(batch):
             try:
                 rows[i] = self._encode(response)
@@ -149,9 +151,9 @@ def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
 def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) -> "PreTrainedModel":
     """The model in eval mode on its device; `on_meta`: checked as when it is loaded, but without its weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from tasks.modeling.load import resolve_device
+    from tasks.modeling.pretrained import read_config, read_model
 
     device = resolve_device(settings.device)
     dtype = settings.dtype
@@ -159,20 +161,19 @@ def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) ->
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
     where = f"annotators.{name}.path"
     try:
-        config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+        config = read_config(settings.path, trust_remote_code=settings.trust_remote_code)
         if config.num_labels != 1:
             raise UserError(
                 f"{settings.path} has {config.num_labels} labels, but a reward model has one",
                 where=where,
                 remedy="give a sequence-classification folder saved with num_labels=1",
             )
-        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+        loaded, report = read_model(
+            "classifier",
             settings.path,
             dtype=getattr(torch, dtype),
             device_map="meta" if on_meta else None,
             trust_remote_code=settings.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
         )
     except (OSError, ValueError) as error:
         raise _unloadable(settings, where, error) from None
@@ -183,8 +184,7 @@ def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) ->
             where=where,
             remedy="give a trained reward model, not a language model",
         )
-    model: PreTrainedModel = (loaded if on_meta else loaded.to(device)).eval()
-    return model
+    return (loaded if on_meta else loaded.to(device)).eval()  # type: ignore[arg-type]  # takes a name
 
 
 def _tokenizer(name: str, settings: RewardModelSettings) -> "PreTrainedTokenizerBase":
