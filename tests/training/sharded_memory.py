@@ -70,6 +70,7 @@ def held(model: Any, context: AbstractContextManager[Any]) -> int:
 
 
 def measure(policy: Path, folder: Path, ranks: Ranks) -> dict[str, float]:
+    sharded(policy, torch.float32)  # the first call imports libraries
     shard_mib, model = peak_above(lambda: sharded(policy, torch.bfloat16))
     mixed = held(model, nullcontext())
     publish_mib, _ = peak_above(lambda: write_shards(model, policy, folder / "policy", ranks))
