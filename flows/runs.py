@@ -25,7 +25,7 @@ from storage.errors import UserError
 from storage.layout import RunLayout
 from storage.owner import owned
 
-_COLUMNS = ("run", "state", "rounds", "win rate vs initial", "cost", "on disk", "changed")
+_COLUMNS = ("run", "state", "rounds", "win rate", "cost", "size", "changed")
 
 
 def main(words: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def table(lines: Sequence[RunLine], runs: Path) -> Table:
-    """One row a run, the latest first."""
+    """One row a run, the latest first. The win rate is the latest round's against the initial policy."""
     shown = Table(title=f"{len(lines)} runs in {runs}", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
     for heading in _COLUMNS:
         shown.add_column(heading, justify="left" if heading in ("run", "state") else "right", no_wrap=True)
