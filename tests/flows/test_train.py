@@ -124,7 +124,7 @@ def test_pairs_that_are_too_long_can_be_dropped(tiny_policy: Path, tmp_path: Pat
         (["policy=p"], "no preference set is named", "data=<file"),
         (["policy=p", "data=d", "rounds=2"], "train one round", "fix the fields"),
         (["policy=p", "data=d", "panel=rules"], "set panel=none", "fix the fields"),
-        (["policy=p", "data=d", "objective=sppo"], "reads votes, which pairs of a preference set do not have", "fix"),
+        (["policy=p", "data=d", "objective=sppo"], "reads votes, which pairs of an offline set do not have", "fix"),
         (["policy=p", "data=d", "prompts.per_round=4"], "data.limit reads less", "fix the fields"),
         (["policy=p", "data=d", "data.score_fields=[one]"], "name two fields", "fix the fields"),
         (["policy=p", "data=d", "data.pad=1"], "data.p", "fix"),

@@ -45,8 +45,8 @@ def _check_mixing(name: str, needs: Needs, setup: RunSetup) -> None:
     read = [column for column, needed in columns.items() if needed]
     if read and setup.offline:
         raise ValueError(
-            f"mixing.offline, data: objective={name} reads {' and '.join(read)}, which pairs of a preference "
-            f"set do not have; use an objective on pairs (irepo, dpo), or leave the set out"
+            f"mixing.offline, data: objective={name} reads {' and '.join(read)}, which pairs of an "
+            f"offline set do not have; use an objective on pairs (irepo, dpo), or leave the set out"
         )
     if needs.extra is not None and setup.replay:
         raise ValueError(
