@@ -97,6 +97,7 @@ class RunConfig(_Group):
             "rounds": self.rounds != 1 and "rounds=1",
             "panel": bool(self.panel.annotators) and "panel=none",
             "mixing": not self.mixing.nothing and "mixing=none",
+            "push": self.push_preferences_to_hub is not None and "push_preferences_to_hub=null",
             "drafts": self.drafts.kind != "none" and "drafts=none",
             "prompts.per_round": self.prompts.per_round is not None
             and "prompts.per_round=null (data.limit reads less)",
