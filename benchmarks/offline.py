@@ -23,8 +23,9 @@ STEPS, BATCH, RATE, BETA = 20, 4, 1e-3, 0.1
 TOLERANCE = 1e-4
 #: Turns end with the end token. TRL also trains on what a template writes after it, such as ChatML's line end.
 TEMPLATE = (
-    "{% for message in messages %}{{ '' if loop.first else '\n' }}<|im_start|>{{ message['role'] }}\n"
-    "{{ message['content'] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}{{ '' if loop.first else '\n' }}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{{ message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
