@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.tiny import build_policy
 
-STEPS, BATCH, RATE, BETA = 20, 4, 1e-3, 0.1
+STEPS, BATCH, RATE, BETA = 20, 4, 1e-4, 0.1
 TOLERANCE = 1e-4
 #: Turns end with the end token. TRL also trains on what a template writes after it, such as ChatML's line end.
 TEMPLATE = (
