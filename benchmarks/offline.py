@@ -46,14 +46,16 @@ def write_set(path: Path, *, pairs: int = STEPS * BATCH, words: int = 1) -> Path
 def build(folder: Path, *, hidden: int = 64, layers: int = 2) -> Path:
     """A random Llama whose chat template is TEMPLATE."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tasks.modeling.pretrained import read_config, read_tokenizer
 
     build_policy(folder, seed=0, tied=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = read_tokenizer(folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     if (hidden, layers) != (64, 2):
-        config = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).config.to_dict()
+        config = read_config(folder).to_dict()
         config |= {"hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers}
         config |= {"head_dim": 32, "num_attention_heads": hidden // 32, "num_key_value_heads": hidden // 64}
         config |= {"initializer_range": 0.05, "max_position_embeddings": 1024}
@@ -93,16 +95,15 @@ def ours(policy: Path, data: Path, folder: Path) -> list[float]:
 
 def theirs(policy: Path, data: Path, folder: Path) -> list[float]:
     """Losses by step of TRL's DPOTrainer, which is given the pairs in our order."""
-    from datasets import load_dataset
-    from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
     from tasks.modeling.load import load_tokenizer
+    from tasks.modeling.pretrained import read_dataset, read_model
     from tasks.training.groups import windows
 
-    rows = load_dataset("json", data_files=str(data), split="train", cache_dir=str(folder / "cache"))
+    rows = read_dataset("json", data_files=str(data), split="train", cache_dir=str(folder / "cache"))
     order = [row for window in windows(len(rows), BATCH, seed=0, epoch=0) for row in window]
-    models: list[Any] = [AutoModelForCausalLM.from_pretrained(policy, trust_remote_code=False) for _ in range(2)]
+    models: list[Any] = [read_model("causal", policy)[0] for _ in range(2)]
     trainer = DPOTrainer(
         model=models[0],
         ref_model=models[1],

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from storage.errors import UserError
 from storage.rows import Row
+from tasks.modeling.pretrained import read_dataset
 
 
 def hub_rows(name: str, split: str, *, setting: str) -> Iterator[tuple[str, Row]]:
@@ -11,12 +12,11 @@ def hub_rows(name: str, split: str, *, setting: str) -> Iterator[tuple[str, Row]
 
     setting: the group of the configuration that names it. Raises UserError when it cannot be loaded.
     """
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        data = load_dataset(name, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
+        data = read_dataset(name, split=split)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it is a script
         raise UserError(
             f"the data set cannot be loaded: {str(error).splitlines()[0]}",
             where=f"{setting}.path={name} {setting}.split={split}",
