@@ -24,7 +24,6 @@ from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
 from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
 from tasks.modeling.hub_rows import hub_rows
 from tasks.modeling.load import load_tokenizer
-from tasks.modeling.pretrained import read_dataset
 
 Row = dict[str, Any]
 

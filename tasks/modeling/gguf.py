@@ -13,8 +13,9 @@ from safetensors import safe_open
 
 from storage.errors import UserError
 from storage.files import publishing
+from tasks.modeling.json_files import read_json
 from tasks.modeling.load import check_policy_folder
-from tasks.modeling.policy_folder import read_json, weight_files
+from tasks.modeling.policy_folder import weight_files
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
