@@ -16,8 +16,8 @@ from conf.compose import compose_config
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import start_temporary_server
 from flows.show.terminal import console, exit_on_user_error
-from flows.show.usage import print_usage
 from flows.train_words import train_words
+from flows.usage import print_usage
 
 prepare()
 if __name__ == "__main__":
