@@ -37,6 +37,7 @@ from flows.chain import promoted  # noqa: E402
 from flows.checks import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
+from flows.memory_checks import show_memory  # noqa: E402
 from flows.operations.device import device_held  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.operations.run_log import run_log  # noqa: E402
@@ -165,6 +166,7 @@ def run_command(command: str, words: Sequence[str], run: Callable[..., Any]) -> 
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
         print_plan(list_stages(config))
+        show_memory(config)
         if config.dry_run != "plan" and asks_models(config):
             with owned(folder), run_log(folder):
                 console.print(estimate(config))
