@@ -23,8 +23,8 @@ CONF = Path(__file__).resolve().parent
 PROJECT = CONF.parent
 
 _OPTIONAL = ("run", "recipe")  # groups of which none need be chosen
-#: `policy=<folder or id>` and `prompts=<file>` are short for a group's option plus its path.
-_SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
+#: `policy=<folder or id>`, `prompts=<file>` and `data=<file>` are short for a group's option plus its path.
+_SHORTHANDS = {"policy": "pretrained", "prompts": "file", "data": "file"}
 
 
 def compose_config(overrides: Sequence[str], check: Callable[[object], None] = lambda values: None) -> RunConfig:

@@ -11,7 +11,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
-from flows.data_checks import check_offline, show_prompts
+from flows.data_checks import check_offline, publish_data, show_prompts
 from flows.memory_checks import check_memory
 from flows.overwrite import refuse_overwrite
 from flows.plan import Plan, aligned_from, with_template
@@ -21,6 +21,7 @@ from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
+from storage.stage import Spec
 from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.questions import check_references, read_questions
 from tasks.generation.prompts import prompt_artifacts, run_prompts
@@ -129,7 +130,8 @@ def prepare_run(config: RunConfig) -> Plan:
     embedder = config.objective.needs().embedder
     if embedder not in (None, POLICY):
         find_embedder(embedder)
-    prompts = prompt_artifacts(config.prompts)
+    data = config.data.artifact() if config.data is not None else None
+    prompts = prompt_artifacts(config.prompts) if data is None else None
     plan = open_plan(config)
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
@@ -140,9 +142,10 @@ def prepare_run(config: RunConfig) -> Plan:
         config.engine.open(trust_remote_code=trusted).check(policy.path)
         check_turn_end(load_tokenizer(policy.path, trust_remote_code=trusted), stop=config.sampling.stop)
     context = config.engine.max_model_len or context_length(plan.initial.path, trust_remote_code=trusted)
-    spec = prompts_spec(plan, *prompts, context=context)
+    first: list[Spec] = [publish_data(plan, data)] if data is not None else []
+    spec = prompts_spec(plan, *(prompts or prompt_artifacts(config.prompts)), context=context)
     check_offline(plan)
-    refuse_overwrite(plan, spec)
+    refuse_overwrite(plan, [*first, spec])
     show_prompts(spec.folder, run_prompts(spec))
     return plan
 

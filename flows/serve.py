@@ -1,4 +1,4 @@
-"""`make serve`: Prefect's server on loopback, and the deployments irepo/iterate, irepo/nightly, irepo-compare/compare.
+"""`make serve`: Prefect's server on loopback, and the deployments that prefect.yaml has too.
 
 export PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING="$(cat ~/.prefect/irepo-secret)"
 prefect deployment run irepo/iterate
@@ -37,6 +37,7 @@ from flows.operations.guard import LOGIN  # noqa: E402
 from flows.operations.liveness import close_abandoned_rounds, declare_zombies  # noqa: E402
 from flows.operations.server import Server  # noqa: E402
 from flows.show.terminal import exit_on_user_error  # noqa: E402
+from flows.train import irepo_train  # noqa: E402
 from tasks.interrupts import Endings  # noqa: E402
 
 _NIGHTLY = CronSchedule(cron="0 2 * * *", timezone="UTC")
@@ -63,6 +64,12 @@ def serve_deployments() -> None:
         tags=["irepo", "nightly"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    training = irepo_train.to_deployment(
+        "train",
+        description="Offline training on a preference set, like `python -m flows.train`.",
+        tags=["irepo"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
     comparison = compare.to_deployment(
         "compare",
         parameters={"methods": ["irepo", "dpo"], "preset": "demo"},
@@ -72,7 +79,7 @@ def serve_deployments() -> None:
     )
     _say_how_to_use()
     runner = _Runner(pause_on_shutdown=False, limit=1)
-    for deployment in (iterate, nightly, comparison):
+    for deployment in (iterate, nightly, training, comparison):
         runner.add_deployment(cast(RunnerDeployment, deployment))
     asyncio.run(runner.start())
 

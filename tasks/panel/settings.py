@@ -32,9 +32,7 @@ class PanelSettings(BaseModel):
     on_outage: OnOutage = "stop"
 
     @model_validator(mode="after")
-    def _has_annotators_and_prices(self) -> Self:
-        if not self.annotators:
-            raise ValueError("the panel is empty; choose one (panel=demo) or add to panel.annotators")
+    def _has_prices(self) -> Self:
         unpriced = [name for name, settings in self.annotators.items() if settings.unpriced]
         if self.budget.money is not None and unpriced:
             raise ValueError(f"budget.money: {', '.join(unpriced)} has no price; set its `price`, or drop the limit")
