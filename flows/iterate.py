@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.compose import compose_config, dump_config
+from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.show.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], run_help("flows.iterate", __doc__ or ""))
 prepare()
 if __name__ == "__main__":
     quiet_console()

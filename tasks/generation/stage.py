@@ -103,7 +103,10 @@ def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
 
 
 def request_seed(seed: int, draw: int, prompt_id: str) -> int:
-    """Seed of one prompt's responses in one draw (a round, unless the spec says otherwise), 0 <= seed < 2**62: vLLM adds the response's index to it."""
+    """Seed of one prompt's responses, 0 <= seed < 2**62: vLLM adds the response's index to it.
+
+    draw: the round, unless the spec has a draw of its own.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed}/{draw}/{prompt_id}".encode()).digest()[:8], "big") >> 2
 
 
