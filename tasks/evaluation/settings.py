@@ -24,6 +24,7 @@ class EvaluationSettings(BaseModel):
     judges: dict[str, AnnotatorSettings] = {}  # decide win rates; must not sit on the panel
     rates: dict[str, AnnotatorSettings] = {}  # score single responses; reported as means
     truth: str | None = None  # the judge that is right by construction (a verifier): the others are compared with it
+    better: dict[str, Literal["higher", "lower"]] = {}  # rate -> which values are better; others are only reported
     against: dict[str, str] = {}  # name -> folder or hub id of another policy to compare with
     pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
     on_outage: OnOutage = "stop"  # when a judge, rate or MT-Bench's judge is given up; as panel.on_outage

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from conf.compose import PROJECT
 from storage.errors import UserError
 from tasks.evaluation.gate import Decision, Reason
+from tasks.reporting.duration import duration
 from tasks.reporting.report.drawing import Scale, apart, ticks
 from tasks.reporting.report.files import heldout_pairs, labelled_pairs, read_run
-from tasks.reporting.report.work import duration
 from tasks.reporting.report.write import write_report
 from tests.reporting.made_up_run import HOSTILE, MadeUpRun
 from tests.waiting import limit
