@@ -18,7 +18,7 @@ from conf.compose import compose_config, dump_config
 from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
-from flows.show.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
+from flows.show.terminal import console, exit_on_user_error, print_plan, print_verdict, round_table, samples_table
 
 if __name__ == "__main__":
     exit_on_help(sys.argv[1:], run_help("flows.iterate", __doc__ or ""))
@@ -188,8 +188,10 @@ def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
             f" then {command}",
             soft_wrap=True,
         )
+        print_verdict(folder)
         return
     console.print(f"done: {folder}   last promoted policy: {promoted(rounds).policy}", soft_wrap=True)
+    print_verdict(folder)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from tasks.evaluation.intervals import Interval
 from tasks.reporting.report.drawing import text
 from tasks.reporting.report.files import RunFiles
 from tasks.reporting.report.tables import Cell, sheet
-from tasks.reporting.verdict import Change, Measured, changes, last_standing, nats, verdict
+from tasks.reporting.verdict import Change, Measured, changes, last_standing, nats
 
 _NOTE = (
     "Difference with half its 95 % interval, taken as if the two were independent, which is cautious. Better and worse "
@@ -16,14 +16,15 @@ _NOTE = (
 
 def answer(files: RunFiles) -> str:
     """The verdict of the run, and the question of a round that waits; empty before a round is evaluated."""
-    found = verdict(files.measured, files.aims)
+    found = files.verdict
     if found is None:
         return ""
     lines = [f'<p class="headline">{text(found.headline)}</p>']
     if found.worse:
         lines.append(f'<p><b class="broken">Worse:</b> {text(", ".join(found.worse))}.</p>')
     lines.append(f"<p><b>Cost:</b> {text(found.cost)}. <b>Next:</b> {text(found.next)}.</p>")
-    return f'<div class="answer">{"".join(lines)}{_question(files)}</div>'
+    said = "".join(lines).replace(" %", "&nbsp;%")
+    return f'<div class="answer">{said}{_question(files)}</div>'
 
 
 def _question(files: RunFiles) -> str:
@@ -63,8 +64,9 @@ def _wins(last: Measured) -> list[list[Cell]]:
         for judge, rate in rates.get("initial", {}).items():
             where = f"{name}: " if name else ""
             says = "better" if rate.low > 0.5 else "worse" if rate.high < 0.5 else "unclear"
-            cell = f"{100 * rate.mean:.0f} %", f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
-            rows.append([(f"{where}comparisons won", f"by {judge}"), "50 %", cell, ("", [(says != "worse", says)])])
+            cell = _percent(rate.mean), f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
+            gain = _signed(rate.mean - 0.5, _percent), [(says != "worse", says)]
+            rows.append([(f"{where}comparisons won", f"by {judge}"), _percent(0.5), cell, gain])
     return rows
 
 
@@ -95,7 +97,7 @@ def _is_share(interval: Interval) -> bool:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _number(value: float) -> str:
