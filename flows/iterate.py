@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.compose import compose_config, dump_config
+from flows.early_checks import check_early
 from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
@@ -25,8 +26,8 @@ if __name__ == "__main__":
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    # Refuse a mistyped word before the slow imports below.
-    exit_on_user_error(lambda: compose_config(sys.argv[1:]))
+    # Refuse a mistyped word, and what can be known from the configuration, before the slow imports below.
+    exit_on_user_error(lambda: check_early(compose_config(sys.argv[1:])))
     # The server starts while this process imports the rest.
     exit_on_user_error(start_temporary_server)
 
