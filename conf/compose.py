@@ -158,5 +158,5 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
     for word in words:
         key, _, value = word.partition("=")
         if key.lstrip("+~") in first or (value and f"'{value}'" in first):
-            return UserError(first, where=f"command line, {word}", remedy=_FORMS)
+            return UserError(first, where=f"command line, {word.lstrip('+')}", remedy=_FORMS)
     return UserError(first, where="configuration", remedy=_FORMS)
