@@ -19,6 +19,7 @@ from tasks.evaluation.intervals import Interval
 from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.record import RoundRecord
 from tasks.interrupts import interruptible
+from tasks.reporting.report.answer import run_verdict
 from tasks.reporting.report.files import read_run
 from tasks.reporting.verdict import nats
 
@@ -109,7 +110,7 @@ def _left_out(metrics: Metrics, source: str, judge: str) -> str:
 
 def print_verdict(run: Path) -> None:
     """Print whether the run helped, as the report's first sentence; nothing before a round is evaluated."""
-    found = read_run(run).verdict
+    found = run_verdict(read_run(run))
     if found is not None:
         console.print(str(found), soft_wrap=True, markup=False, highlight=False)
 

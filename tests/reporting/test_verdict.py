@@ -9,6 +9,7 @@ from flows.show.terminal import cells, print_verdict
 from tasks.evaluation.divergence import Divergence
 from tasks.evaluation.gate import Decision
 from tasks.evaluation.intervals import Interval
+from tasks.reporting.report.answer import run_verdict
 from tasks.reporting.report.files import read_run
 from tasks.reporting.report.write import write_report
 from tasks.reporting.verdict import Aims, Change, Measured, State, changes, nats, verdict
@@ -128,7 +129,7 @@ def test_page_and_terminal_begin_alike(tmp_path: Path, capsys: pytest.CaptureFix
     run = MadeUpRun(tmp_path / "made", judges=("truth",))
     run.evaluate(0)
     run.round(1, base=0, decision=Decision(action="promote", by="none"))
-    found = read_run(run.root).verdict
+    found = run_verdict(read_run(run.root))
     assert found is not None
     print_verdict(run.root)
     printed = capsys.readouterr().out
@@ -141,4 +142,4 @@ def test_page_and_terminal_begin_alike(tmp_path: Path, capsys: pytest.CaptureFix
     run.round(2, base=1)
     html = write_report(run.root, figures=False).read_text()
     assert "Round 2 waits for your decision" in html
-    assert f"python -m flows.gate {run.root} promote" in html
+    assert "python -m flows.gate runs/made promote" in html

@@ -1,12 +1,13 @@
 """The first screen: did the run help, what waits for a person, and every figure before, now and its difference."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from tasks.evaluation.intervals import Interval
 from tasks.reporting.report.drawing import text
 from tasks.reporting.report.files import RunFiles
 from tasks.reporting.report.tables import Cell, sheet
-from tasks.reporting.verdict import Change, Measured, changes, last_standing, nats
+from tasks.reporting.verdict import Change, Measured, Verdict, changes, last_standing, nats, verdict
 
 _NOTE = (
     "Difference with half its 95 % interval, taken as if the two were independent, which is cautious. Better and worse "
@@ -16,7 +17,7 @@ _NOTE = (
 
 def answer(files: RunFiles) -> str:
     """The verdict of the run, and the question of a round that waits; empty before a round is evaluated."""
-    found = files.verdict
+    found = run_verdict(files)
     if found is None:
         return ""
     lines = [f'<p class="headline">{text(found.headline)}</p>']
@@ -27,17 +28,22 @@ def answer(files: RunFiles) -> str:
     return f'<div class="answer">{said}{_question(files)}</div>'
 
 
+def run_verdict(files: RunFiles) -> Verdict | None:
+    """Whether the run helped; None before a round after the initial one is evaluated."""
+    return verdict(files.measured, files.aims)
+
+
 def _question(files: RunFiles) -> str:
     waiting = files.waiting
     if waiting is None:
         return ""
-    rows = ""
+    rows, folder = "", Path(files.run.config.get("runs") or "runs") / files.name  # wherever the page is read
     for action, meaning in (
         ("promote", "the next round starts from this round's policy"),
         ("'roll back'", f"the next round starts where this one started, from round {waiting.base}"),
         ("stop", "promote this round's policy and end the run"),
     ):
-        rows += f"<li><code>python -m flows.gate {text(files.run.root)} {text(action)}</code><br>{text(meaning)}</li>"
+        rows += f"<li><code>python -m flows.gate {text(folder)} {text(action)}</code><br>{text(meaning)}</li>"
     return (
         f'<div class="question"><p><b>Round {waiting.number} waits for your decision. Is its policy better?</b></p>'
         f"<ul>{rows}</ul></div>"

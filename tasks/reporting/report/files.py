@@ -19,7 +19,7 @@ from storage.lineage import Run, open_run, place
 from storage.manifest import Manifest
 from tasks.evaluation.gate import DECISION, Decision, GateSpec
 from tasks.evaluation.metrics import Metrics
-from tasks.reporting.verdict import Aims, Measured, State, Verdict, verdict
+from tasks.reporting.verdict import Aims, Measured, State
 
 _LIMIT = 24  # pairs, and held-out prompts, to read
 
@@ -156,11 +156,6 @@ class RunFiles:
                 Measured(each.number, metrics, sum(each.seconds.values()), sum(costs) if costs else None, state)
             )
         return found
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """Whether the run helped; None before a round after the initial one is evaluated."""
-        return verdict(self.measured, self.aims)
 
     @property
     def named(self) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.evaluation.divergence import Divergence
 from tasks.reporting.duration import duration
 from tasks.reporting.report import by_round, cost, harness, learning, mt_bench, panel, samples, work
 from tasks.reporting.report.answer import answer, changes_table
@@ -10,6 +11,7 @@ from tasks.reporting.report.drawing import Figure, text
 from tasks.reporting.report.files import Round, RunFiles
 from tasks.reporting.report.provenance import provenance
 from tasks.reporting.report.tables import Cell, sheet
+from tasks.reporting.verdict import nats
 
 _HERE = Path(__file__).parent
 FIGURE_STYLE = (_HERE / "figure.css").read_text(encoding="utf-8")
@@ -116,9 +118,8 @@ def _glance(files: RunFiles) -> str:
         rates: list[Cell] = [
             (f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in rates_by_judge
         ]
-        error = figures["kl"]["se"]
         name, base = (str(round_.number), str(round_.base)) if round_.number else ("initial", "–")
-        kl = (f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else "")
+        kl = nats(Divergence(**figures["kl"]))
         shares = [f"{figures[share]:.3f}" for share in ("finish_rate", "unique_rate")]
         took = duration(sum(round_.seconds.values()))
         rows.append([name, base, _action(round_), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])

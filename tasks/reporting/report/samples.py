@@ -80,7 +80,7 @@ def _difference(before: str, after: str) -> str:
     """The words of both replies: those of the left alone struck out, those of the right alone marked."""
     left, right = (_WORD.findall(side[:_LONG]) for side in (before, after))
     parts = []
-    for what, a, b, c, d in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+    for what, a, b, c, d in difflib.SequenceMatcher(None, left, right).get_opcodes():
         old, new = text("".join(left[a:b])), text("".join(right[c:d]))
         if what == "equal":
             parts.append(old)
