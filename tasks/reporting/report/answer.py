@@ -58,7 +58,7 @@ def changes_table(files: RunFiles) -> str:
         return ""
     first = rounds[0]
     rows = [*_wins(last), *_sizes(first, last), *(_row(change) for change in changes(first, last, files.aims))]
-    headings: list[Cell] = ["", "initial", f"round {last.number}", "difference"]
+    headings: list[Cell] = ["figure", "initial", f"round {last.number}", "difference"]
     return sheet(headings, rows) + f'<p class="quiet">{text(_NOTE)}</p>'
 
 
