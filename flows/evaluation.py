@@ -92,9 +92,13 @@ def rivals_of(number: int, chain: Sequence[int]) -> dict[str, int]:
 
 
 def heldout_spec(plan: Plan, number: int, folder: Path, *, policy: Artifact, prompts: Artifact) -> GenerateSpec:
-    """Responses to held-out prompts. They share no randomness with those that are trained on."""
+    """Responses to held-out prompts. They share no randomness with those that are trained on.
+
+    All policies of a run draw response j of a prompt with the same random numbers: a policy that did not change gives
+    the same responses and ties exactly, and smaller differences are seen with the same number of prompts.
+    """
     sampling = plan.config.sampling.drawing(plan.config.evaluation.responses)
-    return generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, seed=1)
+    return generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, seed=1, draw=0)
 
 
 def judge_spec(plan: Plan, number: int, *, prompts: Artifact, responses: Mapping[str, Artifact]) -> JudgeSpec:

@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from conf.compose import compose_config, dump_config
+from flows.early_checks import check_early
+from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
-from flows.show.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
+from flows.show.terminal import console, exit_on_user_error, print_plan, print_verdict, round_table, samples_table
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], run_help("flows.iterate", __doc__ or ""))
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    # Refuse a mistyped word before the slow imports below.
-    exit_on_user_error(lambda: compose_config(sys.argv[1:]))
+    # Refuse a mistyped word, and what can be known from the configuration, before the slow imports below.
+    exit_on_user_error(lambda: check_early(compose_config(sys.argv[1:])))
     # The server starts while this process imports the rest.
     exit_on_user_error(start_temporary_server)
 
@@ -201,8 +205,10 @@ def _run(
             f" then {command}",
             soft_wrap=True,
         )
+        print_verdict(folder)
         return rounds
     console.print(f"done: {folder}   last promoted policy: {promoted(rounds).policy}", soft_wrap=True)
+    print_verdict(folder)
     return rounds
 
 

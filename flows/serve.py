@@ -14,10 +14,13 @@ from types import FrameType
 from typing import cast
 from urllib.parse import quote
 
+from flows.help import exit_on_help, plain_help, refuse_words
 from flows.operations.api import API, check_api, check_proxies
 from flows.operations.environment import PROJECT, prepare
 from flows.operations.secret import CLIENT, secret_file
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], plain_help("flows.serve", __doc__ or ""))
 os.environ.setdefault("PREFECT_API_URL", API)
 prepare()
 
@@ -117,6 +120,7 @@ def _registered(name: str) -> DeploymentResponse | None:
 
 
 def main() -> None:
+    refuse_words(sys.argv[1:], "flows.serve")
     os.chdir(PROJECT)
     check_proxies()
     api = os.environ["PREFECT_API_URL"]

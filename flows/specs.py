@@ -85,8 +85,12 @@ def generate_spec(
     sampling: SamplingSettings,
     prefixes: Artifact | None = None,
     seed: int = 0,
+    draw: int | None = None,
 ) -> GenerateSpec:
-    """Responses of `policy`. seed is added to the run's: stages with different ones share no randomness."""
+    """Responses of `policy`. seed is added to the run's: stages with different ones share no randomness.
+
+    draw: stages with the same one share all of it; None: no two rounds do.
+    """
     return GenerateSpec(
         folder=folder,
         round=number,
@@ -96,6 +100,7 @@ def generate_spec(
             engine=plan.config.engine,
             trust_remote_code=plan.config.policy.trust_remote_code,
         ),
+        draw=draw,
         policy=policy,
         prompts=prompts,
         prefixes=prefixes,

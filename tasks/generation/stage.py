@@ -101,9 +101,12 @@ def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
     return int(length)
 
 
-def request_seed(seed: int, round_number: int, prompt_id: str) -> int:
-    """Seed of one prompt's responses in one round, 0 <= seed < 2**62: vLLM adds the response's index to it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{round_number}/{prompt_id}".encode()).digest()[:8], "big") >> 2
+def request_seed(seed: int, draw: int, prompt_id: str) -> int:
+    """Seed of one prompt's responses, 0 <= seed < 2**62: vLLM adds the response's index to it.
+
+    draw: the round, unless the spec has a draw of its own.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{draw}/{prompt_id}".encode()).digest()[:8], "big") >> 2
 
 
 class _Sampling:
@@ -176,7 +179,8 @@ class _Sampling:
                 path.unlink()
 
     def _sample(self, engine: Engine, path: Path, prompts: Sequence[tuple[str, np.ndarray]]) -> None:
-        requests = [Request(ids.tolist(), request_seed(self.spec.seed, self.spec.round, name)) for name, ids in prompts]
+        draw = self.spec.round if self.spec.draw is None else self.spec.draw
+        requests = [Request(ids.tolist(), request_seed(self.spec.seed, draw, name)) for name, ids in prompts]
         clock = time.monotonic()
         samples = engine.sample(requests, self.spec.settings.sampling)
         self.sampled_seconds += time.monotonic() - clock

@@ -15,7 +15,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tokens: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)  # of questions and answers together
     money: float | None = Field(None, gt=0)  # in the currency of the annotators' prices
     seconds: float | None = Field(None, gt=0)  # of each attempt
 
@@ -25,7 +25,7 @@ class PanelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    annotators: dict[str, AnnotatorSettings]
+    annotators: dict[str, AnnotatorSettings]  # name -> {kind, its settings}; kinds: docs/annotators.md
     budget: Budget = Budget()  # of one round's votes
     # When an annotator is given up. stop: the stage is not finished, and the same command asks for what is missing.
     # go_on: what is missing is an error for good.
