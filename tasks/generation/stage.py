@@ -18,9 +18,10 @@ from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, sil
 from tasks.generation.engines import Engine, Request, Sample, end_tokens
 from tasks.generation.prompt_fit import refused_by_template, too_long
 from tasks.generation.settings import GenerateSpec, SamplingSettings
-from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
+from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, prepare_chats, reply_text
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.modeling.pretrained import read_config
+from tasks.modeling.templates import AT_ONCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +66,10 @@ def check_prompts(
     `max_tokens` response tokens.
     """
     encoded = []
-    for row in prompts.select(["messages", "source"]).to_pylist():
+    rows = prompts.select(["messages", "source"]).to_pylist()
+    for number, row in enumerate(rows):
+        if number % AT_ONCE == 0:
+            prepare_chats(tokenizer, (each["messages"] for each in rows[number : number + AT_ONCE]))
         try:
             ids = encode_chat(tokenizer, row["messages"])
         except RefusedConversation as refused:
