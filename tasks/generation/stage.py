@@ -229,7 +229,7 @@ class _Sampling:
         if not settings.engine.verify_sequences:
             return
         crowded = engine is not None and has_gpu() and not fits_on_gpu(self.spec.policy.path, settings.engine.dtype)
-        if crowded:
+        if crowded and engine is not None:
             engine.pause()
         first = next(iter(self.shards))
         for data in [shard] if path == first else [shard, read_parquet(first, RESPONSES)]:
@@ -242,7 +242,7 @@ class _Sampling:
             refuse_mismatch(
                 self.gap, self.spec.policy.path, dtype=settings.engine.dtype, tolerance=settings.engine.verify_tolerance
             )
-        if crowded:
+        if crowded and engine is not None:
             engine.load(self.spec.policy.path)
 
     def _outcome(self) -> Outcome:

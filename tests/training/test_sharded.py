@@ -89,7 +89,7 @@ def test_files_have_the_layout_of_save_pretrained(
 def test_an_unread_policy_has_its_buffers_and_ties(tiny_policy: Path) -> None:
     read, unread = load_policy(tiny_policy, dtype="float32", device="cpu"), open_unread(tiny_policy)
     assert not unread.training
-    assert unread.get_input_embeddings().weight is unread.get_output_embeddings().weight  # type: ignore[union-attr]
+    assert unread.get_input_embeddings().weight is unread.get_output_embeddings().weight
     buffers = dict(read.named_buffers())
     assert {name: value.tolist() for name, value in unread.named_buffers()} == {
         name: value.tolist() for name, value in buffers.items()

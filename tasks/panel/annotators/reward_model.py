@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
@@ -192,7 +192,8 @@ def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) ->
             where=where,
             remedy="give a trained reward model, not a language model",
         )
-    return (loaded if on_meta else loaded.to(device)).eval()  # type: ignore[arg-type]  # takes a name
+    placed = loaded if on_meta else loaded.to(device)  # type: ignore[arg-type]  # takes a name
+    return cast("PreTrainedModel", placed.eval())
 
 
 def _tokenizer(name: str, settings: RewardModelSettings) -> "PreTrainedTokenizerBase":
