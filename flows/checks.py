@@ -23,7 +23,7 @@ from storage.manifest import MANIFEST
 from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.questions import check_references, read_questions
 from tasks.generation.prompts import prompt_artifacts, run_prompts
-from tasks.generation.stage import context_length
+from tasks.generation.encode import context_length
 from tasks.modeling.conversation import check_turn_end
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.panel.chat.preflight import check_servers

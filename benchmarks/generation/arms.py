@@ -15,10 +15,11 @@ import psutil
 from conf.compose import PROJECT
 from storage.artifact import Artifact
 from storage.schemas import PROMPTS, read_parquet
+from tasks.generation.encode import check_prompts, request_seed
 from tasks.generation.engines import EngineSettings, end_tokens
 from tasks.generation.engines.vllm import VllmEngine
 from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
-from tasks.generation.stage import check_prompts, request_seed, run
+from tasks.generation.stage import run
 from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.modeling.vllm_process import environment, memory_options
 from tasks.processes import end_group, start_group

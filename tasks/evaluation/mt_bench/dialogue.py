@@ -18,7 +18,7 @@ from tasks.evaluation.mt_bench.questions import TURNS, Question, conversation, r
 from tasks.generation.engines import Engine, Request, end_tokens
 from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
-from tasks.generation.stage import context_length, request_seed
+from tasks.generation.encode import context_length, request_seed
 from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.reasoning import split_reasoning
