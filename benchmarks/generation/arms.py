@@ -65,9 +65,9 @@ class Work:
 class Stage:
     """The generate stage, with an engine that stays."""
 
-    def __init__(self, work: Work, home: Path) -> None:
+    def __init__(self, work: Work, home: Path, *, engine: VllmEngine | None = None) -> None:
         self._work, self._home = work, home
-        self.engine = VllmEngine(work.engine)
+        self.engine = engine or VllmEngine(work.engine)
         clock = time.monotonic()
         self.engine.load(work.policy)
         self.cold_seconds = time.monotonic() - clock

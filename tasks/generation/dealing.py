@@ -7,7 +7,8 @@ same bytes, as long as shards are sampled apart (engine.shards_in_flight=1), and
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Protocol, runtime_checkable
 
 from storage.errors import UserError
@@ -89,6 +90,8 @@ class ThreadWorker:
         return self._threads.submit(self._sampler.advance, numbers)
 
 
+_Call = Future[int] | Future[ShardReport]
+
 #: Called for every shard that a worker has published.
 Reported = Callable[[ShardReport, ShardWorker], None]
 
@@ -96,11 +99,21 @@ Reported = Callable[[ShardReport, ShardWorker], None]
 class Dealer:
     """Deals shards to workers until all are published. For one stage."""
 
-    def __init__(self, shards: Sequence[int], workers: Sequence[ShardWorker], crew: Crew | None) -> None:
+    def __init__(
+        self,
+        shards: Sequence[int],
+        workers: Sequence[ShardWorker],
+        crew: Crew | None,
+        *,
+        done: "SimpleQueue[_Call] | None" = None,
+    ) -> None:
+        """done: where calls go when they are done; a simulation brings its own."""
         self._waiting = deque(shards)
-        self._workers = list(workers)
+        self._workers = list(workers)[: len(shards)]
         self._crew = crew
-        self._calls: dict[Future[int] | Future[ShardReport], ShardWorker] = {}
+        self._left = len(shards)  # not yet published
+        self._calls: dict[_Call, ShardWorker] = {}
+        self._done: SimpleQueue[_Call] = SimpleQueue() if done is None else done
         self._held: dict[ShardWorker, set[int]] = {}  # of the workers that have started
         self._capacity: dict[ShardWorker, int] = {}
         self._deaths: Counter[int] = Counter()
@@ -112,10 +125,10 @@ class Dealer:
         try:
             for worker in self._workers:
                 self._start(worker)
-            while self._waiting or any(self._held.values()):
-                done, _ = wait(self._calls, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._settle(future, self._calls.pop(future), reported)
+            while self._left:
+                call = self._done.get()
+                self._settle(call, self._calls.pop(call), reported)
+            wait(self._calls)  # workers that were still starting
         except BaseException:
             if self._crew is not None:
                 self._crew.dismiss()
@@ -128,11 +141,15 @@ class Dealer:
         return len(self._held)
 
     def _start(self, worker: ShardWorker) -> None:
-        self._calls[worker.start()] = worker
+        self._call(worker, worker.start())
 
-    def _settle(self, future: "Future[int] | Future[ShardReport]", worker: ShardWorker, reported: Reported) -> None:
+    def _call(self, worker: ShardWorker, call: _Call) -> None:
+        self._calls[call] = worker
+        call.add_done_callback(self._done.put)
+
+    def _settle(self, call: _Call, worker: ShardWorker, reported: Reported) -> None:
         try:
-            result = future.result()
+            result = call.result()
         except EngineDied as died:
             self._engine_died(worker, died)
         except WorkerLost as lost:
@@ -140,6 +157,7 @@ class Dealer:
         else:
             if isinstance(result, ShardReport):
                 self._held[worker].remove(result.number)
+                self._left -= 1
                 reported(result, worker)
             else:
                 self._held[worker], self._capacity[worker], self._failed_starts = set(), result, 0
@@ -152,7 +170,7 @@ class Dealer:
         numbers = [self._waiting.popleft() for _ in range(room)]
         held.update(numbers)
         if held:
-            self._calls[worker.advance(numbers)] = worker
+            self._call(worker, worker.advance(numbers))
 
     def _take_back(self, worker: ShardWorker, counter: "Counter[int]") -> set[int]:
         """Shards that a worker held wait again, first of all."""
