@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from storage.errors import UserError
-from tasks.cluster.local import LocalCluster
+from tasks.cluster.local import LOOPBACK, LocalCluster
 from tasks.generation.engines import EngineSettings
 from tasks.generation.settings import ClusterSettings
 
@@ -67,7 +67,13 @@ def _connect(address: str) -> None:
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="irepo")
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            namespace="irepo",
+            **({"_node_ip_address": host} if host == LOOPBACK else {}),
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_cluster(address, (str(error).strip() or type(error).__name__).splitlines()[0]) from None
     finally:

@@ -16,6 +16,8 @@ from pydantic import TypeAdapter
 from tasks.child_process import Child, Message, serve
 
 MODULE = "tasks.cluster.local"
+#: A loopback address other than 127.0.0.1, in whose place Ray 2.60 puts this machine's outside address.
+LOOPBACK = "127.0.0.2"
 _OBJECT_STORE = 100 * 2**20  # bytes; shards do not pass through Ray
 
 
@@ -62,7 +64,7 @@ def _start(request: Start) -> Started:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=_OBJECT_STORE,
-        _node_ip_address="127.0.0.1",
+        _node_ip_address=LOOPBACK,
         _temp_dir=request.folder,
     )
     return Started(address=ray.get_runtime_context().gcs_address)

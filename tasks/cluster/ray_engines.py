@@ -1,7 +1,10 @@
 """The engines of a run on a Ray cluster: an Engine for whoever asks it, a Crew for the generate stage."""
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,39 +19,29 @@ from tasks.generation.shards import ShardJob, ShardReport
 from tasks.modeling.vllm_process import environment_of
 
 T = TypeVar("T")
+_POLL = 0.5  # seconds
 _GRACE = 10.0  # seconds for engines to close
 
 
 class RayWorker:
     """A ShardWorker: an actor of the cluster, and the spec whose shards it samples."""
 
-    def __init__(
-        self, name: str, actor: Any, spec: GenerateSpec, starting: ThreadPoolExecutor, patience: float
-    ) -> None:
+    def __init__(self, name: str, actor: Any, job: "_Job") -> None:
+        """actor: a handle of EngineActor."""
         self.name = name
-        self.actor = actor  # a handle of EngineActor
-        self._spec, self._starting, self._patience = spec, starting, patience
+        self.actor = actor
+        self._job = job
 
     def start(self) -> "Future[int]":
-        return self._starting.submit(self._start)
+        return self._job.threads.submit(self._start)
 
     def _start(self) -> int:
         """Raises UserError when the worker does not share code, libraries or the run's folder with this process."""
-        import ray
-
-        folder = Path.cwd()
-        with probe_in(folder / self._spec.folder) as probe:
-            try:
-                facts = ray.get(self.actor.agree.remote(probe), timeout=self._patience)
-            except ray.exceptions.GetTimeoutError:
-                raise NoPlace(f"it got no place within cluster.place_timeout={self._patience:g} s") from None
-            except Exception as error:
-                raise translated(error) from None
+        folder, spec = Path.cwd(), self._job.spec
+        with probe_in(folder / spec.folder) as probe:
+            facts = self._job.result(self.actor.agree.remote(probe), seconds=self._job.patience)
             refuse_disagreement(facts, probe)
-        try:
-            return int(ray.get(self.actor.start.remote(self._spec, folder)))
-        except Exception as error:
-            raise translated(error) from None
+        return int(self._job.result(self.actor.start.remote(spec, folder), seconds=None))
 
     def advance(self, numbers: Sequence[int]) -> "Future[ShardReport]":
         result: Future[ShardReport] = Future()
@@ -62,6 +55,31 @@ class RayWorker:
 
         self.actor.advance.remote(list(numbers)).future().add_done_callback(settle)
         return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the workers of one stage share."""
+
+    spec: GenerateSpec
+    patience: float  # seconds until a worker must have a place
+    threads: ThreadPoolExecutor  # one for each worker that starts
+    finished: threading.Event  # set when nobody needs a worker that is still starting
+
+    def result(self, call: Any, *, seconds: float | None) -> Any:
+        """The result of a worker's call. Raises what it raised, and NoPlace when it takes longer than `seconds`."""
+        import ray
+
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not ray.wait([call], num_returns=1, timeout=_POLL)[0]:
+            if self.finished.is_set():
+                raise NoPlace("it is not needed any more")
+            if deadline is not None and time.monotonic() > deadline:
+                raise NoPlace(f"it got no place within cluster.place_timeout={seconds:g} s")
+        try:
+            return ray.get(call)
+        except Exception as error:
+            raise translated(error) from None
 
 
 def translated(error: BaseException) -> BaseException:
@@ -84,7 +102,7 @@ class RayEngines:
         self._resources: dict[str, float] = {}
         self._actors: list[Any] = []
         self._names = 0
-        self._spec: GenerateSpec | None = None
+        self._job: _Job | None = None
         self._starting = ThreadPoolExecutor(engine.workers, thread_name_prefix="start-worker")
 
     def check(self, policy: Path) -> None:
@@ -111,7 +129,7 @@ class RayEngines:
 
     def workers(self, job: ShardJob) -> list[ShardWorker]:
         self.prepare(job.spec.policy.path)
-        self._spec = job.spec
+        self._job = _Job(job.spec, self._cluster.place_timeout, self._starting, threading.Event())
         return [self._worker(actor) for actor in self._actors]
 
     def replace(self, worker: ShardWorker) -> ShardWorker:
@@ -119,6 +137,10 @@ class RayEngines:
         self._kill(worker.actor)
         self._actors.append(self._new_actor())
         return self._worker(self._actors[-1])
+
+    def finish(self) -> None:
+        if self._job is not None:
+            self._job.finished.set()
 
     def dismiss(self) -> None:
         """End the workers: their calls end with an error."""
@@ -162,10 +184,9 @@ class RayEngines:
         return remote.remote(one, trust_remote_code=self._trust_remote_code)
 
     def _worker(self, actor: Any) -> RayWorker:
-        assert self._spec is not None
+        assert self._job is not None
         self._names += 1
-        name = str(self._names - 1)
-        return RayWorker(name, actor, self._spec, self._starting, self._cluster.place_timeout)
+        return RayWorker(str(self._names - 1), actor, self._job)
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
         """The result of a call to the first worker. Its death is that of its engine: the task tries again."""

@@ -53,6 +53,9 @@ class Crew(Protocol):
     def replace(self, worker: ShardWorker) -> ShardWorker:
         """A new worker in place of one that is lost, not started."""
 
+    def finish(self) -> None:
+        """All shards are published: workers that are still starting need not."""
+
     def dismiss(self) -> None:
         """End all calls that are under way, after an error."""
 
@@ -128,7 +131,9 @@ class Dealer:
             while self._left:
                 call = self._done.get()
                 self._settle(call, self._calls.pop(call), reported)
-            wait(self._calls)  # workers that were still starting
+            if self._crew is not None:
+                self._crew.finish()
+                wait(self._calls)
         except BaseException:
             if self._crew is not None:
                 self._crew.dismiss()

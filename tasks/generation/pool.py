@@ -49,6 +49,9 @@ class EnginePool:
     def replace(self, worker: ShardWorker) -> ShardWorker:
         raise AssertionError(f"a thread is not lost: {worker.name}")
 
+    def finish(self) -> None:
+        """Does nothing: engines that are still loading will have the policy."""
+
     def dismiss(self) -> None:
         """Close the engines: the calls that wait for them end with an error."""
         self.close()

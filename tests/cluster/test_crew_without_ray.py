@@ -95,15 +95,16 @@ def test_without_a_place_the_others_go_on(
 ) -> None:
     cluster.places = 1
     code_digest()  # read once: it takes a moment
-    soon = ClusterSettings.model_validate(settings.model_dump() | {"place_timeout": limit(0.5)})
-    spec, opened = make_spec("ray", soon), engines(soon, seconds=0.4)
-    run(spec, engine=opened)
+    soon = ClusterSettings.model_validate(settings.model_dump() | {"place_timeout": limit(0.2)})
+    opened = engines(soon, seconds=limit(0.2) / 4)
+    run(make_spec("ray", soon), engine=opened)
     assert "has no place on the cluster; 1 go on" in caplog.text
-    assert shards(spec.folder) == plain(make_spec)
+    assert shards(make_spec("ray").folder) == plain(make_spec)
     cluster.places = 0
     opened.close()
     with pytest.raises(UserError, match=r"cluster\.place_timeout="):
         run(make_spec("nowhere", soon), engine=opened)
+    assert not list(make_spec("nowhere").folder.glob(".probe*"))
 
 
 def test_what_a_worker_refuses_is_refused_here(

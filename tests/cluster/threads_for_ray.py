@@ -112,7 +112,7 @@ class Cluster:
             },
             "remote": self._remote,
             "get": _get,
-            "wait": lambda refs, num_returns, timeout: wait_futures([ref.future() for ref in refs], timeout),
+            "wait": _wait,
             "kill": lambda actor: actor.die(),
         }
         for name, function in functions.items():
@@ -135,6 +135,12 @@ class Cluster:
             return Remote
 
         return decorate
+
+
+def _wait(refs: Sequence[Ref], num_returns: int, timeout: float) -> tuple[list[Ref], list[Ref]]:
+    wait_futures([ref.future() for ref in refs], timeout)
+    done = [ref for ref in refs if ref.future().done()]
+    return done, [ref for ref in refs if ref not in done]
 
 
 def _get(ref: Ref, timeout: float | None = None) -> Any:

@@ -74,6 +74,9 @@ class Spares:
     def replace(self, worker: ShardWorker) -> ShardWorker:
         return self._spares.pop(0)
 
+    def finish(self) -> None:
+        pass
+
     def dismiss(self) -> None:
         self.dismissed = True
 
