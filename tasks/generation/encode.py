@@ -14,6 +14,7 @@ from storage.schemas import PREFIXES, PROMPTS, read_parquet, read_row_group, row
 from tasks.generation.prompt_fit import refused_by_template, too_long
 from tasks.generation.settings import GenerateSpec
 from tasks.modeling.conversation import RefusedConversation, encode_chat
+from tasks.modeling.pretrained import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,9 +89,7 @@ def _continued(
 
 def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
     """Tokens that the policy's positions reach to. Raises UserError when its config does not say."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(policy, local_files_only=True, trust_remote_code=trust_remote_code)
+    config = read_config(policy, local_files_only=True, trust_remote_code=trust_remote_code)
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length is None:
         raise UserError(

@@ -16,6 +16,7 @@ from storage.errors import UserError
 from tasks.child_process import Channel, Message, open_channel
 from tasks.evaluation.harness.settings import HarnessTask
 from tasks.modeling.conversation import turn_end
+from tasks.modeling.templates import bound_transformers
 
 MODULE = "tasks.evaluation.harness.worker"
 _NEED_SKLEARN = {"f1", "mcc"}  # lm-eval's metrics that scikit-learn computes
@@ -89,6 +90,7 @@ def _work(request: Evaluate, channel: Channel) -> None:
     sources = {task.task: _source(manager, task.task, request.data, request.work) for task in request.tasks}
     for source in sources.values():
         _check(manager, source)
+    bound_transformers()
     model = _load(request)
     if request.chat_template:
         end_at_turns(model)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from storage.errors import UserError
 from tasks.modeling.chat_template import fix_template
-from tasks.modeling.conversation import RefusedConversation, encode_whole
+from tasks.modeling.conversation import RefusedConversation, encode_whole, prepare_wholes
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import LoadsModel, Scorer
 
@@ -70,6 +70,8 @@ class RewardModel:
     def vote(self, batch: Sequence[Response]) -> list[Score]:
         scores: list[Score | None] = [None] * len(batch)
         rows: dict[int, list[int]] = {}
+        if self._tokenizer.chat_template is not None:
+            prepare_wholes(self._tokenizer, ((response.messages, response.text) for response in batch))
         for i, response in enumerate(batch):
             try:
                 rows[i] = self._encode(response)
@@ -135,25 +137,24 @@ def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
 
 def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from tasks.modeling.load import load_tokenizer, resolve_device
+    from tasks.modeling.pretrained import read_config, read_model
 
     where = f"annotators.{name}.path"
     try:
-        config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+        config = read_config(settings.path, trust_remote_code=settings.trust_remote_code)
         if config.num_labels != 1:
             raise UserError(
                 f"{settings.path} has {config.num_labels} labels, but a reward model has one",
                 where=where,
                 remedy="give a sequence-classification folder saved with num_labels=1",
             )
-        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+        loaded, report = read_model(
+            "classifier",
             settings.path,
             dtype=getattr(torch, settings.dtype),
             trust_remote_code=settings.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
         )
         tokenizer = load_tokenizer(settings.path, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -170,5 +171,5 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
             remedy="give a trained reward model, not a language model",
         )
     fix_template(tokenizer, settings.template_values, where=f"annotators.{name}.template_arguments")
-    model: PreTrainedModel = loaded.to(resolve_device(settings.device)).eval()
+    model: PreTrainedModel = loaded.to(resolve_device(settings.device)).eval()  # type: ignore[arg-type]  # takes a name
     return model, tokenizer
