@@ -25,7 +25,7 @@ def check_ray() -> None:
         raise UserError(
             "Ray is not installed",
             where="cluster=ray",
-            remedy="install it beside the lock: .uv/bin/uv pip install --no-deps -r requirements/ray.txt",
+            remedy="install it: .uv/bin/uv pip install --no-deps --require-hashes -r requirements/ray.txt",
         )
 
 
