@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from storage.errors import UserError
-from tasks.cluster.local import LOOPBACK, LocalCluster
+from tasks.cluster.local import KEEP_LOOPBACK, LocalCluster
 from tasks.generation.engines import EngineSettings
 from tasks.generation.settings import ClusterSettings
 
@@ -35,6 +35,8 @@ class Connection:
     def __init__(self, cluster: ClusterSettings) -> None:
         """Raises UserError when there is no cluster at the address."""
         check_ray()
+        if cluster.address == "local":
+            os.environ |= KEEP_LOOPBACK  # before Ray is imported
         self._local = LocalCluster() if cluster.address == "local" else None
         address = self._local.address if self._local else cluster.address
         try:
@@ -67,13 +69,7 @@ def _connect(address: str) -> None:
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            namespace="irepo",
-            **({"_node_ip_address": host} if host == LOOPBACK else {}),
-        )
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="irepo")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_cluster(address, (str(error).strip() or type(error).__name__).splitlines()[0]) from None
     finally:

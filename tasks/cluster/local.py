@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 from tasks.child_process import Child, Message, serve
 
 MODULE = "tasks.cluster.local"
-#: A loopback address other than 127.0.0.1, in whose place Ray 2.60 puts this machine's outside address.
-LOOPBACK = "127.0.0.2"
+#: Without this, Ray 2.60 replaces 127.0.0.1 by this machine's outside address, and listens on all interfaces.
+KEEP_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _OBJECT_STORE = 100 * 2**20  # bytes; shards do not pass through Ray
 
 
@@ -38,7 +38,7 @@ class LocalCluster:
     def __init__(self) -> None:
         """Raises ChildFailed when Ray does not start."""
         self._folder = Path(tempfile.mkdtemp(prefix="irepo-ray-"))  # short: sockets allow 107 characters
-        environment = dict(os.environ) | {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}
+        environment = dict(os.environ) | KEEP_LOOPBACK | {"RAY_USAGE_STATS_ENABLED": "0"}
         environment.pop("RAY_ADDRESS", None)
         self._child = Child(
             "the local Ray cluster", [sys.executable, "-m", MODULE], log=self._folder / "ray.log", env=environment
@@ -64,7 +64,7 @@ def _start(request: Start) -> Started:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=_OBJECT_STORE,
-        _node_ip_address=LOOPBACK,
+        _node_ip_address="127.0.0.1",
         _temp_dir=request.folder,
     )
     return Started(address=ray.get_runtime_context().gcs_address)

@@ -13,7 +13,7 @@ import pytest
 
 from storage.errors import UserError
 from storage.manifest import MANIFEST
-from tasks.cluster.local import LocalCluster
+from tasks.cluster.local import KEEP_LOOPBACK, LocalCluster
 from tasks.engines import open_engine
 from tasks.generation.dealing import Crew
 from tasks.generation.engines import Engine, EngineError
@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, rea
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ClusterSettings]:
     """A cluster of this machine's CPUs."""
+    os.environ |= KEEP_LOOPBACK
     local = LocalCluster()
     yield ClusterSettings(kind="ray", address=local.address, cpus_per_worker=0.5, place_timeout=180)
     local.close()
