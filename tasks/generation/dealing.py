@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from storage.errors import UserError
 from tasks.generation.engines import EngineDied, EngineError
@@ -133,12 +133,16 @@ class Dealer:
                 self._settle(call, self._calls.pop(call), reported)
             if self._crew is not None:
                 self._crew.finish()
-                wait(self._calls)
+                self._await_calls(None)
         except BaseException:
             if self._crew is not None:
                 self._crew.dismiss()
-                wait(self._calls, timeout=_GRACE)  # so that no shard is published once the stage has failed
+                self._await_calls(_GRACE)  # so that no shard is published once the stage has failed
             raise
+
+    def _await_calls(self, timeout: float | None) -> None:
+        calls: list[Future[Any]] = list(self._calls)
+        wait(calls, timeout)
 
     @property
     def started(self) -> int:
