@@ -46,7 +46,7 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker judge-server vote test test-slow chaos check \
+.PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker judge-server vote test test-slow gpu-check chaos check \
   lock audit licences clean
 
 help:  ## this list
@@ -126,6 +126,10 @@ test: setup  ## the suite; ARGS="-k name" is handed to pytest
 
 test-slow: setup  ## the tests marked slow
 	@$(VENV) -m pytest -m slow $(ARGS)
+
+# benchmarks.gpu_check exits with 2 where there is no GPU.
+gpu-check: setup  ## check a GPU: measure training, play one round on it, print a verdict; ARGS="--round-only"
+	@$(VENV) -m benchmarks.gpu_check $(ARGS)
 
 chaos: setup  ## kill a run fifty times, break its files, time what durability costs; ARGS="--seed 1"
 	@$(VENV) -m benchmarks.chaos --kills 50 $(ARGS)

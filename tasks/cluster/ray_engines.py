@@ -150,7 +150,7 @@ class RayEngines:
     def pause(self) -> None:
         if self._settings.between_stages == "stop":
             self._end_workers()
-        elif self._settings.between_stages == "sleep" and self._actors:
+        elif self._settings.between_stages != "keep" and self._actors:
             self._wait([actor.pause.remote() for actor in self._actors])
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Shards of a generate stage: what each holds, sampled by one engine, and published as soon as it is complete."""
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,35 +162,41 @@ def verified_gap(spec: GenerateSpec, shard: pa.Table) -> "Gap | None":
 
 
 class ShardSampler:
-    """Samples and publishes shards with one engine.
+    """Samples and publishes shards with one engine, which is verified on the first shard that it completes.
 
-    The engine is verified on the first shard that it completes, before anything of it is published, and again on the
-    stage's first shard: its gap is the one that is reported, so that it does not tell who sampled what.
+    On a GPU that shard is sampled alone: where there is no room for a second copy of the policy, the engine is paused
+    while it is verified. Not run on a GPU.
     """
 
     def __init__(self, job: ShardJob, engine: Engine) -> None:
         self._job = job
         self._engine = engine
         self._stream: BatchStream | None = None
-        self._held: dict[int, tuple[list[str], list[Request]]] = {}
+        self._waiting: deque[int] = deque()
+        self._held: dict[int, tuple[list[str], list[Request]]] = {}  # of the shards that are in the stream
         self._verified = False
+        self._on_gpu = has_gpu()
+        wanted = job.spec.settings.engine.shards_in_flight
+        self._in_flight = wanted if wanted is not None else _ON_A_GPU if self._on_gpu else 1
 
     def load(self) -> int:
         """Load the policy. Shards that were held are forgotten.
 
         Returns how many shards to hold: one more than are sampled together, so that the engine never waits.
         """
-        self._engine.load(self._job.spec.policy.path)
         self._held.clear()
-        self._verified = False
-        settings = self._job.spec.settings
-        if not isinstance(self._engine, StreamingEngine):
-            self._stream = OneByOne(self._engine, settings.sampling)
-            return 1
-        wanted = settings.engine.shards_in_flight
-        in_flight = wanted if wanted is not None else _ON_A_GPU if has_gpu() else 1
-        self._stream = self._engine.stream(settings.sampling, in_flight)
-        return in_flight + 1
+        self._waiting.clear()
+        self._verified = not self._job.spec.settings.engine.verify_sequences
+        self._open_stream()
+        return self._in_flight + 1 if isinstance(self._engine, StreamingEngine) else 1
+
+    def _open_stream(self) -> None:
+        self._engine.load(self._job.spec.policy.path)
+        sampling = self._job.spec.settings.sampling
+        if isinstance(self._engine, StreamingEngine):
+            self._stream = self._engine.stream(sampling, self._in_flight)
+        else:
+            self._stream = OneByOne(self._engine, sampling)
 
     def advance(self, numbers: Sequence[int]) -> ShardReport:
         """Take the shards `numbers` too, and publish the next one that is complete.
@@ -198,7 +205,9 @@ class ShardSampler:
         """
         if self._stream is None:
             raise RuntimeError("load the policy before sampling shards")
-        for number in numbers:
+        self._waiting.extend(numbers)
+        while self._waiting and (self._verified or not self._on_gpu or not self._held):
+            number = self._waiting.popleft()
             prompts = self._job.prompts(number)
             requests = self._job.requests(prompts)
             self._held[number] = [name for name, _ in prompts], requests
@@ -208,13 +217,24 @@ class ShardSampler:
         return self._publish(number, self._job.responses(names, requests, samples))
 
     def _publish(self, number: int, shard: pa.Table) -> ShardReport:
-        spec = self._job.spec
-        gap = None if self._verified and number else verified_gap(spec, shard)
+        gap = None if self._verified else self._verify(shard)
         self._verified = True
         path = self._job.shards.path(number)
         write_parquet(path, shard)
-        mark_part(spec, path)
+        mark_part(self._job.spec, path)
         return ShardReport(number, Counts.of(shard), None if number else gap)
+
+    def _verify(self, shard: pa.Table) -> "Gap | None":
+        from tasks.generation.verify import fits_on_gpu
+
+        spec = self._job.spec
+        crowded = self._on_gpu and not fits_on_gpu(spec.policy.path, spec.settings.engine.dtype)
+        if crowded:
+            self._engine.pause()
+        gap = verified_gap(spec, shard)
+        if crowded:
+            self._open_stream()
+        return gap
 
 
 def counts_of(path: Path) -> Counts:
