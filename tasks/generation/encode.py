@@ -13,8 +13,9 @@ from storage.errors import UserError
 from storage.schemas import PREFIXES, PROMPTS, read_parquet, read_row_group, row_group_sizes
 from tasks.generation.prompt_fit import refused_by_template, too_long
 from tasks.generation.settings import GenerateSpec
-from tasks.modeling.conversation import RefusedConversation, encode_chat
+from tasks.modeling.conversation import RefusedConversation, encode_chat, prepare_chats
 from tasks.modeling.pretrained import read_config
+from tasks.modeling.templates import AT_ONCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,10 @@ def check_prompts(
     `max_tokens` response tokens.
     """
     encoded = []
-    for row in prompts.select(["messages", "source"]).to_pylist():
+    rows = prompts.select(["messages", "source"]).to_pylist()
+    for number, row in enumerate(rows):
+        if number % AT_ONCE == 0:
+            prepare_chats(tokenizer, (each["messages"] for each in rows[number : number + AT_ONCE]))
         try:
             ids = encode_chat(tokenizer, row["messages"])
         except RefusedConversation as refused:
@@ -100,6 +104,9 @@ def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
     return int(length)
 
 
-def request_seed(seed: int, round_number: int, prompt_id: str) -> int:
-    """Seed of one prompt's responses in one round, 0 <= seed < 2**62: vLLM adds the response's index to it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{round_number}/{prompt_id}".encode()).digest()[:8], "big") >> 2
+def request_seed(seed: int, draw: int, prompt_id: str) -> int:
+    """Seed of one prompt's responses, 0 <= seed < 2**62: vLLM adds the response's index to it.
+
+    draw: the round, unless the spec has a draw of its own.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{draw}/{prompt_id}".encode()).digest()[:8], "big") >> 2

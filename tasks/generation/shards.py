@@ -116,7 +116,8 @@ class ShardJob:
 
     def requests(self, prompts: Sequence[tuple[str, np.ndarray]]) -> list[Request]:
         spec = self.spec
-        return [Request(ids.tolist(), request_seed(spec.seed, spec.round, name)) for name, ids in prompts]
+        draw = spec.round if spec.draw is None else spec.draw
+        return [Request(ids.tolist(), request_seed(spec.seed, draw, name)) for name, ids in prompts]
 
     def responses(
         self, names: Sequence[str], requests: Sequence[Request], samples: Sequence[Sequence[Sample]]

@@ -13,6 +13,8 @@ from tasks.modeling.policy_folder import read_header, weight_files
 
 #: Architectures whose MLP has two matrices (up, down); the others have a gate as well.
 _TWO_MATRICES = frozenset({"phi", "gpt2", "gpt_neox", "opt", "starcoder2", "falcon", "bloom", "gptj", "mpt"})
+#: Activations that transformers computes step by step; others are one kernel.
+_STEPWISE = frozenset({"gelu_new", "gelu_fast", "gelu_python", "quick_gelu"})
 #: Names of a size in config.json, by architecture.
 _NAMES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -38,7 +40,8 @@ class Shape:
     keys: int  # key heads * size of a head
     heads: int
     vocabulary: int
-    gated: bool
+    gated: bool  # whether the MLP has a gate
+    stepwise: bool  # whether its activation is computed step by step in Python, each step keeping a tensor
     tied: bool
     context: int  # tokens
 
@@ -102,6 +105,7 @@ def _of_tensors(config: Mapping[str, Any], tensors: Mapping[str, list[int]], fol
         heads=heads,
         vocabulary=embedding[0],
         gated=text.get("model_type") not in _TWO_MATRICES,
+        stepwise=(text.get("hidden_act") or text.get("activation_function")) in _STEPWISE,
         tied=len(outside) < 2,
         context=_size(text, "context", folder),
     )

@@ -108,7 +108,10 @@ def _kept_by_layer(shape: Shape, item: int) -> int:
     norms = 4 * _FLOAT * shape.hidden
     inputs = (5 if shape.gated else 4) * item * shape.hidden if item == 2 else 2 * item * shape.hidden
     attention = 3 * item * shape.queries + _FLOAT * shape.heads
-    return norms + inputs + attention + (4 if shape.gated else 2) * item * shape.inner
+    mlp = (4 if shape.gated else 2) * item
+    if shape.stepwise:  # the input, tanh and its sum, half of the input; under autocast most of them in float32
+        mlp += 3 * item if item == _FLOAT else 12
+    return norms + inputs + attention + mlp * shape.inner
 
 
 def _temporary(shape: Shape, row: Row, item: int, *, trains_weights: bool) -> int:
