@@ -98,6 +98,7 @@ def generate_spec(
         settings=GenerationSettings(
             sampling=sampling,
             engine=plan.config.engine,
+            cluster=plan.config.cluster,
             trust_remote_code=plan.config.policy.trust_remote_code,
         ),
         draw=draw,
