@@ -6,6 +6,7 @@ and vLLM change logging and seeds, and free their memory only when the process e
 
 import difflib
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter
 
 from storage.errors import UserError
 from tasks.child_process import Channel, Message, open_channel
+from tasks.evaluation.harness.context import check_context, context_of
 from tasks.evaluation.harness.settings import HarnessTask
 from tasks.modeling.conversation import turn_end
 
@@ -87,8 +89,9 @@ def _work(request: Evaluate, channel: Channel) -> None:
         name_vllm()
     manager = _tasks(request)
     sources = {task.task: _source(manager, task.task, request.data, request.work) for task in request.tasks}
+    tokens, context = _tokenizer_and_context(request)
     for source in sources.values():
-        _check(manager, source)
+        _check(manager, source, tokens, context)
     model = _load(request)
     if request.chat_template:
         end_at_turns(model)
@@ -132,7 +135,17 @@ def _source(manager: Any, name: str, data: dict[str, Path], work: Path) -> str:
     return str(path)
 
 
-def _check(manager: Any, source: str) -> None:
+def _tokenizer_and_context(request: Evaluate) -> tuple[Callable[[str], int], int | None]:
+    """A function that counts a text's tokens, and the policy's context; both without its weights."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder, trusted = request.model_args["pretrained"], request.model_args["trust_remote_code"]
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+    return lambda text: len(tokenizer(text)["input_ids"]), context_of(config, request.model_args)
+
+
+def _check(manager: Any, source: str, tokens: Callable[[str], int], context: int | None) -> None:
     """Load the task, which downloads its data, and refuse what would otherwise fail after hours. Raises UserError."""
     loaded = manager.load([source])["tasks"]
     for name, task in loaded.items():
@@ -142,6 +155,8 @@ def _check(manager: Any, source: str) -> None:
             raise _refusal(
                 f"{name}: its metric {', '.join(sorted(missing))} needs scikit-learn, which is not installed"
             )
+        if context is not None:
+            check_context(name, task, context, tokens)
 
 
 def _load(request: Evaluate) -> Any:
