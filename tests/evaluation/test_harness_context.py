@@ -25,7 +25,7 @@ class Questions:
 
     @property
     def config(self) -> SimpleNamespace:
-        return SimpleNamespace(generation_kwargs=self.generation_kwargs)
+        return SimpleNamespace(generation_kwargs=self.generation_kwargs, metric_list=[])
 
     def doc_to_text(self, doc: int) -> str:
         return "word " * doc
@@ -75,8 +75,7 @@ def test_the_worker_refuses_before_it_loads(tmp_path: Path, tiny_policy: Path) -
     count, context = worker._tokenizer_and_context(request)
     assert context is not None
     assert count("one two three") >= 1
-    manager = SimpleNamespace(load=lambda sources: {"tasks": {"long": task}})
     task = Questions([5], generation_kwargs={"max_gen_toks": context})
-    task.generation_kwargs = {"max_gen_toks": context}
+    manager = SimpleNamespace(load=lambda sources: {"tasks": {"long": task}})
     with pytest.raises(UserError, match=f"context has {context}"):
         worker._check(manager, "long", count, context)
