@@ -14,7 +14,7 @@ from tasks.labeling.aggregation.bradley_terry import bradley_terry
 from tasks.labeling.aggregation.votes import Votes
 
 #: The variances to choose from: factors of 2.
-VARIANCES: Floats = 2.0 ** np.arange(-3, 8)
+VARIANCES: Floats = np.array([2.0**k for k in range(-3, 8)])
 
 #: The mean of the strengths' prior, from the votes in hand and their prior variance; broadcast to [P, K].
 PriorMean = Callable[[Votes, float], Floats | float]
