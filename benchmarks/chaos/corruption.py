@@ -1,4 +1,6 @@
-"""Flip bits, cut, swap, link and plant files: is every damage detected before the bytes are used?
+"""Flip bits, cut, swap, link and plant files, forge manifests: is every damage detected before the bytes are used?
+
+    python -m benchmarks.chaos.corruption runs/mine --damages 1000 --seed 0    # on a copy of a finished run
 
 A trial changes one file of a finished run or of an unfinished stage, or adds one beside it, asks what a run would ask,
 and puts everything back.
@@ -8,8 +10,11 @@ harmless: the reader takes it, and what it reads is what it read before.
 undetected: anything else; also an exception that no reader expects.
 """
 
+import argparse
 import random
 import shutil
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,13 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage.manifest import MANIFEST, BrokenManifest, ForeignFiles, read_manifest
+from storage.files import canonical_json, digest
+from storage.manifest import MANIFEST, BrokenManifest, FileEntry, ForeignFiles, Manifest, read_manifest
 from storage.stage import has_part, load_spec
 from tasks.generation.settings import GenerateSpec
 from tasks.training.checkpoints import Checkpoint
 from tasks.training.settings import CHECKPOINTS, TrainSpec
 
-ACTIONS = ("bit flip", "truncation", "planted", "swapped", "linked")
+ACTIONS = ("bit flip", "truncation", "planted", "planted link", "swapped", "linked", "hard-linked")
+#: Of manifests, sealed with a digest of their own: a file outside the folder, and no file at all.
+FORGERIES = ("outside entry", "empty manifest")
 
 #: Returns what a reader would use of the file; None when it refuses the file.
 Reader = Callable[[], Any]
@@ -115,7 +123,7 @@ def corrupt(targets: list[Target], trials: int, *, seed: int) -> Harm:
     harm = Harm()
     for _ in range(trials):
         target = draw.choice(kinds[draw.choice(sorted(kinds))])
-        action = draw.choice(ACTIONS)
+        action = draw.choice(ACTIONS + FORGERIES if target.kind == "manifest" else ACTIONS)
         outcome, where = _try(target, action, draw, kinds[target.kind])
         harm.trials[target.kind, action, outcome] += 1
         if outcome == "undetected":
@@ -158,9 +166,16 @@ def _harm(target: Target, action: str, draw: random.Random, alike: list[Target],
     if action == "truncation":
         target.path.write_bytes(whole[:place])
         return f"byte {place}"
-    if action == "planted":
-        if target.kind != "checkpoint":  # a checkpoint's reader reads the files that it names; this one reads all
+    if action in FORGERIES:
+        _forge(target.path, [] if action == "empty manifest" else None)
+        return "the list of files"
+    if action in ("planted", "planted link"):
+        if target.kind == "checkpoint":  # a checkpoint's reader reads the files that it names; this one reads all
+            return "nowhere"
+        if action == "planted":
             beside.write_bytes(whole)
+        else:
+            beside.symlink_to(target.path)
         return beside.name
     other = draw.choice(alike).path
     content = other.read_bytes()
@@ -170,8 +185,22 @@ def _harm(target: Target, action: str, draw: random.Random, alike: list[Target],
     elsewhere = _elsewhere(target, beside)
     elsewhere.write_bytes(draw.choice([whole, content]))
     target.path.unlink()
-    target.path.symlink_to(elsewhere)
+    if action == "hard-linked":
+        target.path.hardlink_to(elsewhere)
+    else:
+        target.path.symlink_to(elsewhere)
     return f"to {elsewhere}"
+
+
+def _forge(manifest: Path, files: list[FileEntry] | None) -> None:
+    """Write the manifest with `files`, or with one outside its folder added, and a digest that holds."""
+    made = read_manifest(manifest.parent, check_files=False)
+    outside = FileEntry.model_construct(path="../" + made.files[0].path, bytes=1, sha256="0" * 64)
+    forged = Manifest.model_construct(**(dict(made) | {"files": [*made.files, outside] if files is None else files}))
+    # Without pydantic's warnings about what it would not have accepted.
+    content = forged.model_dump(mode="json", warnings=False)
+    content["digest"] = digest({name: value for name, value in content.items() if name != "digest"})
+    manifest.write_text(canonical_json(content) + "\n", encoding="utf-8")
 
 
 def corrupt_run(run: Path, checkpointed: Path | None, scratch: Path, trials: int, *, seed: int) -> Harm:
@@ -184,3 +213,31 @@ def corrupt_run(run: Path, checkpointed: Path | None, scratch: Path, trials: int
     if checkpointed is not None:
         targets += checkpoint_files(checkpointed)
     return corrupt(targets, trials, seed=seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chaos.corruption", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("run", type=Path, help="folder of a finished run; it is copied")
+    parser.add_argument("--damages", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="irepo-chaos-") as scratch:
+        harm = corrupt_run(arguments.run, None, Path(scratch), arguments.damages, seed=arguments.seed)
+    for action in (*ACTIONS, *FORGERIES):
+        outcomes = Counter[str]()
+        for (_, what, outcome), number in harm.trials.items():
+            outcomes[outcome] += number if what == action else 0
+        print(f"{action}: {', '.join(f'{number} {outcome}' for outcome, number in sorted(outcomes.items()) if number)}")
+    print(
+        f"{harm.trials.total()} damages: {harm.count('detected')} detected, {harm.count('harmless')} harmless, "
+        f"{harm.count('undetected')} undetected"
+    )
+    for line in harm.undetected:
+        print(line)
+    return 1 if harm.undetected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

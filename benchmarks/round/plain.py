@@ -75,8 +75,9 @@ def _rewards(path: Path, rows: Sequence[Row]) -> list[list[float]]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)
+    model = model.eval()
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     texts = [
         tokenizer.apply_chat_template(
             [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": response["text"]}],
@@ -167,10 +168,10 @@ def train(folder: Path, policy: Path, artifacts: Path) -> None:
         seed=int(folder.name),
     )
     trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(policy, dtype="float32"),
+        model=AutoModelForCausalLM.from_pretrained(policy, dtype="float32", trust_remote_code=False),
         args=config,
         train_dataset=data,
-        processing_class=AutoTokenizer.from_pretrained(policy),
+        processing_class=AutoTokenizer.from_pretrained(policy, trust_remote_code=False),
     )
     trainer.train()
     trainer.save_model(str(folder / "policy"))
@@ -219,7 +220,7 @@ def _log_ratios(rows: Sequence[Row], policy: Path, initial: Path) -> list[float]
     )
     sums = []
     for folder in (policy, initial):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
         values: list[float] = []
         with torch.inference_mode():
             for start in range(0, len(pairs), 64):

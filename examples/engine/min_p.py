@@ -53,7 +53,7 @@ class MinPEngine:
         ]
 
     def pause(self) -> None:
-        if self._settings.between_stages != "keep":
+        if self._settings.while_paused() != "keep":
             self.close()
 
     def close(self) -> None:

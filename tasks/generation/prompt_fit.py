@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from storage.errors import UserError
-from tasks.modeling.conversation import RefusedConversation, encode_chat
+from tasks.modeling.conversation import RefusedConversation, encode_chat, prepare_chats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +27,7 @@ def fits_context(
     take: UserError with its file and line.
     """
     fits: list[Fit] = []
+    prepare_chats(tokenizer, (row["messages"] for row in rows))
     for row in rows:
         try:
             length = len(encode_chat(tokenizer, row["messages"]))

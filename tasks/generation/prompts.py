@@ -23,6 +23,7 @@ from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, wri
 from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
 from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
 from tasks.modeling.load import load_tokenizer
+from tasks.modeling.pretrained import read_dataset
 
 Row = dict[str, Any]
 
@@ -188,12 +189,11 @@ def _source(settings: PromptSettings) -> Iterator[tuple[str, Row]]:
 
 def hub_rows(name: str, split: str) -> Iterator[tuple[str, Row]]:
     """(where, row) of a data set on the hub. Raises UserError when it cannot be loaded."""
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        data = load_dataset(name, split=split)
-    except (OSError, ValueError, DatasetsError) as error:
+        data = read_dataset(name, split=split)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it is a script
         raise UserError(
             f"the data set cannot be loaded: {str(error).splitlines()[0]}",
             where=f"prompts.path={name} prompts.split={split}",

@@ -20,6 +20,7 @@ from tasks.generation.prompt_fit import refused_by_template, too_long
 from tasks.generation.settings import GenerateSpec, SamplingSettings
 from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
 from tasks.modeling.load import check_policy_folder, load_tokenizer
+from tasks.modeling.pretrained import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,9 +90,7 @@ def _continued(
 
 def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
     """Tokens that the policy's positions reach to. Raises UserError when its config does not say."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(policy, local_files_only=True, trust_remote_code=trust_remote_code)
+    config = read_config(policy, local_files_only=True, trust_remote_code=trust_remote_code)
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length is None:
         raise UserError(
@@ -184,7 +183,7 @@ class _Sampling:
         self.sampled_tokens += sum(len(sample.token_ids) for row in samples for sample in row)
         shard = self._table([name for name, _ in prompts], requests, samples)
         if self.gap is None:
-            self._verify(path, shard)
+            self._verify(path, shard, engine)
         write_parquet(path, shard)
         mark_part(self.spec, path)
 
@@ -208,17 +207,22 @@ class _Sampling:
                 )
         return table(rows, RESPONSES)
 
-    def _verify(self, path: Path, shard: pa.Table) -> None:
+    def _verify(self, path: Path, shard: pa.Table, engine: Engine | None = None) -> None:
         """Check the engine on its first new shard, before anything of it is published.
 
+        On a GPU without room beside `engine` for a second copy of the policy, the engine is paused meanwhile.
         The gap that is reported is always the first shard's, so that it does not tell of interruptions.
         """
-        from tasks.generation.verify import Scored, choose, measure_gap, refuse_mismatch
+        from tasks.generation.verify import Scored, choose, fits_on_gpu, measure_gap, refuse_mismatch
         from tasks.modeling.logprobs import TokenSequence
+        from tasks.modeling.vllm_process import has_gpu
 
         settings = self.spec.settings
         if not settings.engine.verify_sequences:
             return
+        crowded = engine is not None and has_gpu() and not fits_on_gpu(self.spec.policy.path, settings.engine.dtype)
+        if crowded:
+            engine.pause()
         first = next(iter(self.shards))
         for data in [shard] if path == first else [shard, read_parquet(first, RESPONSES)]:
             lengths = pc.list_value_length(data["response_ids"]).to_pylist()
@@ -230,6 +234,8 @@ class _Sampling:
             refuse_mismatch(
                 self.gap, self.spec.policy.path, dtype=settings.engine.dtype, tolerance=settings.engine.verify_tolerance
             )
+        if crowded:
+            engine.load(self.spec.policy.path)
 
     def _outcome(self) -> Outcome:
         first = next(iter(self.shards))

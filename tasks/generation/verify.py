@@ -20,6 +20,7 @@ from tasks.modeling.memory import weight_bytes
 _BATCH_TOKENS = 8192  # padded tokens in one forward
 _TOKENS = 256  # response tokens to verify, where there are as many
 _OWN_TOKENS = 8  # a response of at least this many tokens is also tested by itself
+_ROOM = 1.5  # GPU memory that the check needs, relative to the policy's weights
 _ERRORS = 3.0  # standard errors by which a mean must be above the tolerance
 
 
@@ -106,9 +107,15 @@ def choose(lengths: Sequence[int], wanted: int) -> list[int]:
     return chosen
 
 
+def fits_on_gpu(policy: Path, dtype: str) -> bool:
+    """Whether there is a GPU whose free memory holds the policy and its forward. Not run on a GPU."""
+    return torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > _ROOM * weight_bytes(policy, dtype)
+
+
 def measure_gap(policy: Path, scored: Sequence[Scored], *, dtype: Dtype, trust_remote_code: bool = False) -> Gap:
-    """Score `scored` (not empty) with the policy in `dtype` and compare."""
-    model = load_policy(policy, dtype=dtype, device=_device(policy, dtype), trust_remote_code=trust_remote_code)
+    """Score `scored` (not empty) with the policy in `dtype` and compare. On the GPU where it fits, else on the CPU."""
+    device = "cuda" if fits_on_gpu(policy, dtype) else "cpu"
+    model = load_policy(policy, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     gaps: list[np.ndarray] = [np.empty(0)] * len(scored)
     with torch.inference_mode():
         sequences = [entry.sequence for entry in scored]
@@ -117,8 +124,6 @@ def measure_gap(policy: Path, scored: Sequence[Scored], *, dtype: Dtype, trust_r
                 sampled = np.asarray(scored[index].logprobs, dtype=np.float64)
                 gaps[index] = np.abs(sampled - logprobs.double().cpu().numpy())
     unload(model)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return Gap.of(gaps)
 
 
@@ -140,10 +145,3 @@ def refuse_mismatch(gap: Gap, policy: Path, *, dtype: str, tolerance: float | No
         "Run again with a new engine (engine.between_stages=stop). If the gap stays, sample with engine=transformers;"
         " if it is rounding in half precision, set engine.dtype=float32 or raise engine.verify_tolerance."
     )
-
-
-def _device(policy: Path, dtype: str) -> str:
-    """cuda if the policy fits into the memory that the engine left free, else cpu. The GPU branch has not been run."""
-    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * weight_bytes(policy, dtype):
-        return "cuda"
-    return "cpu"

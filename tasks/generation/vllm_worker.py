@@ -43,15 +43,16 @@ class Generate(Message):
 
 
 class Sleep(Message):
-    """Move the weights to host memory and drop the KV cache. Reply: Done."""
+    """Free the GPU: drop the weights and the KV cache (vLLM's level 2). Reply: Done. Not run on a GPU."""
 
     operation: Literal["sleep"] = "sleep"
 
 
 class Wake(Message):
-    """Undo Sleep. Reply: Done."""
+    """Undo Sleep, with the weights of a policy with the same architecture. Reply: Done. Not run on a GPU."""
 
     operation: Literal["wake"] = "wake"
+    policy: str  # folder
 
 
 Request = Annotated[Start | Reload | Generate | Sleep | Wake, Field(discriminator="operation")]
@@ -99,16 +100,23 @@ class Worker:
             case Start():
                 self._start(request.options)
             case Reload():
-                self._engine.collective_rpc("reload_policy", args=(request.policy,))
+                self._reload(request.policy)
                 # Its keys and values are of the old weights.
                 self._engine.reset_prefix_cache()
             case Generate():
                 return self._generate(request)
             case Sleep():
-                self._engine.sleep(level=1)
+                self._engine.sleep(level=2)
             case Wake():
-                self._engine.wake_up()
+                # The weights' memory holds nothing until they are read. The KV cache comes last: while weights are
+                # read, buffers of a layer's size are on the GPU as well.
+                self._engine.wake_up(tags=["weights"])
+                self._reload(request.policy)
+                self._engine.wake_up(tags=["kv_cache"])
         return Done()
+
+    def _reload(self, policy: str) -> None:
+        self._engine.collective_rpc("reload_policy", args=(policy,))
 
     def _start(self, options: VllmOptions) -> None:
         from vllm import LLM

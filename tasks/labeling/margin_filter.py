@@ -120,7 +120,7 @@ def _keys(prompts: pa.ChunkedArray, indices: pa.ChunkedArray) -> list[str]:
 
 def _logprob_gaps(pairs: pa.Table, folder: Path, settings: PolicyMarginFilter, trust_remote_code: bool) -> Floats:
     """log p(chosen) - log p(rejected) of each row under the policy in `folder`, [n], nats."""
-    from tasks.modeling.load import load_policy
+    from tasks.modeling.load import load_policy, unload
     from tasks.modeling.logprobs import TokenSequence, sequence_logprobs
 
     model = load_policy(folder, dtype=settings.dtype, device=settings.device, trust_remote_code=trust_remote_code)
@@ -133,5 +133,6 @@ def _logprob_gaps(pairs: pa.Table, folder: Path, settings: PolicyMarginFilter, t
         )
         for column in ("chosen_ids", "rejected_ids")
     ]
+    unload(model)
     gaps: Floats = np.asarray(sides[0] - sides[1], dtype=np.float64)
     return gaps

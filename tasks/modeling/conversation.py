@@ -8,20 +8,23 @@ empty thought), and a SentencePiece tokenizer reads the beginning of a text diff
 separately tokenized reply would differ from those that the policy samples.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from jinja2.exceptions import TemplateError
 
 from storage.errors import UserError
 from tasks.modeling.reasoning import THOUGHT_TOKENS
+from tasks.modeling.template_process import Chat
+from tasks.modeling.templates import TemplateFailed, render, render_ahead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Mapping[str, str]]  # {role, content} each
 
+_TRANSFORMERS = "transformers.tokenization_utils_base"  # of the class that has apply_chat_template
 _REPLY = "irepo-probe-reply"  # a reply that no template rewrites
 _QUESTION = ({"role": "user", "content": "irepo-probe-question"},)
 
@@ -78,12 +81,23 @@ class TurnEnd:
         return self.text[: self.text.index(self.token) + len(self.token)] if self.token is not None else self.text
 
 
+def prepare_chats(tokenizer: "PreTrainedTokenizerBase", conversations: Iterable[Messages]) -> None:
+    """Render prompts at once that `encode_chat` encodes next. Raises UserError for a template without end."""
+    _ahead(tokenizer, [(messages, True) for messages in conversations])
+
+
+def prepare_wholes(tokenizer: "PreTrainedTokenizerBase", replies: Iterable[tuple[Messages, str]]) -> None:
+    """Render conversations (messages, reply) at once that `encode_whole` encodes next. Raises as `prepare_chats`."""
+    _ahead(tokenizer, [([*messages, _assistant(reply)], False) for messages, reply in replies])
+
+
 def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
     """Prompt token ids of a conversation: the chat template is applied once and ends with the assistant's header.
 
     Raises RefusedConversation when the template refuses the conversation.
     """
-    return _tokenize(tokenizer, _render(tokenizer, messages, generation_prompt=True))
+    (text,) = _render(tokenizer, (messages, True))
+    return _tokenize(tokenizer, text)
 
 
 def encode_reply(
@@ -103,16 +117,18 @@ def encode_whole(tokenizer: "PreTrainedTokenizerBase", messages: Messages, reply
 
     Raises RefusedConversation when the template refuses the conversation.
     """
-    return _tokenize(tokenizer, _render(tokenizer, [*messages, _assistant(reply)]))
+    (text,) = _render(tokenizer, ([*messages, _assistant(reply)], False))
+    return _tokenize(tokenizer, text)
 
 
 def render_reply(
     tokenizer: "PreTrainedTokenizerBase", messages: Messages, reply: str, *, ended: bool = True
 ) -> RenderedReply:
     """The text of `encode_reply`; raises RefusedConversation in the same cases, except for tokens."""
-    prompt = _render(tokenizer, messages, generation_prompt=True)
-    whole = _render(tokenizer, [*messages, _assistant(reply)])
-    end = turn_end(tokenizer, messages)
+    prompt, whole, probed = _render(
+        tokenizer, (messages, True), ([*messages, _assistant(reply)], False), (_probe(messages), False)
+    )
+    end = _turn_end(tokenizer, probed)
     stop = len(whole) - len(end.text)
     if not whole.startswith(prompt) or not whole.endswith(end.text) or stop < len(prompt):
         raise _refuse(
@@ -132,7 +148,16 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase", messages: Messages = _QUESTIO
 
     Raises RefusedConversation when the template refuses the conversation or leaves the reply out.
     """
-    text = _render(tokenizer, [*messages, _assistant(_REPLY)])
+    (text,) = _render(tokenizer, (_probe(messages), False))
+    return _turn_end(tokenizer, text)
+
+
+def _probe(messages: Messages) -> Messages:
+    return [*messages, _assistant(_REPLY)]
+
+
+def _turn_end(tokenizer: "PreTrainedTokenizerBase", text: str) -> TurnEnd:
+    """What `text`, a rendered probe, has after its reply."""
     _, reply, after = text.rpartition(_REPLY)
     if not reply:
         raise _refuse("the chat template leaves out the assistant's reply")
@@ -175,7 +200,31 @@ def _assistant(reply: str) -> dict[str, str]:
     return {"role": "assistant", "content": reply}
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, generation_prompt: bool = False) -> str:
+def _render(tokenizer: "PreTrainedTokenizerBase", *chats: Chat) -> list[str]:
+    """The texts of `chats`, each rendered as a whole."""
+    if _renders_by_its_class(tokenizer):
+        return [_render_by_its_class(tokenizer, messages, prompt) for messages, prompt in chats]
+    try:
+        return render(tokenizer.get_chat_template(), tokenizer.special_tokens_map, chats)
+    except TemplateFailed as failed:
+        if failed.kind == "Clock":
+            _refuse_clock(str(failed))
+        raise _refuse(f"the chat template refuses this conversation: {failed}") from None
+
+
+def _ahead(tokenizer: "PreTrainedTokenizerBase", chats: list[Chat]) -> None:
+    if not _renders_by_its_class(tokenizer):
+        render_ahead(tokenizer.get_chat_template(), tokenizer.special_tokens_map, chats)
+
+
+def _renders_by_its_class(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether its class has its own apply_chat_template; vLLM's wrappers, which call the model's, do not count."""
+    own = (kind for kind in type(tokenizer).__mro__ if "apply_chat_template" in vars(kind))
+    return next(kind.__module__ for kind in own if not kind.__module__.startswith("vllm.")) != _TRANSFORMERS
+
+
+def _render_by_its_class(tokenizer: "PreTrainedTokenizerBase", messages: Messages, generation_prompt: bool) -> str:
+    """By a tokenizer whose class renders conversations itself: code of transformers, or code that is trusted."""
     try:
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
@@ -188,7 +237,7 @@ def _render(tokenizer: "PreTrainedTokenizerBase", messages: Messages, *, generat
     return str(text)
 
 
-def _refuse_clock(layout: str) -> str:
+def _refuse_clock(layout: str) -> NoReturn:
     raise UserError(
         f"the chat template writes today's date ({layout}), so prompts would change with the day",
         where="the chat template",

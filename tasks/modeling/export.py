@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from storage.errors import UserError
 from storage.files import publish_folder
 from storage.manifest import MANIFEST
+from tasks.modeling.json_files import read_json
 from tasks.modeling.load import check_policy_folder
-from tasks.modeling.policy_folder import INDEX, read_json, weight_files
+from tasks.modeling.policy_folder import INDEX, weight_files
 from tasks.modeling.save import nominal_dtype
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -1,10 +1,13 @@
 """Load policies and tokenizers from Hugging Face folders, after cheap checks."""
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from storage.errors import UserError
-from tasks.modeling.policy_folder import check_files, load_complete, read_json
+from tasks.modeling.json_files import read_json
+from tasks.modeling.policy_folder import check_files, load_complete
+from tasks.modeling.pretrained import read_config, read_tokenizer, refuse_code
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +20,7 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
     """Refuse a folder that cannot be a policy, without loading anything.
 
     Raises UserError for: no config.json, no tokenizer, no chat template (unless `chat_template=False`), weights that
-    are not safetensors, files that are not whole (`policy_folder.check_files`), and Python code in the folder (unless
+    are not safetensors, files that are not whole (`policy_folder.check_files`), and code of the folder's own (unless
     `trust_remote_code`).
     """
     config = folder / "config.json"
@@ -47,13 +50,8 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
             remedy="convert them: model.save_pretrained(folder, safe_serialization=True); pickled weights can run code",
         )
     check_files(folder)
-    needs_code = "auto_map" in read_json(config)
-    if needs_code and not trust_remote_code:
-        raise UserError(
-            "the policy brings its own Python code (auto_map in config.json)",
-            where=str(config),
-            remedy="if you trust this code, set policy.trust_remote_code=true",
-        )
+    if not trust_remote_code:
+        refuse_code(folder)
 
 
 def resolve_device(name: str) -> str:
@@ -67,13 +65,8 @@ def resolve_device(name: str) -> str:
 
 def load_tokenizer(folder: Path | str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer in a folder, or of a hub id, with its chat template."""
-    from transformers import AutoTokenizer
-
     # mistral-common, which vLLM installs, reads tekken.json and has no chat template.
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, mistral_format=False
-    )
-    return tokenizer
+    return read_tokenizer(folder, trust_remote_code=trust_remote_code, mistral_format=False)
 
 
 def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False) -> "PreTrainedModel":
@@ -82,15 +75,13 @@ def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: b
     Raises UserError unless the folder has exactly the weights of its model (`policy_folder.load_complete`).
     """
     import torch
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = read_config(folder, trust_remote_code=trust_remote_code)
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     model = load_complete(
         folder,
         dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
-        use_safetensors=True,
         attn_implementation="eager" if capped else None,  # sdpa silently omits soft-capping
     )
     policy: PreTrainedModel = model.to(resolve_device(device)).eval()  # type: ignore[arg-type]  # takes a name, too
@@ -98,12 +89,28 @@ def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: b
 
 
 def unload(model: "PreTrainedModel") -> None:
-    """Free the memory of a model's weights now. The model cannot be used afterwards.
+    """Free the memory of a model's weights now, on a GPU for other processes too. The model cannot be used afterwards.
 
     Models have reference cycles, so their weights would stay until the garbage collector runs. A full collection takes
     0.3 s with torch, transformers and Prefect imported.
     """
+    import torch
+
     model.to("meta")  # type: ignore[arg-type]  # takes a name, too
+    if torch.cuda.is_initialized():
+        free_unused()
+
+
+def free_unused() -> None:
+    """Free models that nothing refers to any more, and return what this process does not use to the GPU.
+
+    torch's allocator keeps freed blocks for this process, and a vLLM engine in another one cannot use them.
+    """
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def autocast(device: str, dtype: str) -> "torch.autocast":

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from storage.stage import Progress, silent
+from tasks.modeling.head import base_model, head_logprobs, output_layer
 from tasks.modeling.positions import check_length
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[int]]:
 def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> list[torch.Tensor]:
     """log p(token | all tokens before it) of every response token, nats: one tensor [len(response)] per row.
 
-    float32, or float64 for a float64 model. Differentiable. Rows are left-padded, so responses end at the same
-    position and the model's output layer (with its soft-capping or scaling) runs on the last positions only: there is
-    no tensor [rows, length, vocabulary]. Raises UserError for a row beyond the model's position limit.
+    float32, or float64 for a float64 model. Differentiable once. The output layer runs on the positions that predict a
+    response token only, in chunks (`tasks.modeling.head`). A model that also soft-caps or scales its logits uses its
+    own head on the last positions: rows are left-padded, so that responses end at the same position. Raises UserError
+    for a row beyond the model's position limit.
     """
     device = next(model.parameters()).device
     width = max(len(row) for row in rows)
@@ -56,17 +58,22 @@ def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> l
         ids[i, width - len(row) :] = torch.from_numpy(np.concatenate([row.prompt, row.response]).astype(np.int64))
         mask[i, width - len(row) :] = 1
         predicting[i, longest - len(row.response) :] = True
-    output = model(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
-        use_cache=False,
-        logits_to_keep=longest + 1,
-    )
-    logits = output.logits[:, :-1][predicting.to(device)]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    inputs = {
+        "input_ids": ids.to(device),
+        "attention_mask": mask.to(device),
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0).to(device),
+        "use_cache": False,
+    }
+    predicting = predicting.to(device)
     targets = torch.from_numpy(np.concatenate([row.response for row in rows]).astype(np.int64)).to(device)
-    flat = -F.cross_entropy(logits, targets, reduction="none")
+    head = output_layer(model)
+    if head is not None:
+        hidden = base_model(model).base_model(**inputs).last_hidden_state[:, -longest - 1 : -1]
+        flat = head_logprobs(hidden[predicting], head.weight, head.bias, targets)
+    else:
+        logits = model(**inputs, logits_to_keep=longest + 1).logits[:, :-1][predicting]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        flat = -F.cross_entropy(logits, targets, reduction="none")
     return list(flat.split([len(row.response) for row in rows]))
 
 
@@ -96,8 +103,8 @@ def sequence_logprobs(
     done = 0
     with torch.inference_mode():
         for batch in batches(sequences, tokens):
-            for index, logprobs in zip(batch, token_logprobs(model, [sequences[i] for i in batch]), strict=True):
-                sums[index] = logprobs.double().sum().item()
+            rows = token_logprobs(model, [sequences[i] for i in batch])
+            sums[batch] = torch.stack([logprobs.double().sum() for logprobs in rows]).tolist()  # one transfer
             done += len(batch)
             progress(done, len(sequences), "responses")
     if not np.isfinite(sums).all():

@@ -9,7 +9,8 @@ from tasks.modeling.policy_folder import read_header, weight_files
 
 GIB = 1 << 30
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: Bytes of a number, by dtype.
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def available_memory() -> int:
@@ -43,4 +44,4 @@ def weight_bytes(policy: Path, dtype: str) -> int:
     """
     headers = [read_header(path) for path in weight_files(policy)]
     numbers: int = sum(prod(entry["shape"]) for header in headers for entry in header.values())
-    return numbers * _ITEM_BYTES[dtype]
+    return numbers * ITEM_BYTES[dtype]

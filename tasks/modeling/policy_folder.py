@@ -12,9 +12,11 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from storage.errors import UserError
+from tasks.modeling.json_files import damaged, read_json
+from tasks.modeling.pretrained import read_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,17 +27,6 @@ _JSON = ("config.json", "generation_config.json", "tokenizer_config.json", "toke
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _SHOWN = 5  # names in an error
 _LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError when it cannot be read or is something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, f"is not valid JSON ({str(error).splitlines()[0]})") from None
-    if not isinstance(value, dict):
-        raise _damaged(path, f"holds a {type(value).__name__} and not an object")
-    return value
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -49,14 +40,14 @@ def read_header(path: Path) -> dict[str, Any]:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LARGEST_HEADER + 1
             if length > min(size - 8, _LARGEST_HEADER):
-                raise _damaged(path, f"is not a whole safetensors file (it has {size} bytes)")
+                raise damaged(path, f"is not a whole safetensors file (it has {size} bytes)")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"has a safetensors header that cannot be read ({error})") from None
+        raise damaged(path, f"has a safetensors header that cannot be read ({error})") from None
     if 8 + length + end != size:
-        raise _damaged(path, f"has {size} bytes, and its header describes {8 + length + end}")
+        raise damaged(path, f"has {size} bytes, and its header describes {8 + length + end}")
     return dict(header)
 
 
@@ -81,7 +72,7 @@ def weight_files(folder: Path) -> list[Path]:
         )
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
-        raise _damaged(index, "has no weight_map from tensors to files")
+        raise damaged(index, "has no weight_map from tensors to files")
     files = sorted(set(named.values()))
     missing = [name for name in files if name not in present]
     if missing:
@@ -157,20 +148,20 @@ def open_meta(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedMo
     """The model of the folder on the meta device: shapes without values. Raises UserError as `load_complete`."""
     import torch
 
-    return load_complete(
-        folder, dtype=torch.float32, device_map="meta", trust_remote_code=trust_remote_code, use_safetensors=True
-    )
+    return load_complete(folder, dtype=torch.float32, device_map="meta", trust_remote_code=trust_remote_code)
 
 
-def load_complete(folder: Path, **options: Any) -> "PreTrainedModel":
-    """AutoModelForCausalLM.from_pretrained with `options`. Raises UserError unless weights and model fit exactly."""
+def load_complete(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> "PreTrainedModel":
+    """The causal language model of the folder, loaded by transformers with `options`.
+
+    Raises UserError unless weights and model fit exactly, and for code in the folder that is not trusted.
+    """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     refuse_quantized(folder)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        model, report = read_model(
+            "causal", folder, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **options
         )
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no reason').splitlines()[0]}"
@@ -179,7 +170,6 @@ def load_complete(folder: Path, **options: Any) -> "PreTrainedModel":
             where=str(folder),
             remedy="check that AutoModelForCausalLM.from_pretrained(folder) works; download damaged files again",
         ) from None
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # a pair because of output_loading_info
     problems = {
         "missing (transformers would draw them at random)": report["missing_keys"],
         "not part of the model (they would be lost)": report["unexpected_keys"],
@@ -218,10 +208,6 @@ def _two_sets(folder: Path, one: str, others: list[str]) -> UserError:
         where=str(folder),
         remedy="keep the set that you mean, and move the other files out of the folder",
     )
-
-
-def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path.name} is damaged: it {what}", where=str(path), remedy="download or copy the file again")
 
 
 def _listed(names: list[str]) -> str:

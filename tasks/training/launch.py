@@ -48,7 +48,7 @@ def launch(spec: TrainSpec, progress: Progress = silent) -> Manifest:
         # They are still there if the process was killed right after it published its manifest.
         shutil.rmtree(spec.folder / CHECKPOINTS, ignore_errors=True)
         return adopted
-    if spec.settings.optimization.launch == "inline":
+    if not spec.settings.optimization.in_child():
         from tasks.training.trainer import run
 
         return run(spec, progress)

@@ -59,6 +59,15 @@ class Segment:
     responses: tuple[int, ...]
 
 
+def _on_device(arrays: Sequence[Sequence[np.ndarray]], device: torch.device) -> list[Tensor]:
+    """The concatenation of each of `arrays` as int64 on `device`, in one copy that a GPU makes beside other work."""
+    flat = torch.from_numpy(np.concatenate([part for parts in arrays for part in parts]).astype(np.int64))
+    sizes = [sum(len(part) for part in parts) for parts in arrays]
+    if device.type == "cuda":  # not run on a GPU
+        flat = flat.pin_memory()
+    return list(flat.to(device, non_blocking=device.type == "cuda").split(sizes))
+
+
 @dataclass(frozen=True)
 class PackedRow:
     """One row of T tokens that predicts N response tokens, with the layout that attention needs.
@@ -94,15 +103,13 @@ class PackedRow:
                 start += inside
         responses = [response for group in groups for response in group.responses]
 
-        def integers(parts: Sequence[np.ndarray]) -> Tensor:
-            return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
-
+        row_ids, row_positions, places, targets = _on_device([ids, positions, predicting, responses], device)
         return cls(
             tuple(Segment(len(g.prompt_ids), tuple(len(response) - 1 for response in g.responses)) for g in groups),
-            integers(ids)[None],
-            integers(positions)[None],
-            integers(predicting),
-            integers(responses),
+            row_ids[None],
+            row_positions[None],
+            places,
+            targets,
             tuple(len(response) for response in responses),
         )
 
@@ -110,7 +117,9 @@ class PackedRow:
     def owner(self) -> Tensor:
         """Index of the response that each predicted token belongs to, int64 [N]."""
         lengths = torch.tensor(self.lengths, device=self.ids.device)
-        return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.ids.device), lengths)
+        owners = torch.arange(len(self.lengths), device=self.ids.device)
+        # Without the size, the host would wait for the device to know it.
+        return torch.repeat_interleave(owners, lengths, output_size=sum(self.lengths))
 
     def mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive causal mask [queries, keys] for the last `queries` of `keys` positions; cached for all layers.

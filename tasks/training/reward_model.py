@@ -166,22 +166,22 @@ def fit_reward_model(
     UserError as `train_reward_model` does, and for a tokenizer without a token to pad with.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification
 
     from tasks.modeling.load import check_policy_folder, load_tokenizer, resolve_device
+    from tasks.modeling.pretrained import read_model
 
     check_policy_folder(start, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(start, trust_remote_code=trust_remote_code)
     fix_template(tokenizer, template or TemplateValues(), where=str(start))
     pad = _set_pad_token(tokenizer, start)
     with seeded(settings.seed):
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+        loaded, _ = read_model(
+            "classifier",
             start,
             num_labels=1,
             pad_token_id=pad,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
-            use_safetensors=True,
         )
     model = loaded.to(resolve_device(device))
     losses = train_reward_model(model, tokenizer, pairs, settings, progress)

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName
+from tasks.modeling.vllm_process import has_gpu
 from tasks.training.objectives.registry import AnyObjective, own_source
 
 #: Folder of checkpoints inside the folder of an unfinished train stage.
@@ -47,8 +48,9 @@ class OptimizationSettings(BaseModel):
     checkpoint_minutes: float = Field(15.0, gt=0)  # and about so much time: a round may have few, long steps
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batching: Literal["packed", "plain"] = "packed"  # packed: several groups per row, each prompt and response once
-    launch: Literal["inline", "process"] = "inline"  # process: in a process group that frees its memory at its end
-    processes: int = Field(1, ge=1)  # with launch=process: one per GPU of this machine
+    # process: in a process group that frees its memory at its end. auto: that on a GPU, inline on a CPU.
+    launch: Literal["auto", "inline", "process"] = "auto"
+    processes: int = Field(1, ge=1)  # one per GPU of this machine
     launcher: str | None = None  # replaces torchrun as the command that starts the processes, for several machines
 
     @model_validator(mode="after")
@@ -58,6 +60,12 @@ class OptimizationSettings(BaseModel):
         if self.processes > 1 and self.launcher:
             raise ValueError("the launcher sets the number of processes: leave processes at 1")
         return self
+
+    def in_child(self) -> bool:
+        """Whether training runs in a process of its own on this machine."""
+        if self.launch != "auto":
+            return self.launch == "process"
+        return self.processes > 1 or self.launcher is not None or (self.device != "cpu" and has_gpu())
 
 
 class TrainingSettings(BaseModel):

@@ -13,7 +13,7 @@ import numpy as np
 from storage.errors import UserError
 from storage.stage import Progress
 from tasks.modeling.conversation import encode_chat
-from tasks.modeling.load import load_tokenizer
+from tasks.modeling.load import free_unused, load_tokenizer
 from tasks.training.batching import Forward
 from tasks.training.distributed import ALONE, Ranks
 from tasks.training.embedding import POLICY, embed, embed_by_policy, find_embedder
@@ -119,6 +119,8 @@ class TrainingData:
         reference = reference_logprobs(
             spec, groups, lambda: policy or load(spec.reference.path), autocast, progress, ranks=ranks
         )
+        if policy is None:
+            free_unused()  # the reference, before the next policy is loaded
         labeled = list(self.labeled.groups)
         if needs.embedder == POLICY or needs.previous or needs.quality_instruction is not None:
             policy = policy or load(spec.policy.path)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.chaos.corruption import ACTIONS, corrupt, finished_files
+from benchmarks.chaos.corruption import ACTIONS, FORGERIES, corrupt, finished_files
 from tests.storage.small_run import SmallRun
 
 
@@ -15,7 +15,7 @@ def test_every_harm_is_detected_or_harmless(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
     harm = corrupt(finished_files(run.root), 300, seed=0)
     assert harm.undetected == []
-    assert {action for _, action, _ in harm.trials} == set(ACTIONS)
-    planted = {outcome for _, action, outcome in harm.trials if action == "planted"}
-    assert planted == {"detected"}
+    assert {action for _, action, _ in harm.trials} == set(ACTIONS + FORGERIES)
+    for action in ("planted", "planted link", "linked", *FORGERIES):
+        assert {outcome for _, what, outcome in harm.trials if what == action} == {"detected"}, action
     assert {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()} == before

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tasks.modeling.head import output_layer
 from tasks.training.attention import NAME
-from tasks.training.batching import PackedForward, PlainForward, output_layer
+from tasks.training.batching import PackedForward, PlainForward
 from tasks.training.groups import PromptGroup
 from tasks.training.packing import PackedRow, first_fit, packed_tokens
 from tasks.training.policy import add_adapters, checkpoint_activations

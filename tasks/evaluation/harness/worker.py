@@ -18,6 +18,8 @@ from tasks.child_process import Channel, Message, open_channel
 from tasks.evaluation.harness.context import check_context, context_of
 from tasks.evaluation.harness.settings import HarnessTask
 from tasks.modeling.conversation import turn_end
+from tasks.modeling.pretrained import read_config, read_tokenizer
+from tasks.modeling.templates import bound_transformers
 
 MODULE = "tasks.evaluation.harness.worker"
 _NEED_SKLEARN = {"f1", "mcc"}  # lm-eval's metrics that scikit-learn computes
@@ -92,6 +94,7 @@ def _work(request: Evaluate, channel: Channel) -> None:
     tokens, context = _tokenizer_and_context(request)
     for source in sources.values():
         _check(manager, source, tokens, context)
+    bound_transformers()
     model = _load(request)
     if request.chat_template:
         end_at_turns(model)
@@ -137,11 +140,9 @@ def _source(manager: Any, name: str, data: dict[str, Path], work: Path) -> str:
 
 def _tokenizer_and_context(request: Evaluate) -> tuple[Callable[[str], int], int | None]:
     """A function that counts a text's tokens, and the policy's context; both without its weights."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    folder, trusted = request.model_args["pretrained"], request.model_args["trust_remote_code"]
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+    folder, trusted = str(request.model_args["pretrained"]), request.model_args["trust_remote_code"] is True
+    tokenizer = read_tokenizer(folder, trust_remote_code=trusted)
+    config = read_config(folder, trust_remote_code=trusted)
     return lambda text: len(tokenizer(text)["input_ids"]), context_of(config, request.model_args)
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.modeling.conversation import turn_end
 from tasks.modeling.load import load_tokenizer
+from tasks.modeling.vllm_process import has_gpu
 
 if TYPE_CHECKING:
     from tasks.generation.settings import SamplingSettings
@@ -109,8 +110,15 @@ class EngineSettings(BaseModel):
     shard_prompts: int = Field(64, ge=1)  # prompts per published shard, the unit of resumption
     verify_sequences: int = Field(8, ge=0)  # responses re-scored by the training forward; 0 = off
     verify_tolerance: float | None = Field(None, gt=0)  # nats per token; None = 1e-3 in float32, 0.1 otherwise
-    between_stages: Literal["keep", "sleep", "stop"] = "keep"  # what the engine does while another stage runs
+    # What the engine does while another stage runs. auto: sleep on a GPU, keep on a CPU.
+    between_stages: Literal["auto", "keep", "sleep", "stop"] = "auto"
     start_timeout: float = Field(600, gt=0)  # seconds until the engine must be ready
+
+    def while_paused(self) -> Literal["keep", "sleep", "stop"]:
+        """What the engine does on this machine while another stage runs."""
+        if self.between_stages == "auto":
+            return "sleep" if has_gpu() else "keep"
+        return self.between_stages
 
     @abstractmethod
     def open(self, *, trust_remote_code: bool = False, log: Path | None = None) -> Engine:

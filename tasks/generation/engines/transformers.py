@@ -61,17 +61,13 @@ class TransformersEngine:
         self._ends = end_tokens(policy, trust_remote_code=self._trust_remote_code)
 
     def pause(self) -> None:
-        if self._settings.between_stages != "keep":
+        if self._settings.while_paused() != "keep":
             self.close()
 
     def close(self) -> None:
-        import torch
-
         if self._model is not None:
             unload(self._model)
         self._model = self._tokenizer = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         import torch

@@ -5,6 +5,7 @@ only when its process ends, and must not take the pipeline down when it dies.
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from tasks.modeling.vllm_process import (
     has_gpu,
     visible_devices,
 )
+
+log = logging.getLogger("irepo")
 
 M = TypeVar("M", bound=Message)
 
@@ -85,7 +88,7 @@ class VllmEngine:
             raise UserError(
                 "vLLM can sleep on a GPU only",
                 where="engine.between_stages=sleep",
-                remedy="keep the engine between stages, or stop it: engine.between_stages=keep (or stop)",
+                remedy="leave the choice to the machine: engine.between_stages=auto (or keep, or stop)",
             )
         check_memory(policy, self._settings, where="engine")
 
@@ -112,9 +115,11 @@ class VllmEngine:
             if started_with == policy:
                 return
         if self._asleep:
-            self._call(Wake(), Done)
+            self._call(Wake(policy=str(policy)), Done)
             self._asleep = False
-        self._call(Reload(policy=str(policy)), Done)
+            log.info("vLLM wakes with the weights of %s", policy)
+        else:
+            self._call(Reload(policy=str(policy)), Done)
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         if self._child is None or self._asleep:
@@ -131,12 +136,13 @@ class VllmEngine:
         return [[_sample(response) for response in row] for row in generated.responses]
 
     def pause(self) -> None:
-        if self._settings.between_stages == "stop":
+        paused = self._settings.while_paused()
+        if paused == "stop":
             self.close()
-        elif self._settings.between_stages == "sleep" and self._child is not None and not self._asleep:
+        elif paused == "sleep" and self._child is not None and not self._asleep:
             self._await_start()
-            # Level 1 keeps the weights in host memory. Not run on a GPU.
             self._call(Sleep(), Done)
+            log.info("vLLM sleeps: the GPU is free for the next stage")
             self._asleep = True
 
     def close(self) -> None:
@@ -165,7 +171,7 @@ class VllmEngine:
             policy,
             self._settings,
             trust_remote_code=self._trust_remote_code,
-            sleep_mode=self._settings.between_stages == "sleep",
+            sleep_mode=self._settings.while_paused() == "sleep",
         )
         with self._ended_by_errors() as child:
             child.send(Start(options=options))

@@ -71,7 +71,10 @@ class ImplicitRewardSettings(SoftScorer, LoadsModel):
 
 
 class ImplicitReward:
-    """Scores by the formula above. Deterministic. Raises UserError for a folder without a policy."""
+    """Scores by the formula above. Deterministic. Raises UserError for a folder without a policy.
+
+    Weights are read at the first vote, and freed by `close`.
+    """
 
     answer_type: Literal["scores"] = "scores"
     lane: Literal["model"] = "model"
@@ -86,6 +89,10 @@ class ImplicitReward:
     def vote(self, batch: Sequence[Response]) -> list[Score]:
         policy, reference = self._policy.logprobs(batch), self._reference.logprobs(batch)
         return [self._score(*row) for row in zip(batch, policy, reference, strict=True)]
+
+    def close(self) -> None:
+        self._policy.close()
+        self._reference.close()
 
     def _score(self, response: Response, policy: float | str, reference: float | str) -> Score:
         if isinstance(policy, str):
@@ -104,22 +111,39 @@ class _PolicyLogprobs:
 
     def __init__(self, folder: str, settings: ImplicitRewardSettings, *, where: str) -> None:
         from tasks.modeling.chat_template import fix_template
-        from tasks.modeling.load import check_policy_folder, load_policy, load_tokenizer
+        from tasks.modeling.load import check_policy_folder, load_tokenizer
+        from tasks.modeling.pretrained import read_config
 
         trust = settings.trust_remote_code
         check_policy_folder(Path(folder), trust_remote_code=trust)
         try:
             self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(Path(folder), trust_remote_code=trust)
-            self._model: PreTrainedModel = load_policy(
-                Path(folder), dtype=settings.dtype, device=settings.device, trust_remote_code=trust
-            )
+            config = read_config(folder, trust_remote_code=trust)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot load a policy from {folder}: {error}", where=where, remedy="give the folder of a policy"
             ) from None
         fix_template(self._tokenizer, settings.template_values, where=where)
-        self._tokens = settings.batch_tokens
-        self._longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        self._folder, self._settings = Path(folder), settings
+        self._model: PreTrainedModel | None = None
+        self._longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+
+    def close(self) -> None:
+        from tasks.modeling.load import unload
+
+        if self._model is not None:
+            unload(self._model)
+            self._model = None
+
+    def _loaded(self) -> "PreTrainedModel":
+        from tasks.modeling.load import load_policy
+
+        if self._model is None:
+            settings = self._settings
+            self._model = load_policy(
+                self._folder, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+            )
+        return self._model
 
     def logprobs(self, batch: Sequence[Response]) -> list[float | str]:
         """log p(response | prompt) of each response, in nats; or a text that says why there is none."""
@@ -146,7 +170,7 @@ class _PolicyLogprobs:
             else:
                 rows[i] = row
         if rows:
-            sums = sequence_logprobs(self._model, list(rows.values()), tokens=self._tokens)
+            sums = sequence_logprobs(self._loaded(), list(rows.values()), tokens=self._settings.batch_tokens)
             for i, logprob in zip(rows, sums.tolist(), strict=True):
                 logprobs[i] = logprob
         return logprobs

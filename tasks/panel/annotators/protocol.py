@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from typing_extensions import TypeIs
 
@@ -164,6 +164,17 @@ class LocalAnnotator(Protocol):
         """One answer per question, in order: Score to Response, Vote to Comparison, Ranking to Slate.
 
         Swapping a and b of a comparison must swap the outcome and change nothing else.
+        """
+
+
+@runtime_checkable
+class HoldsModel(Protocol):
+    """A local annotator that loads a model at its first vote."""
+
+    def close(self) -> None:
+        """Free the model's memory. Called when the annotator has answered all its questions, or failed.
+
+        A later `vote` loads the model again.
         """
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from storage.errors import UserError
 from tasks.modeling.chat_template import fix_template
-from tasks.modeling.conversation import RefusedConversation, encode_whole
+from tasks.modeling.conversation import RefusedConversation, encode_whole, prepare_wholes
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import LoadsModel, SoftScorer
 
@@ -22,7 +22,7 @@ class RewardModelSettings(SoftScorer, LoadsModel):
 
     kind: Literal["reward_model"] = "reward_model"
     path: str
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
     device: str = "auto"
 
@@ -53,7 +53,8 @@ class RewardModel:
     (or as "prompt\\n\\nresponse" if its tokenizer has none). The score is read at the last token of the conversation
     as the template renders it. A conversation too long for the model is an error; nothing is cut.
 
-    Deterministic: equal batches give equal scores. Raises UserError for a folder without a reward model.
+    Deterministic: equal batches give equal scores. Raises UserError for a folder without a reward model; weights are
+    read at the first vote, and freed by `close`.
     """
 
     answer_type: Literal["scores"] = "scores"
@@ -63,13 +64,17 @@ class RewardModel:
         self.name = name
         self.tie_margin = settings.tie_margin
         self._batch_tokens = settings.batch_tokens
-        self._model, self._tokenizer = _load(name, settings)
-        self._config: Any = self._model.config.get_text_config()
-        self._longest = getattr(self._config, "max_position_embeddings", None)
+        self._settings = settings
+        self._model: PreTrainedModel | None = None
+        checked = _load(name, settings, on_meta=True)
+        self._longest = getattr(checked.config.get_text_config(), "max_position_embeddings", None)
+        self._tokenizer = _tokenizer(name, settings)
 
     def vote(self, batch: Sequence[Response]) -> list[Score]:
         scores: list[Score | None] = [None] * len(batch)
         rows: dict[int, list[int]] = {}
+        if self._tokenizer.chat_template is not None:
+            prepare_wholes(self._tokenizer, ((response.messages, response.text) for response in batch))
         for i, response in enumerate(batch):
             try:
                 rows[i] = self._encode(response)
@@ -86,6 +91,13 @@ class RewardModel:
                 scores[i] = Score("score", value) if finite else Score("error", raw=f"the model's score is {value}")
         return [score for score in scores if score is not None]
 
+    def close(self) -> None:
+        from tasks.modeling.load import unload
+
+        if self._model is not None:
+            unload(self._model)
+            self._model = None
+
     def _encode(self, response: Response) -> list[int]:
         if self._tokenizer.chat_template is None:
             text = "\n\n".join([*(message["content"] for message in response.messages), response.text])
@@ -96,18 +108,21 @@ class RewardModel:
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
         import torch
 
+        if self._model is None:
+            self._model = _load(self.name, self._settings)
+        model: Any = self._model
+        config = model.config.get_text_config()
         width = max(len(row) for row in rows)
-        own_pad = self._config.pad_token_id
+        own_pad = config.pad_token_id
         pad = own_pad if own_pad is not None else _unused_id(rows)
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         try:
-            self._config.pad_token_id = pad
-            device = self._model.device
+            config.pad_token_id = pad
             with torch.inference_mode():
-                logits = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+                logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         finally:
-            self._config.pad_token_id = own_pad
+            config.pad_token_id = own_pad
         scores: list[float] = logits[:, 0].double().cpu().tolist()
         return scores
 
@@ -133,35 +148,35 @@ def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
     return batches
 
 
-def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) -> "PreTrainedModel":
+    """The model in eval mode on its device; `on_meta`: checked as when it is loaded, but without its weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    from tasks.modeling.load import load_tokenizer, resolve_device
+    from tasks.modeling.load import resolve_device
+    from tasks.modeling.pretrained import read_config, read_model
 
+    device = resolve_device(settings.device)
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.startswith("cuda") else "float32"
     where = f"annotators.{name}.path"
     try:
-        config = AutoConfig.from_pretrained(settings.path, trust_remote_code=settings.trust_remote_code)
+        config = read_config(settings.path, trust_remote_code=settings.trust_remote_code)
         if config.num_labels != 1:
             raise UserError(
                 f"{settings.path} has {config.num_labels} labels, but a reward model has one",
                 where=where,
                 remedy="give a sequence-classification folder saved with num_labels=1",
             )
-        loaded, report = AutoModelForSequenceClassification.from_pretrained(
+        loaded, report = read_model(
+            "classifier",
             settings.path,
-            dtype=getattr(torch, settings.dtype),
+            dtype=getattr(torch, dtype),
+            device_map="meta" if on_meta else None,
             trust_remote_code=settings.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
         )
-        tokenizer = load_tokenizer(settings.path, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot load a reward model from {settings.path}: {error}",
-            where=where,
-            remedy="give a sequence classifier (folder or hub id) with safetensors weights and a tokenizer",
-        ) from None
+        raise _unloadable(settings, where, error) from None
     if report["missing_keys"]:
         # transformers only warns, and initialises the score head at random.
         raise UserError(
@@ -169,6 +184,23 @@ def _load(name: str, settings: RewardModelSettings) -> "tuple[PreTrainedModel, P
             where=where,
             remedy="give a trained reward model, not a language model",
         )
+    return (loaded if on_meta else loaded.to(device)).eval()  # type: ignore[arg-type]  # takes a name
+
+
+def _tokenizer(name: str, settings: RewardModelSettings) -> "PreTrainedTokenizerBase":
+    from tasks.modeling.load import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(settings.path, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _unloadable(settings, f"annotators.{name}.path", error) from None
     fix_template(tokenizer, settings.template_values, where=f"annotators.{name}.template_arguments")
-    model: PreTrainedModel = loaded.to(resolve_device(settings.device)).eval()
-    return model, tokenizer
+    return tokenizer
+
+
+def _unloadable(settings: RewardModelSettings, where: str, error: Exception) -> UserError:
+    return UserError(
+        f"cannot load a reward model from {settings.path}: {error}",
+        where=where,
+        remedy="give a sequence classifier (folder or hub id) with safetensors weights and a tokenizer",
+    )

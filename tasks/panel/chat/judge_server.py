@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from tasks.modeling.templates import bound_transformers
 from tasks.modeling.vllm_name import name_vllm
 from tasks.modeling.vllm_process import environment, has_gpu
 
@@ -25,6 +26,7 @@ def serve(words: Sequence[str]) -> None:
     on_cpu = not has_gpu()
     os.environ.update(environment(on_cpu=on_cpu, enforce_eager=on_cpu, tensor_parallel=1) | _online())
     name_vllm()
+    bound_transformers()
     from vllm.entrypoints.cli import main as cli
 
     run: Callable[[], None] = cli.main

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.training import head
-from tasks.training.head import token_logprobs
+from tasks.modeling import head
+from tasks.modeling.chunk_size import ChunkSize
+from tasks.modeling.head import head_logprobs
 
 N, H, V = 37, 8, 23
 
@@ -24,14 +25,13 @@ def inputs(bias: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
 @pytest.mark.parametrize(("chunk", "kept"), [(1, 0), (5 * V, 0), (5 * V, 12 * V), (10**9, 10**9)])
 def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, chunk: int, kept: int) -> None:
     """For any chunk size, with kept and with recomputed logits."""
-    monkeypatch.setattr(head, "CHUNK", chunk)
-    monkeypatch.setattr(head, "KEPT", kept)
+    monkeypatch.setattr(head, "CPU_CHUNK", ChunkSize(chunk, kept))
     hidden, weight, shift, targets = inputs(bias)
     leaves = [leaf for leaf in (hidden, weight, shift) if leaf is not None]
     slope = torch.linspace(-1, 1, N, dtype=torch.float64)
     plain = torch.nn.functional.linear(hidden, weight, shift).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     expected = torch.autograd.grad(plain, leaves, slope)
-    chunked = token_logprobs(hidden, weight, shift, targets)
+    chunked = head_logprobs(hidden, weight, shift, targets)
     torch.testing.assert_close(chunked, plain, atol=1e-12, rtol=0)
     for _ in range(2):  # the second backward pass has no kept logits
         gradients = torch.autograd.grad(chunked, leaves, slope, retain_graph=True)
@@ -40,13 +40,13 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, bias: bool, chunk
 
 def test_frozen_weights_have_no_gradient() -> None:
     hidden, weight, _, targets = inputs(False)
-    token_logprobs(hidden, weight.detach(), None, targets).sum().backward()
+    head_logprobs(hidden, weight.detach(), None, targets).sum().backward()
     assert hidden.grad is not None
     assert weight.grad is None
 
 
 def test_full_logits_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHUNK", 4 * V)
+    monkeypatch.setattr(head, "CPU_CHUNK", ChunkSize(4 * V, 0))
     largest = 0
     plain: Callable[..., Tensor] = torch.nn.functional.log_softmax
 
@@ -57,7 +57,7 @@ def test_full_logits_are_never_in_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(head, "log_softmax", recorded)
     hidden, weight, _, targets = inputs(False)
-    token_logprobs(hidden, weight, None, targets).sum().backward()
+    head_logprobs(hidden, weight, None, targets).sum().backward()
     assert largest == 4 * V
 
 
@@ -67,7 +67,7 @@ def test_autocast_equals_a_plain_head() -> None:
     leaves = [hidden, weight]
     with torch.autocast("cpu", torch.bfloat16):
         plain = torch.nn.functional.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
-        chunked = token_logprobs(hidden, weight, None, targets)
+        chunked = head_logprobs(hidden, weight, None, targets)
     assert chunked.dtype == torch.float32
     torch.testing.assert_close(chunked, plain, atol=1e-6, rtol=0)
     expected = torch.autograd.grad(plain.sum(), leaves)
