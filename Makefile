@@ -158,7 +158,7 @@ lock: $(UV)  ## resolve all locks anew, with hashes, from pyproject.toml and req
 	done
 
 # pip-audit has an environment of its own. It asks the index about every name and version; torch's CPU build has the
-# faults of the release that it is built from.
+# faults of the release that it is built from. --strict: a package that the index says nothing about is not passed over.
 AUDIT := .uv/audit
 $(AUDIT)/.installed: requirements/audit.txt | $(UV)
 	@$(uv_settings)
@@ -171,7 +171,7 @@ audit: $(AUDIT)/.installed  ## known vulnerabilities of every locked package, by
 	for lock in cpu gpu smollm2 uv build audit; do
 	  echo "requirements/$$lock.txt"
 	  sed 's/^torch==\(.*\)+cpu /torch==\1 /' requirements/$$lock.txt > $(AUDIT)/lock.txt
-	  $(AUDIT)/bin/pip-audit --progress-spinner off --require-hashes --disable-pip -r $(AUDIT)/lock.txt || failed="$$failed $$lock"
+	  $(AUDIT)/bin/pip-audit --strict --progress-spinner off --require-hashes --disable-pip -r $(AUDIT)/lock.txt || failed="$$failed $$lock"
 	done
 	if [ -n "$$failed" ]; then
 	  echo "make audit: vulnerable, or not checked because the index did not answer (see above):$$failed" >&2

@@ -1,7 +1,5 @@
 """From command-line words to a checked RunConfig: `run=demo training.learning_rate=1e-4 panel=demo rounds=2`."""
 
-import difflib
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from yaml import MarkedYAMLError
 
+from conf.mistakes import closest, invalid, search_folders, unreadable_file
 from conf.schema import RunConfig
 from storage.errors import UserError
 from storage.plugins import Family
@@ -23,8 +23,9 @@ CONF = Path(__file__).resolve().parent
 PROJECT = CONF.parent
 
 _OPTIONAL = ("run", "recipe")  # groups of which none need be chosen
-#: `policy=<folder or id>` and `prompts=<file>` are short for a group's option plus its path.
-_SHORTHANDS = {"policy": "pretrained", "prompts": "file"}
+_FORMS = "write key=value, +key=value for a new key of a mapping, ~key to leave one out; quote special characters"
+#: `policy=<folder or id>`, `prompts=<file>` and `data=<file>` are short for a group's option plus its path.
+_SHORTHANDS = {"policy": "pretrained", "prompts": "file", "data": "file"}
 
 
 def compose_config(overrides: Sequence[str], check: Callable[[object], None] = lambda values: None) -> RunConfig:
@@ -46,9 +47,13 @@ def compose_config(overrides: Sequence[str], check: Callable[[object], None] = l
                 raise _missing(missing)
             values = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _composition_error(error, words) from None
+        raise (unreadable_file(words) or _composition_error(error, words)) from None
+    except MarkedYAMLError:
+        if (unreadable := unreadable_file(words)) is not None:
+            raise unreadable from None
+        raise
     check(values)
-    return validate_config(values)
+    return validate_config(values, words)
 
 
 def _no_option(key: str, value: str) -> UserError:
@@ -59,19 +64,12 @@ def _no_option(key: str, value: str) -> UserError:
     )
 
 
-def validate_config(values: Any) -> RunConfig:
-    """Plain values as a RunConfig. Raises UserError listing every field that does not fit."""
+def validate_config(values: Any, words: Sequence[str] = ()) -> RunConfig:
+    """Plain values as a RunConfig. Raises UserError listing every field that does not fit, and where it is set."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            place = ".".join(str(part) for part in item["loc"])
-            hint = ""
-            if item["type"] == "extra_forbidden":
-                hint = _closest(place, known_keys())
-            lines.append(f"{place}: {item['msg']}{hint}" if place else str(item["msg"]))
-        raise UserError("\n".join(lines), where="configuration", remedy="fix the fields named above") from None
+        raise invalid(error, values, words) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -87,8 +85,7 @@ def group_options(group: str) -> list[str]:
 
 def _options_elsewhere(group: str, words: Sequence[str]) -> list[str]:
     """Names of a group's YAML files in the user's folders, hydra.searchpath=[file://<folder>]."""
-    paths = [word.partition("=")[2] for word in words if word.startswith("hydra.searchpath=")]
-    folders = [Path(folder) / group for path in paths for folder in re.findall(r"file://([^,\]]+)", path)]
+    folders = [folder / group for folder in search_folders(words)]
     return sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
 
 
@@ -154,13 +151,12 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
             return _no_option(key, value)
         if f"'{key}'" in first and "override" in first:
             return UserError(
-                f"unknown config key {key!r}{_closest(key, known_keys())}",
-                where="command line",
-                remedy="the keys, with what they mean, are in the YAML files below conf/",
+                f"unknown config key {key!r}{closest(key, words)}",
+                where=f"command line, {word.lstrip('+')}",
+                remedy="python -m flows.iterate --help lists the keys, with defaults and meaning",
             )
-    return UserError(first, where="configuration", remedy="fix the override named above")
-
-
-def _closest(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
+    for word in words:
+        key, _, value = word.partition("=")
+        if key.lstrip("+~") in first or (value and f"'{value}'" in first):
+            return UserError(first, where=f"command line, {word.lstrip('+')}", remedy=_FORMS)
+    return UserError(first, where="configuration", remedy=_FORMS)

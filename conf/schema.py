@@ -15,6 +15,7 @@ from tasks.generation.prompts import PromptSettings
 from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
+from tasks.mixing.data import DataSettings
 from tasks.mixing.settings import MixingSettings
 from tasks.modeling.chat_template import TemplateSettings
 from tasks.modeling.device import CardSettings
@@ -58,6 +59,7 @@ class RunConfig(_Group):
     seed: int = Field(0, ge=0)
     policy: PolicySettings
     prompts: PromptSettings
+    data: DataSettings | None = None  # pairs from a file in place of responses and votes (flows.train)
     sampling: SamplingSettings
     drafts: DraftSettings = NoDrafts()
     engine: AnyEngine
@@ -90,6 +92,28 @@ class RunConfig(_Group):
         return RunConfig.model_validate(self.model_dump() | {"rounds": rounds})
 
     @model_validator(mode="after")
+    def _pairs_come_from_one_place(self) -> "RunConfig":
+        if self.data is None:
+            if not self.panel.annotators:
+                raise ValueError("the panel is empty; choose one (panel=demo) or add to panel.annotators")
+            return self
+        wrong = {
+            "rounds": self.rounds != 1 and "rounds=1",
+            "panel": bool(self.panel.annotators) and "panel=none",
+            "mixing": not self.mixing.nothing and "mixing=none",
+            "push": self.push_preferences_to_hub is not None and "push_preferences_to_hub=null",
+            "drafts": self.drafts.kind != "none" and "drafts=none",
+            "prompts.per_round": self.prompts.per_round is not None
+            and "prompts.per_round=null (data.limit reads less)",
+        }
+        if remedies := [remedy for remedy in wrong.values() if remedy]:
+            raise ValueError(
+                f"data: the pairs of {self.data.path} train one round, and nothing is sampled or voted on; set "
+                f"{', '.join(remedies)}; rounds that follow are a run of their own: python -m flows.iterate"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judges_are_held_out(self) -> "RunConfig":
         judges, rates = self.evaluation.judges, self.evaluation.rates
         refuse_unfit_judges([*judges.items(), *rates.items()])
@@ -120,7 +144,8 @@ class RunConfig(_Group):
     @model_validator(mode="after")
     def _panel_fits(self) -> "RunConfig":
         self.panel.check_drafts(drafts=self.drafts.kind != "none")
-        self.panel.check_first_round(self.preferences.weights, self._first_policies())
+        if self.data is None:
+            self.panel.check_first_round(self.preferences.weights, self._first_policies())
         self.preferences.check_panel(self.panel)
         return self
 
@@ -129,7 +154,7 @@ class RunConfig(_Group):
         setup = RunSetup(
             scoring=self.panel.scoring(),
             pairs=self.preferences.pairs,
-            offline=self.mixing.offline is not None,
+            offline=self.mixing.offline is not None or self.data is not None,
             replay=bool(self.mixing.replay),
             goals=self.mixing.goals is not None,
         )

@@ -11,7 +11,9 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from conf.schema import PolicySettings, RunConfig
-from flows.data_checks import check_offline, show_prompts
+from flows.checks_evaluation import check_measurable
+from flows.data_checks import check_offline, publish_data, show_prompts
+from flows.early_checks import annotators_by_place, check_early
 from flows.memory_checks import check_memory
 from flows.overwrite import refuse_overwrite
 from flows.plan import Plan, aligned_from, with_template
@@ -21,6 +23,7 @@ from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
+from storage.stage import Spec
 from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.questions import check_references, read_questions
 from tasks.generation.prompts import prompt_artifacts, run_prompts
@@ -71,16 +74,14 @@ def check_keys(config: RunConfig) -> None:
 
     Keys themselves are never read into the config.
     """
-    annotators = config.panel.annotators | config.evaluation.judges | config.evaluation.rates
+    annotators = annotators_by_place(config)
     grader = config.mt_bench.judge
     if grader is not None and grader.api_key_env and not os.environ.get(grader.api_key_env):
         os.environ[grader.api_key_env] = _secret(grader.api_key_env, "mt_bench.judge")
-    for name, settings in annotators.items():
+    for place, settings in annotators.items():
         for variable in settings.key_variables():
             if not os.environ.get(variable):
-                os.environ[variable] = _secret(variable, name)
-        if config.policy.warmup is None:
-            settings.check(name)
+                os.environ[variable] = _secret(variable, place)
 
 
 def _secret(variable: str, annotator: str) -> str:
@@ -102,9 +103,7 @@ def _secret(variable: str, annotator: str) -> str:
 def chat_models(config: RunConfig) -> dict[str, ChatSettings]:
     """The chat models behind endpoints that a run asks, by their place in the configuration."""
     annotators = {
-        **{f"panel.annotators.{name}": settings for name, settings in config.panel.annotators.items()},
-        **{f"evaluation.judges.{name}": settings for name, settings in config.evaluation.judges.items()},
-        **{f"evaluation.rates.{name}": settings for name, settings in config.evaluation.rates.items()},
+        **annotators_by_place(config),
         **({} if config.mt_bench.judge is None else {"mt_bench.judge": config.mt_bench.judge}),
     }
     return {
@@ -117,6 +116,7 @@ def chat_models(config: RunConfig) -> dict[str, ChatSettings]:
 def prepare_run(config: RunConfig) -> Plan:
     """Check the run and publish its prompts; returns its plan. Raises UserError for what cannot work."""
     check_result_store()
+    check_early(config)
     check_keys(config)
     if not config.dry_run:  # there the probe asks them
         check_servers(chat_models(config))
@@ -129,7 +129,8 @@ def prepare_run(config: RunConfig) -> Plan:
     embedder = config.objective.needs().embedder
     if embedder not in (None, POLICY):
         find_embedder(embedder)
-    prompts = prompt_artifacts(config.prompts)
+    data = config.data.artifact() if config.data is not None else None
+    prompts = prompt_artifacts(config.prompts) if data is None else None
     plan = open_plan(config)
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
@@ -140,10 +141,12 @@ def prepare_run(config: RunConfig) -> Plan:
         config.engine.open(trust_remote_code=trusted).check(policy.path)
         check_turn_end(load_tokenizer(policy.path, trust_remote_code=trusted), stop=config.sampling.stop)
     context = config.engine.max_model_len or context_length(plan.initial.path, trust_remote_code=trusted)
-    spec = prompts_spec(plan, *prompts, context=context)
+    first: list[Spec] = [publish_data(plan, data)] if data is not None else []
+    spec = prompts_spec(plan, *(prompts or prompt_artifacts(config.prompts)), context=context)
     check_offline(plan)
-    refuse_overwrite(plan, spec)
+    refuse_overwrite(plan, [*first, spec])
     show_prompts(spec.folder, run_prompts(spec))
+    check_measurable(config, spec.folder)
     return plan
 
 

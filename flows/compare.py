@@ -21,10 +21,18 @@ import yaml
 
 from conf.compose import group_options
 from conf.schema import RunConfig
+from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.show.terminal import console, exit_on_user_error, markdown_table
 
+if __name__ == "__main__":
+    _WORDS = (
+        ("methods=[...]", "words of objective=, each with overrides: [irepo, dpo objective.beta=0.3]; required"),
+        ("seeds=[0]", "every method runs with each of them"),
+        ("name=compare", "folder below runs= with all runs and the comparison"),
+    )
+    exit_on_help(sys.argv[1:], run_help("flows.compare", __doc__ or "", _WORDS))
 prepare()
 if __name__ == "__main__":
     quiet_console()

@@ -1,13 +1,21 @@
 """The data that a run reads, before anything is paid for: an offline set is read whole, and what was read is shown."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
+from flows.overwrite import refuse_overwrite
 from flows.plan import Plan
 from flows.show.terminal import console
+from flows.specs import data_spec
+from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.stage import keyed
 from tasks.generation.prompts import HELDOUT, TRAIN
-from tasks.mixing.offline import OfflineCounts, read_offline
+from tasks.generation.stage import context_length
+from tasks.mixing.data import PAIRS, DataSpec, run_data
+from tasks.mixing.encode import OfflineCounts
+from tasks.mixing.offline import read_offline
 from tasks.modeling.load import load_tokenizer
 
 #: What this process has checked and shown: the command and its flow check the same run.
@@ -25,12 +33,44 @@ def check_offline(plan: Plan) -> None:
         load_tokenizer(plan.initial.path, trust_remote_code=plan.config.policy.trust_remote_code),
         counts,
     )
-    notes = [
-        _note(counts.equal, "left out, because both responses are equal"),
-        _note(counts.repeated, "the same as an earlier pair"),
-        _note(counts.contradicted, "an earlier pair the other way round"),
+    _show(f"offline set: {counts.rows} rows read", _repeats(asdict(counts)))
+
+
+def publish_data(plan: Plan, data: Artifact) -> DataSpec:
+    """Read the preference set of offline training and publish its pairs. data: the file, folder or hub data set.
+
+    Raises UserError with the file and row of a fault, and as `refuse_overwrite`.
+    """
+    settings, trust = plan.config.data, plan.config.policy.trust_remote_code
+    assert settings is not None
+    context = context_length(plan.initial.path, trust_remote_code=trust)
+    spec = data_spec(plan, settings, data, context=context)
+    refuse_overwrite(plan, [spec])
+    manifest = run_data(spec)
+    if _first("data", f"{spec.folder} {manifest.digest}"):
+        found = manifest.summary
+        _show(
+            f"preference set: {found['rows']} pairs read, {manifest.rows[PAIRS]} kept",
+            [
+                *_repeats(found),
+                _note(found.get("dropped_too_long", 0), "longer than the policy's context, left out"),
+                _note(found.get("dropped_refused_by_template", 0), "refused by the chat template, left out"),
+                _note(found.get("p_hat_from_scores", 0), "with P from scores"),
+                _note(
+                    found.get("p_hat_from_setting", 0), f"with neither p_hat nor scores: data.p_hat={settings.p_hat:g}"
+                ),
+                _note(found.get("p_hat_from_ties", 0), "ties, which hard labels leave out"),
+            ],
+        )
+    return spec
+
+
+def _repeats(counts: Mapping[str, int]) -> list[str]:
+    return [
+        _note(counts["equal"], "left out, because both responses are equal"),
+        _note(counts["repeated"], "the same as an earlier pair"),
+        _note(counts["contradicted"], "an earlier pair the other way round"),
     ]
-    _show(f"offline set: {counts.rows} rows read", notes)
 
 
 def show_prompts(folder: Path, manifest: Manifest) -> None:

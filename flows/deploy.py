@@ -7,9 +7,12 @@ python -m flows.deploy worker
 import os
 import sys
 
+from flows.help import exit_on_help, plain_help, refuse_words
 from flows.operations.api import API, check_api
 from flows.operations.environment import PROJECT, prepare
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], plain_help("flows.deploy", __doc__ or "", "[worker]"))
 prepare()
 
 from prefect.client.orchestration import get_client  # noqa: E402  (Prefect reads its settings as it is imported)
@@ -42,6 +45,7 @@ def ensure_pool() -> None:
 
 
 def main() -> None:
+    refuse_words(sys.argv[1:], "flows.deploy", known=("worker",))
     api = get_current_settings().api.url
     if api is None:
         raise UserError(

@@ -6,9 +6,10 @@ from pathlib import Path
 from flows.chain import policy_of
 from flows.digests import files_of
 from flows.plan import Plan
-from flows.specs import generate_spec, label_spec
+from flows.specs import generate_spec, label_spec, pairs_spec
 from flows.stages import Stages
 from storage.artifact import Artifact
+from storage.stage import Spec
 from tasks.evaluation.harness.settings import HarnessRunSettings, HarnessSpec, ModelSettings, harness_version
 from tasks.evaluation.mt_bench.dialogue import FILE as DIALOGUES
 from tasks.evaluation.mt_bench.dialogue import DialogueSettings, DialogueSpec
@@ -23,7 +24,6 @@ from tasks.evaluation.settings import (
 )
 from tasks.generation.prompts import HELDOUT
 from tasks.generation.settings import GenerateSpec
-from tasks.labeling.settings import LabelSpec
 from tasks.panel.annotators.human import HumanSettings
 
 RESPONSES, PAIRS = "evaluate/responses", "evaluate/pairs"
@@ -48,7 +48,7 @@ def evaluate_policy(stages: Stages, plan: Plan, number: int, chain: Sequence[int
     harness = stages(harness_spec(stages, plan, number, policy)) if plan.config.harness.tasks else None
     pairs, evaluations = None, dict[str, Artifact]()
     if labels_pairs(plan) and number == 0:
-        pairs = stages(pairs_spec(plan, prompts=prompts, responses=responses))
+        pairs = stages(_pairs_spec(stages, plan, prompts=prompts, responses=responses))
     elif labels_pairs(plan):
         pairs = stages.made(plan, 0, PAIRS)
         earlier = {"initial": 0, "previous": chain[-1]}
@@ -92,9 +92,13 @@ def rivals_of(number: int, chain: Sequence[int]) -> dict[str, int]:
 
 
 def heldout_spec(plan: Plan, number: int, folder: Path, *, policy: Artifact, prompts: Artifact) -> GenerateSpec:
-    """Responses to held-out prompts. They share no randomness with those that are trained on."""
+    """Responses to held-out prompts. They share no randomness with those that are trained on.
+
+    All policies of a run draw response j of a prompt with the same random numbers: a policy that did not change gives
+    the same responses and ties exactly, and smaller differences are seen with the same number of prompts.
+    """
     sampling = plan.config.sampling.drawing(plan.config.evaluation.responses)
-    return generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, seed=1)
+    return generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, seed=1, draw=0)
 
 
 def judge_spec(plan: Plan, number: int, *, prompts: Artifact, responses: Mapping[str, Artifact]) -> JudgeSpec:
@@ -116,12 +120,15 @@ def judge_spec(plan: Plan, number: int, *, prompts: Artifact, responses: Mapping
 
 
 def labels_pairs(plan: Plan) -> bool:
-    """Whether the panel, without people, labels the initial policy's held-out responses.
+    """Whether there are held-out pairs: the panel, without people, labels the initial policy's held-out responses, or
+    the preference set of offline training has pairs of held-out prompts.
 
     Not with a reference that moves: evaluations hold log-probabilities under policies that rounds ended with.
     """
     annotators = plan.config.panel.annotators.values()
     fixed = isinstance(plan.config.objective.reference, str)
+    if plan.config.data is not None:  # the set's own pairs; prompts of another file have none
+        return fixed and isinstance(plan.config.prompts.heldout, float)
     return (
         fixed
         and plan.config.evaluation.pairs
@@ -129,8 +136,11 @@ def labels_pairs(plan: Plan) -> bool:
     )
 
 
-def pairs_spec(plan: Plan, *, prompts: Artifact, responses: Artifact) -> LabelSpec:
-    """The panel's votes on the initial policy's held-out responses, once a run. People are not asked."""
+def _pairs_spec(stages: Stages, plan: Plan, *, prompts: Artifact, responses: Artifact) -> Spec:
+    """The held-out pairs of the run: those of the preference set, or the panel's votes on the initial policy's
+    held-out responses. People are not asked."""
+    if plan.config.data is not None:
+        return pairs_spec(plan, 0, PAIRS, data=stages.data(plan), prompts=stages.prompts(plan))
     panel = {name: each for name, each in plan.config.panel.annotators.items() if not isinstance(each, HumanSettings)}
     policies = {"policy": plan.initial, "previous": plan.before_initial, "initial": plan.initial}
     return label_spec(

@@ -8,11 +8,16 @@ POST /flow_runs/<id>/resume {"run_input": {"action": "promote", "note": "looks g
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import cast, get_args
 
+from flows.help import exit_on_help, plain_help
 from flows.operations.environment import prepare
 
+if __name__ == "__main__":
+    _ARGUMENTS = "<run folder> promote | 'roll back' | stop [--note=<why>]"
+    exit_on_help(sys.argv[1:], plain_help("flows.gate", __doc__ or "", _ARGUMENTS))
 prepare()
 
 from prefect import runtime, suspend_flow_run  # noqa: E402  (Prefect reads its settings as it is imported)

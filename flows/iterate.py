@@ -11,19 +11,24 @@ The same command continues a run that stopped: finished stages are kept (storage
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from conf.compose import compose_config, dump_config
+from flows.early_checks import check_early
+from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
-from flows.show.terminal import console, exit_on_user_error, print_plan, round_table, samples_table
+from flows.show.terminal import console, exit_on_user_error, print_plan, print_verdict, round_table, samples_table
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], run_help("flows.iterate", __doc__ or ""))
 prepare()
 if __name__ == "__main__":
     quiet_console()
-    # Refuse a mistyped word before the slow imports below.
-    exit_on_user_error(lambda: compose_config(sys.argv[1:]))
+    # Refuse a mistyped word, and what can be known from the configuration, before the slow imports below.
+    exit_on_user_error(lambda: check_early(compose_config(sys.argv[1:])))
     # The server starts while this process imports the rest.
     exit_on_user_error(start_temporary_server)
 
@@ -85,7 +90,11 @@ def irepo(
     """
     supervise_this_run()
     words = as_words(overrides, run=preset, name=name, rounds=rounds, seed=seed, gate=gate)
-    config = compose_served(words)
+    return play(compose_served(words), more_rounds)
+
+
+def play(config: RunConfig, more_rounds: int | None = None) -> list[RoundRecord] | State[None]:
+    """The rounds of a run, inside a flow; as `irepo`."""
     layout = RunLayout.of(config.runs, config.name)
     with owned(layout.root), disk_faults(layout.root), run_log(layout.root), device_held():
         if more_rounds is not None:
@@ -149,6 +158,14 @@ def _publish(plan: Plan, rounds: list[RoundRecord]) -> None:
 
 def main(words: Sequence[str]) -> None:
     """The command: check the configuration, run the flow, print where results are and how to continue."""
+    run_command(f"python -m flows.iterate {shlex.join(words)}".strip(), words, irepo)
+
+
+def run_command(command: str, words: Sequence[str], run: Callable[..., Any]) -> list[RoundRecord]:
+    """Run the flow `run` with `words` as its overrides; returns its rounds, [] for a dry run.
+
+    command: what was typed, which continues the run after a stop.
+    """
     config = compose_config(words)
     folder = RunLayout.of(config.runs, config.name).root
     if config.dry_run:
@@ -157,19 +174,20 @@ def main(words: Sequence[str]) -> None:
         if config.dry_run != "plan" and asks_models(config):
             with owned(folder), run_log(folder):
                 console.print(estimate(config))
-        return
+        return []
     with owned(folder), run_log(folder):
-        _run(config, folder, words)
+        return _run(config, folder, command, lambda: run(overrides=list(words), return_state=True))
 
 
-def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
+def _run(
+    config: RunConfig, folder: Path, command: str, start: Callable[[], State[list[RoundRecord]]]
+) -> list[RoundRecord]:
     if not needs_warmup(config.policy):
         prepare_run(config)
-    command = f"python -m flows.iterate {shlex.join(words)}".strip()
     console.print(f"run folder: {folder}   to continue after a stop: {command}", soft_wrap=True)
     await_server()
     try:
-        state = irepo(overrides=list(words), return_state=True)
+        state = start()
         rounds = state if state.name == WAITING else state.result()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; finished stages are kept in {folder}. To continue: {command}") from None
@@ -187,8 +205,11 @@ def _run(config: RunConfig, folder: Path, words: Sequence[str]) -> None:
             f" then {command}",
             soft_wrap=True,
         )
-        return
+        print_verdict(folder)
+        return rounds
     console.print(f"done: {folder}   last promoted policy: {promoted(rounds).policy}", soft_wrap=True)
+    print_verdict(folder)
+    return rounds
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def _shown(column: str, value: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="file of labelled pairs")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--panel", help="file, or name of one in conf/panel")
     which.add_argument("--settings", help="settings of one annotator, as YAML")

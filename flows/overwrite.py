@@ -1,5 +1,6 @@
 """Finished stages are not replaced by stages with other settings, unless the command says `overwrite=true`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -17,13 +18,13 @@ from storage.layout import RunLayout
 from storage.manifest import MANIFEST, BrokenManifest, Manifest, read_manifest
 from storage.stage import Spec, keyed
 from tasks.evaluation.gate import DECISION, Decision
-from tasks.generation.prompts import PromptsSpec
 
 _LISTED = 8  # changes, and stages, that a refusal lists
 _DIGITS = 12  # of a digest
 #: Where a stage's settings are in the configuration: the group of all settings of a stage folder, or of one field.
 _GROUPS = {
     "prompts": "prompts",
+    "data": "data",
     "ask": "drafts",
     "assemble": "drafts",
     "mix": "mixing",
@@ -40,9 +41,9 @@ _FIELDS = {
 }
 
 
-def refuse_overwrite(plan: Plan, prompts: PromptsSpec) -> None:
+def refuse_overwrite(plan: Plan, first: Sequence[Spec]) -> None:
     """Raises UserError when finished work of the run would be made again because a setting, the seed or a file from
-    outside the run changed; it lists these changes and the stages.
+    outside the run changed; it lists these changes and the stages. first: the stages before round 0.
 
     Not refused: `overwrite=true`, more rounds, operational settings, and stages that are missing, damaged or of an
     earlier version of the code. Stages that take no time (those that run in the flow itself) do not count alone.
@@ -50,7 +51,8 @@ def refuse_overwrite(plan: Plan, prompts: PromptsSpec) -> None:
     if plan.config.overwrite or not plan.layout.root.is_dir():
         return
     stages, number, chain = _ComparedStages(plan.config.seed), 0, [0]
-    stages(prompts)
+    for spec in first:
+        stages(spec)
     play_start(stages, plan)
     while not stages.changes and number < plan.config.rounds and _finished(plan.layout, number + 1):
         number += 1
@@ -117,6 +119,9 @@ class _ComparedStages(Stages):
 
     def prompts(self, plan: Plan) -> Artifact:
         return self._of(plan.layout.prompts)
+
+    def data(self, plan: Plan) -> Artifact:
+        return self._of(plan.layout.data)
 
     def _of(self, folder: Path) -> Artifact:
         if folder not in self._made:

@@ -21,6 +21,9 @@ Preset = Annotated[str, Field(json_schema_extra={"enum": list(group_options("run
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Rounds = Annotated[int, Field(ge=1, le=100)]
 Seed = Annotated[int, Field(ge=0)]
+Policy = Annotated[str, Field(min_length=1, description="folder, or id on the Hugging Face hub")]
+Data = Annotated[str, Field(min_length=1, description="file, folder, or id on the Hugging Face hub")]
+Objective = Annotated[str, Field(json_schema_extra={"enum": list(group_options("objective"))})]
 Gate = Annotated[str, Field(json_schema_extra={"enum": list(group_options("gate"))})]
 #: An override as on the command line: a configuration key (+key adds, ~key removes) and its value, or the folders of
 #: the user's own YAML files. The schema, which the server checks, also refuses what gives code or secrets.

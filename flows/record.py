@@ -12,7 +12,7 @@ from tasks.labeling.summary import LabelSummary
 def round_record(plan: Plan, number: int, chain: Sequence[int], manifests: Mapping[str, Manifest]) -> RoundRecord:
     """manifests: of the round's stages, by folder below the round, in the order in which they run."""
     policy = plan.folder(number, plan.config.policy_stage) / "policy" if number else plan.initial.path
-    label = manifests["label"] if number else None
+    label = manifests.get("label") if number else None  # none in a round on pairs from a file
     return RoundRecord(
         round=number,
         base=chain[-1],

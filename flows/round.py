@@ -25,10 +25,12 @@ from flows.show.terminal import console
 from flows.specs import (
     ask_spec,
     assemble_spec,
+    data_spec,
     drafts_spec,
     generate_spec,
     label_spec,
     mix_spec,
+    pairs_spec,
     prompts_spec,
     reference_spec,
     select_spec,
@@ -57,6 +59,9 @@ def play_round(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) ->
 
     chain: the rounds whose policies led to the one that this round starts from, 0 first.
     """
+    if plan.config.data is not None:
+        play_offline(stages, plan, number, chain)
+        return
     policy = policy_of(stages, plan, chain[-1])
     prompts = stages(select_spec(plan, number, stages.prompts(plan))) / ROUND
     responses = _responses(stages, plan, number, policy=policy, prompts=prompts)
@@ -80,6 +85,17 @@ def play_round(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) ->
             labels=labels_by_round,
             extra=extra,
         )
+    )
+    final = _updated(stages, plan, number, chain, trained / "policy")
+    evaluate_policy(stages, plan, number, chain, final)
+
+
+def play_offline(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) -> None:
+    """A round on pairs from a file: nothing is sampled or voted on before training."""
+    policy, reference = policy_of(stages, plan, chain[-1]), _reference(stages, plan, number, chain)
+    pairs = stages(pairs_spec(plan, number, "pairs", data=stages.data(plan), prompts=stages.prompts(plan)))
+    trained = stages(
+        train_spec(plan, number, policy=policy, reference=reference, preferences=pairs, labels={}, extra=None)
     )
     final = _updated(stages, plan, number, chain, trained / "policy")
     evaluate_policy(stages, plan, number, chain, final)
@@ -149,6 +165,9 @@ def list_stages(config: RunConfig) -> list[Spec]:
     plan = Plan(config, stages.outside(Path(config.policy.path)), aligned, named)
     prompts = config.prompts
     heldout = stages.outside(Path(prompts.heldout)) if isinstance(prompts.heldout, str) else None
+    if config.data is not None:
+        data = stages.outside(Path(config.data.path))
+        stages(data_spec(plan, config.data, data, context=config.engine.max_model_len or 0))
     stages(prompts_spec(plan, stages.outside(Path(prompts.path)), heldout, context=config.engine.max_model_len or 0))
     play_start(stages, plan)
     play_round(stages, plan, 1, [0])

@@ -1,4 +1,4 @@
-"""`make serve`: Prefect's server on loopback, and the deployments irepo/iterate, irepo/nightly, irepo-compare/compare.
+"""`make serve`: Prefect's server on loopback, and the deployments that prefect.yaml has too.
 
 export PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING="$(cat ~/.prefect/irepo-secret)"
 prefect deployment run irepo/iterate
@@ -14,10 +14,13 @@ from types import FrameType
 from typing import cast
 from urllib.parse import quote
 
+from flows.help import exit_on_help, plain_help, refuse_words
 from flows.operations.api import API, check_api, check_proxies
 from flows.operations.environment import PROJECT, prepare
 from flows.operations.secret import CLIENT, secret_file
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], plain_help("flows.serve", __doc__ or ""))
 os.environ.setdefault("PREFECT_API_URL", API)
 prepare()
 
@@ -37,6 +40,7 @@ from flows.operations.guard import LOGIN  # noqa: E402
 from flows.operations.liveness import close_abandoned_rounds, declare_zombies  # noqa: E402
 from flows.operations.server import Server  # noqa: E402
 from flows.show.terminal import exit_on_user_error  # noqa: E402
+from flows.train import irepo_train  # noqa: E402
 from tasks.interrupts import Endings  # noqa: E402
 
 _NIGHTLY = CronSchedule(cron="0 2 * * *", timezone="UTC")
@@ -63,6 +67,12 @@ def serve_deployments() -> None:
         tags=["irepo", "nightly"],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    training = irepo_train.to_deployment(
+        "train",
+        description="Offline training on a preference set, like `python -m flows.train`.",
+        tags=["irepo"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
     comparison = compare.to_deployment(
         "compare",
         parameters={"methods": ["irepo", "dpo"], "preset": "demo"},
@@ -72,7 +82,7 @@ def serve_deployments() -> None:
     )
     _say_how_to_use()
     runner = _Runner(pause_on_shutdown=False, limit=1)
-    for deployment in (iterate, nightly, comparison):
+    for deployment in (iterate, nightly, training, comparison):
         runner.add_deployment(cast(RunnerDeployment, deployment))
     asyncio.run(runner.start())
 
@@ -110,6 +120,7 @@ def _registered(name: str) -> DeploymentResponse | None:
 
 
 def main() -> None:
+    refuse_words(sys.argv[1:], "flows.serve")
     os.chdir(PROJECT)
     check_proxies()
     api = os.environ["PREFECT_API_URL"]

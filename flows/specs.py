@@ -10,9 +10,11 @@ from flows.digests import local_file
 from flows.plan import Plan
 from storage.artifact import Artifact
 from tasks.generation.drafts import ASKED, PIECES, AskSpec, AssembleSpec, Ladder, Sapo
-from tasks.generation.prompts import PromptsSpec, SelectSettings, SelectSpec
+from tasks.generation.prompts import HELDOUT, PromptsSpec, SelectSettings, SelectSpec
 from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.labeling.settings import LabelSettings, LabelSpec
+from tasks.mixing.data import PAIRS, DataSettings, DataSpec
+from tasks.mixing.pairs import PairsSettings, PairsSpec
 from tasks.mixing.stage import MixSpec
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.training.embedding import POLICY
@@ -37,6 +39,32 @@ def prompts_spec(plan: Plan, prompts: Artifact, heldout: Artifact | None, *, con
     )
 
 
+def data_spec(plan: Plan, settings: DataSettings, data: Artifact, *, context: int) -> DataSpec:
+    """data: the preference set. context: tokens that the policy's positions reach to."""
+    return DataSpec(
+        folder=plan.layout.data,
+        round=0,
+        seed=0,
+        settings=settings,
+        data=data,
+        policy=plan.initial,
+        context=context,
+        trust_remote_code=plan.config.policy.trust_remote_code,
+    )
+
+
+def pairs_spec(plan: Plan, number: int, stage: str, *, data: Artifact, prompts: Artifact) -> PairsSpec:
+    """Round 0: the held-out pairs; round 1: those to train on. data, prompts: of the stages of these names."""
+    return PairsSpec(
+        folder=plan.folder(number, stage),
+        round=number,
+        seed=0,
+        settings=PairsSettings(keep="training" if number else "held out"),
+        pairs=data / PAIRS,
+        heldout=prompts / HELDOUT,
+    )
+
+
 def select_spec(plan: Plan, number: int, prompts: Artifact) -> SelectSpec:
     return SelectSpec(
         folder=plan.folder(number, "prompts"),
@@ -57,8 +85,12 @@ def generate_spec(
     sampling: SamplingSettings,
     prefixes: Artifact | None = None,
     seed: int = 0,
+    draw: int | None = None,
 ) -> GenerateSpec:
-    """Responses of `policy`. seed is added to the run's: stages with different ones share no randomness."""
+    """Responses of `policy`. seed is added to the run's: stages with different ones share no randomness.
+
+    draw: stages with the same one share all of it; None: no two rounds do.
+    """
     return GenerateSpec(
         folder=folder,
         round=number,
@@ -68,6 +100,7 @@ def generate_spec(
             engine=plan.config.engine,
             trust_remote_code=plan.config.policy.trust_remote_code,
         ),
+        draw=draw,
         policy=policy,
         prompts=prompts,
         prefixes=prefixes,

@@ -49,6 +49,10 @@ class Stages(ABC):
         """The run's prompts: train.parquet and heldout.parquet."""
         return Artifact.of_stage(plan.layout.prompts)
 
+    def data(self, plan: Plan) -> Artifact:
+        """The preference set of offline training: pairs.parquet and prompts.parquet."""
+        return Artifact.of_stage(plan.layout.data)
+
     def outside(self, path: Path) -> Artifact:
         """A file or folder of the user's. Raises UserError when it is missing."""
         return Artifact.of(path)
@@ -111,6 +115,9 @@ class ListedStages(Stages):
 
     def prompts(self, plan: Plan) -> Artifact:
         return Artifact.planned(plan.layout.prompts)
+
+    def data(self, plan: Plan) -> Artifact:
+        return Artifact.planned(plan.layout.data)
 
     def outside(self, path: Path) -> Artifact:
         return Artifact(path=path, digest=UNKNOWN)

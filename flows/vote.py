@@ -4,13 +4,17 @@ python -m flows.vote runs/mine
 """
 
 import argparse
+import sys
 import threading
 import time
 from pathlib import Path
 
+from flows.help import exit_on_help, plain_help
 from flows.operations.environment import prepare, quiet_console
 from flows.show.terminal import console, exit_on_user_error
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], plain_help("flows.vote", __doc__ or "", "<run folder> [--port=<number>]"))
 prepare()
 quiet_console()
 

@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.help import exit_on_help, settings_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.show.terminal import console, exit_on_user_error
+from flows.warmup_settings import WarmupConfig
 
+if __name__ == "__main__":
+    exit_on_help(sys.argv[1:], settings_help("flows.warmup", __doc__ or "", WarmupConfig))
 prepare()
 if __name__ == "__main__":
     quiet_console()
@@ -26,7 +30,7 @@ from omegaconf import OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 from prefect import flow, task  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.cache_policies import NO_CACHE  # noqa: E402
-from pydantic import ConfigDict, ValidationError, model_validator  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
 
 from conf.schema import PolicySettings, Showcase  # noqa: E402
 from flows.checks import find_policy  # noqa: E402
@@ -34,34 +38,9 @@ from storage.conversations import read_training_conversation  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.rows import read_rows  # noqa: E402
 from tasks.demo.build import build_demo  # noqa: E402
-from tasks.modeling.chat_template import TemplateSettings  # noqa: E402
 from tasks.progress import progress_bar  # noqa: E402
 from tasks.smollm2.build import build_smollm2  # noqa: E402
-from tasks.training.supervised import SupervisedSettings, fine_tune  # noqa: E402
-
-
-class WarmupConfig(TemplateSettings):
-    """What the command accepts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    showcase: Showcase | None = None  # make one of the project's own
-    seed: int = 0  # of showcase=demo
-    policy: str | None = None  # folder or hub id to start from
-    revision: str | None = None
-    trust_remote_code: bool = False
-    data: str | None = None  # JSONL, JSONL.gz or Parquet
-    out: str | None = None  # folder of the result
-    chat_template: str | None = None  # file; for a policy that has none
-    device: str = "auto"
-    training: SupervisedSettings = SupervisedSettings(epochs=1)
-
-    @model_validator(mode="after")
-    def _whole(self) -> "WarmupConfig":
-        missing = [name for name in ("policy", "data", "out") if getattr(self, name) is None]
-        if self.showcase is None and missing:
-            raise ValueError(f"{', '.join(missing)} missing (or set showcase=demo)")
-        return self
+from tasks.training.supervised import fine_tune  # noqa: E402
 
 
 def read_config(words: Sequence[str]) -> WarmupConfig:

@@ -36,6 +36,11 @@ class RunLayout:
         return self.root / "prompts"
 
     @property
+    def data(self) -> Path:
+        """Stage folder of offline training: pairs.parquet and prompts.parquet."""
+        return self.root / "data"
+
+    @property
     def answers(self) -> Path:
         """Answers of remote annotators by content: no question is asked twice."""
         return self.root / "answers"

@@ -50,6 +50,23 @@ def owned(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_owned(folder: Path) -> bool:
+    """Whether another process, of this host or of one that shares its locks, holds `folder`."""
+    if folder.resolve() in _held:
+        return False
+    try:
+        handle = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _is_a_link(folder: Path) -> UserError:
     return UserError(
         "the file that names a run's owner is a link: writing it would change another file",

@@ -1,6 +1,7 @@
-"""Requests to this machine never go through a proxy, whatever HTTP_PROXY, HTTPS_PROXY and ALL_PROXY say."""
+"""This machine's loopback: requests to it never go through a proxy, and processes exchange tensors over it."""
 
 import os
+import socket
 from urllib.parse import urlsplit
 
 HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -14,6 +15,15 @@ def bypass_proxies() -> None:
     for variable in ("NO_PROXY", "no_proxy"):
         given = [host.strip() for host in os.environ.get(variable, "").split(",") if host.strip()]
         os.environ[variable] = ",".join([*given, *(host for host in HOSTS if host not in given)])
+
+
+def over_loopback() -> dict[str, str]:
+    """Environment of processes of one machine: gloo, NCCL and vLLM open their ports on loopback only.
+
+    Otherwise gloo listens at the address that the machine's name has, which may be on the network.
+    """
+    name = next(name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}", "VLLM_HOST_IP": "127.0.0.1"}
 
 
 def is_loopback(url: str) -> bool:

@@ -29,6 +29,9 @@ from tasks.processes import end_with_parent, start_watcher
 
 log = logging.getLogger("irepo")
 
+#: The flows that send heartbeats and have rounds.
+FLOWS = ["irepo", "irepo-train"]
+
 ZOMBIES = "irepo: runs without a sign of life are Crashed"
 #: Three heartbeats (environment.py sets 30 s): a run is declared dead within two minutes of its last sign of life.
 SILENCE = timedelta(seconds=90)
@@ -96,7 +99,7 @@ def close_abandoned_rounds() -> None:
     """Set Crashed what killed runs left Running: rounds have no heartbeat of their own. (A retried run reopens its.)"""
     with get_client(sync_client=True) as client:
         dead = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=["irepo"])),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_DEAD)))),
             sort=FlowRunSort.START_TIME_DESC,
             limit=50,
@@ -120,7 +123,7 @@ def declare_zombies() -> None:
         trigger=EventTrigger(
             posture=Posture.Proactive,
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.role": "flow", "prefect.resource.name": "irepo"},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *(f"prefect.flow-run.{state}" for state in _ENDINGS)},
             for_each={"prefect.resource.id"},

@@ -16,8 +16,12 @@ from storage.errors import UserError
 from storage.plain import PlainConsole
 from storage.stage import Spec
 from tasks.evaluation.intervals import Interval
+from tasks.evaluation.metrics import Metrics
 from tasks.evaluation.record import RoundRecord
 from tasks.interrupts import interruptible
+from tasks.reporting.report.answer import run_verdict
+from tasks.reporting.report.files import read_run
+from tasks.reporting.verdict import nats
 
 console = PlainConsole()
 
@@ -81,7 +85,11 @@ def cells(rounds: Sequence[RoundRecord]) -> list[tuple[str, list[str]]]:
         for judge in judges:
             rates = [_interval(each.win_rate.get(source, {}).get(judge)) for each in figures]
             rows.append((f"win vs {source} ({judge})", rates))
-    rows.append(("KL to initial (nats)", [f"{each.kl.mean:.2f}" for each in figures]))
+        for judge in sorted(latest.excluded.votes.get(source, {}).keys() - judges.keys()):
+            rows.append((f"win vs {source} ({judge})", [_left_out(each, source, judge) for each in figures]))
+    if rounds[-1].round and not latest.win_rate:
+        rows.append(("win vs initial", ["no judges" if record.round else "-" for record in rounds]))
+    rows.append(("KL to initial (nats)", [nats(each.kl) for each in figures]))
     rows.append(("tokens a reply", [f"{each.tokens:.1f}" for each in figures]))
     rows.append(("words a reply", [f"{each.words:.1f}" for each in figures]))
     rows.append(("finished by itself", [f"{each.finish_rate:.3f}" for each in figures]))
@@ -92,6 +100,19 @@ def cells(rounds: Sequence[RoundRecord]) -> list[tuple[str, list[str]]]:
     for stage in dict.fromkeys(stage for record in reversed(rounds) for stage in record.seconds):
         rows.append((f"seconds: {stage}", [_seconds(record.seconds.get(stage)) for record in rounds]))
     return rows
+
+
+def _left_out(metrics: Metrics, source: str, judge: str) -> str:
+    """Why a judge has no win rate: `none: 66 abstain`; `-` where it compared nothing."""
+    reasons = metrics.excluded.votes.get(source, {}).get(judge, {})
+    return ", ".join(f"none: {count} {reason}" for reason, count in reasons.items() if count) or "-"
+
+
+def print_verdict(run: Path) -> None:
+    """Print whether the run helped, as the report's first sentence; nothing before a round is evaluated."""
+    found = run_verdict(read_run(run))
+    if found is not None:
+        console.print(str(found), soft_wrap=True, markup=False, highlight=False)
 
 
 def _interval(rate: Interval | None) -> str:

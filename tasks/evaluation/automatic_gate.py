@@ -16,11 +16,11 @@ class GateSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["none", "human", "policy"] = "none"  # none: every policy is promoted; policy: when all `rules` hold
-    rules: dict[str, AnyGateRule] = {}
+    rules: dict[str, AnyGateRule] = {}  # name -> {kind, bounds}; kinds: docs/report.md
     patience: int | None = Field(None, ge=1)  # end the run after this many rounds in a row without promotion
     # The names that rules may use; conf/gate/policy.yaml fills them in from the evaluation.
     judges: tuple[str, ...] = ()
-    rates: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()  # as judges
 
     @model_validator(mode="after")
     def _kind_fits_rules(self) -> Self:

@@ -10,12 +10,17 @@ _ERRORS = 2.0  # standard errors below which a divergence is not distinguishable
 _FAR = 1.0  # nats a token: replies are e times as likely, per token, as under the initial policy
 
 
+def cannot_be_told_apart(kl: Divergence) -> bool:
+    """Whether a divergence from the initial policy is within its error, so that the policy may be the initial one."""
+    return kl.se is not None and kl.mean <= _ERRORS * kl.se
+
+
 def warn_of_movement(kl: Divergence) -> None:
     """Log a warning for a trained policy whose divergence `kl` from the initial policy is within its error, or large.
 
     The demo's three rounds are between: 0.4, 1.1 and 1.9 nats a reply (README.md).
     """
-    if kl.se is not None and kl.mean <= _ERRORS * kl.se:
+    if cannot_be_told_apart(kl):
         log.warning(
             "the policy cannot be told from the initial one: KL is %.3g ± %.2g nats a reply. Raise "
             "training.learning_rate or training.epochs, or train on more prompts (sizes: docs/training.md)",

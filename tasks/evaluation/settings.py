@@ -24,11 +24,12 @@ class EvaluationSettings(BaseModel):
     judges: dict[str, AnnotatorSettings] = {}  # decide win rates; must not sit on the panel
     rates: dict[str, AnnotatorSettings] = {}  # score single responses; reported as means
     truth: str | None = None  # the judge that is right by construction (a verifier): the others are compared with it
+    better: dict[str, Literal["higher", "lower"]] = {}  # rate -> which values are better; others are only reported
     against: dict[str, str] = {}  # name -> folder or hub id of another policy to compare with
     pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
     on_outage: OnOutage = "stop"  # when a judge, rate or MT-Bench's judge is given up; as panel.on_outage
-    bootstrap: int = Field(1000, ge=100)
-    batch_tokens: int = Field(16384, ge=1)
+    bootstrap: int = Field(1000, ge=100)  # resamples of prompts for the 95 % intervals
+    batch_tokens: int = Field(16384, ge=1)  # padded tokens in one forward when the KL is measured
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from storage.errors import UserError
 from tasks.modeling.conversation import RefusedConversation, encode_chat, prepare_chats
+from tasks.modeling.templates import AT_ONCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,8 +28,9 @@ def fits_context(
     take: UserError with its file and line.
     """
     fits: list[Fit] = []
-    prepare_chats(tokenizer, (row["messages"] for row in rows))
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number % AT_ONCE == 0:
+            prepare_chats(tokenizer, (each["messages"] for each in rows[number : number + AT_ONCE]))
         try:
             length = len(encode_chat(tokenizer, row["messages"]))
         except RefusedConversation as refused:

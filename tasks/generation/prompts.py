@@ -22,8 +22,8 @@ from storage.rows import read_rows
 from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
 from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
 from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
+from tasks.modeling.hub_rows import hub_rows
 from tasks.modeling.load import load_tokenizer
-from tasks.modeling.pretrained import read_dataset
 
 Row = dict[str, Any]
 
@@ -183,24 +183,8 @@ def _read(
 def _source(settings: PromptSettings) -> Iterator[tuple[str, Row]]:
     if _is_on_hub(settings):
         assert settings.split is not None
-        return hub_rows(settings.path, settings.split)
+        return hub_rows(settings.path, settings.split, setting="prompts")
     return read_rows(Path(settings.path), split=settings.split)
-
-
-def hub_rows(name: str, split: str) -> Iterator[tuple[str, Row]]:
-    """(where, row) of a data set on the hub. Raises UserError when it cannot be loaded."""
-    from datasets.exceptions import DatasetsError
-
-    try:
-        data = read_dataset(name, split=split)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it is a script
-        raise UserError(
-            f"the data set cannot be loaded: {str(error).splitlines()[0]}",
-            where=f"prompts.path={name} prompts.split={split}",
-            remedy="check the id, the split and the connection (HF_TOKEN for a gated one), or give a file or folder",
-        ) from None
-    for number, row in enumerate(data):
-        yield f"{name}:{split} row {number}", dict(row)
 
 
 def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:

@@ -57,4 +57,6 @@ class GenerateSpec(Spec):
     settings: GenerationSettings
     policy: Artifact  # a Hugging Face folder with tokenizer and chat template
     prompts: Artifact  # Parquet of storage.schemas.PROMPTS
+    # Stages with the same seed and draw give response j of a prompt the same random numbers. None: the round.
+    draw: int | None = Field(None, ge=0)
     prefixes: Artifact | None = None  # Parquet of storage.schemas.PREFIXES: how the response to each prompt begins

@@ -18,9 +18,10 @@ from storage.stage import Outcome, Progress, has_part, mark_part, run_stage, sil
 from tasks.generation.engines import Engine, Request, Sample, end_tokens
 from tasks.generation.prompt_fit import refused_by_template, too_long
 from tasks.generation.settings import GenerateSpec, SamplingSettings
-from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
+from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, prepare_chats, reply_text
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.modeling.pretrained import read_config
+from tasks.modeling.templates import AT_ONCE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +66,10 @@ def check_prompts(
     `max_tokens` response tokens.
     """
     encoded = []
-    for row in prompts.select(["messages", "source"]).to_pylist():
+    rows = prompts.select(["messages", "source"]).to_pylist()
+    for number, row in enumerate(rows):
+        if number % AT_ONCE == 0:
+            prepare_chats(tokenizer, (each["messages"] for each in rows[number : number + AT_ONCE]))
         try:
             ids = encode_chat(tokenizer, row["messages"])
         except RefusedConversation as refused:
@@ -101,9 +105,12 @@ def context_length(policy: Path, *, trust_remote_code: bool = False) -> int:
     return int(length)
 
 
-def request_seed(seed: int, round_number: int, prompt_id: str) -> int:
-    """Seed of one prompt's responses in one round, 0 <= seed < 2**62: vLLM adds the response's index to it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{round_number}/{prompt_id}".encode()).digest()[:8], "big") >> 2
+def request_seed(seed: int, draw: int, prompt_id: str) -> int:
+    """Seed of one prompt's responses, 0 <= seed < 2**62: vLLM adds the response's index to it.
+
+    draw: the round, unless the spec has a draw of its own.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{draw}/{prompt_id}".encode()).digest()[:8], "big") >> 2
 
 
 class _Sampling:
@@ -176,7 +183,8 @@ class _Sampling:
                 path.unlink()
 
     def _sample(self, engine: Engine, path: Path, prompts: Sequence[tuple[str, np.ndarray]]) -> None:
-        requests = [Request(ids.tolist(), request_seed(self.spec.seed, self.spec.round, name)) for name, ids in prompts]
+        draw = self.spec.round if self.spec.draw is None else self.spec.draw
+        requests = [Request(ids.tolist(), request_seed(self.spec.seed, draw, name)) for name, ids in prompts]
         clock = time.monotonic()
         samples = engine.sample(requests, self.spec.settings.sampling)
         self.sampled_seconds += time.monotonic() - clock

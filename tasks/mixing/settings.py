@@ -16,7 +16,7 @@ class MixingSettings(BaseModel):
 
     replay: Literal["all"] | float = Field(0.0)  # share of a round's pairs from earlier rounds; all: every pair
     rounds: int | None = Field(None, ge=1)  # only the latest so many rounds; None = all
-    offline: OfflineSettings | None = None
+    offline: OfflineSettings | None = None  # a preference set from outside: {path, share, keep, p_hat}
     goals: RewardConditioningSettings | None = None  # reward-conditioned relabelling; None = no relabelling
 
     @model_validator(mode="after")

@@ -24,7 +24,8 @@ from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, parquet_writer, read_parquet, read_row_groups
 from storage.stage import Outcome, Progress, Spec, TaskName, Unkeyed, run_stage, silent
 from tasks.labeling.margin_filter import keep_by_policies
-from tasks.mixing.offline import OfflineCounts, read_offline
+from tasks.mixing.encode import OfflineCounts
+from tasks.mixing.offline import read_offline
 from tasks.mixing.reward_conditioning import relabel
 from tasks.mixing.settings import MixingSettings
 from tasks.modeling.load import load_tokenizer

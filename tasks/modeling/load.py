@@ -11,7 +11,7 @@ from tasks.modeling.pretrained import read_config, read_tokenizer, refuse_code
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -77,15 +77,20 @@ def load_policy(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: b
     import torch
 
     config = read_config(folder, trust_remote_code=trust_remote_code)
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
     model = load_complete(
         folder,
         dtype=getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
-        attn_implementation="eager" if capped else None,  # sdpa silently omits soft-capping
+        **loading_options(config),
     )
     policy: PreTrainedModel = model.to(resolve_device(device)).eval()  # type: ignore[arg-type]  # takes a name, too
     return policy
+
+
+def loading_options(config: "PreTrainedConfig") -> dict[str, str]:
+    """Options with which a model of this configuration is built."""
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return {"attn_implementation": "eager"} if capped else {}  # sdpa silently omits soft-capping
 
 
 def unload(model: "PreTrainedModel") -> None:

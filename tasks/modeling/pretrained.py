@@ -51,7 +51,8 @@ def read_config(source: Path | str, *, trust_remote_code: bool = False, **option
 
     if not trust_remote_code:
         refuse_code(source)
-    return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+    return config
 
 
 def read_tokenizer(source: Path | str, *, trust_remote_code: bool = False, **options: Any) -> "PreTrainedTokenizerBase":
@@ -60,10 +61,10 @@ def read_tokenizer(source: Path | str, *, trust_remote_code: bool = False, **opt
 
     if not trust_remote_code:
         refuse_code(source)
-    return cast(
-        "PreTrainedTokenizerBase",
-        AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options),
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        source, trust_remote_code=trust_remote_code, **options
     )
+    return tokenizer
 
 
 def read_model(
@@ -79,7 +80,7 @@ def read_model(
         refuse_code(source)
     if "gguf_file" not in options:
         options["use_safetensors"] = True
-    classes = {
+    classes: dict[Head, Any] = {
         "causal": transformers.AutoModelForCausalLM,
         "classifier": transformers.AutoModelForSequenceClassification,
         "encoder": transformers.AutoModel,
@@ -94,7 +95,7 @@ def read_dataset(name: str, *, split: str, **options: Any) -> "Dataset":
     """One split of a data set on the hub, or of files. Raises what load_dataset raises; it runs no scripts."""
     from datasets import load_dataset
 
-    return load_dataset(name, split=split, **options)
+    return cast("Dataset", load_dataset(name, split=split, **options))  # one split is not a dictionary of splits
 
 
 def _configurations(source: Path | str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -18,7 +18,7 @@ from tasks.modeling.template_process import Chat, Failure, rendered
 from tasks.modeling.template_worker import environment
 
 _KEPT = 1 << 24  # characters of texts
-_AT_ONCE = 100  # chats a request
+AT_ONCE = 100  # chats a request
 
 _lock = threading.Lock()
 _texts: OrderedDict[tuple[str, str, str], str] = OrderedDict()
@@ -48,8 +48,8 @@ def render(template: str, variables: Mapping[str, str], chats: Sequence[Chat]) -
 
 def render_ahead(template: str, variables: Mapping[str, str], chats: Sequence[Chat]) -> None:
     """Have `render` find the texts of `chats`, and raise what the template raises. Raises UserError as `render`."""
-    for start in range(0, len(chats), _AT_ONCE):
-        _rendered(template, variables, chats[start : start + _AT_ONCE])
+    for start in range(0, len(chats), AT_ONCE):
+        _rendered(template, variables, chats[start : start + AT_ONCE])
 
 
 class _Bounded:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from storage.errors import UserError
 from tasks.child_process import Message
+from tasks.loopback import over_loopback
 from tasks.modeling.load import Dtype
 from tasks.modeling.memory import GIB, available_memory, weight_bytes
 
@@ -120,6 +121,7 @@ def environment(*, on_cpu: bool, enforce_eager: bool, tensor_parallel: int) -> d
         "HF_HUB_OFFLINE": "1",  # the model is a folder
         "TOKENIZERS_PARALLELISM": "false",
         "NO_COLOR": "1",
+        **over_loopback(),
     }
     if not on_cpu:
         return variables

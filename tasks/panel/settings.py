@@ -15,7 +15,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tokens: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)  # of questions and answers together
     money: float | None = Field(None, gt=0)  # in the currency of the annotators' prices
     seconds: float | None = Field(None, gt=0)  # of each attempt
 
@@ -25,16 +25,14 @@ class PanelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    annotators: dict[str, AnnotatorSettings]
+    annotators: dict[str, AnnotatorSettings]  # name -> {kind, its settings}; kinds: docs/annotators.md
     budget: Budget = Budget()  # of one round's votes
     # When an annotator is given up. stop: the stage is not finished, and the same command asks for what is missing.
     # go_on: what is missing is an error for good.
     on_outage: OnOutage = "stop"
 
     @model_validator(mode="after")
-    def _has_annotators_and_prices(self) -> Self:
-        if not self.annotators:
-            raise ValueError("the panel is empty; choose one (panel=demo) or add to panel.annotators")
+    def _has_prices(self) -> Self:
         unpriced = [name for name, settings in self.annotators.items() if settings.unpriced]
         if self.budget.money is not None and unpriced:
             raise ValueError(f"budget.money: {', '.join(unpriced)} has no price; set its `price`, or drop the limit")

@@ -56,7 +56,7 @@ def convert(folder: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> 
     )
     tokenizer.model_max_length = CONTEXT
     with contextlib.redirect_stderr(io.StringIO()):  # transformers has no switch for the bar of its GGUF reader
-        model, _ = read_model("causal", source, gguf_file=GGUF, dtype=torch.float32)
+        model: Any = read_model("causal", source, gguf_file=GGUF, dtype=torch.float32)[0]
     for note in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, note):
             delattr(model.config, note)

@@ -22,7 +22,9 @@ NAME = "irepo_segments"
 
 
 def use_segments(model: "PreTrainedModel") -> None:
-    """Make the model attend with `packed_attention`."""
+    """Make the model attend with `packed_attention`, unless it does so already."""
+    if model.config._attn_implementation == NAME:
+        return
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

@@ -53,6 +53,13 @@ def build_forward(model: "PreTrainedModel", settings: OptimizationSettings) -> F
     return PlainForward(model, settings.microbatch_tokens)
 
 
+def set_attention(model: "PreTrainedModel", settings: OptimizationSettings) -> None:
+    """Change the model's attention to that of `build_forward`, which does it too. Sharded models need it before."""
+    inner = base_model(model)
+    if settings.batching == "packed" and inner._supports_attention_backend:
+        use_segments(inner)
+
+
 class PlainForward:
     """One row per response, each with its prompt, padded to the longest row."""
 

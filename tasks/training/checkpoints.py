@@ -1,8 +1,9 @@
 """Checkpoints inside an unfinished stage: a resumed stage ends with the same bytes as an uninterrupted one.
 
 `checkpoints/step-000016/` holds the trained parameters and the optimizer state as safetensors, and `checkpoint.json`:
-the stage's key, the step, the metrics so far, and the digest of every file. Data position and learning rate follow from
-the step. A folder without a valid checkpoint.json is not a checkpoint.
+the stage's key, the step, the metrics so far, and the digest of every file. With several ranks each writes its own
+shard by torch.distributed.checkpoint, which puts shards together again for any number of ranks. Data position and
+learning rate follow from the step. A folder without a valid checkpoint.json is not a checkpoint.
 """
 
 import logging
@@ -16,13 +17,13 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from storage.files import digest, publish_folder, publish_text, sweep_temporaries
+from storage.files import digest, publish_text, sweep_temporaries
 from storage.manifest import BrokenManifest, FileEntry
 from tasks.training.distributed import ALONE, Ranks
 from tasks.training.metrics import StepMetrics
-from tasks.training.optimizer import load_optimizer, optimizer_tensors
+from tasks.training.optimizer import empty_state, load_optimizer, optimizer_tensors
 from tasks.training.settings import CHECKPOINTS
-from tasks.training.sharding import placed_like, whole
+from tasks.training.shard_checkpoints import load_shards, save_shards, stored_names
 
 log = logging.getLogger("irepo")
 
@@ -85,39 +86,42 @@ def save_checkpoint(
 ) -> None:
     """Publish the state after the last of `metrics`, then remove all but the newest KEPT checkpoints.
 
-    `position`: epoch of the next step and its window within the epoch, both from 0. A checkpoint holds full tensors,
-    gathered from all ranks, so training can resume with any number of ranks.
+    `position`: epoch of the next step and its window within the epoch, both from 0. Training can resume with any
+    number of ranks.
     """
     step, (epoch, window) = len(metrics), position
-    weights = gathered(parameters, ranks)
-    state = gathered(optimizer_tensors(optimizer, parameters), ranks)
+    weights = {name: parameter.detach() for name, parameter in parameters.items()}
+    state = optimizer_tensors(optimizer, parameters)
+    with ranks.publish_folder(stage / CHECKPOINTS / f"step-{step:06d}") as temporary:
+        if ranks.size == 1:
+            save_file({name: value.contiguous() for name, value in weights.items()}, temporary / _WEIGHTS)
+            save_file({name: value.contiguous() for name, value in state.items()}, temporary / _OPTIMIZER)
+            names = [_OPTIMIZER, _WEIGHTS]
+        else:
+            names = save_shards(weights | state, temporary, ranks)
+        entries = [FileEntry.of(temporary, temporary / name) for name in names]  # each rank's own: reading takes time
+        files = [entry for own_entries in ranks.collected(entries) for entry in own_entries]
 
-    def publish() -> None:
-        with publish_folder(stage / CHECKPOINTS / f"step-{step:06d}") as temporary:
-            save_file(weights, temporary / _WEIGHTS)
-            save_file(state, temporary / _OPTIMIZER)
+        def record() -> None:
             save_file(_generators(), temporary / _GENERATORS)
-            files = [FileEntry.of(temporary, temporary / name) for name in (_GENERATORS, _OPTIMIZER, _WEIGHTS)]
-            record = Checkpoint(
-                key=key, step=step, epoch=epoch, window=window, metrics=metrics, files=files, memory=dict(memory)
+            content = Checkpoint(
+                key=key,
+                step=step,
+                epoch=epoch,
+                window=window,
+                metrics=metrics,
+                files=[FileEntry.of(temporary, temporary / _GENERATORS), *files],
+                memory=dict(memory),
             )
-            publish_text(temporary / _RECORD, record.sealed().model_dump_json())
+            publish_text(temporary / _RECORD, content.sealed().model_dump_json())
+
+        ranks.by_main(record)
+
+    def remove_old() -> None:
         for old in list(_newest_first(stage))[KEPT:]:
             shutil.rmtree(old)
 
-    ranks.by_main(publish)
-
-
-def gathered(tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Full tensors. With several ranks: gathered on the main rank's CPU, and empty on the others."""
-    if ranks.size == 1:
-        return {name: value.detach().contiguous() for name, value in tensors.items()}
-    result = {}
-    for name, value in tensors.items():
-        full = whole(value.detach())
-        if ranks.main:
-            result[name] = full.cpu().contiguous()
-    return result
+    ranks.by_main(remove_old)
 
 
 class ResumedState(NamedTuple):
@@ -143,11 +147,10 @@ def resume(
     if newest is None:
         return ResumedState([], {})
     folder, record = newest
-    weights = load_file(folder / _WEIGHTS)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(placed_like(weights[name], parameter))
-    load_optimizer(optimizer, parameters, load_file(folder / _OPTIMIZER))
+    weights = {name: parameter.detach() for name, parameter in parameters.items()}
+    state = empty_state(parameters, stored_names(folder))
+    load_shards(weights | state, folder, ranks)  # into the parameters themselves
+    load_optimizer(optimizer, parameters, state)
     _restore_generators(load_file(folder / _GENERATORS))
     log.info("training resumes after step %d", record.step)
     return ResumedState(record.metrics, record.memory)

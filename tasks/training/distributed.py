@@ -6,9 +6,10 @@ the same files and takes the same optimizer steps; rank 0 writes. Each rank forw
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from storage.errors import UserError
+from storage.files import publish_folder
 from tasks.training.batching import Forward
 from tasks.training.groups import PromptGroup
 from tasks.training.local_ranks import STORE
@@ -79,6 +81,34 @@ class Ranks:
             raise
         dist.broadcast_object_list([(True, result)], src=0, device=torch.device("cpu"))
         return result
+
+    def sent_by_main(self, values: Tensor) -> Tensor:
+        """Rank 0's `values` on every rank; other ranks give a tensor of the same shape, which is overwritten."""
+        if self.size > 1:
+            dist.broadcast(values, src=0)
+        return values
+
+    def wait(self) -> None:
+        """Return when all ranks are here."""
+        self.total(torch.zeros(1))
+
+    def collected(self, value: T) -> list[T]:
+        """The `value` of every rank, in the order of ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return [each for each in values if each is not None]
+
+    @contextmanager
+    def publish_folder(self, folder: Path) -> Iterator[Path]:
+        """`storage.files.publish_folder` in which all ranks write. Rank 0 makes, syncs and renames the folder."""
+        stack = ExitStack()
+        temporary = self.by_main(lambda: stack.enter_context(publish_folder(folder)))
+        with stack:  # after an error in the body, it removes the temporary folder
+            yield temporary
+            self.wait()
+            self.by_main(stack.close)
 
     def rows(self, forward: Forward, groups: Sequence[PromptGroup]) -> list[list[list[int]]]:
         """The groups (indices) of each forward of each rank: [rank][row] -> groups, with as many rows on every rank.

@@ -61,7 +61,7 @@ def embed(folder: Path, texts: Sequence[str], device: str) -> np.ndarray:
 
     Texts are truncated to the encoder's max_seq_length (512 tokens if it names none).
     """
-    model, _ = read_model("encoder", folder)
+    model: Any = read_model("encoder", folder)[0]
     tokenizer = read_tokenizer(folder)
     limits = folder / "sentence_bert_config.json"
     longest = json.loads(limits.read_text(encoding="utf-8"))["max_seq_length"] if limits.is_file() else 512

@@ -1,12 +1,12 @@
 """AdamW with weight decay on matrices only, the learning-rate schedule, and the optimizer state as tensors."""
 
 import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 from tasks.training.settings import OptimizationSettings
-from tasks.training.sharding import placed_like
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -49,12 +49,22 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn
     }
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, torch.Tensor]
-) -> None:
-    """Restore the state of `optimizer_tensors` bit for bit, on each parameter's device and sharded like it."""
-    for key, value in tensors.items():
+def empty_state(parameters: dict[str, nn.Parameter], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Zeros for each of `names` that is the state of a parameter: sharded like it, or a scalar for its steps."""
+    state = {}
+    for key in names:
         name, _, field = key.rpartition("/")
-        parameter = parameters[name]
-        placed = placed_like(value, parameter) if value.ndim else value.to(parameter.device, copy=True)
-        optimizer.state[parameter][field] = placed
+        if name in parameters:
+            parameter = parameters[name].detach()
+            scalar = torch.zeros((), device=parameter.device)
+            state[key] = scalar if field == "step" else torch.zeros_like(parameter)
+    return state
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Use `state`, as `optimizer_tensors` returns it, as the state of `optimizer`."""
+    for key, value in state.items():
+        name, _, field = key.rpartition("/")
+        optimizer.state[parameters[name]][field] = value

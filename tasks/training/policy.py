@@ -121,10 +121,15 @@ def publish_policy(model: "PreTrainedModel", source: Path, folder: Path) -> None
     with publish_folder(folder) as temporary:
         save_model(model, temporary)
         (temporary / "generation_config.json").unlink(missing_ok=True)
-        for path in sorted(source.iterdir()):
-            if path.is_file() and not path.name.startswith(".") and not _is_weights(path):
-                shutil.copyfile(path, temporary / path.name)
-        keep_nominal_dtype(source, temporary)
+        copy_other_files(source, temporary)
+
+
+def copy_other_files(source: Path, folder: Path) -> None:
+    """Copy all but the weights of the policy `source` into `folder`, which keeps its nominal dtype."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and not _is_weights(path):
+            shutil.copyfile(path, folder / path.name)
+    keep_nominal_dtype(source, folder)
 
 
 def _is_weights(path: Path) -> bool:

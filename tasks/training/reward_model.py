@@ -175,14 +175,14 @@ def fit_reward_model(
     fix_template(tokenizer, template or TemplateValues(), where=str(start))
     pad = _set_pad_token(tokenizer, start)
     with seeded(settings.seed):
-        loaded, _ = read_model(
+        loaded: Any = read_model(
             "classifier",
             start,
             num_labels=1,
             pad_token_id=pad,
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
-        )
+        )[0]
     model = loaded.to(resolve_device(device))
     losses = train_reward_model(model, tokenizer, pairs, settings, progress)
     save_folder(model, tokenizer, output)

@@ -68,8 +68,11 @@ def _run_together(spec: TrainSpec, progress: Progress, ranks: Ranks) -> Manifest
 
 
 @contextmanager
-def _accelerator(spec: TrainSpec) -> Iterator["Accelerator"]:
-    """Accelerate for the spec's device and precision. Its state is global, so it is reset before and after."""
+def _accelerator(spec: TrainSpec, ranks: Ranks) -> Iterator["Accelerator"]:
+    """Accelerate for the spec's device and precision. Its state is global, so it is reset before and after.
+
+    With several ranks it does not autocast: a sharded model computes in half precision itself.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -83,14 +86,15 @@ def _accelerator(spec: TrainSpec) -> Iterator["Accelerator"]:
         )
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        yield Accelerator(cpu=device == "cpu", mixed_precision="bf16" if settings.dtype == "bfloat16" else "no")
+        half = settings.dtype == "bfloat16" and ranks.size == 1
+        yield Accelerator(cpu=device == "cpu", mixed_precision="bf16" if half else "no")
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _train(spec: TrainSpec, progress: Progress, ranks: Ranks) -> Outcome:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with _accelerator(spec) as accelerator, torch.random.fork_rng(devices):
+    with _accelerator(spec, ranks) as accelerator, torch.random.fork_rng(devices):
         return Training(spec, accelerator, ranks).run(progress)
 
 

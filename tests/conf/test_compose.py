@@ -62,7 +62,7 @@ JUDGE = [
         (["run=demo", "training.learning_rat=1"], "did you mean training.learning_rate?"),
         (
             ["run=demo", "panel=nobody"],
-            "answers, demo, dice, instructions, judges, local-judges, order, references, rules",
+            "answers, demo, dice, instructions, judges, local-judges, none, order, references, rules",
         ),
         (["run=demo", "rounds=0"], "rounds"),
         (["run=demo", "engine.kind=other"], "engine.kind"),

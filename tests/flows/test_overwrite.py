@@ -74,15 +74,16 @@ class Run:
     def refusal(self, *words: str) -> str:
         plan, spec = self.plan(*words)
         with pytest.raises(UserError) as caught:
-            refuse_overwrite(plan, spec)
+            refuse_overwrite(plan, [spec])
         assert caught.value.where == str(self.root)
         assert "overwrite=true" in caught.value.remedy
         wanted = RunConfig.model_validate(plan.config.model_dump() | {"overwrite": True})
-        refuse_overwrite(Plan(wanted, plan.initial), spec)
+        refuse_overwrite(Plan(wanted, plan.initial), [spec])
         return caught.value.what
 
     def goes_on(self, *words: str) -> None:
-        refuse_overwrite(*self.plan(*words))
+        plan, spec = self.plan(*words)
+        refuse_overwrite(plan, [spec])
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from tasks.generation.prompts import (
     PromptsSpec,
     SelectSettings,
     SelectSpec,
-    hub_rows,
     prompt_artifacts,
     read_apart,
     run_prompts,
     run_select,
 )
+from tasks.modeling.hub_rows import hub_rows
 from tests.skips import NO_PUBLIC_DATA
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -165,11 +165,11 @@ def test_a_data_set_of_the_hub_is_read_by_its_split(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "set").mkdir()
     write_jsonl(tmp_path / "set" / "train.jsonl", questions(3))
-    rows = list(hub_rows(str(tmp_path / "set"), "train"))
+    rows = list(hub_rows(str(tmp_path / "set"), "train", setting="prompts"))
     assert [row["prompt"] for _, row in rows] == ["question 0", "question 1", "question 2"]
     assert rows[1][0].endswith(":train row 1")
     with pytest.raises(UserError, match="cannot be loaded"):
-        list(hub_rows(str(tmp_path / "set"), "test"))
+        list(hub_rows(str(tmp_path / "set"), "test", setting="prompts"))
 
 
 def test_a_data_set_of_the_hub_is_keyed_by_its_id_and_split(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ COMBINATIONS = (
     ("preferences=tournament",),
     ("engine=transformers",),
     ("training=lora",),
+    ("data=pairs.jsonl", "panel=none", "rounds=1", "objective=dpo"),
 )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from storage.errors import UserError
-from tasks.mixing.offline import OfflineCounts, OfflinePair, OfflineSettings, read_offline, read_pairs
+from tasks.mixing.encode import OfflineCounts
+from tasks.mixing.offline import OfflineSettings, read_offline, read_pairs
+from tasks.mixing.shapes.pair import OfflinePair
 from tasks.modeling.load import load_tokenizer
 from tests.storage.corpus import BYTE_ORDER_MARK, Write, file, folder_of, gzipped, jsonl, lines, parquet, saved, zstd
 
@@ -56,6 +58,16 @@ READ: dict[str, tuple[Row, list[Row]]] = {
         ),
         [ASK],
     ),
+    "HH-RLHF": (pair(None, "\n\nHuman: Ask?\n\nAssistant: yes", "\n\nHuman: Ask?\n\nAssistant: no"), [ASK]),
+    "ShareGPT, one message a side": (
+        {
+            "conversations": [{"from": "human", "value": "Ask?"}],
+            "chosen": {"from": "gpt", "value": "yes"},
+            "rejected": {"from": "gpt", "value": "no"},
+        },
+        [ASK],
+    ),
+    "a question": ({"question": "Ask?", "system": "Be brief.", "chosen": "yes", "rejected": "no"}, [SYSTEM, ASK]),
     "text parts": (pair([ASK], [turn("assistant", PARTS)], [NO]), [ASK]),
     "null fields of a message": (pair([ASK], [YES | {"tool_calls": None}], [NO]), [ASK]),
 }
@@ -64,7 +76,6 @@ REFUSED: dict[str, tuple[Row, str]] = {
     "no responses": ({"prompt": "Ask?"}, "no chosen and no rejected"),
     "no prompt": (pair(None, "yes", "no"), "no prompt"),
     "no prompt before the last turn": (pair(None, [YES], [NO]), "no prompt"),
-    "HH-RLHF": (pair(None, "\n\nHuman: hi\n\nAssistant: yes", "\n\nHuman: hi\n\nAssistant: no"), "no prompt"),
     "null content of a tool call": (pair("Ask?", [CALL], [NO]), "message 1 of chosen has tool_calls"),
     "null content": (pair("Ask?", [YES], [turn("assistant", None)]), "message 1 of rejected is null"),
     "a tool call between": (

@@ -98,7 +98,7 @@ def plant_code(folder: Path, file: str, **fields: object) -> Path:
     return marker
 
 
-NAMED = {
+NAMED: dict[str, tuple[str, dict[str, object]]] = {
     "model": ("config.json", {"auto_map": {"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M",
                                            "AutoModelForSequenceClassification": "modeling.M",
                                            "AutoModel": "modeling.M"}, "model_type": "own"}),

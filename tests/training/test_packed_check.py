@@ -13,7 +13,7 @@ from storage.errors import UserError
 from tasks.training import attention
 from tasks.training.batching import PackedForward
 from tasks.training.groups import PromptGroup
-from tasks.training.packed_check import checked_packed_forward, compare, select_groups
+from tasks.training.packed_check import check_rows, checked_packed_forward, select_groups
 from tasks.training.trainer import run
 from tests.modeling.architectures import SMALL, VOCABULARY, build
 from tests.training.conftest import MakeSpec
@@ -69,7 +69,7 @@ def half() -> torch.autocast:
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2", "qwen3"])
 def test_half_precision_is_compared_with_its_own_error(name: str) -> None:
     """The error that is allowed is that of plain rows; a right model's packed rows are about as exact."""
-    compared = compare(PackedForward(build(name).float(), 1), groups(), half)
+    compared = check_rows(PackedForward(build(name).float(), 1), groups(), half)
     assert compared.holds
     assert compared.logprobs < 0.75 * compared.allowed[0]
     assert compared.gradient < 0.75 * compared.allowed[1]
@@ -81,7 +81,7 @@ def test_in_half_precision_an_ignored_window_is_detected(monkeypatch: pytest.Mon
 
     packed = attention.packed_attention
     monkeypatch.setattr(attention, "packed_attention", without_window)
-    compared = compare(PackedForward(build("mistral-window").float(), 1), groups(), half)
+    compared = check_rows(PackedForward(build("mistral-window").float(), 1), groups(), half)
     assert compared.logprobs > 2 * compared.allowed[0]
 
 

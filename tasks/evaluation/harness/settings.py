@@ -30,11 +30,11 @@ class HarnessSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tasks: list[Annotated[HarnessTask, BeforeValidator(_named)]] = []
+    tasks: list[Annotated[HarnessTask, BeforeValidator(_named)]] = []  # names, or {task, num_fewshot, metric}
     include: Annotated[list[Path], KeyedBy("include")] = []  # folders with further tasks' YAML files
     #: Task -> the file to read its split `test` from, instead of the one in its YAML file.
     data: Annotated[dict[str, Path], KeyedBy("data")] = {}
-    backend: Literal["vllm", "transformers"] = "vllm"
+    backend: Literal["vllm", "transformers"] = "vllm"  # what lm-eval samples with
     batch_size: int = Field(8, ge=1)  # transformers; vLLM makes its own batches
     chat_template: bool = False  # wrap questions in the policy's chat template
     limit: int | None = Field(None, ge=1)  # the first so many documents of each task

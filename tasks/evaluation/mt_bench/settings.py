@@ -35,7 +35,7 @@ class MtBenchSettings(BaseModel):
 
     questions: Path | None = None  # JSONL: question_id, category, turns [2]
     references: Path | None = None  # JSONL: question_id, choices[0].turns
-    max_tokens: int = Field(1024, ge=1)
+    max_tokens: int = Field(1024, ge=1)  # of an answer
     judge: GraderSettings | None = None  # must not sit on the panel
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Annotator of kind `reward_model`: a transformers sequence classifier with one label scores whole conversations."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ class RewardModelSettings(Scorer, LoadsModel):
                 remedy="give the folder or hub id of a sequence-classification model",
             )
         if local:
+            _check_labels(json.loads((Path(self.path) / "config.json").read_text(encoding="utf-8")), name, self.path)
             self.check_template(name, Path(self.path))
 
     def files(self) -> list[str]:
@@ -148,6 +150,17 @@ def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
     return batches
 
 
+def _check_labels(config: dict[str, Any], name: str, path: str) -> None:
+    """Raises UserError when a model's config.json has other than one label. transformers counts two by default."""
+    labels = config.get("num_labels", len(config.get("id2label") or "ab"))
+    if labels != 1:
+        raise UserError(
+            f"{path} has {labels} labels, but a reward model has one",
+            where=f"annotators.{name}.path",
+            remedy="give a sequence-classification folder saved with num_labels=1",
+        )
+
+
 def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) -> "PreTrainedModel":
     """The model in eval mode on its device; `on_meta`: checked as when it is loaded, but without its weights."""
     import torch
@@ -162,12 +175,7 @@ def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) ->
     where = f"annotators.{name}.path"
     try:
         config = read_config(settings.path, trust_remote_code=settings.trust_remote_code)
-        if config.num_labels != 1:
-            raise UserError(
-                f"{settings.path} has {config.num_labels} labels, but a reward model has one",
-                where=where,
-                remedy="give a sequence-classification folder saved with num_labels=1",
-            )
+        _check_labels({"num_labels": config.num_labels}, name, settings.path)
         loaded, report = read_model(
             "classifier",
             settings.path,

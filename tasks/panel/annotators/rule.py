@@ -25,6 +25,9 @@ class RuleSettings(Scorer):
     checks: list[dict[str, Any]] = Field([])  # {check: "punctuation:no_comma"}; +1 for each that holds; see checks.py
     prompt_checks: bool = False  # also the checks in each prompt's `answer`, a JSON list of such objects
 
+    def compares_with(self) -> Literal["answer"] | None:
+        return "answer" if self.prompt_checks else None
+
     def open(self, name: str, *, seed: int) -> "Rule":
         return Rule(name, self)
 

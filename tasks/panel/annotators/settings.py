@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self, final
+from typing import Annotated, ClassVar, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,6 +56,10 @@ class AnnotatorBase(BaseModel, ABC):
     def key_variables(self) -> list[str]:
         """Environment variables that must hold an API key."""
         return []
+
+    def compares_with(self) -> Literal["answer", "reference"] | None:
+        """The field of a prompt without which it abstains on every response; None where it needs none."""
+        return None
 
     @property
     def unpriced(self) -> bool:

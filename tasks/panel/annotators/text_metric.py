@@ -18,6 +18,9 @@ class TextMetricSettings(Scorer):
     kind: Literal["text_metric"] = "text_metric"
     metric: Literal["bleu", "rouge_l"] = "bleu"
 
+    def compares_with(self) -> Literal["reference"]:
+        return "reference"
+
     def open(self, name: str, *, seed: int) -> "TextMetric":
         return TextMetric(name, self)
 

@@ -20,6 +20,9 @@ class VerifierSettings(Scorer):
     kind: Literal["verifier"] = "verifier"
     method: Literal["number", "exact", "contains"] = "number"  # number: the last number, or the one after '####'
 
+    def compares_with(self) -> Literal["answer"]:
+        return "answer"
+
     def open(self, name: str, *, seed: int) -> "Verifier":
         return Verifier(name, self)
 

@@ -25,8 +25,7 @@ def model_card(files: RunFiles, round_: Round) -> str:
     sections = [
         f"# {files.name}, round {round_.number}",
         f"A policy aligned by irepo in {round_.number} round(s) with the objective `{method}`, from `{named(base)}`. "
-        "In every round the current policy responds to prompts, a panel of annotators votes on the responses, and the "
-        "policy is trained on those votes.",
+        + _source(config),
         *_decision(round_),
         "## Method",
         _settings(objective),
@@ -47,6 +46,15 @@ def model_card(files: RunFiles, round_: Round) -> str:
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
+def _source(config: Mapping[str, Any]) -> str:
+    if config.get("data"):
+        return "The policy is trained on the pairs of a preference set."
+    return (
+        "In every round the current policy responds to prompts, a panel of annotators votes on the responses, and the "
+        "policy is trained on those votes."
+    )
+
+
 def _hub_id(path: str) -> bool:
     return path.count("/") == 1 and not path.startswith((".", "/", "~", "artifacts/", "runs/"))
 
@@ -65,6 +73,8 @@ def _decision(round_: Round) -> list[str]:
 def _data(files: RunFiles, round_: Round) -> list[str]:
     prompts = files.run.config.get("prompts") or {}
     lines = [f"- prompts: `{named(prompts.get('path'))}`"]
+    if data := files.run.config.get("data"):
+        lines = [f"- preference set: `{named(data.get('path'))}`, {round_.stages['pairs'].rows['preferences']} pairs"]
     if round_.labels:
         dropped = ", ".join(f"{count} {reason}" for reason, count in round_.labels["dropped"].items() if count)
         lines.append(f"- pairs of this round: {round_.labels['pairs']} of {round_.labels['comparisons']} comparisons "

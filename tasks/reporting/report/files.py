@@ -18,8 +18,10 @@ from storage.errors import UserError
 from storage.lineage import Run, open_run, place
 from storage.manifest import Manifest
 from tasks.evaluation.gate import DECISION, Decision, GateSpec
+from tasks.evaluation.metrics import Metrics
+from tasks.reporting.verdict import Aims, Measured, State
 
-_LIMIT = 10  # pairs, and held-out prompts, to read
+_LIMIT = 24  # pairs, and held-out prompts, to read
 
 Row = dict[str, Any]
 
@@ -129,6 +131,33 @@ class RunFiles:
         return [judge for judge in configured if judge in seen] + sorted(seen - set(configured))
 
     @property
+    def aims(self) -> Aims:
+        """What the configuration of the run counts as better."""
+        evaluation = self.run.config.get("evaluation") or {}
+        return Aims(self.judges, evaluation.get("truth"), evaluation.get("better") or {})
+
+    @property
+    def waiting(self) -> Round | None:
+        """The round on which a person has to decide; None where none waits."""
+        asks = (self.run.config.get("gate") or {}).get("kind") == "human"
+        last = self.evaluated[-1] if self.evaluated else None
+        return last if last and asks and last.number and last.decision is None else None
+
+    @property
+    def measured(self) -> list[Measured]:
+        """The evaluated rounds as the verdict reads them."""
+        found = []
+        for each in self.evaluated:
+            costs = [spent.cost for spent in each.spent if spent.cost is not None]
+            back = each.decision is not None and each.decision.action == "roll back"
+            state: State = "rolled back" if back else "waits" if each is self.waiting else "standing"
+            metrics = Metrics.model_validate(each.figures)
+            found.append(
+                Measured(each.number, metrics, sum(each.seconds.values()), sum(costs) if costs else None, state)
+            )
+        return found
+
+    @property
     def named(self) -> list[str]:
         """Names of further policies that rounds were compared with (`evaluation.against`)."""
         seen = {source for round_ in self.evaluated for source in round_.figures["win_rate"]}
@@ -173,6 +202,19 @@ class Pair:
     sides: tuple[str, str]
     notes: tuple[str, str]  # below each side
     votes: Mapping[str, list[str]]  # annotators by their vote: left, right, tie, abstain, error
+
+    @property
+    def disagreement(self) -> float:
+        """How evenly votes are split, 0 (all for one side, or no votes) to 1 (as many for each)."""
+        left, right, tie = (len(self.votes.get(side, [])) for side in ("left", "right", "tie"))
+        votes = left + right + tie
+        return 1 - abs(left - right) / votes if votes else 0.0
+
+    @property
+    def outcome(self) -> str:
+        """The side with more votes, left or right; even where neither has."""
+        left, right = (len(self.votes.get(side, [])) for side in ("left", "right"))
+        return "left" if left > right else "right" if right > left else "even"
 
 
 def labelled_pairs(labelled: Round) -> list[Pair]:

@@ -1,19 +1,21 @@
-"""The page: sections of tiles, tables, charts and texts. All text from models, people and files is escaped."""
+"""The page: the answer, then tables, charts and texts. All text from models, people and files is escaped."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.reporting.report import by_round, cost, harness, learning, mt_bench, panel, work
+from tasks.evaluation.divergence import Divergence
+from tasks.reporting.duration import duration
+from tasks.reporting.report import by_round, cost, harness, learning, mt_bench, panel, samples, work
+from tasks.reporting.report.answer import answer, changes_table
 from tasks.reporting.report.drawing import Figure, text
-from tasks.reporting.report.files import Pair, Round, RunFiles, heldout_pairs, labelled_pairs
+from tasks.reporting.report.files import Round, RunFiles
 from tasks.reporting.report.provenance import provenance
 from tasks.reporting.report.tables import Cell, sheet
+from tasks.reporting.verdict import nats
 
 _HERE = Path(__file__).parent
 FIGURE_STYLE = (_HERE / "figure.css").read_text(encoding="utf-8")
 _PAGE_STYLE = (_HERE / "page.css").read_text(encoding="utf-8")
-_OTHERS = ("tie", "abstain", "error")  # votes for neither side
-_LONG = 1500  # characters; longer texts are cut
 _HEAD = (
     '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     # Nothing is fetched, whatever a text contains; the empty icon keeps browsers from requesting one.
@@ -46,6 +48,7 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
     rates = _note(by_round.RATES) + drawn["rates"] if drawn["rates"] else ""
     like = _note(cost.REPLIES) + drawn["replies"] if drawn["replies"] else ""
     sections: list[Section] = [
+        ("changes", "Initial policy and now", changes_table(files)),
         ("rounds", "Rounds at a glance", _glance(files) + marked + drawn["rounds"] if files.evaluated else ""),
         ("categories", "By category", drawn["categories"] + cost.category_table(files)),
         ("rates", "Rates on held-out prompts", rates),
@@ -60,8 +63,8 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
         ("panel", "The panel", drawn["panel"]),
         ("training", "Training", learning.table(rounds) + drawn["training"]),
         ("work", "Time and cost", drawn["work"] + _spent(rounds)),
-        ("replies", "Held-out replies, not hand-picked", _heldout(files.evaluated)),
-        ("pairs", "Labelled pairs, not hand-picked", _labelled(labelled)),
+        ("replies", "Held-out replies, not hand-picked", samples.heldout(files.evaluated)),
+        ("pairs", "Labelled pairs, not hand-picked", samples.labelled(labelled)),
         ("provenance", "Provenance", provenance(files.run)),
     ]
     shown = [section for section in sections if section[2]]
@@ -70,9 +73,9 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
     nothing = "" if files.evaluated else "<p>No round has been evaluated yet.</p>"
     html = (
         f'<!doctype html><html lang="en"><head>{_HEAD}<title>{text(files.name)}: report of the run</title>'
-        f"<style>{FIGURE_STYLE}{_PAGE_STYLE}</style></head><body><main>"
+        f"<style>{FIGURE_STYLE}{_PAGE_STYLE}{samples.STYLE}</style></head><body><main>"
         f'<h1>{text(files.name)}</h1><p class="quiet">{text(_subtitle(files))}</p>'
-        f"<nav>{links}</nav>{_tiles(files)}{nothing}{body}</main></body></html>\n"
+        f"{answer(files)}<nav>{links}</nav>{nothing}{body}</main></body></html>\n"
     )
     return html, [figure for figures in groups.values() for figure in figures]
 
@@ -101,39 +104,6 @@ def _note(note: str) -> str:
     return f'<p class="quiet">{text(note)}</p>'
 
 
-def _tiles(files: RunFiles) -> str:
-    """Headline figures of the last round that was not rolled back."""
-    standing = [round_ for round_ in files.evaluated if round_.number and not by_round.rolled_back(round_)]
-    tiles = []
-    trained = [round_ for round_ in files.evaluated if round_.number]
-    if trained:
-        kept = f"{len(standing)} kept" if len(standing) < len(trained) else "none rolled back"
-        tiles.append(("rounds", str(len(trained)), kept))
-    if standing:
-        last = standing[-1]
-        rates = last.win_rates("initial")
-        for judge in [judge for judge in files.judges if judge in rates][:2]:
-            rate = rates[judge]
-            tiles.append(
-                (f"win rate, {judge}", f"{rate['mean']:.2f}",
-                 f"{rate['low']:.2f} to {rate['high']:.2f}, against the initial policy")
-            )  # fmt: skip
-        kl, initial = last.figures["kl"], files.evaluated[0]
-        tiles.append(("KL to the initial policy", f"{kl['mean']:.2f}", f"nats a reply, round {last.number}"))
-        if initial.number == 0 and initial.figures:
-            before = f"{initial.figures['tokens']:.1f} at the start"
-            tiles.append(("tokens a reply", f"{last.figures['tokens']:.1f}", before))
-    seconds = sum(sum(round_.seconds.values()) for round_ in files.rounds)
-    if seconds:
-        costs = [spent.cost for round_ in files.rounds for spent in round_.spent if spent.cost is not None]
-        tiles.append(("time", work.duration(seconds), f"cost {sum(costs):.2f}" if costs else "all stages"))
-    inner = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>"
-        for name, value, note in tiles
-    )
-    return f'<dl class="tiles">{inner}</dl>' if tiles else ""
-
-
 def _glance(files: RunFiles) -> str:
     """One row per round."""
     sources = [(s, j) for s in ("initial", "previous") for j in files.judges
@@ -148,11 +118,10 @@ def _glance(files: RunFiles) -> str:
         rates: list[Cell] = [
             (f"{r['mean']:.3f}", f"{r['low']:.3f}–{r['high']:.3f}") if r else "–" for r in rates_by_judge
         ]
-        error = figures["kl"]["se"]
         name, base = (str(round_.number), str(round_.base)) if round_.number else ("initial", "–")
-        kl = (f"{figures['kl']['mean']:.2f}", f"±{1.96 * error:.2f}" if error else "")
+        kl = nats(Divergence(**figures["kl"]))
         shares = [f"{figures[share]:.3f}" for share in ("finish_rate", "unique_rate")]
-        took = work.duration(sum(round_.seconds.values()))
+        took = duration(sum(round_.seconds.values()))
         rows.append([name, base, _action(round_), *rates, kl, f"{figures['tokens']:.1f}", *shares, took])
     note = (
         "95 % intervals. From: the round whose policy this one started from (0: the initial policy). Finished: share "
@@ -196,44 +165,3 @@ def _spent(rounds: Sequence[Round]) -> str:
         for round_ in rounds for spent in round_.spent
     ]  # fmt: skip
     return sheet(["round", "annotator", "tokens", "cost"], rows) if rows else ""
-
-
-def _heldout(rounds: Sequence[Round]) -> str:
-    standing = [round_ for round_ in rounds if round_.number and not by_round.rolled_back(round_)]
-    if not standing or rounds[0].number:
-        return ""
-    number = standing[-1].number
-    note = f"Left: the initial policy; right: the policy of round {number}. The first reply to every k-th prompt."
-    return _pairs(heldout_pairs(rounds[0], standing[-1]), note)
-
-
-def _labelled(labelled: Sequence[Round]) -> str:
-    if not labelled:
-        return ""
-    note = f"Every k-th pair of round {labelled[-1].number}'s preference set; left: the reply that the panel prefers."
-    return _pairs(labelled_pairs(labelled[-1]), note)
-
-
-def _pairs(pairs: Sequence[Pair], note: str) -> str:
-    drawn = "".join(_pair(pair) for pair in pairs)
-    return _note(note) + drawn if drawn else ""
-
-
-def _pair(pair: Pair) -> str:
-    sides = ""
-    for side, note, name in zip(pair.sides, pair.notes, ("left", "right"), strict=True):
-        votes = f"<br><b>chosen by {text(', '.join(pair.votes[name]))}</b>" if name in pair.votes else ""
-        sides += f'<div class="side"><div class="reply" dir="auto">{_clipped(side)}</div>'
-        sides += f'<p class="quiet">{text(note)}{votes}</p></div>'
-    others = "; ".join(f"{name}: {', '.join(pair.votes[name])}" for name in _OTHERS if name in pair.votes)
-    drawn = f'<p class="votes">{text(others)}</p>' if others else ""
-    prompt = f'<p class="prompt reply" dir="auto">{_clipped(pair.prompt)}</p>'
-    return f'<article class="pair">{prompt}<div class="sides">{sides}</div>{drawn}</article>'
-
-
-def _clipped(reply: str) -> str:
-    if not reply:
-        return '<span class="quiet">(empty)</span>'
-    if len(reply) <= _LONG:
-        return text(reply)
-    return f'{text(reply[:_LONG])}… <span class="quiet">({len(reply):,} characters)</span>'

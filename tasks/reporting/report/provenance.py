@@ -1,9 +1,9 @@
 """The run's lineage as a table: what each stage read, and with which versions. Files are not hashed."""
 
 from storage.lineage import Input, Run
+from tasks.reporting.duration import duration
 from tasks.reporting.report.drawing import text
 from tasks.reporting.report.tables import Cell, sheet
-from tasks.reporting.report.work import duration
 
 _SHORT = 12  # hex digits of a digest that are shown
 
@@ -27,7 +27,9 @@ def provenance(run: Run) -> str:
         "python -m storage.explain does, and shows settings. The whole configuration is config.yaml in the run folder."
     )
     headings = ["stage", "content", "started (UTC)", "took", "seed", "read"]
-    return f'{unreadable}{made}{sheet(headings, rows, words=True)}<p class="quiet">{note}</p>'
+    table = sheet(headings, rows, words=True)
+    folded = f"<details><summary>What each of {len(rows)} stages read</summary>{made}{table}</details>"
+    return f'{unreadable}{folded}<p class="quiet">{note}</p>'
 
 
 def _input(read: Input) -> str:

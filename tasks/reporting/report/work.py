@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tasks.reporting.duration import duration
 from tasks.reporting.report.drawing import (
     WIDTH,
     Figure,
@@ -154,15 +155,3 @@ def money_chart(rounds: Sequence[Round]) -> list[Figure]:
     description = listed(f"{name} {cost:.4f}" for name, cost in totals.items())
     caption = "Cost of all answers of annotators and judges, at the prices in their settings, as recorded with votes."
     return [Figure("money", title, f"{title}: {description}.", 50 + len(totals) * _LINE, "".join(parts), caption)]
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 4 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -13,7 +13,7 @@ class RunSetup:
 
     scoring: Sequence[str]  # annotators of the panel that give scores
     pairs: str  # preferences.pairs
-    offline: bool = False  # whether pairs of an offline set are mixed in
+    offline: bool = False  # whether pairs of a preference set are trained on
     replay: bool = False  # whether pairs of earlier rounds are mixed in
     goals: bool = False  # whether pairs are relabelled with goals
 
@@ -45,8 +45,8 @@ def _check_mixing(name: str, needs: Needs, setup: RunSetup) -> None:
     read = [column for column, needed in columns.items() if needed]
     if read and setup.offline:
         raise ValueError(
-            f"mixing.offline: objective={name} reads {' and '.join(read)}, which pairs of an "
-            f"offline set do not have; use mixing=none, or an objective on pairs (irepo, dpo)"
+            f"mixing.offline, data: objective={name} reads {' and '.join(read)}, which pairs of an "
+            f"offline set do not have; use an objective on pairs (irepo, dpo), or leave the set out"
         )
     if needs.extra is not None and setup.replay:
         raise ValueError(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 class Dpo(PairObjective):
     name: str = "dpo"
-    labels: Labels = "hard"
+    labels: Labels = "hard"  # hard: the preferred reply wins | soft: with its P-hat
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # cDPO: share of labels taken to be wrong
     length: Length = "sum"  # mean: log-ratios a token (LN-DPO; beta is then about 2)
     length_penalty: float = Field(0.0, ge=0)  # R-DPO: times the tokens that chosen has more than rejected

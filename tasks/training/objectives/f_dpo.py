@@ -32,9 +32,9 @@ LARGEST_EXPONENT = 80.0
 
 class FDpo(PairObjective):
     name: str = "f-dpo"
-    divergence: Divergence = "jsd"
+    divergence: Divergence = "jsd"  # from the reference, in place of the reverse KL
     alpha: float = Field(0.5, gt=0, lt=1)  # of divergence=alpha; the paper tries .3, .5, .7
-    labels: Labels = "hard"
+    labels: Labels = "hard"  # hard: the preferred reply wins | soft: with its P-hat
 
     def needs(self) -> Needs:
         return Needs(ties=self.labels == "soft")

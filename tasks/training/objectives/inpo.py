@@ -27,7 +27,7 @@ class Inpo(BatchObjective):
     eta: float = Field(0.005, gt=0)  # the target is 1 / (2 eta) nats
     tau: float | None = Field(None, ge=0)  # weight of the initial policy; None = eta / 3
     labels: Labels = "hard"  # soft: OURS
-    nll: float = Field(0.0, ge=0)
+    nll: float = Field(0.0, ge=0)  # times the negative log-likelihood a token of chosen, added to the loss
 
     @model_validator(mode="after")
     def _tau_below_eta(self) -> Inpo:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class Ipo(PairObjective):
     name: str = "ipo"
-    labels: Labels = "hard"
+    labels: Labels = "hard"  # hard: the preferred reply wins | soft: with its P-hat
     length: Length = "sum"  # mean: log-ratios a token, which the authors used
 
     def needs(self) -> Needs:

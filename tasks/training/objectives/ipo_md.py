@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 class IpoMd(PairObjective):
     name: str = "ipo-md"
-    labels: Labels = "soft"
+    labels: Labels = "soft"  # hard: the preferred reply wins | soft: with its P-hat
     mixture: float = Field(0.5, ge=0, le=1)  # m: share of the reference in the policy that responses are sampled from
 
     def needs(self) -> Needs:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Madpo(Rewarded, PairObjective):
     name: str = "madpo"
     rewards: Rewards = "target"  # margins must be on the scale of logits
-    c_max: float = Field(2.0, ge=1)
+    c_max: float = Field(2.0, ge=1)  # largest weight of a pair
     c_min: float | None = Field(None, gt=0, le=1)  # None = 1 / c_max
     slope: float = Field(1.0, gt=0)  # lambda
     threshold: float = Field(6.906754778648554, gt=0)  # tau = log(.999 / .001): margins below it are amplified

@@ -26,8 +26,8 @@ SMALLEST = 1e-3  # of a reward difference: the logarithm of a smaller one would 
 
 class Odpo(Rewarded, PairObjective):
     name: str = "odpo"
-    rewards: Rewards = "target"
-    alpha: float = Field(1.0, ge=0)
+    rewards: Rewards = "target"  # target: the pair's target is the difference | scores: of score_annotators
+    alpha: float = Field(1.0, ge=0)  # times the offset of the margin
     offset: Shape = "log"  # of the reward difference (at least 1e-3)
 
     def needs(self) -> Needs:

@@ -28,7 +28,7 @@ class Rebel(Rewarded, BatchObjective):
     eta: float = Field(1.0, gt=0)  # log-ratio that one unit of reward is worth
     scale: Scale = "logratio"  # logratio: the code's; reward: the paper's, divided by eta
     rewards: Rewards = "scores"  # target: then it is iREPO with beta = 1/eta
-    nll: float = Field(0.0, ge=0)
+    nll: float = Field(0.0, ge=0)  # times the negative log-likelihood a token of chosen, added to the loss
 
     @property
     def margin_scale(self) -> float:

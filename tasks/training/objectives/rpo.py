@@ -31,7 +31,7 @@ PAPERS_EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 
 class Rpo(PairSettings):
     name: str = "rpo"
-    pairing: Literal["paired", "unpaired", "diagonal"] = "paired"
+    pairing: Literal["paired", "unpaired", "diagonal"] = "paired"  # rejected replies to compare chosen ones with
     temperature: float = Field(0.5, gt=0)  # tau, of the similarity of prompts
     own_weight: float = Field(0.8, ge=0, le=1)  # diagonal: weight of a pair's own contrast
     embedder: str = PAPERS_EMBEDDER  # folder or hub id of a sentence encoder, or policy: its own hidden states

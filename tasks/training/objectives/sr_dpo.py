@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 class SrDpo(PairObjective):
     name: str = "sr-dpo"
-    base: Literal["dpo", "ipo"] = "dpo"
+    base: Literal["dpo", "ipo"] = "dpo"  # whose loss gets the offset
     weight: float = Field(1.0, ge=0)  # OURS: lambda, times the quality difference
     instruction: str = "Give a helpful, correct and complete answer of high quality."  # OURS: before the prompt, for q
 

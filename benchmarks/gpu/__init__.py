@@ -1,0 +1,1 @@
+"""Training on one GPU: does it work, is it exact, how fast is it, and where does the memory go?"""

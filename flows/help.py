@@ -1,0 +1,108 @@
+"""What `--help` prints: how a command is used, its groups with their options, and its keys with default and meaning.
+
+A command calls `exit_on_help` before it prepares or starts anything.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from storage.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from conf.describe import Key
+
+_HELP = ("-h", "--help")
+_WIDE = 44  # columns of a key or an option; what is longer has its meaning on the next line
+
+
+def exit_on_help(words: Sequence[str], text: Callable[[Sequence[str]], str]) -> None:
+    """Print `text` of the other words and exit with code 0 where `words` ask for help; otherwise do nothing."""
+    if any(word in _HELP for word in words):
+        try:
+            print(text([word for word in words if word not in _HELP]))
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            pass
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        raise SystemExit(0)
+
+
+def plain_help(module: str, about: str, arguments: str = "") -> Callable[[Sequence[str]], str]:
+    """Help of a command without settings. about: its docstring. arguments: the words that it takes."""
+    return lambda words: f"usage: python -m {module} {arguments}".rstrip() + f" [--help]\n\n{about.strip()}"
+
+
+def run_help(module: str, about: str, more: Sequence[tuple[str, str]] = ()) -> Callable[[Sequence[str]], str]:
+    """Help of a command that takes the configuration of a run.
+
+    more: words of the command itself, each with its meaning. The words beside --help choose options, whose defaults are
+    then shown, or groups, which alone are shown: `--help objective=dpo objective`.
+    """
+
+    def text(words: Sequence[str]) -> str:
+        from conf.describe import groups, keys
+
+        wanted = [word for word in words if "=" not in word]
+        known = groups()
+        names = [group.name for group in known]
+        if strangers := [word for word in wanted if word not in names]:
+            raise UserError(
+                f"there is no group {strangers[0]!r}",
+                where="command line, beside --help",
+                remedy=f"name one of {', '.join(names)}, or none for all",
+            )
+        lines = [f"usage: python -m {module} [group=option ...] [key=value ...]", "", about.strip(), ""]
+        lines += _titled("words of this command", [_row(word, meaning) for word, meaning in more])
+        shown = [group for group in known if not wanted or group.name in wanted]
+        options: list[str] = []
+        for group in shown:
+            for option, says in group.options.items():
+                options.append(_row(f"{group.name}={option}", says + (" (default)" if option == group.default else "")))
+        lines += _titled("groups: group=option chooses a file of conf/", options)
+        described = [key for key in keys(words) if not wanted or key.name.partition(".")[0] in wanted]
+        lines += _titled("keys: key=default  meaning. ??? has no default", [_key(key) for key in described])
+        lines.append(f"Less: python -m {module} --help <group>. Another option's keys: --help objective=dpo objective.")
+        return "\n".join(lines)
+
+    return text
+
+
+def settings_help(module: str, about: str, model: "type[BaseModel]") -> Callable[[Sequence[str]], str]:
+    """Help of a command whose words are the keys of one settings class."""
+
+    def text(words: Sequence[str]) -> str:
+        from conf.describe import settings_keys
+
+        lines = [f"usage: python -m {module} [key=value ...]", "", about.strip(), ""]
+        lines += _titled("keys: key=default  meaning. ??? has no default", [_key(key) for key in settings_keys(model)])
+        return "\n".join(lines).rstrip()
+
+    return text
+
+
+def refuse_words(words: Sequence[str], module: str, known: Sequence[str] = ()) -> None:
+    """Raises UserError for a word that a command does not know."""
+    if strangers := [word for word in words if word not in known]:
+        raise UserError(
+            f"{strangers[0]!r} is not a word of this command",
+            where="command line",
+            remedy=f"leave it out; python -m {module} --help prints what there is",
+        )
+
+
+def _titled(title: str, rows: Sequence[str]) -> list[str]:
+    return [title, *rows, ""] if rows else []
+
+
+def _key(key: "Key") -> str:
+    return _row(f"{key.name}={key.default}", key.meaning)
+
+
+def _row(word: str, meaning: str) -> str:
+    if not meaning:
+        return f"  {word}"
+    return f"  {word:{_WIDE}}  {meaning}" if len(word) <= _WIDE else f"  {word}\n  {'':{_WIDE}}  {meaning}"

@@ -1,0 +1,1 @@
+"""The shapes of rows that hold preferences, one file each: how a row, or the rows of a prompt, become pairs."""
