@@ -22,7 +22,6 @@ CASES = [
     FULL,
     FULL | {"gradient_checkpointing": True},
     FULL | {"lora": {}},
-    FULL | {"lora": {}, "gradient_checkpointing": True},
 ]
 ROW = Row(
     tokens=PROMPTS * (PROMPT + RESPONSES * (RESPONSE - 1)),
