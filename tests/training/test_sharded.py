@@ -119,12 +119,17 @@ def stop_after_three(done: int, total: int, unit: str) -> None:
         raise Stopped
 
 
-STEPS: dict[str, Any] = {"prompts_per_step": 2, "checkpoint_steps": 1, "max_grad_norm": 1e-7}
+STEPS: dict[str, Any] = {
+    "prompts_per_step": 2,
+    "checkpoint_steps": 1,
+    "max_grad_norm": 1e-7,
+    "learning_rate": 1e-2,
+}
 
 
 def test_bfloat16_on_two_ranks_and_a_checkpoint_of_one(make_spec: MakeSpec) -> None:
-    """Half precision differs from autocast by rounding only; and two ranks read the checkpoint of one."""
-    half = make_spec("half-2", optimization=STEPS | {"dtype": "bfloat16", "learning_rate": 1e-2})
+    """bfloat16 is as far from float32 on two ranks as under autocast; and two ranks read the checkpoint of one."""
+    half = make_spec("half-2", optimization=STEPS | {"dtype": "bfloat16"})
     resumed = make_spec("resumed-2", optimization=STEPS)
     with pytest.raises(Stopped):
         run(resumed, stop_after_three)
@@ -136,13 +141,15 @@ def test_bfloat16_on_two_ranks_and_a_checkpoint_of_one(make_spec: MakeSpec) -> N
     run(exact)
     for name, value in weights(exact).items():
         torch.testing.assert_close(weights(resumed)[name], value, rtol=0, atol=1e-6)
-    autocast = make_spec("half-1", optimization=STEPS | {"dtype": "bfloat16", "learning_rate": 1e-2})
+    autocast = make_spec("half-1", optimization=STEPS | {"dtype": "bfloat16"})
     run(autocast)
-    start = load_file(half.policy.path / "model.safetensors")
-    moved = torch.cat([(value - start[name]).flatten() for name, value in weights(autocast).items()])
-    sharded = torch.cat([(weights(half)[name] - start[name]).flatten() for name in weights(autocast)])
-    assert float((moved - sharded).norm() / moved.norm()) < 0.1
-    assert float(moved.norm()) > 0
+    off = [distance(weights(spec), weights(exact)) for spec in (half, autocast)]
+    assert 0 < off[0] < 2 * off[1]
+    assert off[0] < 0.3 * distance(load_file(half.policy.path / "model.safetensors"), weights(exact))
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return sum(float((one[name] - other[name]).square().sum()) for name in other) ** 0.5
 
 
 def test_one_process_reads_the_checkpoint_of_two(make_spec: MakeSpec) -> None:
