@@ -12,6 +12,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def run(home: Path, arguments: argparse.Namespace) -> int:
     bare, apart = Bare(work(1), home), Stage(work(1), home)
     together = Stage(work(SHARDS), home, engine=apart.engine)
     arms = {name: Arm() for name in (BARE, APART, TOGETHER)}
-    turns = [
+    turns: list[Callable[[], object]] = [
         lambda: bare.sample(arms[BARE], "same"),
         lambda: apart.sample(arms[APART]),
         lambda: together.sample(arms[TOGETHER]),

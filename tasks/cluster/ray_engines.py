@@ -175,12 +175,13 @@ class RayEngines:
         threads = environment_of(self._settings).get("OMP_NUM_THREADS", "1")
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
         one = type(self._settings).model_validate(self._settings.model_dump() | {"workers": 1})
-        remote: Any = ray.remote(
-            max_restarts=0,
-            scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": variables},
+        options: dict[str, Any] = {
+            "max_restarts": 0,
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": variables},
             **self._resources,
-        )(EngineActor)
+        }
+        remote: Any = ray.remote(**options)(EngineActor)
         return remote.remote(one, trust_remote_code=self._trust_remote_code)
 
     def _worker(self, actor: Any) -> RayWorker:

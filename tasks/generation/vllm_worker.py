@@ -5,7 +5,7 @@ the same bytes, every time. With tensor parallelism it starts workers in the sam
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, TypeAdapter
 
@@ -14,7 +14,7 @@ from tasks.generation.settings import SamplingSettings
 from tasks.modeling.vllm_process import VllmOptions
 
 if TYPE_CHECKING:
-    from vllm import LLM
+    from vllm import LLM, RequestOutput
 
 MODULE = "tasks.generation.vllm_worker"
 
@@ -148,7 +148,7 @@ class Worker:
             self._engine.reset_prefix_cache()
         self._running += [self._add(batch, request) for batch in request.batches]
         while (complete := next((batch for batch in self._running if not batch.places), None)) is None:
-            for output in self._engine.llm_engine.step():
+            for output in cast("list[RequestOutput]", self._engine.llm_engine.step()):  # policies are not poolers
                 batch = next(batch for batch in self._running if output.request_id in batch.places)
                 if output.finished:
                     place = batch.places.pop(output.request_id)

@@ -1,6 +1,7 @@
 """The prior of the strengths: its variance chosen from the votes, its mean from annotators' scores."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,14 @@ from storage.errors import UserError
 from tasks.labeling.aggregation.ensembles import read_scores
 from tasks.labeling.aggregation.prior_variance import VARIANCES, best_variance, held_out_likelihoods
 from tasks.labeling.aggregation.vote_counts import Blocks
+from tasks.labeling.aggregation.votes import Votes
 from tasks.panel.responses import Responses
 
 _PROMPTS = 2000  # with votes, evenly spaced, that the variance is chosen on
+
+
+def _given(mean: Floats | float, votes: Votes, variance: float) -> Floats | float:
+    return mean
 
 
 def chosen_variance(blocks: Blocks, voted: Ints, slots: int, prior_mean: Floats | None) -> float:
@@ -32,7 +38,7 @@ def chosen_variance(blocks: Blocks, voted: Ints, slots: int, prior_mean: Floats 
         votes = votes.renumbered(prompt)
         annotators.update(np.unique(votes.annotator).tolist())
         mean = 0.0 if prior_mean is None else prior_mean[start + places]
-        total += held_out_likelihoods(votes, (len(places), slots), prior_mean=lambda votes, variance, m=mean: m)
+        total += held_out_likelihoods(votes, (len(places), slots), prior_mean=partial(_given, mean))
     if len(annotators) < 2:
         raise UserError(
             f"prior_variance=auto leaves out one annotator at a time, and votes of {len(annotators)} count",

@@ -90,7 +90,8 @@ def _others_votes(votes: pa.Table, own: pa.Table, weights: Mapping[str, float]) 
     counted = ~np.isnan(share) & (weight > 0)
     pair, share, weight = pair[counted], share[counted], weight[counted]
     size = len(pairs)
-    cast, won = np.bincount(pair, weight, size), np.bincount(pair, weight * share, size)
+    cast: Floats = np.bincount(pair, weight, size).astype(float)
+    won: Floats = np.bincount(pair, weight * share, size).astype(float)
     return cast, won, np.bincount(pair, share != 0.5, size).astype(int)
 
 

@@ -1,6 +1,7 @@
 """Two ranks over gloo: what each holds, and policies and checkpoints that are read and written by shard."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_bfloat16_on_two_ranks_and_a_checkpoint_of_one(make_spec: MakeSpec) -> N
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return sum(float((one[name] - other[name]).square().sum()) for name in other) ** 0.5
+    return math.sqrt(sum(float((one[name] - other[name]).square().sum()) for name in other))
 
 
 def test_one_process_reads_the_checkpoint_of_two(make_spec: MakeSpec) -> None:
