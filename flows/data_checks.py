@@ -11,8 +11,8 @@ from flows.specs import data_spec
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.stage import keyed
+from tasks.generation.encode import context_length
 from tasks.generation.prompts import HELDOUT, TRAIN
-from tasks.generation.stage import context_length
 from tasks.mixing.data import PAIRS, DataSpec, run_data
 from tasks.mixing.encode import OfflineCounts
 from tasks.mixing.offline import read_offline

@@ -42,7 +42,7 @@ def _check(place: str, settings: AnnotatorBase) -> None:
 
 
 def _check_devices(config: RunConfig) -> None:
-    places = {"training.device": config.training.device}
+    places: dict[str, str] = {"training.device": config.training.device}
     for place, settings in annotators_by_place(config).items():
         device = getattr(settings, "device", None)
         if isinstance(device, str):

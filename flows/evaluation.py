@@ -167,6 +167,7 @@ def _mt_bench(stages: Stages, plan: Plan, number: int, policy: Artifact) -> Arti
             settings=DialogueSettings(
                 max_tokens=settings.max_tokens,
                 engine=plan.config.engine,
+                cluster=plan.config.cluster,
                 trust_remote_code=plan.config.policy.trust_remote_code,
                 reasoning_end=plan.config.policy.reasoning_end,
             ),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from conf.schema import RunConfig
 from flows.plan import Plan
-from tasks.generation.stage import context_length
+from tasks.generation.encode import context_length
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.policy_folder import check_whole
 from tasks.modeling.positions import beyond, position_limit

@@ -98,6 +98,7 @@ def generate_spec(
         settings=GenerationSettings(
             sampling=sampling,
             engine=plan.config.engine,
+            cluster=plan.config.cluster,
             trust_remote_code=plan.config.policy.trust_remote_code,
         ),
         draw=draw,
@@ -261,7 +262,7 @@ def train_spec(
         reference=reference,
         preferences=preferences / "preferences.parquet",
         scores={n: stage / "scores.parquet" for n, stage in labels.items()} if needs.scores is not None else {},
-        votes={n: stage / "votes.parquet" for n, stage in labels.items()} if votes else {},
+        votes={n: stage / "counted_votes.parquet" for n, stage in labels.items()} if votes else {},
         extra=extra,
         embedder=local_file(needs.embedder) if needs.embedder not in (None, POLICY) else None,
     )

@@ -117,6 +117,19 @@ VOTES = pa.schema(
     ]
 )
 
+#: One row per vote as it counts in a label stage, after preferences.weights, soft_votes and reliability. Votes that do
+#: not count have no row.
+COUNTED_VOTES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("index_a", pa.int32(), nullable=False),
+        pa.field("index_b", pa.int32(), nullable=False),
+        pa.field("annotator", pa.string(), nullable=False),
+        pa.field("share", pa.float64(), nullable=False),  # of the vote that goes to a, 0 .. 1
+        pa.field("weight", pa.float64(), nullable=False),  # above 0; 1 is one whole vote
+    ]
+)
+
 #: One row per annotator of a label stage: its votes, reliability and cost. Shares are null if nothing counts towards
 #: them.
 ANNOTATORS = pa.schema(

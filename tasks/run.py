@@ -15,6 +15,7 @@ from typing import Any
 from storage.errors import UserError
 from storage.manifest import MANIFEST, Manifest
 from storage.stage import Progress, Spec, load_any_spec, silent
+from tasks.engines import close_engines, cluster_engine_for
 from tasks.panel.humans.collect import EXIT_WAITING, WaitingForVotes
 
 
@@ -48,7 +49,10 @@ def main() -> None:
     path = parser.parse_args().stage
     try:
         spec = load_any_spec(path / "spec.yaml" if path.is_dir() else path)
-        run_stage_of(spec, _show)
+        try:
+            run_stage_of(spec, _show, cluster_engine_for(spec))
+        finally:
+            close_engines()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

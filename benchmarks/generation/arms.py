@@ -15,10 +15,11 @@ import psutil
 from conf.compose import PROJECT
 from storage.artifact import Artifact
 from storage.schemas import PROMPTS, read_parquet
+from tasks.generation.encode import check_prompts, request_seed
 from tasks.generation.engines import EngineSettings, end_tokens
 from tasks.generation.engines.vllm import VllmEngine
 from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
-from tasks.generation.stage import check_prompts, request_seed, run
+from tasks.generation.stage import run
 from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.modeling.vllm_process import environment, memory_options
 from tasks.processes import end_group, start_group
@@ -64,9 +65,9 @@ class Work:
 class Stage:
     """The generate stage, with an engine that stays."""
 
-    def __init__(self, work: Work, home: Path) -> None:
+    def __init__(self, work: Work, home: Path, *, engine: VllmEngine | None = None) -> None:
         self._work, self._home = work, home
-        self.engine = VllmEngine(work.engine)
+        self.engine = engine or VllmEngine(work.engine)
         clock = time.monotonic()
         self.engine.load(work.policy)
         self.cold_seconds = time.monotonic() - clock

@@ -22,7 +22,7 @@ def measure(bench: Bench) -> list[Row]:
         "plain, bfloat16": forward_both_ways(plain, groups, bench.autocast),
         "packed, bfloat16": forward_both_ways(packed, groups, bench.autocast),
     }
-    rows = [{"model": name, "rows": arm} | _errors(exact, measured) for arm, measured in arms.items()]
+    rows: list[Row] = [{"model": name, "rows": arm, **_errors(exact, measured)} for arm, measured in arms.items()]
     compared = compare(exact, arms["packed, bfloat16"], arms["plain, bfloat16"])
     rows.append(
         {

@@ -56,7 +56,7 @@ def padded_step(bench: Bench, name: str, groups: Sequence[PromptGroup], *, by_le
             for batch, reference in zip(batches, references, strict=True):
                 ratio = (logprobs(batch) - reference).view(-1, 2)
                 loss = -logsigmoid(BETA * (ratio[:, 0] - ratio[:, 1])).sum() / len(pairs)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -45,9 +45,9 @@ def write_spec(folder: Path, name: str, bench: Bench) -> "TrainSpec":
                 learning_rate=1e-4,
             ),
         ),
-        policy=policy,  # type: ignore[arg-type]  # a path becomes an artifact with its digest
-        reference=policy,  # type: ignore[arg-type]
-        preferences=preferences,  # type: ignore[arg-type]
+        policy=policy,
+        reference=policy,
+        preferences=preferences,
     )
     spec.save(folder / f"{name}.yaml")
     return spec

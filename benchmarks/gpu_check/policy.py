@@ -29,7 +29,9 @@ def build_random_policy(folder: Path, *, tiny: bool) -> Path:
     config = LlamaConfig.from_dict(small | _SIZES)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+        torch.nn.Module.to(model, torch.bfloat16)
+        model.save_pretrained(folder)
     return folder
 
 

@@ -1,11 +1,11 @@
 """Is the panel worth trusting when its judges' endpoint fails, answers wrongly and is slow?
 
-    python -m benchmarks.panel            # about three minutes
+    python -m benchmarks.panel            # about ten minutes
     python -m benchmarks.panel --short    # a smaller world, one repetition; a slow test
 
 Five judges with known true preferences behind a local endpoint: a fifth of all calls ends in HTTP 500, 429 or 400, a
 time-out, a reply that drips, a gateway's error in an HTTP 200, a page of HTML, a wrong Content-Encoding, no verdict, or
-a verdict where none belongs; some calls take ten times as long. Shown: no vote is invented; no comparison that was
+a verdict where none belongs; some calls take 40 times as long. Shown: no vote is invented; no comparison that was
 answered is asked again across a kill -9 and resume; the stage takes hardly longer than its slowest annotator alone; the
 report counts the faults that were injected. Prints a table, writes benchmarks/results/panel.json, and leaves with 1
 when one of these does not hold.
@@ -40,12 +40,13 @@ from benchmarks.panel.checks import (
     invented,
     reported_faults,
 )
-from benchmarks.panel.endpoint import LATENCY
+from benchmarks.panel.endpoint import HANG, LATENCY
 from benchmarks.panel.world import JUDGES, World
 from flows.operations.temporary_server import free_port
 from storage.manifest import read_manifest
 
 console = Console()
+LINGER = HANG + 0.5  # seconds after a pass until the endpoint has ended every call
 MOST = 1.15  # times the slowest annotator alone
 
 
@@ -68,7 +69,7 @@ class Bench:
         )
 
     def reset(self) -> None:
-        time.sleep(2.5)  # calls that nobody waits for end, and belong to the pass before
+        time.sleep(LINGER)  # calls that nobody waits for end, and belong to the pass before
         self._log.unlink(missing_ok=True)
         self._log.touch()
         httpx.post(f"http://127.0.0.1:{self.world.port}/reset", trust_env=False).raise_for_status()
@@ -78,7 +79,7 @@ class Bench:
         self.reset()
         if self.begin(name, judges, local=local).wait() != 0:
             raise RuntimeError(f"the pass {name} failed")
-        time.sleep(2.5)
+        time.sleep(LINGER)
         return read_manifest(self.world.folder / name).seconds
 
     def killed(self, name: str, share: float, of: int) -> float:
@@ -92,10 +93,10 @@ class Bench:
         moment = time.time()
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(2.5)
+        time.sleep(LINGER)
         if self.begin(name, JUDGES).wait() != 0:
             raise RuntimeError("the resumed pass failed")
-        time.sleep(2.5)
+        time.sleep(LINGER)
         return moment
 
 

@@ -12,7 +12,7 @@ from benchmarks.panel.world import World
 
 Calls = list[dict[str, Any]]
 _ANSWERED = (None, "no verdict", "fooled")
-_EDGE = 0.5  # seconds between the endpoint's answer and the client's knowing it, on a busy machine
+_EDGE = 1.0  # seconds between the endpoint's answer and the client's knowing it, on a busy machine
 
 
 def expected_outcomes(world: World, calls: Calls) -> dict[tuple[str, str, int, int], str]:

@@ -20,8 +20,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 TIE = 0.05  # qualities closer than this are a tie
-HANG = 2.0  # seconds of a call that is never answered in time
-DRIP = 0.2  # seconds between the bytes of a reply that is not whole in time
+TIMEOUT = 4.0  # seconds the client waits; usual calls are far below, slow calls of three judges above
+HANG = 2 * TIMEOUT  # seconds of a call that is never answered in time
+DRIP = 0.4  # seconds between the bytes of a reply that is not whole in time
 #: kind of fault -> share of all calls
 FAULTS = {
     "HTTP 500": 0.04,
@@ -36,7 +37,7 @@ FAULTS = {
     "no verdict": 0.03,
     "fooled": 0.02,
 }
-SLOW = 0.03  # share of calls that take ten times as long
+SLOW = 0.03  # share of calls that take 40 times as long
 #: Faults of transport as the client names them; what hangs or drips is a timeout.
 TRANSPORT = {
     "HTTP 500": "HTTP 500",
@@ -49,7 +50,6 @@ TRANSPORT = {
 }
 #: model -> seconds of a usual call
 LATENCY = {"swift": 0.06, "steady": 0.14, "careful": 0.18, "thorough": 0.22, "impatient": 0.05}
-TIMEOUT = 1.0  # seconds the client waits: slow calls of three of the judges take longer
 
 _QUALITY = re.compile(r"quality (0\.\d+)")
 #: Bodies that are no completion.
@@ -114,7 +114,7 @@ class Endpoint:
         attempt = self._attempts[model, shown]
         kind = fault_of(model, shown, attempt)
         started = time.time()
-        slow = 10 if draw("slow", model, shown, attempt) < SLOW else 1
+        slow = 40 if draw("slow", model, shown, attempt) < SLOW else 1
         await asyncio.sleep(HANG if kind == "hang" else LATENCY[model] * slow)
         line = {"model": model, "shown": shown, "attempt": attempt, "fault": kind, "started": started}
         if kind == "drip":

@@ -70,6 +70,15 @@ def _learnt(learnt: Estimates) -> list[str]:
         lines += ["", *markdown_table(["annotator", *(f"group {u + 1}" for u in range(len(cells[0]) - 1))], cells)]
     if penalties := learnt.length_penalties:
         lines += ["", *(f"- {cell(name)}: {alpha:g} less for each character" for name, alpha in penalties.items())]
+    if learnt.temperatures:
+        cells = [
+            [name, f"{row.temperature:.3g}", "" if row.votes is None else str(row.votes), row.not_identified or ""]
+            for name, row in learnt.temperatures.items()
+        ]
+        title = ["annotator", "scores that make a logit", "from others' votes", "why it is 1"]
+        lines += ["", *markdown_table(title, [[cell(each) for each in row] for row in cells])]
+    if learnt.prior_variance is not None:
+        lines += ["", f"Prior variance of strengths, chosen from the votes: {learnt.prior_variance:g}"]
     if notes := learnt.notes:
         lines += ["", *(f"- {cell(note)}: {count}" for note, count in notes.items())]
     return lines

@@ -100,7 +100,7 @@ class EvaluateSpec(Spec):
     """Metrics of one policy from held-out responses, judges' votes, and both policies for the divergence."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     runs: ClassVar[str] = "tasks.evaluation.stage:run"
     task: ClassVar[TaskName] = "evaluate"

@@ -48,11 +48,11 @@ class Talker:
             if tokens[-1] in self._ends:
                 break
             step = step[:, None]
-            text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))  # typed as for batches too
             if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the rest of the character follows
                 yield text[len(shown) :]
                 shown = text
-        yield self._tokenizer.decode(tokens, skip_special_tokens=True)[len(shown) :]
+        yield str(self._tokenizer.decode(tokens, skip_special_tokens=True))[len(shown) :]
 
     def _room(self, used: int) -> int:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20

@@ -4,7 +4,8 @@ vLLM runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): one import instead
 the same bytes, every time. With tensor parallelism it starts workers in the same process group.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, TypeAdapter
 
@@ -13,7 +14,7 @@ from tasks.generation.settings import SamplingSettings
 from tasks.modeling.vllm_process import VllmOptions
 
 if TYPE_CHECKING:
-    from vllm import LLM
+    from vllm import LLM, RequestOutput
 
 MODULE = "tasks.generation.vllm_worker"
 
@@ -32,12 +33,19 @@ class Reload(Message):
     policy: str  # folder
 
 
-class Generate(Message):
-    """Sample responses to prompts. Reply: Generated."""
+class Batch(Message):
+    """Prompts whose responses are handed back together."""
 
-    operation: Literal["generate"] = "generate"
+    number: int
     prompts: list[list[int]]  # token ids
     seeds: list[int]  # of each prompt
+
+
+class Advance(Message):
+    """Sample responses to `batches` too, beside the batches given before, until one is complete. Reply: Completed."""
+
+    operation: Literal["advance"] = "advance"
+    batches: list[Batch]
     sampling: SamplingSettings
     end_tokens: list[int]
 
@@ -55,7 +63,7 @@ class Wake(Message):
     policy: str  # folder
 
 
-Request = Annotated[Start | Reload | Generate | Sleep | Wake, Field(discriminator="operation")]
+Request = Annotated[Start | Reload | Advance | Sleep | Wake, Field(discriminator="operation")]
 
 
 class Response(Message):
@@ -64,8 +72,18 @@ class Response(Message):
     finish_reason: str | None  # vLLM's
 
 
-class Generated(Message):
-    responses: list[list[Response]]  # of each prompt
+class Completed(Message):
+    number: int  # of the batch
+    responses: list[list[Response]]  # of each of its prompts
+
+
+@dataclass
+class _Running:
+    """A batch that is being sampled."""
+
+    number: int
+    places: dict[str, int]  # of the requests that are not finished, by vLLM's id: which prompt of the batch it is
+    responses: list[list[Response]]
 
 
 class PolicyReloader:
@@ -94,6 +112,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._llm: LLM | None = None
+        self._running: list[_Running] = []
 
     def answer(self, request: Request) -> Message:
         match request:
@@ -103,8 +122,8 @@ class Worker:
                 self._reload(request.policy)
                 # Its keys and values are of the old weights.
                 self._engine.reset_prefix_cache()
-            case Generate():
-                return self._generate(request)
+            case Advance():
+                return self._advance(request)
             case Sleep():
                 self._engine.sleep(level=2)
             case Wake():
@@ -123,7 +142,21 @@ class Worker:
 
         self._llm = LLM(**options.arguments(), worker_extension_cls=f"{MODULE}.{PolicyReloader.__name__}")
 
-    def _generate(self, request: Generate) -> Generated:
+    def _advance(self, request: Advance) -> Completed:
+        if not self._running:
+            # Otherwise the numbers of a shard depend on the shards sampled before it.
+            self._engine.reset_prefix_cache()
+        self._running += [self._add(batch, request) for batch in request.batches]
+        while (complete := next((batch for batch in self._running if not batch.places), None)) is None:
+            for output in cast("list[RequestOutput]", self._engine.llm_engine.step()):  # policies are not poolers
+                batch = next(batch for batch in self._running if output.request_id in batch.places)
+                if output.finished:
+                    place = batch.places.pop(output.request_id)
+                    batch.responses[place] = [_response(one) for one in output.outputs]
+        self._running.remove(complete)
+        return Completed(number=complete.number, responses=complete.responses)
+
+    def _add(self, batch: Batch, request: Advance) -> _Running:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
@@ -143,14 +176,13 @@ class Worker:
                 stop_token_ids=request.end_tokens,
                 seed=seed,
             )
-            for seed in request.seeds
+            for seed in batch.seeds
         ]
-        # Otherwise the numbers of a shard depend on the shards sampled before it.
-        self._engine.reset_prefix_cache()
-        outputs = self._engine.generate(
-            [TokensPrompt(prompt_token_ids=prompt) for prompt in request.prompts], parameters, use_tqdm=False
-        )
-        return Generated(responses=[[_response(one) for one in output.outputs] for output in outputs])
+        prompts = [TokensPrompt(prompt_token_ids=prompt) for prompt in batch.prompts]
+        ids = self._engine.enqueue(prompts, parameters, use_tqdm=False)
+        # vLLM 0.32 returns <number>-<random characters>; its outputs have the number.
+        places = {name.partition("-")[0]: place for place, name in enumerate(ids)}
+        return _Running(batch.number, places, [[] for _ in prompts])
 
     @property
     def _engine(self) -> "LLM":

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from storage.arrays import Floats, Ints
 from storage.schemas import SCORES, VOTES
+from tasks.labeling.rows import replace_rows
 from tasks.panel.questions import PanelVotes
 from tasks.panel.responses import Responses
 
@@ -60,13 +61,13 @@ def without_length(
         tables = (_by_prompt(responses, values) for values in (np.where(usable, own, np.nan), characters))
         penalties[name] = level_penalty(*tables)
         value = own - penalties[name] * characters
-        scores = _replace(scores, is_own, "score", pa.array(value, pa.float64(), from_pandas=True), SCORES)
+        scores = replace_rows(scores, is_own, "score", pa.array(value, pa.float64(), from_pandas=True), SCORES)
         gap = value[pairs[:, 0]] - value[pairs[:, 1]]
         outcome = np.select([np.abs(gap) <= margin, gap > 0], ["tie", "a"], "b")
         is_own_vote = pc.equal(votes["annotator"], name)
         before = np.array(votes.filter(is_own_vote)["outcome"].to_pylist())
         outcomes = pa.array(np.where(np.isnan(gap), before, outcome).tolist())
-        votes = _replace(votes, is_own_vote, "outcome", outcomes, VOTES)
+        votes = replace_rows(votes, is_own_vote, "outcome", outcomes, VOTES)
     return PanelVotes(scores, votes), penalties
 
 
@@ -74,11 +75,3 @@ def _by_prompt(responses: Responses, values: Floats) -> Floats:
     """Values of responses [N] as [P, K], NaN where a prompt has fewer responses."""
     table: Floats = np.where(responses.rows >= 0, values[responses.rows], np.nan)
     return table
-
-
-def _replace(rows: pa.Table, where: pa.ChunkedArray, column: str, values: pa.Array, schema: pa.Schema) -> pa.Table:
-    """`rows` with `values`, in order, in `column` of the rows at `where`."""
-    place = schema.get_field_index(column)
-    mask = where.combine_chunks()
-    replaced = pc.replace_with_mask(rows[column].combine_chunks(), mask, values)
-    return rows.set_column(place, schema.field(column), replaced)

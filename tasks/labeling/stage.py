@@ -20,11 +20,13 @@ from tasks.labeling.margin_filter import ScoreMarginFilter, keep_by_scores, keep
 from tasks.labeling.pairing import response_pairs
 from tasks.labeling.preferences import LabelledPairs, make_preferences
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
+from tasks.labeling.soft_votes import soft_votes
 from tasks.labeling.summary import Agreement, AnnotatorStats, LabelSummary, Targets
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
 from tasks.panel.annotators.protocol import Response
 from tasks.panel.annotators.registry import open_annotators
+from tasks.panel.annotators.settings import Scorer, Temperature
 from tasks.panel.humans.batch import batch_folder, export
 from tasks.panel.humans.collect import collect
 from tasks.panel.outages import stop_on_outage
@@ -58,14 +60,17 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     panel_votes = _panel_votes(spec, for_annotators([responses]), comparisons, progress)
     outages = panel_votes.outages
     panel_votes, penalties = without_length(panel_votes, responses, comparisons, _levelled(spec))
-    votes, scores = panel_votes.votes, panel_votes.scores
+    expanded = for_each_person(settings, panel_votes.votes)
+    weights = expanded.weights | dict.fromkeys(expanded.prior_scores, 0.0)
+    soft = soft_votes(panel_votes, comparisons, _temperatures(spec), weights, settings.min_votes)
+    votes, scores = soft.votes, panel_votes.scores
     # Scores and votes are written even when the stage stops: their column `raw` shows what went wrong.
-    paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences")}
+    paths = {name: spec.folder / f"{name}.parquet" for name in ("scores", "votes", "preferences", "counted_votes")}
     write_parquet(paths["scores"], scores)
     write_parquet(paths["votes"], votes)
     stop_on_outage(outages, spec.on_outage, setting="panel.on_outage", folder=spec.folder)
-    expanded = for_each_person(settings, votes)
-    pairs = make_preferences(responses, votes, expanded, spec.round, scores)
+    temperatures = {name: each.temperature for name, each in soft.temperatures.items()}
+    pairs = make_preferences(responses, votes, expanded, spec.round, scores, temperatures)
     if settings.keep is not None:
         pairs = _filtered(pairs, scores, settings.keep)
     if not len(pairs.labels):
@@ -73,6 +78,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     with parquet_writer(paths["preferences"], PREFERENCES) as file:
         for block in pairs.blocks():
             file.write(block)
+    write_parquet(paths["counted_votes"], pairs.counted)
     stats = annotator_stats(responses, votes, scores, pairs.labels, expanded.gold)
     for name, rows in (("annotators", stats.annotators), ("agreement", stats.agreement)):
         paths[name] = spec.folder / f"{name}.parquet"
@@ -89,7 +95,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
         targets=targets,
         annotators=[AnnotatorStats.model_validate(row) for row in stats.annotators.to_pylist()],
         agreement=[Agreement.model_validate(row) for row in stats.agreement.to_pylist()],
-        learnt=pairs.estimates.with_length_penalties(penalties),
+        learnt=pairs.estimates.with_length_penalties(penalties).with_temperatures(soft.temperatures),
     )
     counts = {"scores": len(scores), "votes": len(votes), "preferences": len(pairs.labels)}
     return Outcome(paths=list(paths.values()), rows=counts, summary=summary.as_json())
@@ -145,6 +151,13 @@ def _levelled(spec: LabelSpec) -> dict[str, float]:
         for name, settings in spec.settings.annotators.items()
         if isinstance(settings, ImplicitRewardSettings) and settings.length_penalty == "level"
     }
+
+
+def _temperatures(spec: LabelSpec) -> dict[str, Temperature]:
+    """Annotators that cast soft votes by their scores -> their temperature."""
+    scorers = {name: each for name, each in spec.settings.annotators.items() if isinstance(each, Scorer)}
+    found = {name: each.vote_temperature() for name, each in scorers.items()}
+    return {name: temperature for name, temperature in found.items() if temperature is not None}
 
 
 def for_each_person(settings: PreferenceSettings, votes: pa.Table) -> PreferenceSettings:

@@ -65,6 +65,15 @@ class AnnotatorReliability(_Summary):
     shared: int
 
 
+class ScoreTemperature(_Summary):
+    """temperature: the difference of scores that counts as one logit. votes: decided votes of others that it was
+    estimated from; None when it was given. not_identified: why it could not be estimated and is 1."""
+
+    temperature: float
+    votes: int | None = None
+    not_identified: str | None = None
+
+
 class Estimates(_Summary):
     """What the votes show about annotators. Fields that no estimator sets are not written."""
 
@@ -73,6 +82,8 @@ class Estimates(_Summary):
     passes: int | None = None
     groups: dict[str, list[float]] = {}  # annotator -> its share in each group
     length_penalties: dict[str, float] = {}  # annotator -> reward subtracted a character
+    temperatures: dict[str, ScoreTemperature] = {}  # annotator whose votes are soft -> temperature of its scores
+    prior_variance: float | None = None  # chosen by leaving out one annotator at a time
     notes: dict[str, int] = {}  # what the estimator reports -> how often it happened
 
     def with_notes(self, notes: dict[str, int]) -> Self:
@@ -82,6 +93,14 @@ class Estimates(_Summary):
     def with_length_penalties(self, penalties: dict[str, float]) -> Self:
         """These estimates with length penalties, if there are any."""
         return self._with("length_penalties", penalties)
+
+    def with_prior_variance(self, variance: float) -> Self:
+        """These estimates with the prior variance that was chosen."""
+        return type(self).model_validate(self.model_dump(exclude_unset=True) | {"prior_variance": variance})
+
+    def with_temperatures(self, temperatures: dict[str, ScoreTemperature]) -> Self:
+        """These estimates with the temperatures of soft votes, if there are any."""
+        return self._with("temperatures", temperatures)
 
     def _with(self, name: str, values: dict[str, Any]) -> Self:
         return type(self).model_validate(self.model_dump(exclude_unset=True) | {name: values}) if values else self

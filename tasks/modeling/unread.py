@@ -1,7 +1,7 @@
 """A policy's model whose weights have not been read: for ranks that each read only their shard."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -36,4 +36,4 @@ def open_unread(folder: Path, *, trust_remote_code: bool = False) -> "PreTrained
             if weight is not None:
                 unread.setdefault(id(weight), nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype)))
                 module._parameters[name] = unread[id(weight)]
-    return model.eval()
+    return cast("PreTrainedModel", model.eval())

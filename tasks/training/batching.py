@@ -94,7 +94,7 @@ class PackedForward:
         if not self.by_mask:
             use_segments(inner)
         self._decoder: Any = inner.base_model
-        self._config = self._decoder.config
+        self._config: Any = self._decoder.config
         self._head = output_layer(model)
 
     def batches(self, groups: Sequence[PromptGroup]) -> list[list[int]]:

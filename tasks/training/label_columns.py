@@ -9,11 +9,9 @@ import pyarrow.compute as pc
 
 from storage.artifact import Artifact
 from storage.errors import UserError
-from storage.schemas import SCORES, VOTES, read_parquet
+from storage.schemas import COUNTED_VOTES, SCORES, read_parquet
 from tasks.training.groups import PromptGroup
 from tasks.training.settings import TrainSpec
-
-_DECIDED = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,10 @@ def add_label_columns(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labeled
     """Add the columns that the objective needs. Pairs with an unknown value are skipped and counted.
 
     Columns of pairs: `reward`, score of chosen minus score of rejected, mean over the annotators that scored both;
-    `votes`, each annotator's vote for chosen (1, 0, 0.5 for a tie, NaN for no vote); `first_level`, 1 if no response
-    beats chosen. Columns of responses: `win_rate` and `mean_logit`, means over all responses that the panel compared it
-    with, and itself; `share`, the label of a listwise objective, which sums to 1 over a prompt's responses.
+    `votes`, the share of each annotator's vote that goes to chosen (NaN without one), and `vote_weights`;
+    `first_level`, 1 if no response beats chosen. Columns of responses: `win_rate` and `mean_logit`, means over all
+    responses that the panel compared it with, and itself; `share`, the label of a listwise objective, which sums to 1
+    over a prompt's responses. Votes are those that count in the preferences, with their weights.
     Raises UserError when a round's file is missing, when an annotator gave no scores, and when no pair is left.
     """
     objective = spec.settings.objective
@@ -71,7 +70,7 @@ def add_label_columns(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labeled
         score_table = _Scores.of_rounds(scores, needs.scores, name, needs.standardise)
     vote_table = None
     if needs.win_rates or needs.votes:
-        vote_table = _Votes.of_rounds(_read(spec.votes, rounds, VOTES, name, "votes"))
+        vote_table = _Votes.of_rounds(_read(spec.votes, rounds, COUNTED_VOTES, name, "votes"))
     labeled = []
     for group in groups:
         pairs: dict[str, np.ndarray] = {}
@@ -79,7 +78,7 @@ def add_label_columns(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labeled
         if score_table is not None and not needs.listwise:
             pairs["reward"] = score_table.differences(group)
         if vote_table is not None and needs.votes:
-            pairs["votes"] = vote_table.for_chosen(group)
+            pairs["votes"], pairs["vote_weights"] = vote_table.for_chosen(group)
         if vote_table is not None and needs.win_rates:
             responses["win_rate"], responses["mean_logit"] = vote_table.means(group)
         if needs.listwise:
@@ -125,6 +124,9 @@ def _softmax(values: np.ndarray) -> np.ndarray:
     return shares
 
 
+_FILES = {"scores": "scores.parquet", "votes": "counted_votes.parquet"}
+
+
 def _read(
     files: Mapping[int, Artifact], rounds: Sequence[int], schema: pa.Schema, objective: str, table: str
 ) -> dict[int, pa.Table]:
@@ -133,7 +135,7 @@ def _read(
         raise UserError(
             f"objective {objective} needs the {table} of the label stage of round {', '.join(map(str, missing))}",
             where=f"spec of the train stage: {table}",
-            remedy=f"set {table}: {{round: <label stage>/{table}.parquet}}, remove these rounds from the preferences, "
+            remedy=f"set {table}: {{round: <label stage>/{_FILES[table]}}}, remove these rounds from the preferences, "
             "or choose an objective that learns from targets (irepo, dpo, ipo)",
         )
     try:
@@ -205,32 +207,35 @@ class _Scores:
 
 @dataclass(frozen=True)
 class _Votes:
-    """Decided votes by (round, prompt): rows (index a, index b, annotator's column, share of the vote for a)."""
+    """Counted votes by (round, prompt): rows (index a, index b, annotator's column, share for a, weight)."""
 
-    rows: dict[tuple[int, str], list[tuple[int, int, int, float]]]
+    rows: dict[tuple[int, str], list[tuple[int, int, int, float, float]]]
     annotators: tuple[str, ...]
 
     @classmethod
     def of_rounds(cls, tables: Mapping[int, pa.Table]) -> "_Votes":
         columns: dict[str, int] = {}
-        rows: dict[tuple[int, str], list[tuple[int, int, int, float]]] = {}
+        rows: dict[tuple[int, str], list[tuple[int, int, int, float, float]]] = {}
         for number, data in tables.items():
-            fields = (data[name].to_pylist() for name in ("prompt_id", "index_a", "index_b", "annotator", "outcome"))
-            for prompt, a, b, annotator, outcome in zip(*fields, strict=True):
+            fields = (data[name].to_pylist() for name in COUNTED_VOTES.names)
+            for prompt, a, b, annotator, share, weight in zip(*fields, strict=True):
                 column = columns.setdefault(annotator, len(columns))
-                if outcome in _DECIDED:
-                    rows.setdefault((number, prompt), []).append((a, b, column, _DECIDED[outcome]))
+                rows.setdefault((number, prompt), []).append((a, b, column, share, weight))
         return cls(rows, tuple(columns))
 
-    def for_chosen(self, group: PromptGroup) -> np.ndarray:
-        """Each annotator's mean vote for chosen, float64 [n, A]; NaN without a vote."""
-        shares: dict[tuple[int, int, int], list[float]] = {}
-        for a, b, column, share in self.rows.get((group.round, group.prompt_id), []):
-            shares.setdefault((a, b, column), []).append(share)
-            shares.setdefault((b, a, column), []).append(1 - share)
+    def for_chosen(self, group: PromptGroup) -> tuple[np.ndarray, np.ndarray]:
+        """Share of each annotator's vote for chosen (NaN without a vote), and its weight (0 without), [n, A] each."""
+        sums: dict[tuple[int, int, int], np.ndarray] = {}  # weight for the first, of all; number
+        for a, b, column, share, weight in self.rows.get((group.round, group.prompt_id), []):
+            for first, second, part in ((a, b, share), (b, a, 1 - share)):
+                more = np.array([weight * part, weight, 1.0])
+                sums[first, second, column] = sums.get((first, second, column), np.zeros(3)) + more
         ends = [(group.indices[pair.chosen], group.indices[pair.rejected]) for pair in group.pairs]
+        none = np.array([np.nan, 0.0, 1.0])
         annotators = range(len(self.annotators))
-        return np.array([[_mean(np.array(shares.get((*end, column), []))) for column in annotators] for end in ends])
+        found = np.array([[sums.get((*end, column), none) for column in annotators] for end in ends])
+        won, cast, number = np.moveaxis(found, 2, 0)
+        return np.divide(won, cast, out=np.full_like(won, np.nan), where=cast > 0), cast / number
 
     def means(self, group: PromptGroup) -> tuple[np.ndarray, np.ndarray]:
         """Mean win rate and mean Haldane-Anscombe logit of each response over its opponents, float64 [K] each.
@@ -238,9 +243,9 @@ class _Votes:
         The response itself counts as an opponent, with win rate 1/2 and logit 0. NaN for a response without votes.
         """
         wins: dict[tuple[int, int], float] = {}
-        for a, b, _, share in self.rows.get((group.round, group.prompt_id), []):
-            wins[a, b] = wins.get((a, b), 0.0) + share
-            wins[b, a] = wins.get((b, a), 0.0) + 1 - share
+        for a, b, _, share, weight in self.rows.get((group.round, group.prompt_id), []):
+            wins[a, b] = wins.get((a, b), 0.0) + weight * share
+            wins[b, a] = wins.get((b, a), 0.0) + weight * (1 - share)
         rates, logits = np.full(len(group.indices), np.nan), np.full(len(group.indices), np.nan)
         for position, index in enumerate(group.indices):
             results = [(won, wins[j, i]) for (i, j), won in wins.items() if i == index]

@@ -55,6 +55,7 @@ def add_adapters(model: "PreTrainedModel", settings: LoraSettings, seed: int) ->
         lora_dropout=settings.dropout,
         target_modules=settings.target_modules,
     )
+    recomputed = [module for module in model.modules() if module.training]  # see `checkpoint_activations`
     torch.manual_seed(seed)
     where = f"training.lora.target_modules={settings.target_modules}"
     try:
@@ -74,6 +75,8 @@ def add_adapters(model: "PreTrainedModel", settings: LoraSettings, seed: int) ->
             remedy="leave the output layer and the embedding out: training.lora.target_modules=all-linear",
         )
     adapted.eval()
+    for layer in recomputed:
+        layer.training = True
     return cast("PeftModel", adapted)
 
 

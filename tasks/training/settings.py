@@ -90,7 +90,9 @@ class TrainSpec(Spec):
     reference: Artifact  # pi_0 or pi_t, as set by objective.reference
     preferences: Artifact  # preferences.parquet of this round
     scores: dict[int, Artifact] = Field({})  # round -> scores.parquet of its label stage, if the objective needs it
-    votes: dict[int, Artifact] = Field({})  # round -> votes.parquet of its label stage, if the objective needs it
+    votes: dict[int, Artifact] = Field(
+        {}
+    )  # round -> counted_votes.parquet of its label stage, if the objective needs it
     extra: Artifact | None = None  # folder of a generate stage with one extra response per prompt, for selm and xpo
     embedder: Artifact | None = None  # the local sentence encoder that the objective names
     mixture: float | None = None  # share of the reference in the mixture that responses were sampled from, for ipo-md

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from tasks.training.distributed import Ranks
 from tasks.training.sharding import own
@@ -41,7 +42,8 @@ def load_shards(tensors: Mapping[str, Tensor], folder: Path, ranks: Ranks) -> No
     """
     reader = HuggingFaceStorageReader(str(folder))
     stored = reader.read_metadata().state_dict_metadata
-    rows = {name: tensor if tensor.ndim else tensor.reshape(stored[name].size) for name, tensor in tensors.items()}
+    sizes = {name: entry.size for name, entry in stored.items() if isinstance(entry, TensorStorageMetadata)}
+    rows = {name: tensor if tensor.ndim else tensor.reshape(sizes[name]) for name, tensor in tensors.items()}
     with torch.no_grad(), _quiet():
         dcp.load(rows, storage_reader=reader, no_dist=ranks.size == 1)
 

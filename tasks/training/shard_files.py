@@ -101,7 +101,7 @@ def write_shards(model: "PreTrainedModel", source: Path, folder: Path, ranks: Ra
             start = first_row(tensor) if isinstance(tensor, DTensor) else 0
             with open(temporary / places[name].file, "rb+") as file:
                 file.seek(places[name].offset + start * prod(tensor.shape[1:]) * rows.element_size())
-                file.write(rows.reshape(-1).view(torch.uint8).numpy())
+                file.write(rows.reshape(-1).view(torch.uint8).numpy().data)
         ranks.wait()
         ranks.by_main(lambda: copy_other_files(source, temporary))
 

@@ -17,10 +17,18 @@ def test_every_figure_has_its_place() -> None:
                            "rule": {"eta": None, "used": 1.0, "votes": 7, "shared": 0}},
             "not_identified": {"rule": "0 shared votes, fewer than 500: its votes count in full"},
             "length_penalties": {"itself": 0.037},
+            "temperatures": {"reward": {"temperature": 1.354, "votes": 6362},
+                             "fixed": {"temperature": 2.0},
+                             "lonely": {"temperature": 1.0, "votes": 12, "not_identified": "12 votes of others"}},
+            "prior_variance": 4.0,
         },
     )  # fmt: skip
     text = "\n".join(panel_tables(labels))
     assert "- itself: 0.037 less for each character" in text
+    assert "| reward | 1.35 | 6362 |  |" in text
+    assert "| fixed | 2 |  |  |" in text
+    assert "| lonely | 1 | 12 | 12 votes of others |" in text
+    assert "Prior variance of strengths, chosen from the votes: 4" in text
     assert "| judge | 3 | 0 | 0 | 0 | 2 |" in text
     assert (
         "| annotator | agrees with the panel | with the others | prefers the first shown | same in both orders |"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -50,7 +49,7 @@ def test_the_answer_and_the_question_are_on_the_first_screen(report: Path, page:
         assert page.evaluate(LEFT) <= height
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         sheets = "[...document.querySelectorAll('table.stacked, #changes table')]"
-        wide: list[Any] = page.evaluate(f"{sheets}.filter(e => e.getBoundingClientRect().width > {width}).length")
+        wide: int = page.evaluate(f"{sheets}.filter(e => e.getBoundingClientRect().width > {width}).length")
         assert wide == 0
     assert not page.evaluate("document.querySelector('#provenance details').open")
 

@@ -10,9 +10,10 @@ import pytest
 from storage.errors import UserError
 from storage.manifest import MANIFEST
 from storage.schemas import PROMPTS, RESPONSES, read_parquet, table, write_parquet
+from tasks.generation.encode import check_prompts, request_seed
 from tasks.generation.engines import Request, Sample
 from tasks.generation.settings import SamplingSettings
-from tasks.generation.stage import check_prompts, request_seed, run
+from tasks.generation.stage import run
 from tasks.generation.verify import SamplerMismatch
 from tasks.modeling.conversation import encode_chat
 from tasks.modeling.load import load_tokenizer

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import UserError
-from storage.schemas import AGREEMENT, ANNOTATORS, PREFERENCES, SCORES, VOTES
-from tasks.labeling.aggregation import bradley_terry, empirical_logit
+from storage.schemas import AGREEMENT, ANNOTATORS, COUNTED_VOTES, PREFERENCES, SCORES, VOTES
+from tasks.labeling.aggregation import bradley_terry
 from tasks.labeling.preferences import make_preferences
 from tasks.labeling.settings import PreferenceSettings
 from tasks.labeling.stage import run
@@ -24,6 +24,7 @@ SCHEMAS = {
     "preferences": PREFERENCES,
     "annotators": ANNOTATORS,
     "agreement": AGREEMENT,
+    "counted_votes": COUNTED_VOTES,
 }
 Annotator = dict[str, object]
 
@@ -31,6 +32,16 @@ LENGTH: Annotator = {"kind": "function", "function": "voters:length"}
 FAILING: Annotator = {"kind": "function", "function": "voters:failing"}
 PERSON: Annotator = {"kind": "simulated", "utility": "voters:quality", "noise": 0.2}
 VERIFIER: Annotator = {"kind": "verifier", "method": "contains"}
+
+
+def ridge_gap(won: float, lost: float) -> float:
+    """The gap of two strengths ~ N(0, 2), by bisection: won sigmoid(-g) - lost sigmoid(g) = g / 4."""
+    low, high = -20.0, 20.0
+    for _ in range(80):
+        g = (low + high) / 2
+        slope = won / (1 + np.exp(g)) - lost / (1 + np.exp(-g)) - g / 4
+        low, high = (g, high) if slope > 0 else (low, g)
+    return low
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -84,9 +95,10 @@ def test_single_pairs_and_empirical_logit(world: World, make_world: Callable[[st
     spec = world.spec({"p": ["aaa", "bb"]}, {"one": LENGTH, "two": LENGTH, "three": LENGTH})
     run(spec)
     (row,) = read(spec.folder, "preferences")
-    logit, variance = empirical_logit(3, 3)
-    assert row["target"] == pytest.approx(float(logit))
-    assert row["target_se"] == pytest.approx(float(variance) ** 0.5)
+    gap = ridge_gap(3, 0)
+    p = 1 / (1 + np.exp(-gap))
+    assert row["target"] == pytest.approx(gap)
+    assert row["target_se"] == pytest.approx((3 * p * (1 - p) + 1 / 4) ** -0.5)
     spec = make_world("other").spec(
         {"p": ["c", "bb", "aaa"]}, {"one": LENGTH}, preferences={"estimator": "empirical_logit"}
     )
@@ -120,7 +132,7 @@ def test_a_tie_is_half_a_vote_each_way(world: World) -> None:
     run(spec)
     (row,) = read(spec.folder, "preferences")
     assert (row["votes_chosen"], row["votes_rejected"], row["votes_tie"]) == (1, 0, 1)
-    assert row["target"] == pytest.approx(np.log(2.0 / 1.0))
+    assert row["target"] == pytest.approx(ridge_gap(1.5, 0.5))
 
 
 def test_swapping_a_and_b_of_every_vote_changes_nothing(world: World) -> None:
@@ -157,8 +169,7 @@ def test_dropped_pairs_are_counted_by_reason(world: World) -> None:
     assert [(row["chosen_index"], row["rejected_index"]) for row in rows] == [(0, 1), (2, 1)]
     assert manifest.summary["comparisons"] == 2  # pairs that cannot become preferences are not compared
     # Equal responses are one item: both rows have the two pooled votes' target.
-    logit, _ = empirical_logit(2, 2)
-    assert [row["target"] for row in rows] == [pytest.approx(float(logit))] * 2
+    assert [row["target"] for row in rows] == [pytest.approx(ridge_gap(2, 0))] * 2
 
 
 def test_truncated_responses_may_stay(world: World) -> None:

@@ -70,7 +70,7 @@ def test_nothing_is_kept_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> 
 
     def recorded(*arguments: Any) -> Any:
         asked.append(arguments[-1])
-        return apply(*arguments)
+        return apply(*arguments)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(head._TokenLogprobs, "apply", recorded)
     model, rows = build("llama").float(), [TokenSequence([1], [2, 3])]

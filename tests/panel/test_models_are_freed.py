@@ -27,7 +27,8 @@ def reward_model(tmp_path: Path, tiny_policy: Path) -> Path:
     tokenizer = load_tokenizer(tiny_policy)
     tokenizer.save_pretrained(tmp_path)
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-                         num_attention_heads=2, num_labels=1, pad_token_id=0)  # fmt: skip
+                         num_attention_heads=2, pad_token_id=0)  # fmt: skip
+    config.num_labels = 1
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     return tmp_path
 

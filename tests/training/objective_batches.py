@@ -35,6 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lcpo": {},
     "lcpo-pooled": {"name": "lcpo", "by_annotator": False},
     "lcpo-ipo": {"name": "lcpo", "base": "ipo", "temperature": 10.0},
+    "lcpo-simpo": {"name": "lcpo", "base": "simpo", "beta": 2.0},
+    "lcpo-cpo": {"name": "lcpo", "base": "cpo", "nll": 1.0},
     "rpo": {},
     "rpo-unpaired": {"name": "rpo", "pairing": "unpaired"},
     "rpo-diagonal": {"name": "rpo", "pairing": "diagonal"},
@@ -50,6 +52,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "trpa": {},
     "slic": {},
     "slic-classic": {"name": "slic", "log_ratios": False, "beta": 1.0, "nll": 0.1},
+    "simpo": {},
+    "simpo-soft": {"name": "simpo", "labels": "soft"},
+    "cpo": {},
+    "cpo-soft": {"name": "cpo", "labels": "soft", "nll": 0.0},
     "ipo": {},
     "ipo-soft": {"name": "ipo", "labels": "soft"},
     "ipo-mean": {"name": "ipo", "length": "mean"},
@@ -100,6 +106,7 @@ def batch_of(h: Tensor, labels: Tensor, **columns: Tensor) -> Batch:
         "pairs": {
             "reward": drawn(groups) + 0.1,
             "votes": torch.tensor([[1.0, 0.0, 0.5]] * groups, dtype=h.dtype),
+            "vote_weights": torch.ones(groups, 3, dtype=h.dtype),
             "first_level": torch.ones(groups, dtype=h.dtype),
         },
         "responses": {

@@ -24,6 +24,6 @@ def save_and_end_at_three(*arguments: object, **options: object) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    trainer.save_checkpoint = save_and_end_at_three
+    trainer.save_checkpoint = save_and_end_at_three  # type: ignore[attr-defined]  # the name that the trainer calls
     with joined("cpu"):
         trainer.run(load_spec(Path(sys.argv[1]), TrainSpec))

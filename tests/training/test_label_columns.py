@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from storage.errors import UserError
-from storage.schemas import SCORES, VOTES, table, write_parquet
+from storage.schemas import COUNTED_VOTES, SCORES, table, write_parquet
 from tasks.training.groups import read_preferences
 from tasks.training.label_columns import LabeledData, add_label_columns, first_level, strength_shares
 from tests.training.conftest import MakeSpec
@@ -31,7 +31,7 @@ def label(
     **tables: list[dict[str, Any]],
 ) -> LabeledData:
     paths: dict[str, dict[int, Path]] = {}
-    for name, schema in (("scores", SCORES), ("votes", VOTES)):
+    for name, schema in (("scores", SCORES), ("votes", COUNTED_VOTES)):
         if name in tables:
             paths[name] = {1: tmp_path / f"{name}.parquet"}
             write_parquet(paths[name][1], table(tables[name], schema))
@@ -62,10 +62,9 @@ def test_pairs_without_scores_are_skipped(make_spec: MakeSpec, tmp_path: Path) -
 
 
 def test_win_rates_average_over_opponents_and_the_response_itself(make_spec: MakeSpec, tmp_path: Path) -> None:
-    """0 beats 1 in two of three votes, 2 and 0 tie, and 3, which is in no pair, beats 0. Errors do not count."""
+    """0 beats 1 in two of three votes, 2 and 0 tie, and 3, which is in no pair, beats 0."""
     votes = [vote("p", 0, 1, "a", "a"), vote("p", 0, 1, "b", "a"), vote("p", 1, 0, "c", "a"),
-             vote("p", 2, 0, "a", "tie"), vote("p", 3, 0, "a", "a"), vote("p", 1, 2, "a", "error"),
-             vote("p", 1, 2, "b", "b")]  # fmt: skip
+             vote("p", 2, 0, "a", "tie"), vote("p", 3, 0, "a", "a"), vote("p", 1, 2, "b", "b")]  # fmt: skip
     (group,) = label(make_spec, tmp_path, {"name": "sppo"}, votes=votes).groups
     assert group.responses["win_rate"].tolist() == pytest.approx(
         [(0.5 + 2 / 3 + 1 / 2 + 0) / 4, (0.5 + 1 / 3 + 0) / 3, (0.5 + 1 / 2 + 1) / 3]
@@ -78,12 +77,23 @@ def test_win_rates_average_over_opponents_and_the_response_itself(make_spec: Mak
 
 def test_votes_have_one_column_per_annotator(make_spec: MakeSpec, tmp_path: Path) -> None:
     """Votes are for chosen in either order; NaN for an undecided annotator. A pair without votes is skipped."""
-    votes = [vote("p", 0, 1, "a", "a"), vote("p", 1, 0, "b", "a"), vote("p", 2, 0, "b", "tie"),
-             vote("p", 2, 0, "a", "abstain"), vote("p", 1, 2, "a", "error")]  # fmt: skip
+    votes = [vote("p", 0, 1, "a", "a"), vote("p", 1, 0, "b", "a"), vote("p", 2, 0, "b", "tie")]  # fmt: skip
     labeled = label(make_spec, tmp_path, {"name": "lcpo"}, votes=votes)
     assert labeled.annotators == ("a", "b")
     assert labeled.unknown_pairs == 1
     np.testing.assert_array_equal(labeled.groups[0].pairs["votes"], [[1.0, 0.0], [np.nan, 0.5]])
+    np.testing.assert_array_equal(labeled.groups[0].pairs["vote_weights"], [[1.0, 1.0], [0.0, 1.0]])
+
+
+def test_votes_count_with_their_weights(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """An annotator of weight 3 says 0 over 1, one of weight 1 the opposite; the weights are on LCPO's records."""
+    votes = [vote("p", 0, 1, "a", "a", 3.0), vote("p", 0, 1, "b", "b")]
+    (group,) = label(make_spec, tmp_path, {"name": "sppo"}, ROWS[:1], votes=votes).groups
+    assert group.responses["win_rate"][:2].tolist() == [(0.5 + 3 / 4) / 2, (0.5 + 1 / 4) / 2]
+    assert group.responses["mean_logit"][0] == pytest.approx(math.log(3.5 / 1.5) / 2)
+    (group,) = label(make_spec, tmp_path, {"name": "lcpo"}, ROWS[:1], votes=votes).groups
+    np.testing.assert_array_equal(group.pairs["votes"], [[1.0, 0.0]])
+    np.testing.assert_array_equal(group.pairs["vote_weights"], [[3.0, 1.0]])
 
 
 def test_shares_from_targets(tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_rounds_keep_their_own_scores_and_votes(make_spec: MakeSpec, tmp_path: P
     for number, difference in ((1, 1.0), (2, -4.0)):
         for name, schema, table_rows in (
             ("scores", SCORES, [score("p", 0, "a", difference), score("p", 1, "a", 0.0)]),
-            ("votes", VOTES, [vote("p", 0, 1, f"round {number}", "a" if difference > 0 else "b")]),
+            ("votes", COUNTED_VOTES, [vote("p", 0, 1, f"round {number}", "a" if difference > 0 else "b")]),
         ):
             paths[name][number] = tmp_path / f"{name}-{number}.parquet"
             write_parquet(paths[name][number], table(table_rows, schema))

@@ -10,7 +10,7 @@ import pytest
 from conf.compose import compose_config, group_options
 from storage.artifact import Artifact
 from storage.errors import UserError
-from storage.schemas import REFERENCE, RESPONSES, SCORES, VOTES, read_parquet, table, write_parquet
+from storage.schemas import COUNTED_VOTES, REFERENCE, RESPONSES, SCORES, read_parquet, table, write_parquet
 from storage.stage import silent
 from tasks.modeling.conversation import encode_chat
 from tasks.modeling.load import load_policy, load_tokenizer
@@ -31,11 +31,9 @@ def rows() -> list[dict[str, Any]]:
     return preference_rows(prompts=6, responses=3)
 
 
-def vote(prompt: str, a: int, b: int, annotator: str, outcome: str) -> dict[str, Any]:
-    return {
-        "prompt_id": prompt, "source_a": "policy", "index_a": a, "source_b": "policy", "index_b": b,
-        "annotator": annotator, "kind": "pairs", "outcome": outcome, "order": "both",
-    }  # fmt: skip
+def vote(prompt: str, a: int, b: int, annotator: str, outcome: str, weight: float = 1.0) -> dict[str, Any]:
+    share = {"a": 1.0, "b": 0.0, "tie": 0.5}[outcome]
+    return {"prompt_id": prompt, "index_a": a, "index_b": b, "annotator": annotator, "share": share, "weight": weight}
 
 
 def score(prompt: str, index: int, annotator: str, value: float | None) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def label_stage(tmp_path: Path) -> dict[str, dict[int, Path]]:
         for name, factor in (("one", 1.0), ("two", -3.0))
     ]
     paths = {"votes": tmp_path / "votes.parquet", "scores": tmp_path / "scores.parquet"}
-    write_parquet(paths["votes"], table(votes, VOTES))
+    write_parquet(paths["votes"], table(votes, COUNTED_VOTES))
     write_parquet(paths["scores"], table(scores, SCORES))
     return {name: {1: path} for name, path in paths.items()}
 

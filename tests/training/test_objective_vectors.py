@@ -11,6 +11,7 @@ from torch import Tensor
 from tasks.training.objectives.adpo import adpo, score_shares
 from tasks.training.objectives.beta_dpo import likelihood, step_beta
 from tasks.training.objectives.bmc import bmc, differing, extra_weight, reweighted
+from tasks.training.objectives.cpo import cpo
 from tasks.training.objectives.dpo import dpo, length_offset
 from tasks.training.objectives.f_dpo import f_dpo
 from tasks.training.objectives.gpo import gpo
@@ -24,6 +25,7 @@ from tasks.training.objectives.rdpo import rdpo
 from tasks.training.objectives.rebel import rebel
 from tasks.training.objectives.rpo import rpo, rpo_diagonal, similarity_weights
 from tasks.training.objectives.selm import selm
+from tasks.training.objectives.simpo import simpo
 from tasks.training.objectives.slic import slic
 from tasks.training.objectives.sppo import sppo
 from tasks.training.objectives.sr_dpo import sr_dpo, sr_ipo
@@ -70,6 +72,25 @@ VECTORS: dict[str, tuple[Loss, float, float | None, float | None]] = {
         0.667158918622,
         -0.022252769566,
         0.022252769566,
+    ),
+    "cpo": (lambda c, r: cpo(c - 14.7, r - 3.6, beta=0.1), 1.313261687518, -0.073105857863, 0.073105857863),
+    "cpo soft": (
+        lambda c, r: cpo(c - 14.7, r - 3.6, 0.75, beta=0.1),
+        1.063261687518,
+        -0.048105857863,
+        0.048105857863,
+    ),
+    "simpo": (
+        lambda c, r: simpo(c - 1.4, r, beta=2.0, margin=0.5),
+        1.783900740888,
+        -1.664036770268,
+        1.664036770268,
+    ),
+    "simpo soft": (
+        lambda c, r: simpo(c - 1.4, r, 0.75, beta=2.0, margin=0.5),
+        1.566179368766,
+        -0.948683747645,
+        0.948683747645,
     ),
     "rdpo": (lambda c, r: rdpo(c, r, beta=0.1, flip_rate=0.1), 0.625908918622, -0.059752769566, 0.059752769566),
     "odpo": (lambda c, r: odpo(c, r, column(1.5), beta=0.1), 0.851752723993, -0.057333355232, 0.057333355232),

@@ -1,6 +1,7 @@
 """Two ranks over gloo: what each holds, and policies and checkpoints that are read and written by shard."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_files_have_the_layout_of_save_pretrained(
 def test_an_unread_policy_has_its_buffers_and_ties(tiny_policy: Path) -> None:
     read, unread = load_policy(tiny_policy, dtype="float32", device="cpu"), open_unread(tiny_policy)
     assert not unread.training
-    assert unread.get_input_embeddings().weight is unread.get_output_embeddings().weight  # type: ignore[union-attr]
+    assert unread.get_input_embeddings().weight is unread.get_output_embeddings().weight
     buffers = dict(read.named_buffers())
     assert {name: value.tolist() for name, value in unread.named_buffers()} == {
         name: value.tolist() for name, value in buffers.items()
@@ -149,7 +150,7 @@ def test_bfloat16_on_two_ranks_and_a_checkpoint_of_one(make_spec: MakeSpec) -> N
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return sum(float((one[name] - other[name]).square().sum()) for name in other) ** 0.5
+    return math.sqrt(sum(float((one[name] - other[name]).square().sum()) for name in other))
 
 
 def test_one_process_reads_the_checkpoint_of_two(make_spec: MakeSpec) -> None:

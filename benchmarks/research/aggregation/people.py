@@ -2,23 +2,33 @@
 
 Leave one annotator out at a time, fit on the votes of the others, and score each vote left out by its log-likelihood
 under p_hat; a tie counts half for each side. Hyperparameters are chosen on the training votes alone, in the same way.
+One row, OURS, stands for irepo in the verdict: it is not chosen by what the left-out votes say.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.research.aggregation.libraries import crowdkit
 from storage.arrays import Floats
+from storage.errors import UserError
 from tasks.labeling.aggregation import Votes, bradley_terry, empirical_logit, sigmoid
+from tasks.labeling.aggregation.prior_variance import PriorMean, best_variance, held_out_likelihoods, no_prior_mean
+
+if TYPE_CHECKING:
+    import pandas
 
 FILES = ("tulu1_human.parquet", "rankgen_ab.parquet")
-_VARIANCES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_COLUMNS = ("item_id", "source_a", "source_b", "annotator", "label")
+_SHARES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 _PSEUDO = (0.5, 1.0, 2.0, 4.0)
 _BOUND = 1e-3  # p_hat is kept this far from 0 and 1
-_ROUNDS = 20  # of alternating between the sources' means and the strengths
+_SYSTEMS = 10.0  # prior variance of the systems' strengths, which have many votes
+OURS = "irepo, prior_variance=auto, systems as prior"
+LIBRARIES = ("choix", "crowd-kit")
 
 Predict = Callable[[Votes, Votes], Floats]  # training votes, test votes -> P(first is preferred)
 
@@ -44,18 +54,33 @@ class Score:
     likelihood: float
     shared: float
     calibration: float
+    each: Floats  # log-likelihood of each vote, in the order of People.votes
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """Difference of two mean log-likelihoods, nats a vote, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 def read_people(path: Path) -> People:
-    """Read one file of votes: item_id, source_a, source_b, annotator, label."""
+    """Read one file of votes, Parquet or JSONL: item_id, source_a, source_b, annotator, label (a, b or tie).
+
+    item_id names the prompt, up to its first "|"; a source is the system that wrote the response. Raises UserError for
+    columns and labels that are missing, with the row.
+    """
     import pandas
 
-    rows = pandas.read_parquet(path)
+    rows = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_json(path, lines=True)
+    _check(rows, path)
     source = [rows[side].str.split(":").str[-1] for side in ("source_a", "source_b")]
     systems = tuple(sorted(set(source[0]) | set(source[1])))
     a, b = (side.map(systems.index).to_numpy() for side in source)
-    share = rows["label"].map({"a": 1.0, "b": 0.0, "tie": 0.5}).to_numpy()
-    prompt = pandas.factorize(rows["item_id"].str.split("|").str[0])[0]
+    share = rows["label"].map(_SHARES).to_numpy()
+    prompt = pandas.factorize(rows["item_id"].astype(str).str.split("|").str[0])[0]
     votes = Votes(
         prompt,
         np.minimum(a, b),
@@ -68,8 +93,24 @@ def read_people(path: Path) -> People:
     return People(path.stem, votes.take(np.argsort(votes.prompt, kind="stable")), systems)
 
 
+def _check(rows: "pandas.DataFrame", path: Path) -> None:
+    remedy = f"a vote is a row with {', '.join(_COLUMNS)}; label is one of {', '.join(_SHARES)}"
+    if missing := [name for name in _COLUMNS if name not in rows.columns]:
+        raise UserError(f"columns are missing: {', '.join(missing)}", where=str(path), remedy=remedy)
+    for number, (label, a, b) in enumerate(zip(rows["label"], rows["source_a"], rows["source_b"], strict=True), 1):
+        if label not in _SHARES or a == b:
+            what = f"the label is {label!r}" if label not in _SHARES else f"both responses are by {a!r}"
+            raise UserError(what, where=f"{path}, row {number}", remedy=remedy)
+    if rows["annotator"].nunique() < 3:
+        raise UserError(
+            "the votes are of fewer than three annotators, and one of those that are left is left out in turn",
+            where=str(path),
+            remedy="give votes of at least three annotators",
+        )
+
+
 def compare(people: People) -> dict[str, Score]:
-    """Score of every method on `people`. Names of our methods begin with 'irepo'."""
+    """Score of every method on `people`. OURS represents irepo, whatever the votes say."""
     shape = people.shape
     methods: dict[str, Predict] = {
         "nothing (one half)": lambda train, test: np.full(len(test), 0.5),
@@ -80,12 +121,26 @@ def compare(people: People) -> dict[str, Score]:
         "choix Bradley-Terry, responses, ridge 2": lambda train, test: _choix(train, test, shape, 2.0),
         "choix Bradley-Terry, systems": lambda train, test: _choix_systems(train, test, shape[1]),
         "irepo, default": lambda train, test: _strengths(train, test, shape, 2.0),
-        "irepo, variance chosen": _chosen(_VARIANCES, lambda train, test, v: _strengths(train, test, shape, v)),
-        "irepo, variance chosen, systems as prior": _chosen(
-            _VARIANCES, lambda train, test, v: _with_systems(train, test, shape, v)
-        ),
+        "irepo, prior_variance=auto": lambda train, test: _auto(train, test, shape, no_prior_mean),
+        OURS: lambda train, test: _auto(train, test, shape, lambda votes, variance: _systems(votes, shape)),
     }
     return {name: _score(people, predict) for name, predict in methods.items()}
+
+
+def best_library(scores: Mapping[str, Score]) -> str:
+    """The name of the library's method with the highest likelihood."""
+    return max((name for name in scores if name.startswith(LIBRARIES)), key=lambda name: scores[name].likelihood)
+
+
+def advantage(people: People, ours: Score, theirs: Score, *, resamples: int = 2000, seed: int = 0) -> Advantage:
+    """Ours less theirs in nats a vote, with a 95 % bootstrap interval over prompts."""
+    difference = ours.each - theirs.each
+    prompts, place = np.unique(people.votes.prompt, return_inverse=True)
+    sums, counts = np.bincount(place, difference), np.bincount(place)
+    drawn = np.random.default_rng(seed).integers(len(prompts), size=(resamples, len(prompts)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Advantage(float(difference.mean()), float(low), float(high))
 
 
 def _score(people: People, predict: Predict) -> Score:
@@ -98,7 +153,8 @@ def _score(people: People, predict: Predict) -> Score:
         p[out] = predict(votes.take(~out), votes.take(out))
         shared[out] = np.isin(keys[out], keys[~out])
     each = _likelihood(p, votes.share)
-    return Score(float(each.mean()), float(each[shared].mean()), calibration_error(p, votes.share))
+    on_shared = float(each[shared].mean()) if shared.any() else float("nan")
+    return Score(float(each.mean()), on_shared, calibration_error(p, votes.share), each)
 
 
 def calibration_error(p: Floats, share: Floats, bins: int = 10) -> float:
@@ -139,13 +195,18 @@ def _strengths(train: Votes, test: Votes, shape: tuple[int, int], variance: floa
     return sigmoid(fit.gaps(test.prompt, test.first, test.second)[0])
 
 
-def _with_systems(train: Votes, test: Votes, shape: tuple[int, int], variance: float) -> Floats:
-    """Strengths around each system's mean strength, which is estimated from the same votes (empirical Bayes)."""
-    mean = np.zeros(shape[1])
-    for _ in range(_ROUNDS):
-        fit = bradley_terry(train.wins(shape), prior_variance=variance, prior_mean=mean)
-        mean = fit.theta.mean(axis=0) - fit.theta.mean()
+def _auto(train: Votes, test: Votes, shape: tuple[int, int], prior_mean: PriorMean) -> Floats:
+    """The variance by leaving out one of the training annotators at a time, as preferences.prior_variance=auto."""
+    variance = best_variance(held_out_likelihoods(train, shape, prior_mean=prior_mean))
+    mean = prior_mean(train, variance)
+    fit = bradley_terry(train.wins(shape), prior_variance=variance, prior_mean=mean)
     return sigmoid(fit.gaps(test.prompt, test.first, test.second)[0])
+
+
+def _systems(votes: Votes, shape: tuple[int, int]) -> Floats:
+    """Strength of each system [K] over all prompts, by the same votes."""
+    strengths: Floats = bradley_terry(votes.wins(shape).sum(axis=0)[None], prior_variance=_SYSTEMS).theta[0]
+    return strengths
 
 
 def _choix(train: Votes, test: Votes, shape: tuple[int, int], variance: float) -> Floats:

@@ -183,7 +183,15 @@ def _lcpo(world: World) -> Floats:
     x, i, j = np.nonzero(np.triu(np.ones(p.shape[1:]), 1)[None].repeat(len(p), 0))
     share = np.stack([p[x, i, j]] * 6 + [1 - p[x, i, j]] * 3, axis=1)
     names = tuple(f"annotator {k}" for k in range(share.shape[1]))
-    data = Labelled(x, i, j, np.zeros(len(x)), np.ones(len(x)), pairs={"votes": share}, annotators=names)
+    data = Labelled(
+        x,
+        i,
+        j,
+        np.zeros(len(x)),
+        np.ones(len(x)),
+        pairs={"votes": share, "vote_weights": np.ones_like(share)},
+        annotators=names,
+    )
     return descend(Lcpo(beta=1), data, Policies(world.initial, world.initial))[0]
 
 

@@ -33,7 +33,7 @@ __all__ = ["BOUNDS", "Setting", "by_rounds", "equal_to_soft_dpo", "solved_exactl
 
 #: (world, the votes so far, policies) -> logits of the next policy
 Method = Callable[[World, Votes, Policies], Floats]
-_PRIOR_VARIANCE = PreferenceSettings().prior_variance
+_PRIOR_VARIANCE = float(PreferenceSettings().prior_variance)
 
 
 def irepo(world: World, votes: Votes, policies: Policies, targets: PreferenceSettings | None = None) -> Floats:

@@ -6,6 +6,7 @@ and vLLM change logging and seeds, and free their memory only when the process e
 
 import difflib
 import json
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,10 @@ from pydantic import TypeAdapter
 
 from storage.errors import UserError
 from tasks.child_process import Channel, Message, open_channel
+from tasks.evaluation.harness.context import check_context, context_of
 from tasks.evaluation.harness.settings import HarnessTask
 from tasks.modeling.conversation import turn_end
+from tasks.modeling.pretrained import read_config, read_tokenizer
 from tasks.modeling.templates import bound_transformers
 
 MODULE = "tasks.evaluation.harness.worker"
@@ -88,8 +91,9 @@ def _work(request: Evaluate, channel: Channel) -> None:
         name_vllm()
     manager = _tasks(request)
     sources = {task.task: _source(manager, task.task, request.data, request.work) for task in request.tasks}
+    tokens, context = _tokenizer_and_context(request)
     for source in sources.values():
-        _check(manager, source)
+        _check(manager, source, tokens, context)
     bound_transformers()
     model = _load(request)
     if request.chat_template:
@@ -134,7 +138,15 @@ def _source(manager: Any, name: str, data: dict[str, Path], work: Path) -> str:
     return str(path)
 
 
-def _check(manager: Any, source: str) -> None:
+def _tokenizer_and_context(request: Evaluate) -> tuple[Callable[[str], int], int | None]:
+    """A function that counts a text's tokens, and the policy's context; both without its weights."""
+    folder, trusted = str(request.model_args["pretrained"]), request.model_args["trust_remote_code"] is True
+    tokenizer = read_tokenizer(folder, trust_remote_code=trusted)
+    config = read_config(folder, trust_remote_code=trusted)
+    return lambda text: len(tokenizer(text)["input_ids"]), context_of(config, request.model_args)
+
+
+def _check(manager: Any, source: str, tokens: Callable[[str], int], context: int | None) -> None:
     """Load the task, which downloads its data, and refuse what would otherwise fail after hours. Raises UserError."""
     loaded = manager.load([source])["tasks"]
     for name, task in loaded.items():
@@ -144,6 +156,8 @@ def _check(manager: Any, source: str) -> None:
             raise _refusal(
                 f"{name}: its metric {', '.join(sorted(missing))} needs scikit-learn, which is not installed"
             )
+        if context is not None:
+            check_context(name, task, context, tokens)
 
 
 def _load(request: Evaluate) -> Any:

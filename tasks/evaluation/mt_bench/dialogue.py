@@ -15,10 +15,10 @@ from storage.manifest import Manifest
 from storage.schemas import DIALOGUES, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.evaluation.mt_bench.questions import TURNS, Question, conversation, read_questions
+from tasks.generation.encode import context_length, request_seed
 from tasks.generation.engines import Engine, Request, end_tokens
 from tasks.generation.registry import AnyEngine
-from tasks.generation.settings import SamplingSettings
-from tasks.generation.stage import context_length, request_seed
+from tasks.generation.settings import ClusterSettings, SamplingSettings, Where
 from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.reasoning import split_reasoning
@@ -38,6 +38,7 @@ class DialogueSettings(BaseModel):
 
     max_tokens: int = Field(1024, ge=1)  # of one answer; fewer when the context is full
     engine: AnyEngine
+    cluster: Where = ClusterSettings()
     trust_remote_code: bool = False
     reasoning_end: str | None = "</think>"  # answers are what follows it in a reply; None: the whole reply
 

@@ -6,10 +6,11 @@ a configuration imports the module of its `engine.kind`, so heavy libraries are 
 
 import json
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,6 +72,42 @@ class Engine(Protocol):
         """Free all memory and end all processes. The engine can be loaded again."""
 
 
+class BatchStream(Protocol):
+    """Batches of requests that an engine samples, several at a time, each handed back as soon as it is complete."""
+
+    def submit(self, number: int, requests: Sequence[Request]) -> None:
+        """Queue a batch under its number. Returns at once."""
+
+    def completed(self) -> tuple[int, list[list[Sample]]]:
+        """Wait until a batch is complete: its number, and the samples of its requests, in their order.
+
+        The engine goes on with the other batches meanwhile. There must be a batch that was not handed back yet.
+        """
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """An Engine that samples several batches at a time. One stream at a time, and no `sample` while it has batches."""
+
+    def stream(self, sampling: "SamplingSettings", in_flight: int) -> BatchStream:
+        """A new stream, with at most `in_flight` batches sampled together."""
+
+
+class OneByOne:
+    """The BatchStream of an engine that only has `sample`: one batch after the other."""
+
+    def __init__(self, engine: Engine, sampling: "SamplingSettings") -> None:
+        self._engine, self._sampling = engine, sampling
+        self._waiting: deque[tuple[int, Sequence[Request]]] = deque()
+
+    def submit(self, number: int, requests: Sequence[Request]) -> None:
+        self._waiting.append((number, requests))
+
+    def completed(self) -> tuple[int, list[list[Sample]]]:
+        number, requests = self._waiting.popleft()
+        return number, self._engine.sample(requests, self._sampling)
+
+
 class EngineError(RuntimeError):
     """The engine failed or died. The message ends with the last lines of its log."""
 
@@ -96,6 +133,7 @@ class EngineSettings(BaseModel):
             "verify_tolerance",
             "between_stages",
             "start_timeout",
+            "workers",
         }
     )
 
@@ -105,9 +143,12 @@ class EngineSettings(BaseModel):
     kv_cache_gib: float = Field(4.0, gt=0)  # vLLM on CPU: memory for the KV cache
     gpu_memory_utilization: float = Field(0.85, gt=0, lt=1)  # vLLM on GPU: share of the device
     tensor_parallel: int = Field(1, ge=1)  # vLLM: GPUs (or processes, on a CPU) that share one copy of the policy
-    replicas: int = Field(1, ge=1)  # vLLM on GPUs: engines that share the prompts, each on tensor_parallel GPUs
+    # Engines that share the shards, each on tensor_parallel GPUs: on this machine (vLLM), or on a cluster.
+    workers: int = Field(1, ge=1)
     enforce_eager: bool = False  # skip compilation: faster start for small policies
     shard_prompts: int = Field(64, ge=1)  # prompts per published shard, the unit of resumption
+    # Shards that an engine samples together; None = 1 on a CPU, where their bytes then repeat, 8 on a GPU.
+    shards_in_flight: int | None = Field(None, ge=1)
     verify_sequences: int = Field(8, ge=0)  # responses re-scored by the training forward; 0 = off
     verify_tolerance: float | None = Field(None, gt=0)  # nats per token; None = 1e-3 in float32, 0.1 otherwise
     # What the engine does while another stage runs. auto: sleep on a GPU, keep on a CPU.

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import model_validator
 
+from storage.errors import UserError
 from tasks.generation.engines import EngineSettings, Request, Sample, end_tokens
 from tasks.generation.settings import SamplingSettings
 from tasks.modeling.load import load_policy, load_tokenizer, unload
@@ -21,13 +21,14 @@ _BATCH = 64  # sequences sampled together
 class TransformersSettings(EngineSettings):
     kind: Literal["transformers"] = "transformers"
 
-    @model_validator(mode="after")
-    def _has_one_replica(self) -> "TransformersSettings":
-        if self.replicas > 1:
-            raise ValueError(f"replicas={self.replicas} is for engine.kind=vllm, not transformers")
-        return self
-
     def open(self, *, trust_remote_code: bool = False, log: Path | None = None) -> "TransformersEngine":
+        """Raises UserError for several workers: they need a cluster, or vLLM."""
+        if self.workers > 1:
+            raise UserError(
+                f"this machine has one engine of kind transformers, not {self.workers}",
+                where=f"engine.workers={self.workers}",
+                remedy="set engine.workers=1, use vLLM (engine=vllm), or several machines (cluster=ray)",
+            )
         return TransformersEngine(self, trust_remote_code=trust_remote_code)
 
 

@@ -18,9 +18,10 @@ from storage.errors import UserError
 from storage.files import digest, sha256_file
 from tasks.child_process import Child, ChildDied, ChildFailed, ChildTooSlow, Done, Message
 from tasks.generation.engines import Engine, EngineDied, EngineError, EngineSettings, Request, Sample, end_tokens
-from tasks.generation.replicas import Replicas, device_groups
+from tasks.generation.pool import EnginePool, device_groups
 from tasks.generation.settings import SamplingSettings
-from tasks.generation.vllm_worker import MODULE, Generate, Generated, Reload, Response, Sleep, Start, Wake
+from tasks.generation.vllm_stream import VllmStream
+from tasks.generation.vllm_worker import MODULE, Reload, Sleep, Start, Wake
 from tasks.modeling.vllm_process import (
     VllmOptions,
     check_installed,
@@ -39,11 +40,11 @@ class VllmSettings(EngineSettings):
     kind: Literal["vllm"] = "vllm"
 
     def open(self, *, trust_remote_code: bool = False, log: Path | None = None) -> Engine:
-        """One engine, or `replicas` of them. Raises UserError where there are too few GPUs for the replicas."""
-        if self.replicas == 1:
+        """One engine, or `workers` of them. Raises UserError where there are too few GPUs for the workers."""
+        if self.workers == 1:
             return VllmEngine(self, trust_remote_code=trust_remote_code, log=log)
-        devices = device_groups(self.replicas, self.tensor_parallel)
-        return Replicas(
+        devices = device_groups(self.workers, self.tensor_parallel)
+        return EnginePool(
             [
                 VllmEngine(
                     self,
@@ -80,6 +81,7 @@ class VllmEngine:
         self._asleep = False
         self._starting: Path | None = None  # the policy it was started with, until it has replied that it is ready
         self._end_tokens: list[int] = []
+        self._stream: VllmStream | None = None
 
     def check(self, policy: Path) -> None:
         """Refuse what this machine cannot do: no vLLM, or too little memory (on a CPU)."""
@@ -105,7 +107,7 @@ class VllmEngine:
         policy = policy.resolve()
         shape = _shape(policy)
         self._end_tokens = end_tokens(policy, trust_remote_code=self._trust_remote_code)
-        if self._child is not None and (self._shape != shape or not self._child.running):
+        if self._child is not None and (self._shape != shape or not self._child.running or self._is_sampling):
             self.close()
         if self._child is None:
             self._launch(policy, shape)
@@ -122,22 +124,19 @@ class VllmEngine:
             self._call(Reload(policy=str(policy)), Done)
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
+        stream = self.stream(sampling, 1)
+        stream.submit(0, requests)
+        return stream.completed()[1]
+
+    def stream(self, sampling: SamplingSettings, in_flight: int) -> VllmStream:
         if self._child is None or self._asleep:
             raise RuntimeError("load a policy before sampling")
-        generated = self._call(
-            Generate(
-                prompts=[request.prompt_ids for request in requests],
-                seeds=[request.seed for request in requests],
-                sampling=sampling,
-                end_tokens=self._end_tokens,
-            ),
-            Generated,
-        )
-        return [[_sample(response) for response in row] for row in generated.responses]
+        self._stream = VllmStream(self._ended_by_errors, sampling, self._end_tokens, in_flight)
+        return self._stream
 
     def pause(self) -> None:
         paused = self._settings.while_paused()
-        if paused == "stop":
+        if paused == "stop" or self._is_sampling:
             self.close()
         elif paused == "sleep" and self._child is not None and not self._asleep:
             self._await_start()
@@ -152,8 +151,13 @@ class VllmEngine:
             self._temporary_log.unlink(missing_ok=True)
             self._temporary_log = None
 
+    @property
+    def _is_sampling(self) -> bool:
+        """Whether the child still has batches of a stream, which was given up after an error."""
+        return self._stream is not None and self._stream.busy
+
     def _end(self) -> None:
-        child, self._child, self._asleep, self._starting = self._child, None, False, None
+        child, self._child, self._asleep, self._starting, self._stream = self._child, None, False, None, None
         if child is not None:
             child.end()
 
@@ -252,16 +256,6 @@ class VllmEngine:
                 remedy="sample with transformers: engine=transformers",
             )
         return failed
-
-
-def _sample(response: Response) -> Sample:
-    match response.finish_reason:
-        case "stop":
-            return Sample(response.token_ids, response.logprobs, finish_reason="stop")
-        case "length":
-            return Sample(response.token_ids, response.logprobs, finish_reason="length")
-        case reason:
-            raise EngineError(f"vLLM ended a response for an unknown reason: {reason!r}")
 
 
 def _shape(policy: Path) -> str:

@@ -63,7 +63,7 @@ def fit_annotators(
                 blocks,
                 annotators,
                 slots,
-                prior_variance=settings.prior_variance,
+                prior_variance=settings.variance,
                 min_votes=settings.min_votes,
                 rule=settings.reliability,
                 pinned=settings.pinned,
@@ -76,15 +76,24 @@ def fit_annotators(
         votes = sample(blocks, count_votes(blocks, annotators, slots), np.ones(len(annotators), bool), _SAMPLE)
         shape = (int(votes.prompt.max(initial=-1)) + 1, slots)
         responsibilities, _ = annotator_groups(
-            votes, shape, len(annotators), settings.groups, prior_variance=settings.prior_variance
+            votes, shape, len(annotators), settings.groups, prior_variance=settings.variance
         )
         return AnnotatorFit(groups=responsibilities)
     return AnnotatorFit()
 
 
-def estimate(votes: Votes, items: Bools, settings: PreferenceSettings, annotators: AnnotatorFit) -> Estimate:
-    """Logits of every pair of `items` [P, K] from the votes of these prompts, by settings.estimator."""
-    shape, v = (items.shape[0], items.shape[1]), settings.prior_variance
+def estimate(
+    votes: Votes,
+    items: Bools,
+    settings: PreferenceSettings,
+    annotators: AnnotatorFit,
+    prior_mean: Floats | float = 0.0,
+) -> Estimate:
+    """Logits of every pair of `items` [P, K] from the votes of these prompts, by settings.estimator.
+
+    prior_mean: of the strengths, [P, K] or one for all; only bradley_terry with reliability=none uses it.
+    """
+    shape, v = (items.shape[0], items.shape[1]), settings.variance
     estimator = settings.estimator
     if estimator == "plackett_luce":
         rankings, explained = votes_to_rankings(votes, shape[1])
@@ -116,7 +125,7 @@ def estimate(votes: Votes, items: Bools, settings: PreferenceSettings, annotator
         weighted = crowd_bt(votes, shape, annotators.reliability.used, prior_variance=v, mask=items)
         return Estimate(weighted, weighted.theta, {})
     wins = votes.wins(shape)
-    strengths = bradley_terry(wins, prior_variance=v, mask=items)
+    strengths = bradley_terry(wins, prior_variance=v, prior_mean=prior_mean, mask=items)
     return Estimate(pair_logits(wins) if estimator == "empirical_logit" else strengths, strengths.theta, {})
 
 

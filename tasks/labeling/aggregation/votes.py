@@ -45,6 +45,10 @@ class Votes:
         )
         return replace(part, prompt=prompt - start, first=first, second=second, annotator=annotator)
 
+    def renumbered(self, prompt: Ints) -> "Votes":
+        """The same votes with other numbers of prompts, [n]."""
+        return replace(self, prompt=prompt)
+
     def merged(self, twins: Ints, usable: Bools) -> "Votes":
         """Votes between items, where slot k of prompt p stands for item twins[p, k].
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import Scorer
+from tasks.panel.annotators.settings import SoftScorer
 
 _REMEDY = "write package.module:name, and run irepo from a folder from which the module can be imported"
 
@@ -15,7 +15,7 @@ _REMEDY = "write package.module:name, and run irepo from a folder from which the
 ScoreFunction = Callable[[str, str | None, str | None, str, bool], float | None]
 
 
-class FunctionSettings(Scorer):
+class FunctionSettings(SoftScorer):
     """A Python function `score(prompt: str, answer: str | None, category: str | None, response: str, ended: bool)`.
 
     It returns a float, or None to abstain.
@@ -23,6 +23,7 @@ class FunctionSettings(Scorer):
 
     kind: Literal["function"] = "function"
     function: str  # "package.module:name"
+    soft: bool = False  # a function is often a check with two values
 
     def open(self, name: str, *, seed: int) -> "FunctionAnnotator":
         return FunctionAnnotator(name, self)

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
@@ -12,13 +12,13 @@ from storage.errors import UserError
 from tasks.modeling.chat_template import fix_template
 from tasks.modeling.conversation import RefusedConversation, encode_whole, prepare_wholes
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import LoadsModel, Scorer
+from tasks.panel.annotators.settings import LoadsModel, SoftScorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class RewardModelSettings(Scorer, LoadsModel):
+class RewardModelSettings(SoftScorer, LoadsModel):
     """A transformers sequence-classification folder or id with one label."""
 
     kind: Literal["reward_model"] = "reward_model"
@@ -192,7 +192,8 @@ def _load(name: str, settings: RewardModelSettings, *, on_meta: bool = False) ->
             where=where,
             remedy="give a trained reward model, not a language model",
         )
-    return (loaded if on_meta else loaded.to(device)).eval()  # type: ignore[arg-type]  # takes a name
+    placed = loaded if on_meta else loaded.to(device)  # type: ignore[arg-type]  # takes a name
+    return cast("PreTrainedModel", placed.eval())
 
 
 def _tokenizer(name: str, settings: RewardModelSettings) -> "PreTrainedTokenizerBase":

@@ -13,7 +13,7 @@ from storage.files import digest
 from tasks.panel.annotators.instructions import Instructions, prompt_text
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.reply_text import in_brackets, last_line
-from tasks.panel.annotators.settings import Scorer
+from tasks.panel.annotators.settings import Scorer, Temperature
 from tasks.panel.annotators.verdicts import TOP, masses_at
 from tasks.panel.chat import Reply
 from tasks.panel.chat.registry import chat_limits, open_chat
@@ -64,6 +64,9 @@ class RubricSettings(ChatSettings, Scorer):
     template: str = "explain"  # explain, reference (abstains without one), or a file with {prompt} {response}
     soft: bool = False  # use the expected score, from log-probabilities if the model gives them
     constrained: bool = False  # the reply can only be a score, without explanation; vLLM on this machine or served
+    # Of the votes that follow from scores, as a reward model's `temperature` (which is the chat model's sampling here).
+    # null: the higher score wins the whole vote.
+    score_temperature: Temperature | None = "auto"
 
     @model_validator(mode="after")
     def _scale_is_usable(self) -> Self:
@@ -79,6 +82,9 @@ class RubricSettings(ChatSettings, Scorer):
                 f"more than {_MOST_CHOICES}; use fewer criteria, a smaller scale, or one annotator per criterion"
             )
         return self
+
+    def vote_temperature(self) -> Temperature | None:
+        return self.score_temperature
 
     def choices(self) -> tuple[str, ...]:
         """With `constrained`, every reply that the model may give: the scores of all criteria in brackets."""

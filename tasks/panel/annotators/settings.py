@@ -17,6 +17,9 @@ from tasks.panel.annotators.protocol import Annotator
 #: has one of these names.
 POLICY_NAMES = ("policy", "previous", "initial")
 
+#: The difference of two scores that counts as one logit of a vote. auto: estimated from the other annotators' votes.
+Temperature = Annotated[float, Field(gt=0)] | Literal["auto"]
+
 _OURS = "tasks."  # modules of the project; any other module is a user's own
 
 
@@ -102,6 +105,20 @@ class Scorer(AnnotatorBase):
     """Settings of an annotator that scores single responses."""
 
     tie_margin: float = Field(0.0, ge=0)  # scores that differ by at most this are a tie
+
+    def vote_temperature(self) -> Temperature | None:
+        """The temperature of its soft votes; None when a vote is all or nothing."""
+        return None
+
+
+class SoftScorer(Scorer):
+    """Settings of an annotator whose scores are graded: its vote carries sigmoid(score difference / temperature)."""
+
+    soft: bool = True  # false: the higher score wins the whole vote
+    temperature: Temperature = "auto"
+
+    def vote_temperature(self) -> Temperature | None:
+        return self.temperature if self.soft else None
 
 
 def same_model(model: str) -> str:

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import Scorer
+from tasks.panel.annotators.settings import SoftScorer
 
 _ORDER = 4  # BLEU counts n-grams up to this n
 
 
-class TextMetricSettings(Scorer):
+class TextMetricSettings(SoftScorer):
     """Score in [0, 1] against the prompt's `reference`; without a reference it abstains."""
 
     kind: Literal["text_metric"] = "text_metric"
     metric: Literal["bleu", "rouge_l"] = "bleu"
+    soft: bool = False  # a difference of 0.1 says much, and is no logit: with soft, set temperature too
 
     def compares_with(self) -> Literal["reference"]:
         return "reference"

@@ -7,7 +7,8 @@ eta of the annotator who gave the label, and p = exp(-l+) / (exp(-l+) + exp(-l-)
     M  L = w l+ + (1 - w) l-
        eta <- (1 - a) eta + a mean w                 after each step, kept within .5 and .999
 
-One record is one label of one annotator on one pair; a tie is half a record each way. The paper's initial reliability
+One record is one label of one annotator on one pair; a tie is half a record each way, a soft vote a share of a record.
+Records count with the weights of the votes in the preferences. The paper's initial reliability
 and momentum were not seen: ours are named in the settings. The temperature on the losses is ours too: with squared
 losses p saturates without it.
 """
@@ -20,9 +21,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from tasks.training.objectives.base import Memory, PairSettings, StepLoss
+from tasks.training.objectives.cpo import cpo
 from tasks.training.objectives.dpo import dpo
 from tasks.training.objectives.ipo import ipo
 from tasks.training.objectives.needs import Needs
+from tasks.training.objectives.simpo import simpo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +38,8 @@ LOWEST, HIGHEST = 0.5, 0.999  # below one half an annotator would be reversed; 1
 
 class Lcpo(PairSettings):
     name: str = "lcpo"
-    base: Literal["dpo", "ipo"] = "dpo"  # whose loss is weighted
+    base: Literal["dpo", "ipo", "simpo", "cpo"] = "dpo"  # whose loss is weighted; cpo without its NLL, set nll for it
+    margin: float = Field(0.5, ge=0)  # base=simpo: gamma / beta
     by_annotator: bool = True  # a reliability an annotator; false: one for the panel's labels
     reliability: float = Field(0.9, ge=0.5, le=0.999)  # OURS: at the start
     momentum: float = Field(0.1, gt=0, le=1)  # OURS: how far a reliability goes towards each step's mean
@@ -47,15 +51,14 @@ class Lcpo(PairSettings):
     def step_loss(self, batch: Batch, memory: Memory, generator: np.random.Generator) -> StepLoss:
         import torch
 
-        base = {"dpo": dpo, "ipo": ipo}[self.base]
         names = batch.annotators if self.by_annotator else ("panel",)
         reliability = {name: memory.get(name, self.reliability) for name in names}
-        ahead = base(batch.h_chosen, batch.h_rejected, beta=self.beta)[:, None]
-        behind = base(batch.h_rejected, batch.h_chosen, beta=self.beta)[:, None]
+        ahead, behind = (loss[:, None] for loss in self._base_losses(batch))
         votes = batch.pairs["votes"] if self.by_annotator else torch.ones_like(ahead)  # of chosen, [N, A]
         eta = torch.tensor([reliability[name] for name in names], dtype=ahead.dtype, device=ahead.device)
         agree = posterior(ahead, behind, eta, temperature=self.temperature)
         disagree = posterior(behind, ahead, eta, temperature=self.temperature)
+        weights = batch.pairs["vote_weights"] if self.by_annotator else torch.ones_like(ahead)
         cast = ~votes.isnan()
         share = votes.nan_to_num()
         losses = share * lcpo(ahead, behind, agree) + (1 - share) * lcpo(behind, ahead, disagree)
@@ -63,7 +66,20 @@ class Lcpo(PairSettings):
         learnt = {
             name: updated(reliability[name], mean, self.momentum) for name, mean in zip(names, right, strict=True)
         }
-        return StepLoss(losses[cast], {f"reliability/{name}": value for name, value in learnt.items()}, learnt)
+        weight = weights[cast] / weights[cast].mean()
+        return StepLoss(losses[cast] * weight, {f"reliability/{name}": value for name, value in learnt.items()}, learnt)
+
+    def _base_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The base loss of "chosen is better" and of "rejected is better", [N] each."""
+        if self.base == "simpo":
+            chosen, rejected = batch.of_pairs(batch.logprobs / batch.lengths)
+            return (
+                simpo(chosen, rejected, beta=self.beta, margin=self.margin),
+                simpo(rejected, chosen, beta=self.beta, margin=self.margin),
+            )
+        base = {"dpo": dpo, "ipo": ipo, "cpo": cpo}[self.base]
+        chosen, rejected = batch.of_pairs(batch.logprobs if self.base == "cpo" else batch.h)
+        return base(chosen, rejected, beta=self.beta), base(rejected, chosen, beta=self.beta)
 
 
 def posterior(agree: Tensor, disagree: Tensor, reliability: Tensor | float, *, temperature: float = 1.0) -> Tensor:

@@ -1,0 +1,1 @@
+"""What dealing shards to many workers costs the driver."""
