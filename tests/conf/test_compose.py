@@ -32,7 +32,7 @@ def test_every_preset_composes(preset: str) -> None:
 NEEDED = {"dice": ["policy.aligned_from=z"], "sera-bootstrap": ["policy.aligned_from=z"], "order": ["drafts=ladder"]}
 
 
-@pytest.mark.parametrize("panel", group_options("panel"))
+@pytest.mark.parametrize("panel", sorted({*group_options("panel")} - {"none"}))  # none: for offline training
 def test_every_panel_composes(panel: str) -> None:
     assert compose_config(["policy=x", "prompts=y", f"panel={panel}", *NEEDED.get(panel, [])]).panel.annotators
 
@@ -59,7 +59,7 @@ JUDGE = [
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["run=demo", "training.learning_rat=1"], "did you mean training.learning_rate?"),
+        (["run=demo", "training.learning_rat=1"], "did you mean training.learning_rate, which is"),
         (
             ["run=demo", "panel=nobody"],
             "answers, demo, dice, instructions, judges, local-judges, none, order, references, rules",
@@ -111,7 +111,7 @@ def test_every_objective_composes(objective: str) -> None:
 
 
 def test_the_presets_choice_of_beta_is_for_its_own_objective() -> None:
-    assert beta("run=demo") == 0.6
+    assert beta("run=demo") == 0.45
     assert beta("run=demo", "objective=sppo") == 1e-3
     assert beta("run=demo", "objective=dpo", "objective.beta=0.3") == 0.3
 
@@ -130,7 +130,7 @@ def beta(*words: str) -> object:
         (["objective=rebel", "objective.score_annotators=[nobody]"], "nobody gives no scores on this panel"),
         (["objective=dno", "objective.reference=initial"], "objective.reference"),
         (["objective=inpo", "objective.tau=1"], "tau is at most eta"),
-        (["objective=dpo", "objective.bta=1"], "did you mean objective.beta?"),
+        (["objective=dpo", "objective.bta=1"], "did you mean objective.beta, which is"),
         (["objective=dop"], "dno, dpo"),
     ],
 )

@@ -254,7 +254,7 @@ def test_the_ready_gate_composes_and_survives_its_copy_in_the_run_folder() -> No
     [
         (["gate=policy", "evaluation=plain"], "rules.better: the evaluation does not have any judge"),
         (["gate=policy", "+gate.rules.w={kind: win_rate, judge: me}"], "'me' (it has: truth, held-out)"),
-        (["gate=policy", "+gate.rules.w={kind: win_rate, against: friend}"], "'initial' or 'previous'"),
+        (["gate=policy", "+gate.rules.w={kind: win_rate, against: friend}"], "not one of 'initial', 'previous'"),
         (["gate=policy", "+gate.rules.r={kind: rate, rate: corect, drop: 0}"], "'corect' (it has: correct, polite"),
         (["gate=policy", "+gate.rules.r={kind: rate, rate: correct}"], "give drop"),
         (["gate=policy", "~gate.rules"], "there are no rules"),
@@ -302,7 +302,7 @@ def test_a_rule_of_a_users_own_is_found_by_its_path_and_decides() -> None:
 @pytest.mark.parametrize(
     ("rule", "named"),
     [
-        (f"{{kind: '{OWN}', most: 0}}", "greater than 0"),
+        (f"{{kind: '{OWN}', most: 0}}", "must be more than 0"),
         (f"{{kind: '{OWN}', mst: 3}}", "did you mean most?"),
         (f"{{kind: '{OWN}s', most: 3}}", "has no WordsRules"),
         ("{kind: wordz}", "there is no gate rule 'wordz'"),

@@ -45,7 +45,7 @@ def test_the_commands_of_the_readme_compose() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["+engine.min_p=1"], "engine.min_p: 1.0 must be less than 1"),
+        (["+engine.min_p=1"], "engine.min_p: 1 must be less than 1"),
         (["+engine.minp=0.1"], "engine.minp: MinPSettings has no such setting; did you mean min_p?"),
         (["engine.dtype=int8"], "engine.dtype"),
     ],

@@ -43,7 +43,7 @@ def test_the_commands_of_the_readme_compose() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*FILE, "objective.margin=wide"], "objective.margin: .wide. is not a number"),
+        ([*FILE, "objective.margin=wide"], "objective.margin: 'wide' is not a number"),
         ([*FILE, "objective.margin=0"], "objective.margin: 0 must be more than 0"),
         ([*PATH, "+objective.margn=2"], "objective.margn: SquaredHinge has no such setting; did you mean margin?"),
         ([*PATH, "objective.reference=first"], "objective.reference"),

@@ -316,6 +316,8 @@ ABSENT = {
     "dpo-previous": "the same loss and reference as dno",
     "rpo": "contrasts responses of different prompts: a table has no similarity of prompts",
     "bmc": "weighs tokens: responses of a table have none",
+    "cpo": "no reference: its log-ratios have no optimum in a table without the likelihood of chosen",
+    "simpo": "log-probabilities a token: responses of a table have no length",
     "trpa": "levels are certain labels, whose only bound is a divergence of tokens",
 }
 
