@@ -106,7 +106,7 @@ def test_the_same_settings_go_on(run: Run) -> None:
     [
         ("sampling.temperature=0.5", "sampling.temperature: 1 -> 0.5", "round-00/evaluate/responses", "prompts"),
         ("training.learning_rate=0.5", "training.learning_rate: 0.0003 -> 0.5", "round-01/train", "round-01/label"),
-        ("objective.beta=0.25", "objective.beta: 0.6 -> 0.25", "round-01/train", "round-01/label"),
+        ("objective.beta=0.25", "objective.beta: 0.45 -> 0.25", "round-01/train", "round-01/label"),
         ("seed=3", "seed: 0 -> 3", "round-00/evaluate/responses", ""),
         ("prompts.limit=1", "prompts.limit: null -> 1", "prompts", ""),
         ("sampling.max_tokens=7", "max_tokens: 64 -> 7", "prompts", ""),
