@@ -100,9 +100,10 @@ def _inner_model(field: FieldInfo, place: str, written: Mapping[str, _Line]) -> 
     if families:
         named = written.get(f"{place}.{families[0].field}")
         return families[0].ours().get(named.value) if named else None
-    if type(None) in get_args(field.annotation) or not kinds:
+    chosen = any(key.startswith(f"{place}.") for key in written)
+    if not kinds or (type(None) in get_args(field.annotation) and not chosen):
         return None
-    if len(kinds) == 1 and len(_classes(field.annotation)) == 1:
+    if len(kinds) == 1 and {*_classes(field.annotation)} <= {kinds[0], type(None)}:
         return kinds[0]
     named = written.get(f"{place}.kind")
     fitting = [kind for kind in kinds if "kind" in kind.model_fields and named and _kind(kind) == named.value]

@@ -96,7 +96,10 @@ def _sampling(config: RunConfig, shape: Shape, device: Device) -> Need:
             "KV cache": gpus * int(engine.kv_cache_gib * GIB),
             "process": gpus * CPU_ENGINE_OVERHEAD,
         }
-        return Need("generate", parts, device.memory)
+        least = max(1, -(-sequence // GIB))
+        fits = parts | {"KV cache": gpus * least * GIB}
+        smaller = least < engine.kv_cache_gib and sum(fits.values()) <= device.memory
+        return Need("generate", parts, device.memory, (f"engine.kv_cache_gib={least}",) if smaller else ())
     share = int(engine.gpu_memory_utilization * device.whole)
     cache = max(sequence, share - weights - ENGINE_OVERHEAD)
     parts = {"weights": weights, "KV cache": cache, "vLLM": ENGINE_OVERHEAD}

@@ -16,10 +16,10 @@ CHECKPOINTS = "checkpoints"
 class LoraSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
+    rank: int = Field(16, ge=1)  # of the two matrices of an adapter
+    alpha: float = Field(32.0, gt=0)  # an adapter's product is scaled by alpha / rank
     dropout: float = Field(0.0, ge=0, le=0)  # must be 0: log-ratios need a deterministic policy
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = "all-linear"  # names of the layers that get adapters, as peft reads them
 
 
 class OptimizationSettings(BaseModel):

@@ -115,7 +115,7 @@ def test_policies_that_cannot_be_one_are_refused(tiny_policy: Path, prompts: Pat
         ("name=../elsewhere", "not a run name"),
         ("name=a/b", "not a run name"),
         ("sampling.max_tokens=100000", "does not fit the context of 256"),
-        ("engine.kv_cache_gib=100000", "GiB of KV cache"),
+        ("engine.kv_cache_gib=100000", "KV cache 100000.0(.|\n)*use engine.kv_cache_gib=1 or"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
