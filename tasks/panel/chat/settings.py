@@ -32,10 +32,10 @@ class ChatEngineSettings(BaseModel):
 
     operational: ClassVar[frozenset[str]] = frozenset({"gpu_memory_utilization", "kv_cache_gib", "start_timeout"})
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"  # of weights and cache
     max_model_len: int | None = Field(None, ge=1)  # tokens of prompt and answer; None = the model's context length
-    enforce_eager: bool = False
-    tensor_parallel: int = Field(1, ge=1)
+    enforce_eager: bool = False  # true: no compilation and no CUDA graphs
+    tensor_parallel: int = Field(1, ge=1)  # GPUs that the model is divided over
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)  # GPU
     kv_cache_gib: float = Field(2.0, gt=0)  # CPU
     start_timeout: float = Field(900, gt=0)  # seconds
@@ -61,7 +61,7 @@ class ChatSettings(AnnotatorBase, LoadsModel):
     faults: int = Field(8, ge=1)  # consecutive faults (after retries) that open the circuit breaker
     pause: float = Field(30, ge=0)  # seconds until one question probes the model again; doubles each time
     probes: int = Field(3, ge=0)  # failed probes after which the annotator is given up for this stage
-    price: Price | None = None
+    price: Price | None = None  # of a million tokens: {prompt: 1.0, completion: 4.0}
 
     operational: ClassVar[frozenset[str]] = frozenset(
         {
