@@ -1,18 +1,20 @@
 """What an engine does between stages: `auto` by machine, and the calls of vLLM's level 2 sleep, without a GPU."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from tasks.child_process import Done
-from tasks.generation import stage, verify
+from tasks.generation import shards, verify
 from tasks.generation.engines import EngineSettings
 from tasks.generation.engines.transformers import TransformersSettings
 from tasks.generation.engines.vllm import VllmSettings
+from tasks.generation.settings import SamplingSettings
+from tasks.generation.shards import ShardSampler
 from tasks.generation.vllm_worker import Sleep, Wake, Worker
-from tasks.modeling import vllm_process
 from tasks.training.settings import OptimizationSettings
 
 
@@ -98,15 +100,14 @@ def test_the_check_of_a_sampler_has_a_crowded_gpu_to_itself(
 ) -> None:
     engine = PausedEngine()
     measured: list[list[str]] = []
-    monkeypatch.setattr(vllm_process, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(shards, "has_gpu", lambda: gpu)
     monkeypatch.setattr(verify, "fits_on_gpu", lambda *_: fits)
     monkeypatch.setattr(verify, "measure_gap", lambda *_, **__: measured.append(list(engine.calls)))
     monkeypatch.setattr(verify, "refuse_mismatch", lambda *_, **__: None)
-    sampling: Any = object.__new__(stage._Sampling)
-    sampling.shards = {Path("first"): slice(0, 1)}
-    sampling.spec = GenerateLike()
+    job: Any = SimpleNamespace(spec=GenerateLike())
     row = {"prompt_ids": [1], "response_ids": [2, 3], "logprobs": [-1.0, -1.0]}
-    sampling._verify(Path("first"), pa.Table.from_pylist([row]), engine)
+    sampler: Any = ShardSampler(job, engine)  # type: ignore[arg-type]  # the calls that the check makes
+    sampler._verify(pa.Table.from_pylist([row]))
     assert engine.calls == expected
     assert measured == [expected[:1]]
 
@@ -116,6 +117,7 @@ class GenerateLike:
 
     class settings:
         engine = VllmSettings(dtype="float32")
+        sampling = SamplingSettings()
         trust_remote_code = False
 
     class policy:
