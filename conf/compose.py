@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from conf.mistakes import closest, invalid, search_folders, unreadable_file
+from conf.mistakes import closest, echoed, invalid, search_folders, unreadable_file
 from conf.schema import RunConfig
 from storage.errors import UserError
 from storage.plugins import Family
@@ -152,11 +152,13 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
         if f"'{key}'" in first and "override" in first:
             return UserError(
                 f"unknown config key {key!r}{closest(key, words)}",
-                where=f"command line, {word.lstrip('+')}",
+                where=f"command line, {echoed(word)}",
                 remedy="python -m flows.iterate --help lists the keys, with defaults and meaning",
             )
     for word in words:
         key, _, value = word.partition("=")
         if key.lstrip("+~") in first or (value and f"'{value}'" in first):
-            return UserError(first, where=f"command line, {word.lstrip('+')}", remedy=_FORMS)
+            shown = echoed(word)
+            what = first if shown.endswith(value) else "this word cannot be read"
+            return UserError(what, where=f"command line, {shown}", remedy=_FORMS)
     return UserError(first, where="configuration", remedy=_FORMS)

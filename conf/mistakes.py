@@ -23,6 +23,8 @@ _NOUNS = {
     "dict_type": "a mapping, such as {key: value}", "model_type": "a mapping, such as {key: value}",
     "model_attributes_type": "a mapping, such as {key: value}", "none_required": "null",
 }  # fmt: skip
+#: Settings in which people may have written a key. What they hold is never repeated.
+_PRIVATE = re.compile(r"api_key_env|base_url|extra_body|https?:")
 _BOUNDS = {
     "greater_than": ("gt", "must be more than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -68,7 +70,8 @@ def _said(place: str, items: Sequence[ErrorDetails], words: Sequence[str]) -> st
     if rest:
         return "; ".join(dict.fromkeys(rest))
     fitting = [f"one of {each.replace(' or ', ', ')}" for each in literals] + nouns
-    return f"{_shown(items[0]['input'])} is not {', nor '.join(fitting)}"
+    what = "the value" if _PRIVATE.search(place) else _shown(items[0]["input"])
+    return f"{what} is not {', nor '.join(fitting)}"
 
 
 def _message(place: str, item: ErrorDetails, words: Sequence[str]) -> str:
@@ -110,6 +113,12 @@ def closest(key: str, words: Sequence[str]) -> str:
     return f" (did you mean {found.name}, which is {found.default}{f' in {found.file}' if found.file else ''}?)"
 
 
+def echoed(word: str) -> str:
+    """A word as an error repeats it: without a value that may hold a key."""
+    key, equals, value = word.lstrip("+").partition("=")
+    return f"{key}=..." if _PRIVATE.search(key) or _PRIVATE.search(value) else f"{key}{equals}{value}"
+
+
 def set_by(place: str, words: Sequence[str]) -> str:
     """The word of the command line, or the file and line, that sets a key; "" where nothing is found."""
     if not place:
@@ -117,9 +126,9 @@ def set_by(place: str, words: Sequence[str]) -> str:
     for word in reversed(words):
         key = word.lstrip("+~").partition("=")[0]
         if "=" in word and "." in key and (place == key or place.startswith(f"{key}.")):
-            return f"command line, {word.lstrip('+')}"
+            return f"command line, {echoed(word)}"
         if word.lstrip("+").startswith(f"{place}="):
-            return f"command line, {word.lstrip('+')}"
+            return f"command line, {echoed(word)}"
     group, _, inner = place.partition(".")
     given = {key: value for key, _, value in (word.lstrip("+").partition("=") for word in words)}
     for folder in [*search_folders(words), CONF]:
@@ -128,7 +137,7 @@ def set_by(place: str, words: Sequence[str]) -> str:
                 return found
         if found := _line(folder / group / f"{given.get(group)}.yaml", inner):
             return found
-    below = [word.lstrip("+") for word in words if word.lstrip("+~").startswith(f"{place}.")]
+    below = [echoed(word) for word in words if word.lstrip("+~").startswith(f"{place}.")]
     return f"command line, {' '.join(below)}" if below else ""
 
 

@@ -44,5 +44,16 @@ def test_a_key_in_an_address_is_refused(url: str) -> None:
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "word",
+    [f"panel.annotators.j.api_key_env={KEY}", f"panel.annotators.j.extra_body={KEY}",
+     f"panel.annotators.j.extra_body={{api_key: {KEY}}}", f"+panel.annotators.k={{kind: judgge, api_key_env: {KEY}}}"],
+)  # fmt: skip
+def test_a_key_in_a_word_of_the_command_line_is_not_repeated(word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_config(["run=demo", "name=x", "+panel.annotators.j={kind: judge, model: m}", word])
+    assert KEY not in str(caught.value)
+
+
 def test_ordinary_settings_pass() -> None:
     compose(api_key_env="JUDGE_KEY", extra_body="{seed: 0, stop_token_ids: [1], logit_bias: {a: 1}, user: team-7}")

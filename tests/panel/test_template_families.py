@@ -104,6 +104,8 @@ def test_arguments_reach_the_template_of_an_annotator(tmp_path: Path) -> None:
     mistyped = {"template_arguments": {"enable_thinkin": 1}}
     with pytest.raises(UserError, match="no argument 'enable_thinkin'"):
         ImplicitRewardSettings.model_validate(words | mistyped).open("it", seed=0)
+    config = Path(folders[0]) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_labels": 1}))  # as a reward model has
     for settings in (
         ImplicitRewardSettings.model_validate(words | mistyped),
         RewardModelSettings.model_validate({"path": folders[0]} | mistyped),

@@ -138,7 +138,8 @@ def rich_window(window: list[Example], tiny_policy: Path) -> list[Example]:
         count = len(group.pairs)
         votes = noise.choice([0.0, 0.5, 1.0, np.nan], size=(count, 3))
         votes[:, 0] = 1.0
-        pairs = {"votes": votes, "first_level": noise.choice([0.0, 1.0], size=count)}
+        weights = np.where(np.isnan(votes), 0.0, noise.choice([0.5, 1.0], size=votes.shape))
+        pairs = {"votes": votes, "vote_weights": weights, "first_level": noise.choice([0.0, 1.0], size=count)}
         assert previous.tokens is not None
         shifted = [tokens + noise.normal(size=len(tokens)) / 5 for tokens in previous.tokens]
         reference = Logprobs(np.array([tokens.sum() for tokens in shifted]), shifted)

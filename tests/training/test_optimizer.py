@@ -57,7 +57,8 @@ def test_restored_state_continues_bit_for_bit() -> None:
     copy = torch.nn.Linear(4, 4, bias=False)
     copy.load_state_dict(model.state_dict())
     resumed = build_optimizer(trainable(copy), settings())
-    load_optimizer(resumed, trainable(copy), optimizer_tensors(optimizer, trainable(model)))
+    state = {name: value.clone() for name, value in optimizer_tensors(optimizer, trainable(model)).items()}
+    load_optimizer(resumed, trainable(copy), state)
     for number in range(3, 6):
         step(model, optimizer, number)
         step(copy, resumed, number)

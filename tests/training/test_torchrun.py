@@ -196,9 +196,9 @@ def test_custom_launcher_with_two_nodes(make_spec: MakeSpec, tmp_path: Path) -> 
 
 def test_several_processes_need_launch_process() -> None:
     with pytest.raises(ValueError, match="launch=process"):
-        OptimizationSettings(processes=2)
+        OptimizationSettings(processes=2, launch="inline")
     with pytest.raises(ValueError, match="launch=process"):
-        OptimizationSettings(launcher="torchrun --nproc-per-node=2")
+        OptimizationSettings(launcher="torchrun --nproc-per-node=2", launch="inline")
     with pytest.raises(ValueError, match="leave processes at 1"):
         OptimizationSettings(launcher="torchrun --nproc-per-node=2", processes=2, launch="process")
 
