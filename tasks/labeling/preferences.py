@@ -93,7 +93,7 @@ def make_preferences(
     if auto:
         voted = np.unique(weighted.prompt[weighted.weight > 0])
         variance = chosen_variance(blocks, voted, twins.shape[1], prior_mean)
-        settings = settings.model_copy(update={"prior_variance": variance})
+        settings = PreferenceSettings.model_validate(settings.model_dump() | {"prior_variance": variance})
     annotator_fit = _fit_annotators(blocks, annotators, responses, settings)
     tables: list[pa.Table] = []
     dropped: dict[str, int] = {}

@@ -128,6 +128,7 @@ STEPS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_bfloat16_on_two_ranks_and_a_checkpoint_of_one(make_spec: MakeSpec) -> None:
     """bfloat16 is as far from float32 on two ranks as under autocast; and two ranks read the checkpoint of one."""
     half = make_spec("half-2", optimization=STEPS | {"dtype": "bfloat16"})
