@@ -2,12 +2,8 @@
 
 import json
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import HTTPServer, SimpleHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +13,7 @@ from flows.operations.prefect_server import launch
 from flows.operations.secret import new_secret
 from flows.operations.temporary_server import free_port
 from tasks.processes import end_group
+from tests.flows.another_origin import another_origin
 from tests.flows.browser import Page, browser, needs_browser
 from tests.flows.served import Served
 from tests.waiting import wait_until
@@ -95,20 +92,6 @@ ATTACK = """(async () => {
   });
   window.found = found;
 })()"""
-
-
-@contextmanager
-def another_origin() -> Iterator[str]:
-    """The address of a page of another server on this machine, as close to the own UI as a stranger can get."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "index.html").write_text("<!doctype html><title>another</title><body>another page")
-        http = HTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        try:
-            yield f"http://localhost:{http.server_port}/"
-        finally:
-            http.shutdown()
-            http.server_close()
 
 
 @contextmanager
