@@ -1,28 +1,31 @@
 """What the list of runs shows of each run, read from its files; and archives of runs."""
 
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from storage.errors import UserError
 from storage.files import parse_yaml
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
 from storage.owner import OWNER, is_owned
+from tasks.evaluation.record import RoundRecord
 
 ARCHIVE = "archive"
+_ROUNDS = TypeAdapter(list[RoundRecord])
 
 
 @dataclass(frozen=True)
 class RunLine:
-    """One run. win_rate, cost: "-" where none was measured. bytes: of its files, links not followed."""
+    """One run. win_rate, cost: "-" where none was measured, "?" where they cannot be read. bytes: of its files, links
+    not followed."""
 
     name: str
-    state: str  # running | waits for a decision | waits for votes | finished | stopped
+    state: str  # running | waits for a decision | waits for votes | finished | stopped | rounds.json cannot be read
     rounds: str  # finished / wanted
     win_rate: str
     cost: str
@@ -56,31 +59,38 @@ def _line(folder: Path, latest: float) -> RunLine:
     )
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
-    try:
-        records = json.loads((folder / "rounds.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _records(folder: Path) -> list[RoundRecord] | None:
+    """None: rounds.json is damaged, or another version wrote it."""
+    path = folder / "rounds.json"
+    if not path.is_file():
         return []
-    return records if isinstance(records, list) else []
+    try:
+        return _ROUNDS.validate_json(path.read_bytes())
+    except ValidationError:
+        return None
 
 
-def _state(folder: Path, records: list[dict[str, Any]], finished: int, wanted: int) -> str:
+def _state(folder: Path, records: list[RoundRecord] | None, finished: int, wanted: int) -> str:
     if is_owned(folder):
         return "running"
+    if records is None:
+        return "rounds.json cannot be read"
     if (folder / "waiting.json").is_file():
         return "waits for votes"
-    if records and records[-1].get("decision") is None:
+    if records and records[-1].decision is None:
         return "waits for a decision"
-    return "finished" if finished >= wanted or (records and records[-1].get("decision") == "stop") else "stopped"
+    return "finished" if finished >= wanted or (records and records[-1].decision == "stop") else "stopped"
 
 
-def _win_rate(records: list[dict[str, Any]]) -> str:
-    """Of the latest round against the initial policy, by the first judge."""
-    rates = records[-1]["figures"].get("win_rate", {}).get("initial", {}) if records else {}
+def _win_rate(records: list[RoundRecord] | None) -> str:
+    """Of the latest round against the initial policy, by the first judge; "?" where it cannot be read."""
+    if records is None:
+        return "?"
+    rates = records[-1].figures.win_rate.get("initial", {}) if records else {}
     if not rates:
         return "-"
     judge, rate = next(iter(rates.items()))
-    return f"{rate['mean']:.2f} ({judge})"
+    return f"{rate.mean:.2f} ({judge})"
 
 
 def _cost(folder: Path, finished: int) -> str:

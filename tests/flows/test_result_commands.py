@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 
 from flows import chat, export, runs
 from flows.result import find_result, named_policy
+from flows.run_list import run_lines
 from storage.errors import UserError
 from storage.owner import owned
 from tasks.generation.settings import SamplingSettings
 from tasks.generation.talk import Talker
+from tests.reporting.records import round_record
 
 
 @pytest.fixture
@@ -31,9 +33,9 @@ def run(tmp_path: Path, tiny_policy: Path, tiny_policy_untied: Path) -> Path:
             (folder / "manifest.json").write_text("{}")
     (root / "config.yaml").write_text(yaml.safe_dump(config))
     (root / "policy").symlink_to("round-01/train/policy")
-    rate = {"win_rate": {"initial": {"brief": {"mean": 0.625, "low": 0.5, "high": 0.7}}}}
-    records = [{"decision": "promote", "figures": {}}, {"decision": "roll back", "figures": rate}]
-    (root / "rounds.json").write_text(json.dumps(records))
+    won = {"initial": {"brief": {"mean": 0.625, "low": 0.5, "high": 0.7, "n": 9}}}
+    records = [round_record(1, decision="promote"), round_record(2, decision="roll back", win_rate=won)]
+    (root / "rounds.json").write_text(json.dumps([record.model_dump(mode="json") for record in records]))
     return root
 
 
@@ -105,6 +107,9 @@ def test_runs_are_listed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     runs.main(["--runs", str(run.parent)])
     assert "mine stopped 2/3" in out(capsys)
+    (run / "rounds.json").write_text("[{]")
+    (line,) = run_lines(run.parent)
+    assert (line.state, line.win_rate) == ("rounds.json cannot be read", "?")
 
 
 def test_a_run_is_archived_and_removed_only_when_confirmed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
