@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from storage.settings import StorageSettings
 from tasks.evaluation.automatic_gate import GateSettings
 from tasks.evaluation.harness.settings import HarnessSettings
 from tasks.evaluation.held_out import refuse_judges_on_the_panel, refuse_unfit_judges
@@ -74,6 +75,7 @@ class RunConfig(_Group):
     harness: HarnessSettings = HarnessSettings()
     mt_bench: MtBenchSettings = MtBenchSettings()
     gate: GateSettings
+    storage: StorageSettings = StorageSettings()
     card: CardSettings | None = None  # GPUs that dry_run=plan plans the memory of; None: those of this machine
     tracker: TrackerKind = "none"  # where curves go as well, besides the run folder
     license: str | None = None  # of what the run publishes, as the hub names it (apache-2.0); None: the cards say so

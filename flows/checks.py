@@ -23,6 +23,7 @@ from storage.errors import UserError
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
 from storage.manifest import MANIFEST
+from storage.mirror.background import check_storage
 from storage.stage import Spec
 from tasks.engines import kept_engine
 from tasks.evaluation.harness.settings import check_harness
@@ -122,6 +123,7 @@ def prepare_run(config: RunConfig) -> Plan:
     if not config.dry_run:  # there the probe asks them
         check_servers(chat_models(config))
     check_tracker(config.tracker)
+    check_storage(config.storage, RunLayout.of(config.runs, config.name).root)
     check_harness(config.harness)
     if config.mt_bench.questions is not None:
         check_references(read_questions(config.mt_bench.questions, config.mt_bench.references))

@@ -48,6 +48,7 @@ from flows.operations.run_log import run_log  # noqa: E402
 from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan  # noqa: E402
+from flows.retention import free_policies  # noqa: E402
 from flows.round import complete_round, initial_record, list_stages  # noqa: E402
 from flows.served import compose_served  # noqa: E402
 from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
@@ -56,6 +57,7 @@ from storage.disk_errors import disk_faults  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.files import canonical_json, publish_link, publish_text, sweep_temporaries  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
+from storage.mirror.background import Mirror, mirrored  # noqa: E402
 from storage.owner import owned  # noqa: E402
 from tasks.engines import close_engines  # noqa: E402
 from tasks.evaluation.record import RoundRecord  # noqa: E402
@@ -96,18 +98,24 @@ def irepo(
 def play(config: RunConfig, more_rounds: int | None = None) -> list[RoundRecord] | State[None]:
     """The rounds of a run, inside a flow; as `irepo`."""
     layout = RunLayout.of(config.runs, config.name)
-    with owned(layout.root), disk_faults(layout.root), run_log(layout.root), device_held():
+    with (
+        owned(layout.root),
+        disk_faults(layout.root),
+        run_log(layout.root),
+        mirrored(config.storage, layout.root) as mirror,
+        device_held(),
+    ):
         if more_rounds is not None:
             config = config.with_rounds(rounds_wanted(layout, more_rounds))
         if needs_warmup(config.policy):
             warm_up([f"showcase={config.policy.warmup}", f"seed={config.seed}"])
         try:
-            return _rounds(prepare_run(config))
+            return _rounds(prepare_run(config), mirror)
         finally:
             close_engines()
 
 
-def _rounds(plan: Plan) -> list[RoundRecord] | State[None]:
+def _rounds(plan: Plan, mirror: Mirror | None) -> list[RoundRecord] | State[None]:
     layout = plan.layout
     sweep_temporaries(layout.root)
     publish_text(layout.config, dump_config(plan.config), private=True)
@@ -122,12 +130,14 @@ def _rounds(plan: Plan) -> list[RoundRecord] | State[None]:
             rounds.append(record)
             console.print(round_table(rounds))
             rounds[-1] = record.decided(settle(plan, record))
-            _publish(plan, rounds)
+            rounds = _publish(plan, rounds, mirror)
             if rounds[-1].decision is None:
                 rounds[-1] = record.decided(ask(plan, rounds))
-                _publish(plan, rounds)
+                rounds = _publish(plan, rounds, mirror)
             if rounds[-1].decision is None or ends(plan, record):
                 break
+        if mirror is not None and plan.config.storage.last_policies is not None:
+            rounds = _publish(plan, rounds, mirror, last=True)
     draw_figures(plan)
     _push(plan)
     return rounds
@@ -144,8 +154,12 @@ def _push(plan: Plan) -> None:
             console.print(f"not pushed: {error}", style="yellow", soft_wrap=True)
 
 
-def _publish(plan: Plan, rounds: list[RoundRecord]) -> None:
-    """Write the rounds so far to rounds.json, the UI and the tracker; point the link `policy` to the promoted one."""
+def _publish(plan: Plan, rounds: list[RoundRecord], mirror: Mirror | None, *, last: bool = False) -> list[RoundRecord]:
+    """Write the rounds so far to rounds.json, the UI and the tracker; point the link `policy` to the promoted one.
+
+    Before that, policies that are not kept are removed (`free_policies`); returns the records with what that freed.
+    """
+    rounds = free_policies(plan, rounds, mirror, last=last)
     publish_text(
         plan.layout.root / "rounds.json", canonical_json([record.model_dump(mode="json") for record in rounds]) + "\n"
     )
@@ -154,6 +168,7 @@ def _publish(plan: Plan, rounds: list[RoundRecord]) -> None:
     best = promoted([record for record in rounds if record.decision])
     if best.round:
         publish_link(plan.layout.root / "policy", Path(best.policy))
+    return rounds
 
 
 def main(words: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 MANIFEST = "manifest.json"
 SPEC = "spec.yaml"
 CARD = "README.md"  # of a policy or data set, for people and the hub
+REMOVED = "removed.json"  # which files of a finished stage were removed to free disk
 
 _CHECKPOINTS = "checkpoints"  # of a training that is not finished
 _ANSWERS = "answers"  # of a judge, where a stage is run outside of a run folder: no question is paid for twice
@@ -64,7 +65,7 @@ def _walk(folder: Path, root: Path, published: set[str]) -> Iterator[Path]:
 def _belongs(path: Path) -> bool:
     """Whether a file directly in a stage's folder belongs there although the manifest does not name it."""
     hidden = path.name.startswith(".") and path.name.endswith((".part.json", ".tmp"))
-    return path.name in (MANIFEST, SPEC) or path.suffix == ".log" or hidden
+    return path.name in (MANIFEST, SPEC, REMOVED) or path.suffix == ".log" or hidden
 
 
 def _leftover(folder: Path) -> bool:

@@ -21,6 +21,7 @@ import yaml
 from storage.display import Page, amounts, brief, counted, leave, shown, size
 from storage.lineage import Input, Lineage, Stage, find, flat, place, trace
 from storage.manifest import FileEntry
+from storage.retention import removed_bytes
 
 #: The settings shown for stages other than the requested one, by kind of stage: patterns of dotted keys. A kind that is
 #: not listed shows all its settings.
@@ -204,6 +205,8 @@ class Explanation:
         numbers = figures(manifest.stage, manifest.summary)
         if numbers:
             page.field("figures", [f"{label} {brief(v, digits=4)}" for label, v in numbers.items()], guide=bar)
+        if removed := removed_bytes(self.run.stages[name].folder):
+            page.field("removed", f"policy, {size(removed)}, to free disk", guide=bar)
         self._settings(name, bar)
         other = {key: v for key, v in manifest.versions.items() if self.versions.get(key) != v}
         other |= {key: "not recorded" for key in self.versions if key not in manifest.versions}

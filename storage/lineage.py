@@ -14,6 +14,7 @@ from storage.errors import UserError
 from storage.exact import foreign_files
 from storage.files import parse_yaml
 from storage.manifest import MANIFEST, BrokenManifest, Manifest, read_manifest
+from storage.retention import removed_files
 
 CONFIG = "config.yaml"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -64,9 +65,14 @@ class Stage:
         return read if digests == self.manifest.inputs else {}
 
     def broken_files(self) -> list[str]:
-        """One sentence for every file of the manifest that is missing or altered; paths start at the run folder."""
-        problems = []
+        """One sentence for every file of the manifest that is missing or altered; paths start at the run folder.
+
+        Policies that were removed to free disk are not broken.
+        """
+        problems, removed = [], removed_files(self.folder)
         for entry in self.manifest.files:
+            if entry.path in removed:
+                continue
             try:
                 entry.check(self.folder)
             except BrokenManifest as broken:

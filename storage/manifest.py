@@ -23,6 +23,7 @@ from storage.exact import CARD as CARD
 from storage.exact import MANIFEST as MANIFEST
 from storage.exact import foreign_files, link_in, refuse_path
 from storage.files import canonical_json, digest, publish_text, sha256_file
+from storage.retention import removed_files
 
 _SHOWN = 5  # files that an error names
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -111,12 +112,15 @@ class Manifest(BaseModel):
         publish_text(folder / MANIFEST, canonical_json(self.model_dump(mode="json")) + "\n")
 
     def check_files(self, folder: Path) -> None:
-        """Raise BrokenManifest, naming the file, unless every file is present and unchanged.
+        """Raise BrokenManifest, naming the file, unless every file is present and unchanged, or was removed to free
+        disk (storage/retention.py).
 
         Raises ForeignFiles as well: see `check_exact`.
         """
+        removed = removed_files(folder)
         for entry in self.files:
-            entry.check(folder)
+            if entry.path not in removed:
+                entry.check(folder)
         self.check_exact(folder)
 
     def check_exact(self, folder: Path) -> None:

@@ -34,6 +34,7 @@ from storage.manifest import (
     read_manifest,
 )
 from storage.plugins import Family
+from storage.retention import refuse_removed
 
 log = logging.getLogger("irepo")
 
@@ -222,14 +223,19 @@ def finished(spec: Spec) -> Manifest | None:
 def run_stage(spec: Spec, body: Callable[[], Outcome]) -> Manifest:
     """Adopt the finished stage in `spec.folder`, or run `body` there and publish its manifest last.
 
-    Raises UserError when the disk is full or cannot be written: the stage is not done then, and what it had published
-    is kept for the next attempt.
+    Raises UserError when it reads a policy that was removed to free disk, and when the disk is full or cannot be
+    written: the stage is not done then, and what it had published is kept for the next attempt.
     """
     adopted = finished(spec)
     if adopted is not None:
         return adopted
+    refuse_removed(path for name in type(spec).model_fields for path in _read_by(spec, name))
     with disk_faults(spec.folder):
         return _run_anew(spec, body)
+
+
+def _read_by(spec: Spec, name: str) -> list[Path]:
+    return [made.path for made in artifacts(name, getattr(spec, name)).values()]
 
 
 def _run_anew(spec: Spec, body: Callable[[], Outcome]) -> Manifest:

@@ -13,7 +13,8 @@ class RoundRecord(BaseModel):
     base: the round that made the policy which this round started from. digest, responses, evaluation, pairs, against:
     content digests of the policy, its held-out responses, the evaluation, the run's held-out pairs (in round 0), and
     the held-out responses of the policies in evaluation.against. seconds: by stage folder; stages below evaluate count
-    as evaluate. decision: None until the gate decides.
+    as evaluate. decision: None until the gate decides. freed: bytes of its policies that were removed
+    (storage.keep_policies).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,7 +31,12 @@ class RoundRecord(BaseModel):
     labels: LabelSummary | None
     seconds: dict[str, float]
     decision: Action | None
+    freed: int = 0
 
     def decided(self, action: Action | None) -> "RoundRecord":
         """This record with a decision."""
         return RoundRecord.model_validate(self.model_dump() | {"decision": action})
+
+    def freeing(self, freed: int) -> "RoundRecord":
+        """This record with the bytes of its policies that were removed."""
+        return RoundRecord.model_validate(self.model_dump() | {"freed": freed})

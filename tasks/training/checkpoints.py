@@ -27,7 +27,6 @@ from tasks.training.shard_checkpoints import load_shards, save_shards, stored_na
 
 log = logging.getLogger("irepo")
 
-KEPT = 2
 _RECORD = "checkpoint.json"
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -82,9 +81,10 @@ def save_checkpoint(
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     memory: Mapping[str, float],
+    keep: int,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Publish the state after the last of `metrics`, then remove all but the newest KEPT checkpoints.
+    """Publish the state after the last of `metrics`, then remove all but the newest `keep` checkpoints.
 
     `position`: epoch of the next step and its window within the epoch, both from 0. Training can resume with any
     number of ranks.
@@ -118,7 +118,7 @@ def save_checkpoint(
         ranks.by_main(record)
 
     def remove_old() -> None:
-        for old in list(_newest_first(stage))[KEPT:]:
+        for old in list(_newest_first(stage))[keep:]:
             shutil.rmtree(old)
 
     ranks.by_main(remove_old)

@@ -29,7 +29,15 @@ class OptimizationSettings(BaseModel):
 
     #: Not part of the key of a train stage: they change the update by rounding at most.
     operational: ClassVar[frozenset[str]] = frozenset(
-        {"checkpoint_steps", "checkpoint_minutes", "gradient_checkpointing", "launch", "processes", "launcher"}
+        {
+            "checkpoint_steps",
+            "checkpoint_minutes",
+            "keep_checkpoints",
+            "gradient_checkpointing",
+            "launch",
+            "processes",
+            "launcher",
+        }
     )
 
     learning_rate: float = Field(5e-7, gt=0)
@@ -46,6 +54,7 @@ class OptimizationSettings(BaseModel):
     lora: LoraSettings | None = None
     checkpoint_steps: int = Field(50, ge=1)  # at most so many optimizer steps between checkpoints,
     checkpoint_minutes: float = Field(15.0, gt=0)  # and about so much time: a round may have few, long steps
+    keep_checkpoints: int = Field(2, ge=1)  # the newest ones while training; a finished stage has none
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batching: Literal["packed", "plain"] = "packed"  # packed: several groups per row, each prompt and response once
     # process: in a process group that frees its memory at its end. auto: that on a GPU, inline on a CPU.

@@ -173,6 +173,7 @@ class Training:
                         parameters=parameters,
                         optimizer=optimizer,
                         memory=memory,
+                        keep=self.settings.keep_checkpoints,
                         ranks=self.ranks,
                     )
                     saved_at = time.monotonic()
