@@ -19,6 +19,7 @@ from storage.mirror.store import NoObject, ObjectStore
 
 INDEX = ".irepo/index.json"
 LOOSE = ".irepo/files"
+BEGUN = ".irepo/begun"
 #: In the run folder: which mirror it belongs to, and whether a pull into it is under way.
 MARK = ".mirror.json"
 
@@ -97,9 +98,12 @@ class Mark(BaseModel):
         publish_text(root / MARK, self.model_dump_json() + "\n")
 
 
-def under_way(stage: str) -> str:
-    """The object that says that a push of `stage` has not ended."""
-    return f".irepo/pushing/{stage}.json"
+def begun(stage: str) -> str:
+    """The object that holds the digest of the manifest whose push was begun last; empty while another one is removed.
+
+    The push has ended when the index has the same digest.
+    """
+    return f"{BEGUN}/{stage}"
 
 
 def read_index(store: ObjectStore) -> tuple[Index, bytes] | None:

@@ -14,7 +14,7 @@ from storage.errors import UserError
 from storage.exact import CARD, MANIFEST, REMOVED, SPEC, refuse_path
 from storage.files import publish_file, publish_link, publishing, sha256_file
 from storage.manifest import BrokenManifest, Manifest, read_manifest
-from storage.mirror.index import INDEX, MARK, Index, Mark, read_index, under_way
+from storage.mirror.index import BEGUN, INDEX, MARK, Index, Mark, begun, read_index
 from storage.mirror.store import ObjectStore
 from storage.owner import OWNER, owned
 from storage.retention import Removed
@@ -106,7 +106,7 @@ class _Pull:
             )
         manifests: dict[str, Manifest] = {}
         for name in sorted(set(only or self.index.stages) - set(without)):
-            pushing = under_way(name) in self.sizes
+            pushing = self._is_pushing(name)
             if f"{name}/{MANIFEST}" not in self.sizes:
                 if not pushing:
                     raise self._lost([f"{name}/{MANIFEST}"])
@@ -121,11 +121,15 @@ class _Pull:
                 )
             self._check_local(name, manifest)
             manifests[name] = manifest
-        notes = {path.removeprefix(".irepo/pushing/").removesuffix(".json") for path in self.sizes
-                 if path.startswith(".irepo/pushing/")}  # fmt: skip
+        notes = {path.removeprefix(f"{BEGUN}/") for path in self.sizes if path.startswith(f"{BEGUN}/")}
         if not only:
             self.pulled.unfinished += sorted(notes - self.index.stages.keys())
         return manifests
+
+    def _is_pushing(self, name: str) -> bool:
+        """Whether a push of another version of the stage was begun and has not ended."""
+        note = begun(name)
+        return note in self.sizes and self.store.read(note) != self.index.stages[name].encode()
 
     def _read(self, name: str) -> Manifest:
         where = self.store.where(f"{name}/{MANIFEST}")

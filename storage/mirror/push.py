@@ -16,8 +16,8 @@ from storage.exact import MANIFEST
 from storage.files import sweep_temporaries
 from storage.manifest import FileEntry, Manifest
 from storage.mirror.files import RunFiles, Scanner
-from storage.mirror.index import INDEX, LOOSE, Index, LooseFile, Mark, read_index, refuse_unfinished_pull, under_way
-from storage.mirror.store import NoObject, ObjectStore
+from storage.mirror.index import INDEX, LOOSE, Index, LooseFile, Mark, begun, read_index, refuse_unfinished_pull
+from storage.mirror.store import ObjectStore
 from storage.retention import removed_files
 
 log = logging.getLogger("irepo")
@@ -47,7 +47,8 @@ class Pusher:
                 raise _other_run(self._index, store, root)
         self._mark = Mark(run=self._index.run)
         self._seen: dict[str, tuple[int, int, float]] = {}  # of loose files: size, mtime, when pushed
-        self._objects: dict[str, int] | None = None
+        self._objects: dict[str, int] = {}
+        self._looked = False
 
     def missing(self) -> list[str]:
         """Finished stages that the mirror does not have."""
@@ -68,7 +69,12 @@ class Pusher:
         if Mark.of(self.root) != self._mark:
             self._mark.write(self.root)
         files, altered, pushed = self._scanner.scan(), list[Altered](), 0
-        for name in self._missing(files):
+        if not self._looked:
+            self._look()
+        missing = self._missing(files)
+        if missing or everything:
+            self._check_alone()
+        for name in missing:
             try:
                 self._stage(name, files.stages[name])
                 pushed += 1
@@ -80,6 +86,15 @@ class Pusher:
         if altered:
             raise altered[0]
         return pushed
+
+    def _look(self) -> None:
+        """List the store, and remove files that a push that died left there and no index names."""
+        self._objects = self.store.sizes()
+        kept = {file.object for file in self._index.files.values()}
+        for path in self._objects:
+            if path.startswith(f"{LOOSE}/") and path not in kept:
+                self.store.remove(path)
+        self._looked = True
 
     def _stage(self, name: str, manifest: Manifest) -> None:
         folder, gone = self.root / name, removed_files(self.root / name)
@@ -96,31 +111,26 @@ class Pusher:
             raise FileNotFoundError(name)
         self.store.write(f"{name}/{MANIFEST}", text)
         self._index.stages[name] = manifest.digest
+        self._objects[f"{name}/{MANIFEST}"] = len(text)
         self._write_index()
-        self.store.remove(under_way(name))
 
     def _take_down(self, name: str, digest: str) -> dict[str, int]:
         """Note that a push of `name` is under way, and remove what is there of another one; returns what is left."""
-        note = under_way(name)
-        try:
-            if self.store.read(note) == digest.encode():
-                self._objects = None  # an earlier process put some; look again
-                return self._listed(name)
-        except NoObject:
-            pass
+        note, objects = begun(name), self._objects
         there = self._listed(name)
-        self.store.write(note, b"")
+        if note in objects and self.store.read(note) == digest.encode():
+            return there
+        if there:
+            self.store.write(note, b"")
         for path in sorted(there, key=lambda path: not path.endswith(f"/{MANIFEST}")):
             self.store.remove(path)
-        if self._objects is not None:
-            self._objects = {path: size for path, size in self._objects.items() if path not in there}
+            del objects[path]
         self.store.write(note, digest.encode())
+        objects[note] = len(digest)
         return {}
 
     def _listed(self, name: str) -> dict[str, int]:
         """Objects of a stage, without those of stages below it."""
-        if self._objects is None:
-            self._objects = self.store.sizes()
         inner = [path.removesuffix(MANIFEST) for path in self._objects if path.endswith(f"/{MANIFEST}")]
         inner = [prefix for prefix in inner if prefix.startswith(f"{name}/") and prefix != f"{name}/"]
         return {
@@ -132,8 +142,7 @@ class Pusher:
     def _file(self, path: str, folder: Path, entry: FileEntry) -> None:
         sent, sha = self.store.upload(path, folder / entry.path)
         self.sent_bytes += sent
-        if self._objects is not None:
-            self._objects[path] = sent
+        self._objects[path] = sent
         if sha != entry.sha256:
             self.store.remove(path)
             raise Altered(
@@ -179,8 +188,8 @@ class Pusher:
             return True
         return not everything and time.monotonic() - when < max(_PAUSE, size / _RATE)
 
-    def _write_index(self) -> None:
-        """Replace the index. Raises UserError when somebody else has: two processes would remove each other's files."""
+    def _check_alone(self) -> None:
+        """Raises UserError when another process has pushed: two would remove each other's files."""
         found = read_index(self.store)
         if (found[1] if found else None) != self._content:
             by = f", by {found[0].pushed_by} at {found[0].pushed}" if found else ""
@@ -189,6 +198,8 @@ class Pusher:
                 where=self.store.where(INDEX),
                 remedy="let one machine continue the run, or give the other one a mirror of its own",
             )
+
+    def _write_index(self) -> None:
         content = self._index.sealed()
         self.store.write(INDEX, content)
         self._content = content

@@ -12,7 +12,7 @@ from storage.files import publish_link, publish_text
 from storage.lineage import open_run
 from storage.manifest import read_manifest
 from storage.mirror.__main__ import main
-from storage.mirror.index import INDEX, under_way
+from storage.mirror.index import INDEX, LOOSE
 from storage.mirror.pull import Choice, pull
 from storage.mirror.push import Altered, Pusher, check_mirror
 from storage.mirror.store import ObjectStore, StoreFault, open_store
@@ -35,10 +35,10 @@ def prefix() -> str:
 
 @pytest.fixture
 def run(make_run: MakeRun) -> Path:
-    root = make_run("one").root
+    root = make_run("one", rounds=1).root
     publish_text(root / "rounds.json", "[]\n")
     publish_text(root / "answers" / "judge-0123.jsonl", '{"answer": 1}\n')
-    publish_link(root / "policy", root / "round-02" / "train" / "policy")
+    publish_link(root / "policy", root / "round-01" / "train" / "policy")
     return root
 
 
@@ -104,7 +104,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
         monkeypatch.setattr(ObjectStore, name, dying(getattr(ObjectStore, name)))
 
 
-@pytest.mark.parametrize("nth", moments(1, 40, quick=(2, 13)))
+@pytest.mark.parametrize("nth", moments(1, 40, quick=(13,)))
 def test_a_push_that_died_leaves_whole_stages_only_and_goes_on(
     server: S3Server, prefix: str, run: Path, tmp_path: Path, nth: int
 ) -> None:
@@ -120,18 +120,20 @@ def test_a_push_that_died_leaves_whole_stages_only_and_goes_on(
             assert read_manifest(back / name) == read_manifest(run / name)
         assert not any((back / name / "manifest.json").exists() for name in done.unfinished)
     push(run, server.store(prefix))
-    pull(server.store(prefix), tmp_path / "whole")
+    done = pull(server.store(prefix), tmp_path / "whole")
+    assert done.unfinished == []
     assert files(tmp_path / "whole") == files(run)
-    assert not [path for path in server.objects(prefix) if path.startswith(".irepo/pushing")]
+    loose = [path for path in server.objects(prefix) if path.startswith(LOOSE)]
+    assert len(loose) == len({path.split("/", 3)[3] for path in loose}), "one version of each file"
 
 
-@pytest.mark.parametrize("nth", moments(1, 24, quick=(3, 6)))
+@pytest.mark.parametrize("nth", moments(1, 24, quick=(3,)))
 def test_a_stage_that_replaces_another_is_never_mixed_with_it(
     server: S3Server, prefix: str, run: Path, make_run: MakeRun, tmp_path: Path, nth: int
 ) -> None:
     """Both have files of the same names and sizes: what is there of the old stage must not count as sent."""
     push(run, server.store(prefix))
-    old, stage = files(run), "round-02/train"
+    old, stage = files(run), "round-01/train"
     weights = run / stage / "policy" / "model.safetensors"
     manifest = read_manifest(run / stage)
     content = bytearray(weights.read_bytes())
@@ -180,12 +182,12 @@ def test_what_changes_is_pushed_again_and_old_versions_are_removed(
 def test_checkpoints_and_shards_of_unfinished_stages_stay_here(
     server: S3Server, prefix: str, run: Path, tmp_path: Path
 ) -> None:
-    unfinished = run / "round-03" / "train"
+    unfinished = run / "round-02" / "train"
     for name in ("spec.yaml", "checkpoints/step-000001/weights.safetensors", "responses-0001.parquet", "engine.log"):
         publish_text(unfinished / name, name)
     push(run, server.store(prefix))
     pull(server.store(prefix), tmp_path / "back")
-    there = sorted(path.name for path in (tmp_path / "back" / "round-03" / "train").rglob("*"))
+    there = sorted(path.name for path in (tmp_path / "back" / "round-02" / "train").rglob("*"))
     assert there == ["engine.log", "spec.yaml"]
 
 
@@ -218,8 +220,8 @@ def test_lost_and_altered_objects_are_refused_by_name(server: S3Server, prefix: 
     with pytest.raises(UserError, match=f"1 object is not as long as pushed: {lost}"):
         pull(server.store(prefix), tmp_path / "cut")
     server.write(prefix, lost, content)
-    server.remove(prefix, "round-02/label/manifest.json")
-    with pytest.raises(UserError, match=r"1 object is missing: round-02/label/manifest.json"):
+    server.remove(prefix, "round-01/label/manifest.json")
+    with pytest.raises(UserError, match=r"1 object is missing: round-01/label/manifest.json"):
         pull(server.store(prefix), tmp_path / "manifest")
 
 
@@ -314,4 +316,3 @@ def test_an_altered_index_is_refused(server: S3Server, prefix: str, run: Path, t
     server.write(prefix, INDEX, b"{")
     with pytest.raises(UserError, match="this is not the index of a mirror"):
         pull(server.store(prefix), tmp_path / "back")
-    assert under_way("x").startswith(".irepo/")
