@@ -58,7 +58,7 @@ def each_prompt(
     system: str | None = None,
     limit: int | None = None,
     counts: PromptCounts | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Rows of storage.schemas.PROMPTS from (where, row) pairs, in their order; repeated prompts appear once.
 
     Keeps only the ids and answers of earlier rows in memory. `counts` is added to.

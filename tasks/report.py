@@ -20,7 +20,7 @@ class StageResult(TypedDict):
     content: str
     seconds: float
     rows: dict[str, int]
-    summary: dict[str, Any]
+    summary: dict[str, object]
 
 
 def run_with_progress(spec: Spec, engine: object = None) -> StageResult:

@@ -108,7 +108,7 @@ class _Sampling:
         total = Counts(0, 0, 0)
         for number, path in enumerate(paths):
             total += self.counts.get(number) or counts_of(path)
-        summary: dict[str, Any] = {
+        summary: dict[str, object] = {
             "responses": total.responses,
             "tokens": total.tokens,
             "mean_tokens": total.tokens / total.responses,

@@ -81,7 +81,7 @@ def _responses(question: Question) -> tuple[Response, ...]:
     return question.responses if isinstance(question, Slate) else (question,)
 
 
-def _content(response: Response) -> dict[str, Any]:
+def _content(response: Response) -> dict[str, object]:
     names = [field.name for field in fields(response) if field.name not in ("prompt_id", "source", "index")]
     return {name: getattr(response, name) for name in names}
 
