@@ -1,6 +1,6 @@
 """The part that the four Prefect tasks share: show progress, run the stage, log and return a small result."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from prefect.logging import get_run_logger
 

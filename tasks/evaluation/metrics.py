@@ -1,7 +1,5 @@
 """The metrics of one evaluation, as in metrics.json and in the summary of an evaluate stage."""
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from tasks.evaluation.calibration import Calibration, Displacement

@@ -10,7 +10,7 @@ paper's are hard), the text of the goal, and deciles where scores are not on a s
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa

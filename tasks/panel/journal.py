@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from storage.files import digest, sync_folder
 from tasks.panel.annotators.protocol import (

@@ -5,7 +5,7 @@ The messages do not repeat what they refuse.
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator
 
