@@ -73,6 +73,10 @@ def refuse_code(values: object) -> None:
             raise _refused(f"{value} is a class of the user's own, which is code", place)
         if place.startswith("harness.include") and not _ours(Path(str(value))):
             raise _refused(f"the task files in {value} can name code", place)
+        if key == "endpoint_override" and value is not None:
+            raise _refused("a store's endpoint gets this machine's credentials", place)
+        if place == "storage.mirror" and "?" in str(value or ""):
+            raise _refused("options in a mirror's address name an endpoint, which gets credentials", place)
         if key == "api_key_env" and value is not None and value not in allowed:
             raise UserError(
                 f"runs that the API starts may not use the variable {value}",

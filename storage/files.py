@@ -5,14 +5,20 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 _CHUNK = 1 << 20
+_LARGE = 1 << 28  # bytes of files that are hashed several at a time
+_THREADS = min(4, os.cpu_count() or 1)
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def canonical_json(value: Any) -> str:
@@ -43,6 +49,17 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             sha.update(chunk)
     return sha.hexdigest()
+
+
+def for_files(work: Callable[[T], R], items: Sequence[T], *, total: int) -> list[R]:
+    """`work` of each item, in order; several at a time when they have many bytes, since hashing frees Python's lock.
+
+    total: bytes of all items. Raises the error of the first item that has one.
+    """
+    if total < _LARGE or len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, items))
 
 
 def sync_folder(folder: Path) -> None:

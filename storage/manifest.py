@@ -22,7 +22,7 @@ from storage.errors import UserError
 from storage.exact import CARD as CARD
 from storage.exact import MANIFEST as MANIFEST
 from storage.exact import foreign_files, link_in, refuse_path
-from storage.files import canonical_json, digest, publish_text, sha256_file
+from storage.files import canonical_json, digest, for_files, publish_text, sha256_file
 from storage.retention import removed_files
 
 _SHOWN = 5  # files that an error names
@@ -118,9 +118,8 @@ class Manifest(BaseModel):
         Raises ForeignFiles as well: see `check_exact`.
         """
         removed = removed_files(folder)
-        for entry in self.files:
-            if entry.path not in removed:
-                entry.check(folder)
+        entries = [entry for entry in self.files if entry.path not in removed]
+        for_files(lambda entry: entry.check(folder), entries, total=sum(entry.bytes for entry in entries))
         self.check_exact(folder)
 
     def check_exact(self, folder: Path) -> None:
@@ -155,7 +154,8 @@ def describe_files(folder: Path, paths: Iterable[Path]) -> list[FileEntry]:
     files: list[Path] = []
     for path in paths:
         files.extend(sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
-    return [FileEntry.of(folder, path) for path in sorted(files)]
+    total = sum(path.stat().st_size for path in files)
+    return for_files(lambda path: FileEntry.of(folder, path), sorted(files), total=total)
 
 
 def folder_digest(folder: Path) -> str:

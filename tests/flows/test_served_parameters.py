@@ -36,6 +36,8 @@ GIVES_CODE = [
     ("license=${oc.env:HF_TOKEN}", True),
     ("license='${oc.env:HF_TOKEN}'", True),
     (JUDGE, False),
+    ("storage.endpoint_override=http://127.0.0.1:9", False),
+    ("storage.mirror='gs://bucket/run?endpoint_override=127.0.0.1:9'", False),
 ]
 
 

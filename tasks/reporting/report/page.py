@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.evaluation.divergence import Divergence
 from tasks.reporting.duration import duration
-from tasks.reporting.report import by_round, cost, harness, learning, mt_bench, panel, samples, work
+from tasks.reporting.report import by_round, cost, harness, learning, mt_bench, panel, removed, samples, work
 from tasks.reporting.report.answer import answer, changes_table
 from tasks.reporting.report.drawing import Figure, text
 from tasks.reporting.report.files import Round, RunFiles
@@ -65,6 +65,7 @@ def page(files: RunFiles) -> tuple[str, list[Figure]]:
         ("work", "Time and cost", drawn["work"] + _spent(rounds)),
         ("replies", "Held-out replies, not hand-picked", samples.heldout(files.evaluated)),
         ("pairs", "Labelled pairs, not hand-picked", samples.labelled(labelled)),
+        ("removed", "Removed policies", removed.table(rounds)),
         ("provenance", "Provenance", provenance(files.run)),
     ]
     shown = [section for section in sections if section[2]]
