@@ -209,7 +209,14 @@ def check_mirror(root: Path, store: ObjectStore) -> None:
     """Raises UserError when the mirror cannot be written, read and listed, or is another run's. Takes seconds."""
     probe, content = f".irepo/writable-{secrets.token_hex(4)}", socket.gethostname().encode()
     store.write(probe, content)
-    if store.read(probe) != content or probe not in store.sizes():
+    if store.read(probe) != content:
+        raise UserError(
+            "the store gives back other bytes than were written",
+            where=store.where(probe),
+            remedy="an older S3 server does not know checksums that follow the content; start the run with "
+            "AWS_REQUEST_CHECKSUM_CALCULATION=when_required, or use a newer server",
+        )
+    if probe not in store.sizes():
         raise UserError(
             "an object that was just written is not there",
             where=store.where(probe),
