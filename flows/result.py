@@ -8,6 +8,7 @@ from pathlib import Path
 from storage.errors import UserError
 from storage.files import parse_yaml
 from storage.manifest import MANIFEST
+from storage.retention import refuse_removed
 
 CONFIG = "config.yaml"
 _ROUND = re.compile(r"round-(\d{2,})")
@@ -81,6 +82,7 @@ def _of_round(run: Path, number: int) -> Result:
         raise UserError(
             f"round {number} has no finished policy", where=str(folder), remedy="wait until its training is finished"
         )
+    refuse_removed([policy])
     return Result(f"{run.name}, round {number}", policy, run, number)
 
 
