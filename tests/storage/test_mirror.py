@@ -70,12 +70,17 @@ def test_a_stage_goes_up_with_its_manifest_last(
 ) -> None:
     written: list[str] = []
     upload, write = ObjectStore.upload, ObjectStore.write
-    monkeypatch.setattr(
-        ObjectStore, "upload", lambda self, path, source: written.append(path) or upload(self, path, source)
-    )
-    monkeypatch.setattr(
-        ObjectStore, "write", lambda self, path, content: written.append(path) or write(self, path, content)
-    )
+
+    def uploaded(self: ObjectStore, path: str, source: Path) -> tuple[int, str]:
+        written.append(path)
+        return upload(self, path, source)
+
+    def put(self: ObjectStore, path: str, content: bytes) -> None:
+        written.append(path)
+        write(self, path, content)
+
+    monkeypatch.setattr(ObjectStore, "upload", uploaded)
+    monkeypatch.setattr(ObjectStore, "write", put)
     push(run, server.store(prefix))
     for name, stage in open_run(run).stages.items():
         places = [written.index(f"{name}/{entry.path}") for entry in stage.manifest.files]
