@@ -164,7 +164,7 @@ def test_the_slurm_script_starts_ray_and_a_run_that_the_configuration_takes(tmp_
     config = compose_config(given)
     assert config.cluster.kind == "ray"
     assert re.fullmatch(r"10\.1\.2\.3:\d+", config.cluster.address)
-    assert config.engine.workers == 16  # type: ignore[attr-defined]
+    assert config.engine.workers == 16
     launcher = (config.training.launcher or "").split()
     assert launcher[0] == "srun"
     assert launcher[-1].startswith("--rdzv-endpoint=10.1.2.3:")
