@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.compose import compose_config
+from conf.compose import compose_config, dump_config
 from flows.chain import chain_of
 from flows.retention import free_policies, policy_stages
 from flows.round import play_round, play_start
@@ -106,6 +106,7 @@ def test_a_run_without_its_old_policies_goes_on_and_is_explained(run: Run) -> No
     assert played.stages.ran == [], "finished stages are adopted"
     play_round(played.stages, played.plan, 4, [0, 1, 2, 3])
     assert "round-04/train" in played.stages.ran
+    publish_text(run.root / "config.yaml", dump_config(played.plan.config))
     found, asked = find(run.root / "round-03" / "evaluate")
     assert trace(found, asked).breaks == []
 
