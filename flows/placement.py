@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.client.schemas.objects import StateType
 from prefect.states import State as State
 
-from flows.operations.work_pool import PlacedProgress, PlacedStage, Refusal, remedy_for
+from flows.operations.work_pool import PlacedStage, Refusal, remedy_for
 from storage.artifact import stage_name
 from storage.errors import UserError
 from storage.manifest import BrokenManifest, Manifest, code_version, read_manifest
@@ -25,6 +25,7 @@ log = logging.getLogger("irepo")
 _LOOK = 2.0  # seconds between looks at a run's state
 _WORKERS = 15.0  # seconds between looks at the pool's workers
 _STARTS = 3  # of a stage whose process dies, before the run stops
+_END = 90.0  # seconds until a cancelled run has ended: workers, and the runs themselves, look every ten seconds
 _VISIBLE = 60.0  # seconds until a shared file system must show what a worker has written
 
 
@@ -41,11 +42,13 @@ class Pool(Protocol):
 
     def state(self, run: UUID) -> State: ...
 
-    def progress(self, run: UUID) -> PlacedProgress | None: ...
+    def progress(self, run: UUID) -> float | None: ...
 
     def refusal(self, run: UUID) -> Refusal | None: ...
 
     def cancel(self, run: UUID) -> None: ...
+
+    def close(self, run: UUID) -> None: ...
 
 
 def run_in_pool(
@@ -110,8 +113,17 @@ class _Placed:
                 log.info("%s: an earlier attempt left it running in a work pool; it is awaited", self._title)
                 return run
             self._pool.cancel(run)
-            self._awaited(run)
+            self._await_end(run)
         return None
+
+    def _await_end(self, run: UUID) -> None:
+        """Wait until a cancelled run has ended. One that nobody ends has lost its worker: it is closed."""
+        deadline = time.monotonic() + _END
+        while not self._pool.state(run).is_final():
+            if time.monotonic() >= deadline:
+                self._pool.close(run)
+                return
+            self._sleep(_LOOK)
 
     def _awaited(self, run: UUID) -> State:
         """The state that the run ends in. Raises UserError when the pool has no worker for too long."""
@@ -146,7 +158,7 @@ class _Placed:
     def _show(self, run: UUID, state: State) -> None:
         shown = self._pool.progress(run) if state.type == StateType.RUNNING else None
         if shown is not None:
-            self._progress(round(shown.percent), 100, f"% in {self._pool.name}")
+            self._progress(round(shown), 100, f"% in {self._pool.name}")
 
     def _published(self, run: UUID) -> Manifest:
         """The stage's manifest, once the file system shows it here."""

@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling
 from prefect.states import State as State
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -61,13 +61,6 @@ class Refusal(BaseModel):
 
     def error(self) -> UserError:
         return UserError(self.what, where=self.where, remedy=self.remedy)
-
-
-class PlacedProgress(BaseModel):
-    """How far a placed stage is."""
-
-    percent: float
-    text: str
 
 
 def remedy_for(pool: str) -> str:
@@ -159,15 +152,15 @@ class WorkPool:
         assert state is not None
         return state
 
-    def progress(self, run: UUID) -> PlacedProgress | None:
-        """What the stage last said, None before it has."""
+    def progress(self, run: UUID) -> float | None:
+        """How far the stage is, in percent; None before it has said so."""
         data = self._artifact(run, "progress")
-        return None if data is None else PlacedProgress(percent=float(data[0]), text=data[1])
+        return None if data is None else float(data)
 
     def refusal(self, run: UUID) -> Refusal | None:
         """The error that the stage ended with, None where it left none."""
         data = self._artifact(run, REFUSAL)
-        return None if data is None else TypeAdapter(list[Refusal]).validate_json(data[0])[0]
+        return None if data is None else TypeAdapter(list[Refusal]).validate_json(data)[0]
 
     def cancel(self, run: UUID) -> None:
         """Have the worker end the run. A run that has ended stays as it is. A server that is away is a warning."""
@@ -177,13 +170,17 @@ class WorkPool:
         except httpx.HTTPError as error:
             log.warning("the stage in the work pool %s could not be cancelled, and goes on: %s", self.name, error)
 
-    def _artifact(self, run: UUID, key: str) -> tuple[str, str] | None:
-        """Data and description of the run's newest artifact of this key."""
+    def close(self, run: UUID) -> None:
+        """Set a run Cancelled whose process is gone."""
+        _asked(lambda client: client.set_flow_run_state(run, Cancelled(message="Its worker is gone."), force=True))
+
+    def _artifact(self, run: UUID, key: str) -> str | None:
+        """The data of the run's newest artifact of this key."""
         wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]), key=ArtifactFilterKey(any_=[key]))
         found = _asked(
             lambda client: client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.UPDATED_DESC, limit=1)
         )
-        return (str(found[0].data), found[0].description or "") if found else None
+        return str(found[0].data) if found else None
 
 
 def _tag(folder: str) -> str:

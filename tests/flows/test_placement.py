@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from conf.compose import compose_config
 from conf.schema import PlacementSettings
 from flows import placement, stages
-from flows.operations.work_pool import PlacedProgress, PlacedStage, Refusal
+from flows.operations.work_pool import PlacedStage, Refusal
 from flows.placement import run_in_pool
 from flows.placement_checks import check_placement
 from flows.stage import give_keys, read_placed_spec, refusal_of
@@ -40,6 +40,7 @@ class ScriptedPool:
         self.started: list[PlacedStage] = []
         self.left: dict[UUID, PlacedStage] = {}
         self.cancelled: list[UUID] = []
+        self.closed: list[UUID] = []
         self.refused: Refusal | None = None
         self.live = live
 
@@ -62,14 +63,17 @@ class ScriptedPool:
         state = next(self._states[run])
         return state if isinstance(state, State) else state()
 
-    def progress(self, run: UUID) -> PlacedProgress | None:
-        return PlacedProgress(percent=40.0, text="40 of 100 prompts")
+    def progress(self, run: UUID) -> float | None:
+        return 40.0
 
     def refusal(self, run: UUID) -> Refusal | None:
         return self.refused
 
     def cancel(self, run: UUID) -> None:
         self.cancelled.append(run)
+
+    def close(self, run: UUID) -> None:
+        self.closed.append(run)
 
 
 @pytest.fixture
@@ -146,7 +150,9 @@ def test_an_interrupt_cancels_the_stage(spec: PlacedSpec) -> None:
     assert len(pool.cancelled) == 1
 
 
-def test_what_an_earlier_attempt_left_is_awaited_or_cancelled(spec: PlacedSpec) -> None:
+def test_what_an_earlier_attempt_left_is_awaited_or_cancelled(
+    spec: PlacedSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = ScriptedPool([done(spec)])
     same = PlacedStage(folder=str(spec.folder), key=spec.key(), commit=code_version())
     pool.left = {pool.runs([Running(), Running(), done(spec)]): same}
@@ -156,8 +162,15 @@ def test_what_an_earlier_attempt_left_is_awaited_or_cancelled(spec: PlacedSpec) 
     other = pool.runs([Cancelling(), Cancelled()])
     pool.left = {other: same.model_copy(update={"key": "of other settings"})}
     assert isinstance(place(spec, pool), Manifest)
-    assert pool.cancelled == [other]
+    assert (pool.cancelled, pool.closed) == ([other], [])
     assert len(pool.started) == 1
+    monkeypatch.setattr(placement, "_END", 0.0)
+    (spec.folder / MANIFEST).unlink()
+    lost = ScriptedPool([done(spec)])
+    gone = lost.runs([Cancelling(), Cancelling()])
+    lost.left = {gone: same}  # of this very work, but nobody ends it
+    assert isinstance(place(spec, lost), Manifest)
+    assert lost.closed == [gone]
 
 
 def test_a_pool_without_workers_ends_the_run_after_a_while(
