@@ -84,9 +84,10 @@ class _Overlap:
         """From another thread: ask nothing more. give_up: do not wait for what is under way."""
 
         def end() -> None:
-            self._ended.set()
             if give_up and self._task is not None:
-                self._task.cancel()
+                self._task.cancel()  # alone: with `_ended` set, Python 3.11's wait_for drops a cancellation
+            else:
+                self._ended.set()
 
         with suppress(RuntimeError):  # the loop is closed: it has ended by itself
             self._loop.call_soon_threadsafe(end)
