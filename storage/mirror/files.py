@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.exact import BATCH_FOLDERS, CARD, MANIFEST, SPEC
+from storage.exact import BATCH_FOLDERS, CARD, MANIFEST, REMOVED, SPEC
 from storage.manifest import BrokenManifest, Manifest, read_manifest
-from storage.retention import REMOVED
 
 #: Left out: what a training that is not finished can go on from (large, and soon replaced), and policies from outside
 #: the run with their template, which are made of links and made again.

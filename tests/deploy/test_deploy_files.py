@@ -43,7 +43,8 @@ def job(**variables: Any) -> dict[str, Any]:
     defaults = {k: v["default"] for k, v in content["variables"]["properties"].items() if "default" in v}
     values = defaults | {"command": "prefect flow-run execute", "name": "one", "env": {"A": "b"}} | variables
     rendered: dict[str, Any] = apply_values(content["job_configuration"], values)
-    return rendered["job_manifest"]
+    manifest: dict[str, Any] = rendered["job_manifest"]
+    return manifest
 
 
 def test_the_job_template_is_one_that_prefect_takes() -> None:

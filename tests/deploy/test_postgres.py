@@ -45,26 +45,18 @@ class Postgres:
         return f"postgresql+asyncpg://prefect@127.0.0.1:{self.port}/prefect"
 
     def query(self, text: str, database: str = "prefect") -> str:
-        command = [
-            program("psql"),
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(self.port),
-            "-U",
-            "prefect",
-            "-d",
-            database,
-            "-Atc",
-            text,
-        ]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=limit(30)).stdout.strip()
+        place = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "prefect", "-d", database]
+        command = [str(program("psql")), *place, "-Atc", text]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=limit(30))
+        return done.stdout.strip()
 
     def stop(self) -> None:
         self._run(program("pg_ctl"), "-D", self.data, "-m", "immediate", "stop")
 
     def _run(self, *command: str | Path) -> None:
-        words = ["runuser", "-u", "postgres", "--", *command] if os.getuid() == 0 else list(command)
+        words = [str(word) for word in command]
+        if os.getuid() == 0:
+            words = ["runuser", "-u", "postgres", "--", *words]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=limit(60))
 
 
