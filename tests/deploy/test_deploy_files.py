@@ -119,7 +119,8 @@ STUBS = {
     "srun": 'echo "srun $*" >> "$RECORD"; if [[ $* == *"addr show"* ]]; then echo "2: eth0 inet 10.1.2.3/24"; '
     "elif [[ $* == *--block* ]]; then exec sleep 60; fi",
     ".venv/bin/ray": "exit 0",
-    ".venv/bin/python": 'case "$*" in *token_hex*) echo 0123;; *ray.nodes*) echo "$NODES";; '
+    ".venv/bin/python": 'case "$*" in *token_hex*) echo 0123;; *ray.nodes*) until grep -q -- --exclude "$RECORD"; '
+    'do :; done; echo "$NODES";; '
     '*) printf "%s\\n" "$@" > "$WORDS"; exit "$CODE";; esac',
 }
 
