@@ -30,6 +30,8 @@ from flows.specs import (
     generate_spec,
     label_spec,
     mix_spec,
+    mixture_of,
+    own_spec,
     pairs_spec,
     prompts_spec,
     reference_spec,
@@ -42,6 +44,7 @@ from storage.artifact import Artifact
 from storage.manifest import BrokenManifest
 from storage.stage import Spec
 from tasks.evaluation.record import RoundRecord
+from tasks.generation.draft_halves import Refine
 from tasks.generation.drafts import NoDrafts
 from tasks.generation.prompts import ROUND
 from tasks.label import WAITING, waits
@@ -64,12 +67,12 @@ def play_round(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) ->
         return
     policy = policy_of(stages, plan, chain[-1])
     prompts = stages(select_spec(plan, number, stages.prompts(plan))) / ROUND
-    responses = _responses(stages, plan, number, policy=policy, prompts=prompts)
+    reference = _reference(stages, plan, number, chain)
+    responses = _responses(stages, plan, number, policy=policy, prompts=prompts, reference=reference)
     policies = {"policy": policy, "previous": previous_policy(stages, plan, chain), "initial": plan.initial}
     labels = stages(
         label_spec(plan, number, plan.folder(number, "label"), responses=responses, prompts=prompts, policies=policies)
     )
-    reference = _reference(stages, plan, number, chain)
     labels_by_round = {n: stages.made(plan, n, "label") for n in replayed(plan, chain)} | {number: labels}
     preferences = labels
     if not plan.config.mixing.nothing:
@@ -101,15 +104,30 @@ def play_offline(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) 
     evaluate_policy(stages, plan, number, chain, final)
 
 
-def _responses(stages: Stages, plan: Plan, number: int, *, policy: Artifact, prompts: Artifact) -> Artifact:
-    """Responses to the round's prompts: sampled, or made in pairs where `drafts` says how."""
+def _responses(
+    stages: Stages, plan: Plan, number: int, *, policy: Artifact, prompts: Artifact, reference: Artifact
+) -> Artifact:
+    """Responses to the round's prompts: sampled, or made in pairs where `drafts` says how.
+
+    Where the objective asks for a mixture of policy and reference, they are sampled from that.
+    """
     drafts, sampling = plan.config.drafts, plan.config.sampling
     if isinstance(drafts, NoDrafts):
         folder = plan.folder(number, "generate")
-        return stages(generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling))
-    asked = stages(ask_spec(plan, number, drafts, policy=policy, prompts=prompts))
+        mixture = mixture_of(plan)
+        mixed = None if mixture is None else reference
+        spec = generate_spec(
+            plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, mixture=mixture, reference=mixed
+        )
+        return stages(spec)
+    own = None
+    if isinstance(drafts, Refine):
+        own = stages(own_spec(plan, number, policy=policy, prompts=prompts))
+    asked = stages(ask_spec(plan, number, drafts, policy=policy, prompts=prompts, own=own))
     sampled = stages(drafts_spec(plan, number, drafts, policy=policy, asked=asked))
-    return stages(assemble_spec(plan, number, drafts, policy=policy, prompts=prompts, asked=asked, sampled=sampled))
+    return stages(
+        assemble_spec(plan, number, drafts, policy=policy, prompts=prompts, own=own, asked=asked, sampled=sampled)
+    )
 
 
 def _mixed(
