@@ -24,7 +24,7 @@ from pathlib import Path
 from conf.compose import compose_config
 from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
-from flows.operations.temporary_server import start_temporary_server
+from flows.operations.temporary_server import await_server, start_temporary_server
 from flows.show.terminal import console, exit_on_user_error, markdown_table
 
 _WORDS = (
@@ -80,6 +80,7 @@ class Compared:
 def run_methods(words: Words, methods: Sequence[str], rest: Sequence[str]) -> Compared:
     """Run flows.compare on `methods`. The initial policy's figures are those of the first run."""
     seeds = words.numbers("seeds", "[0]")
+    await_server()
     plain = compare(list(methods), seeds, name=words.name, overrides=list(rest))
     folder = RunLayout.of(compose_config([*rest, *objective_words(methods[0])]).runs, words.name).root
     records = _RECORDS.validate_json((folder / f"{slug(methods[0])}-{seeds[0]}" / "rounds.json").read_bytes())

@@ -87,11 +87,13 @@ def _path(points: Sequence[Point], classes: str) -> str:
 def over(
     lines: Mapping[str, Mapping[float, Value]], *, title: str, unit: str, x_title: str, name: str, caption: str
 ) -> Figure:
-    """Values over whole numbers (rounds, annotators), one line each, with 95 % intervals."""
+    """Values over rounds, annotators or the like, one line each, with 95 % intervals; whole numbers are on the axis."""
     every = [(x, value) for line in lines.values() for x, value in line.items()]
     xs = sorted({x for x, _ in every})
     ends = [value.mean + sign * (value.half or 0.0) for _, value in every for sign in (-1, 1)]
-    plot = Plot(title, unit, (xs[0], xs[-1]), span(ends), names=lines, x_title=x_title, x_ticks=xs, height=260)
+    marks = xs if all(x == int(x) for x in xs) else [float(x) for x in range(math.ceil(xs[0]), int(xs[-1]) + 1)]
+    reach = (xs[0], xs[-1]) if marks == xs else (min(xs[0], marks[0]), max(xs[-1], marks[-1]))
+    plot = Plot(title, unit, reach, span(ends), names=lines, x_title=x_title, x_ticks=marks, height=260)
     says = []
     for series, (line, values) in enumerate(lines.items()):
         shift = (series - (len(lines) - 1) / 2) * 4

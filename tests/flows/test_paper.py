@@ -76,7 +76,7 @@ def test_a_panel_together_by_hand() -> None:
     panels = growing({"one": one, "two": two, "three": three})
     assert [each.size for each in panels] == [1, 2, 3]
     assert panels[0].mean.n == 3
-    # Alone: (1 + 0 + 0) / 3, then (0 + 1 + 1) / 3, then (0 + 1 + .5) / 2.
+    # Alone: (1 + 0 + .5) / 3, then (0 + 1 + 1) / 3, then (0 + 1) / 2.
     assert (panels[0].worst, panels[0].best) == (pytest.approx(1.5 / 3), pytest.approx(2 / 3))
     assert panels[2].mean.mean == pytest.approx(2 / 3)
 
