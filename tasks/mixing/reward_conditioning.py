@@ -13,7 +13,7 @@ the two classes of C-RLFT (arXiv 2309.11235). Pairs without a preferred response
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +93,7 @@ def relabel(
     Raises UserError when no pair has usable scores, and for a prompt that does not start with the highest goal.
     """
     goals = {} if settings.scale == "classes" else _goals(scores, settings)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     left_out = 0
     for row in pairs.to_pylist():
         if settings.scale == "classes":
@@ -156,7 +156,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]
         raise refused.at(f"mixing.goals, prompt {name}") from None
 
 
-def _swapped(row: dict[str, Any]) -> dict[str, Any]:
+def _swapped(row: dict[str, object]) -> dict[str, object]:
     """The pair with chosen and rejected swapped."""
     other = dict(row)
     for name, value in row.items():
