@@ -138,25 +138,25 @@ def over_kl(methods: Mapping[str, Sequence[Mapping[str, Value]]], figure: str) -
     }
     starts = [(0.0, 0.5)] if figure.startswith(WIN) else []
     pairs = [pair for line in points.values() for pair in line]
-    x = span((end for kl, _ in pairs for end in _ends(kl)), 0.0)
-    y = span((end for _, value in pairs for end in _ends(value)), *(start for _, start in starts))
+    x = span((end for kl, _ in pairs for end in ends(kl)), 0.0)
+    y = span((end for _, value in pairs for end in ends(value)), *(start for _, start in starts))
     title = f"Over KL: {figure}"
     plot = Plot(title, "by round; 95 % intervals", x, y, names=points,
                 x_title="KL to the initial policy, nats a reply", height=300)  # fmt: skip
     for _, start in starts:
         plot.reference(start)
-    descriptions, ends = [], []
+    descriptions, names = [], []
     for series, (name, line) in enumerate(points.items()):
         plot.line([*starts, *((kl.mean, value.mean) for kl, value in line)], series, thin=True)
         for number, (kl, value) in enumerate(line, start=1):
-            plot.whisker(kl.mean, *_ends(value), series)
-            plot.lying_whisker(*_ends(kl), value.mean, series)
+            plot.whisker(kl.mean, *ends(value), series)
+            plot.lying_whisker(*ends(kl), value.mean, series)
             tip = f"{name}, round {number}: {value} at KL {kl}"
             plot.dot(kl.mean, value.mean, series, tip)
             descriptions.append(tip)
         if line:
-            ends.append((name, line[-1][1].mean, series))
-    plot.names(ends)
+            names.append((name, line[-1][1].mean, series))
+    plot.names(names)
     caption = "Each point is a round of a method, averaged over its seeds. Higher at the same KL is better."
     return plot.figure("methods", f"{title}. {listed(descriptions)}.", caption)
 
@@ -166,6 +166,6 @@ def write_figure(figure: Figure, path: Path) -> None:
     publish_text(path, figure.svg(FIGURE_STYLE) + "\n")
 
 
-def _ends(value: Value) -> tuple[float, float]:
+def ends(value: Value) -> tuple[float, float]:
     half = value.half or 0.0
     return value.mean - half, value.mean + half

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from tasks.reporting.comparison import MT_BENCH, Value
+from tasks.reporting.comparison import MT_BENCH, Value, ends
 from tasks.reporting.report.drawing import (
     COLOURS,
     INSET,
@@ -45,7 +45,8 @@ def radar(methods: Mapping[str, Figures], judge: str) -> Figure:
     parts = [header("MT-Bench by category", f"mean grade from 0 to 10, by {judge}")]
     for ring in _RINGS:
         parts.append(_path([_at(i, len(axes), ring) for i in range(len(axes))], "grid"))
-        parts.append(label(_CENTRE[0] + 3, _CENTRE[1] - ring / _TOP * _RADIUS - 2, f"{ring:g}", "tick"))
+        if ring < _TOP:  # the outermost is the axis' own end
+            parts.append(label(_CENTRE[0] + 3, _CENTRE[1] - ring / _TOP * _RADIUS - 2, f"{ring:g}", "tick"))
     for place, name in enumerate(axes):
         parts.append(segment(_CENTRE, _at(place, len(axes), _TOP), "grid"))
         x, y = _at(place, len(axes), _TOP * 1.08)
@@ -90,16 +91,16 @@ def over(
     """Values over rounds, annotators or the like, one line each, with 95 % intervals; whole numbers are on the axis."""
     every = [(x, value) for line in lines.values() for x, value in line.items()]
     xs = sorted({x for x, _ in every})
-    ends = [value.mean + sign * (value.half or 0.0) for _, value in every for sign in (-1, 1)]
+    heights = [end for _, value in every for end in ends(value)]
     marks = xs if all(x == int(x) for x in xs) else [float(x) for x in range(math.ceil(xs[0]), int(xs[-1]) + 1)]
     reach = (xs[0], xs[-1]) if marks == xs else (min(xs[0], marks[0]), max(xs[-1], marks[-1]))
-    plot = Plot(title, unit, reach, span(ends), names=lines, x_title=x_title, x_ticks=marks, height=260)
+    plot = Plot(title, unit, reach, span(heights), names=lines, x_title=x_title, x_ticks=marks, height=260)
     says = []
     for series, (line, values) in enumerate(lines.items()):
         shift = (series - (len(lines) - 1) / 2) * 4
         plot.line([(x, value.mean) for x, value in sorted(values.items())], series, thin=True, shift=shift)
         for x, value in sorted(values.items()):
-            plot.whisker(x, value.mean - (value.half or 0.0), value.mean + (value.half or 0.0), series, shift=shift)
+            plot.whisker(x, *ends(value), series, shift=shift)
             plot.dot(x, value.mean, series, f"{line} at {x:g}: {value}", shift=shift)
             says.append(f"{line} at {x:g}: {value}")
     last = [(line, values[max(values)].mean, series) for series, (line, values) in enumerate(lines.items()) if values]
@@ -110,7 +111,7 @@ def over(
 def accuracy(single: Mapping[str, float], panel: Mapping[int, tuple[Value, float, float]]) -> Figure:
     """single: accuracy of each annotator. panel: by size, the mean over panels of that size, the worst and the best."""
     xs: list[float] = [float(size) for size in sorted(panel)]
-    reach = [end for _, low, high in panel.values() for end in (low, high)]
+    reach = [end for value, low, high in panel.values() for end in (low, high, *ends(value))]
     plot = Plot("Accuracy of annotators and panels", "share of pairs on which they prefer chosen; 95 % intervals",
                 (xs[0], xs[-1]), span([*single.values(), *reach], 0.5), x_title="annotators that vote together",
                 x_ticks=xs, height=280, names=["panel"])  # fmt: skip
@@ -120,7 +121,7 @@ def accuracy(single: Mapping[str, float], panel: Mapping[int, tuple[Value, float
     says = []
     for x in xs:
         value = panel[int(x)][0]
-        plot.whisker(x, value.mean - (value.half or 0.0), value.mean + (value.half or 0.0), 0)
+        plot.whisker(x, *ends(value), 0)
         plot.dot(x, value.mean, 0, f"panels of {x:g}: {value}")
         says.append(f"panels of {x:g}: {value}")
     for name, share in single.items():

@@ -1,11 +1,13 @@
 """MT-Bench in the demo's world: two-turn questions out of its prompts, and a judge that grades by the ground truth."""
 
 import json
+import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.demo.corpus import Prompt, reply
 from tasks.demo.utility import utility
 from tests.panel.chat_server import ChatServer
 
@@ -22,6 +24,23 @@ def write_questions(prompts: Path, path: Path, *, of_each: int) -> list[dict[str
             questions.append({"question_id": len(questions), "category": kind, "turns": [first, second]})
     path.write_text("".join(json.dumps(question) + "\n" for question in questions), encoding="utf-8")
     return rows
+
+
+def write_pairs(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Two replies of mixed quality to each prompt, in TRL's format: chosen is the one with the higher utility."""
+    rng = random.Random(0)
+    pairs = []
+    for row in rows:
+        prompt, found = Prompt(**row), list[tuple[float, str]]()
+        while len(found) < 2 or found[0][0] == found[1][0]:
+            text = reply(prompt, rng)
+            found = [*found[-1:], (utility(prompt.prompt, prompt.answer, prompt.task, text, True), text)]
+        (_, rejected), (_, chosen) = sorted(found)
+        pairs.append(
+            {"prompt": prompt.prompt, "chosen": chosen, "rejected": rejected, "answer": prompt.answer,
+             "subset": prompt.task}
+        )  # fmt: skip
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
 
 
 def by_truth(rows: Sequence[dict[str, Any]]) -> Callable[[str], str]:

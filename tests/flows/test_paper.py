@@ -16,7 +16,7 @@ from flows.paper_words import Words
 from storage.errors import UserError
 from tasks.reporting.comparison import Value, by_round, worth
 from tasks.reporting.paper_figures import accuracy, over, radar
-from tests.flows.demo_grader import by_truth, serve, write_questions
+from tests.flows.demo_grader import by_truth, serve, write_pairs, write_questions
 from tests.flows.test_iterate import command_of
 from tests.reporting.records import INTERVAL, round_record
 
@@ -163,13 +163,7 @@ def test_every_figure_in_miniature(tmp_path: Path) -> None:
              "mt_bench.judge.model=truth", f"mt_bench.judge.base_url={server.url}"]  # fmt: skip
     methods = "methods=[irepo-small, dpo objective.beta=0.5]"
     pairs = tmp_path / "pairs.jsonl"
-    good = [row for row in rows if row["task"] != "list"][:40]
-    pairs.write_text(
-        "".join(
-            json.dumps({"prompt": r["prompt"], "chosen": f"The answer is {r['answer']}.", "rejected": "I hate this. 0.",
-                        "answer": r["answer"]}) + "\n" for r in good
-        )
-    )  # fmt: skip
+    write_pairs(rows[::6], pairs)
     for words in (
         ["fig1", methods, *small, *judge],
         ["tables", "name=fig1", methods, *small, *judge],
@@ -186,7 +180,7 @@ def test_every_figure_in_miniature(tmp_path: Path) -> None:
     assert "annotators-win-vs-initial-truth" in pictures(tmp_path / "fig2b")
     assert pictures(tmp_path / "fig3") == ["accuracy"]
     told = json.loads((tmp_path / "fig3" / "accuracy.json").read_text())
-    assert told["panels"]["7"] > 0.9
+    assert told["panels"]["7"] > told["panels"]["1"]
 
 
 def test_accuracy_draws_single_annotators_and_panels() -> None:
