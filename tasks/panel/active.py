@@ -55,7 +55,7 @@ def vote_in_two_passes(
         cheap,
         scores=pa.concat_tables([cheap.scores, dear.scores]),
         votes=pa.concat_tables([cheap.votes, dear.votes]),
-        outages=cheap.outages | dear.outages,
+        outages={**cheap.outages, **dear.outages},
     )
 
 
