@@ -1,6 +1,7 @@
 """A round of the method, from top to bottom; and the Prefect flow `irepo-round` that runs it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from prefect import flow
@@ -47,7 +48,9 @@ from tasks.evaluation.record import RoundRecord
 from tasks.generation.draft_halves import Refine
 from tasks.generation.drafts import NoDrafts
 from tasks.generation.prompts import ROUND
+from tasks.generation.settings import GenerateSpec
 from tasks.label import WAITING, waits
+from tasks.labeling.overlap import asked_ahead
 from tasks.training.update import AsTrained, Momentum
 
 
@@ -119,7 +122,8 @@ def _responses(
         spec = generate_spec(
             plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, mixture=mixture, reference=mixed
         )
-        return stages(spec)
+        with stages.beside(lambda: _judges_asked(plan, spec)):
+            return stages(spec)
     own = None
     if isinstance(drafts, Refine):
         own = stages(own_spec(plan, number, policy=policy, prompts=prompts))
@@ -128,6 +132,24 @@ def _responses(
     return stages(
         assemble_spec(plan, number, drafts, policy=policy, prompts=prompts, own=own, asked=asked, sampled=sampled)
     )
+
+
+def _judges_asked(plan: Plan, sampling: GenerateSpec) -> AbstractContextManager[None]:
+    """The panel's chat models behind endpoints are asked about the shards that `sampling` has published.
+
+    Not those in panel.active: where they are asked depends on the votes of the others.
+    """
+    panel = plan.config.panel
+    later = panel.active.annotators if panel.active else []
+    early = {name: each for name, each in panel.annotators.items() if name not in later}
+    if not panel.overlap:
+        return nullcontext()
+    responses = Artifact.planned(sampling.folder)
+    folder = plan.folder(sampling.round, "label")
+    label = label_spec(
+        plan, sampling.round, folder, responses=responses, prompts=sampling.prompts, policies={}, annotators=early
+    )
+    return asked_ahead(label, sampling)
 
 
 def _mixed(
@@ -198,7 +220,7 @@ _worked: set[tuple[Path, int]] = set()
 
 def initial_record(plan: Plan) -> RoundRecord:
     """Run or adopt round 0."""
-    stages = PrefectStages()
+    stages = PrefectStages(plan.config.placement)
     play_start(stages, plan)
     return round_record(plan, 0, [0], stages.manifests)
 
@@ -218,7 +240,7 @@ def irepo_round(
 
     Ends in a state `Waiting` while people on the panel have not voted.
     """
-    plan, chain, stages = Plan(config, initial, aligned_from(config)), chain_of(before), PrefectStages()
+    plan, chain, stages = Plan(config, initial, aligned_from(config)), chain_of(before), PrefectStages(config.placement)
     console.print(f"{run}: round {number} of {config.rounds}", style="bold")
     try:
         play_round(stages, plan, number, chain)
