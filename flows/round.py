@@ -17,6 +17,7 @@ from flows.chain import (
     replayed,
     trained_in,
 )
+from flows.draft_specs import ask_spec, assemble_spec, drafts_spec, own_spec
 from flows.evaluation import evaluate_named, evaluate_policy
 from flows.plan import Plan, aligned_from
 from flows.record import round_record
@@ -24,15 +25,11 @@ from flows.show.artifacts import publish_report
 from flows.show.panel_tables import complaints
 from flows.show.terminal import console
 from flows.specs import (
-    ask_spec,
-    assemble_spec,
     data_spec,
-    drafts_spec,
     generate_spec,
     label_spec,
     mix_spec,
     mixture_of,
-    own_spec,
     pairs_spec,
     prompts_spec,
     reference_spec,
