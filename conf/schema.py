@@ -168,7 +168,7 @@ class RunConfig(_Group):
 
     @model_validator(mode="after")
     def _panel_fits(self) -> "RunConfig":
-        self.panel.check_drafts(drafts=self.drafts.kind != "none")
+        self.panel.check_drafts(drafts=self.drafts.kind in ("ladder", "sapo"))
         if self.data is None:
             self.panel.check_first_round(self.preferences.weights, self._first_policies())
         self.preferences.check_panel(self.panel)
@@ -182,6 +182,9 @@ class RunConfig(_Group):
             offline=self.mixing.offline is not None or self.data is not None,
             replay=bool(self.mixing.replay),
             goals=self.mixing.goals is not None,
+            mixes=self.engine.mixes,
+            drafts=self.drafts.kind,
+            responses=self.sampling.responses,
         )
         check_objective(self.objective, setup)
         return self

@@ -84,7 +84,7 @@ def compare(
         overrides: as on the command line, for every run.
     """
     words = as_words(overrides, run=preset, rounds=rounds)
-    folder = RunLayout.of(compose_served([*words, *_objective(methods[0])]).runs, name).root
+    folder = RunLayout.of(compose_served([*words, *objective_words(methods[0])]).runs, name).root
     runs: dict[str, list[list[RoundRecord]]] = {slug(method): [] for method in methods}
     if len(runs) < len(methods):
         raise UserError("two methods are the same", where="methods", remedy="name each method once")
@@ -94,6 +94,7 @@ def compare(
         configs = {method: compose_served(run_words[method]) for method in methods}
         first = configs[methods[0]]
         for method, config in configs.items():
+            share_answers(folder, config.name)
             share(folder / first.name, folder / config.name, shared_stages(first, config))
             records = irepo.with_options(flow_run_name=config.name)(overrides=run_words[method])
             if isinstance(records, State):
@@ -108,7 +109,7 @@ def compare(
 
 def _run_words(method: str, seed: int, folder: Path) -> list[str]:
     """Words of the configuration for the run of a method and seed, below `folder`."""
-    return [*_objective(method), f"seed={seed}", f"runs={folder}", f"name={slug(method)}-{seed}"]
+    return [*objective_words(method), f"seed={seed}", f"runs={folder}", f"name={slug(method)}-{seed}"]
 
 
 def slug(method: str) -> str:
@@ -116,7 +117,7 @@ def slug(method: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", method).strip("-.")
 
 
-def _objective(method: str) -> list[str]:
+def objective_words(method: str) -> list[str]:
     """The overrides of a method. Raises UserError for an unknown objective."""
     objective, *more = (word for word in apart(method, " ") if word)
     if objective not in group_options("objective"):
@@ -147,6 +148,15 @@ def _outside(spec: Spec) -> list[Path]:
     """The files and folders from outside the run that a stage reads; their content is not looked at here."""
     read = [artifacts(name, getattr(spec, name)) for name in type(spec).model_fields]
     return [artifact.path for made in read for artifact in made.values() if artifact.maker is None]
+
+
+def share_answers(folder: Path, run: str) -> None:
+    """Let a run keep the answers of judges with those of all runs of the comparison: none is asked for twice."""
+    answers, link = folder / RunLayout.of(folder, run).answers.name, RunLayout.of(folder, run).answers
+    answers.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    if not link.exists():
+        link.symlink_to(Path("..") / answers.name)
 
 
 def share(source: Path, target: Path, folders: Sequence[str]) -> None:

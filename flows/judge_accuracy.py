@@ -1,11 +1,14 @@
-"""How accurate is a judge? Scores any annotator on LLMBar (arXiv 2310.07641): 419 pairs whose better response is known.
+"""How accurate is a judge, and a panel? Scores annotators on pairs whose better response is known.
 
     python -m flows.judge_accuracy --data llmbar.jsonl.gz --panel judges --annotator judge-one
     python -m flows.judge_accuracy --data llmbar.jsonl.gz --settings '{kind: judge, model: m, base_url: "http://..."}'
 
-The data are JSONL with subset, prompt, response_a, response_b and label (a or b). `--panel` is a file, or the name of
-one in conf/panel; without `--annotator` every annotator of the panel is scored. Answers are kept in `--answers`, so no
-question is asked twice. Prints a table for each annotator; `--json` prints the figures instead.
+The data are LLMBar's (arXiv 2310.07641: subset, prompt, response_a, response_b, label), or chosen and rejected
+responses in TRL's or UltraFeedback's formats (docs/offline.md); `answer`, where a row has it, is for verifiers. Every
+second pair is shown with chosen first. `--panel` is a file, or the name of one in conf/panel; without `--annotator`
+every annotator of the panel is scored. Answers are kept in `--answers`, so no
+question is asked twice. Prints a table for each annotator, and for several of them one of their votes together as
+the panel grows; `--json` prints the figures of single annotators instead.
 
 accuracy     share of correct votes among those for a side or a tie (a tie counts half); errors and abstentions apart
 one order    the same for single verdicts in either order: what a judge that is asked once would reach
@@ -21,8 +24,9 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -35,8 +39,12 @@ from rich.console import Console
 from rich.table import Table
 from yaml import YAMLError
 
+from flows.panel_accuracy import Panels, growing, shares
+from storage.arrays import Floats
 from storage.errors import UserError
-from storage.rows import read_rows
+from storage.rows import Row, read_rows
+from tasks.mixing.shapes.pair import Reading
+from tasks.mixing.shapes.read import SHAPES, pairs_of
 from tasks.panel.annotators.protocol import Annotator, Answer, AnswerType, Response, is_remote
 from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
 from tasks.panel.answers import as_table
@@ -51,6 +59,7 @@ _PROJECT = Path(__file__).resolve().parents[1]
 _PANELS = _PROJECT / "conf" / "panel"
 _ANSWERS = _PROJECT / "runs" / "judge-accuracy"
 _FIELDS = ("subset", "prompt", "response_a", "response_b", "label")
+_READING = Reading("--data", p_hat=0.9, response_score="helpfulness")
 _ANNOTATORS: TypeAdapter[dict[str, AnnotatorSettings]] = TypeAdapter(dict[str, AnnotatorSettings])
 
 
@@ -87,14 +96,47 @@ class Pairs:
 
 
 def read_pairs(path: Path, limit: int | None = None) -> Pairs:
-    """The first `limit` pairs of a file of LLMBar's rows, or all of them.
+    """The first `limit` pairs of a file of LLMBar's rows or of preference rows, or all of them.
 
     Raises UserError with file and line for a row without a field, and for a label that is neither a nor b.
     """
+    rows = iter(read_rows(path))
+    first = next(rows, None)
+    if first is None:
+        raise UserError("the file has no rows", where=str(path), remedy="name the file with the pairs")
+    together = chain([first], rows)
+    return _preference_pairs(together, limit) if _is_preference(first[1]) else _labelled_pairs(together, limit)
+
+
+def _is_preference(row: Row) -> bool:
+    return not {"response_a", "response_b", "label"} & row.keys() and any(shape.fits(row, _READING) for shape in SHAPES)
+
+
+def _preference_pairs(rows: Iterable[tuple[str, Row]], limit: int | None) -> Pairs:
+    pairs, seen = Pairs([], [], []), dict[str, Row]()
+
+    def remembered() -> Iterator[tuple[str, Row]]:
+        for where, row in rows:
+            seen[where] = row
+            yield where, row
+
+    for place, pair in enumerate(islice(pairs_of(remembered(), _READING), limit)):
+        row = seen.get(pair.where, {})
+        answer, subset = row.get("answer"), row.get("subset")
+        texts = (pair.rejected, pair.chosen) if place % 2 else (pair.chosen, pair.rejected)
+        messages = [{"role": str(each["role"]), "content": str(each["content"])} for each in pair.prompt]
+        category = str(subset) if isinstance(subset, str) else None
+        for index, text in enumerate(texts):
+            wanted = answer if isinstance(answer, str) else None
+            pairs.responses.append(Response(pair.where, "pairs", index, messages, wanted, category, text, True))
+        pairs.subsets.append(category or "pairs")
+        pairs.labels.append("b" if place % 2 else "a")
+    return pairs
+
+
+def _labelled_pairs(rows: Iterable[tuple[str, Row]], limit: int | None) -> Pairs:
     pairs = Pairs([], [], [])
-    for where, row in read_rows(path):
-        if len(pairs.labels) == limit:
-            break
+    for where, row in islice(rows, limit):
         if missing := [field for field in _FIELDS if not isinstance(row.get(field), str)]:
             raise UserError(
                 f"the row lacks {', '.join(missing)}",
@@ -108,8 +150,6 @@ def read_pairs(path: Path, limit: int | None = None) -> Pairs:
             pairs.responses.append(Response(where, "llmbar", index, messages, None, row["subset"], text, True))
         pairs.subsets.append(row["subset"])
         pairs.labels.append(row["label"])
-    if not pairs.labels:
-        raise UserError("the file has no rows", where=str(path), remedy="name the file with LLMBar's pairs")
     return pairs
 
 
@@ -152,8 +192,11 @@ def ask(annotator: Annotator, questions: Questions, answers: Path) -> Sequence[A
     return asked.answers
 
 
-def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> Measured:
-    """Figures by subset and for `all` of them; a figure is None where no vote determines it."""
+def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> tuple[Measured, Floats]:
+    """Figures by subset and for `all` of them, and the part of each vote that goes to the right side, [n].
+
+    A figure is None where no vote determines it; a part is NaN for an abstention and an error.
+    """
     positions = np.arange(len(pairs.responses)).reshape(-1, 2)
     questions = Questions(pairs.responses, positions)
     started = time.monotonic()
@@ -163,9 +206,10 @@ def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> Measured:
     votes = panel.votes.to_pylist()
     for vote, label, subset in zip(votes, pairs.labels, pairs.subsets, strict=True):
         vote |= {"label": label, "subset": subset}
-    subsets = {subset: [vote for vote in votes if vote["subset"] == subset] for subset in dict.fromkeys(pairs.subsets)}
+    names = list(dict.fromkeys(pairs.subsets))
+    subsets = {subset: [vote for vote in votes if vote["subset"] == subset] for subset in names if len(names) > 1}
     spent = panel.scores.to_pylist() if annotator.answer_type == "scores" else votes
-    return {
+    measured: Measured = {
         "annotator": annotator.name,
         "kind": annotator.answer_type,
         "figures": {name: figures(rows) for name, rows in (subsets | {"all": votes}).items()},
@@ -177,6 +221,7 @@ def measure(annotator: Annotator, pairs: Pairs, answers: Path) -> Measured:
             "faults": dict(Counter(fault for row in spent for fault in (row["faults"] or "").split(", ") if fault)),
         },
     }
+    return measured, shares(votes)
 
 
 def figures(votes: Sequence[Mapping[str, Any]]) -> Figures:
@@ -237,6 +282,17 @@ def print_table(result: Measured, console: Console) -> None:
     console.print(", ".join(parts), highlight=False)
 
 
+def print_panels(panels: Sequence[Panels], console: Console) -> None:
+    table = Table(title="together", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("annotators", "pairs", "accuracy", "95 % interval", "worst panel", "best panel"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in panels:
+        mean = each.mean
+        figures = (f"{mean.mean:.1%}", f"{mean.low:.1%} - {mean.high:.1%}", f"{each.worst:.1%}", f"{each.best:.1%}")
+        table.add_row(str(each.size), str(mean.n), *figures)
+    console.print(table)
+
+
 def _shown(column: str, value: float | None) -> str:
     if value is None:
         return "-"
@@ -259,15 +315,19 @@ def main() -> None:
     try:
         pairs = read_pairs(options.data, options.limit)
         annotators = open_annotators(read_annotators(options.panel, options.annotator, options.settings), seed=0)
-        results = [measure(annotator, pairs, options.answers) for annotator in annotators]
+        measured = [measure(annotator, pairs, options.answers) for annotator in annotators]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    results = [result for result, _ in measured]
     if options.json:
         print(json.dumps(results, indent=1))
         return
     for result in results:
         print_table(result, Console(width=100))
+    if len(results) > 1:
+        columns = {result["annotator"]: column for result, column in measured}
+        print_panels(growing(columns), Console(width=100))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,9 @@ def _sampling(config: RunConfig, shape: Shape, device: Device) -> Need:
     sequence = shape.cache_bytes(item) * context // (gpus if device.gpu else 1)
     if engine.kind != "vllm":
         cache = shape.cache_bytes(item) * _SEQUENCES * config.sampling.max_tokens
-        return Need("generate", {"weights": weights, "keys and values": cache}, device.memory)
+        models = 1 if config.objective.needs().mixture is None else 2  # a mixture: the reference too
+        parts = {"weights": models * weights, "keys and values": models * cache}
+        return Need("generate", parts, device.memory)
     if not device.gpu:
         parts = {
             "weights": weights,

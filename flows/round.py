@@ -17,6 +17,7 @@ from flows.chain import (
     replayed,
     trained_in,
 )
+from flows.draft_specs import ask_spec, assemble_spec, drafts_spec, own_spec
 from flows.evaluation import evaluate_named, evaluate_policy
 from flows.plan import Plan, aligned_from
 from flows.record import round_record
@@ -24,13 +25,11 @@ from flows.show.artifacts import publish_report
 from flows.show.panel_tables import complaints
 from flows.show.terminal import console
 from flows.specs import (
-    ask_spec,
-    assemble_spec,
     data_spec,
-    drafts_spec,
     generate_spec,
     label_spec,
     mix_spec,
+    mixture_of,
     pairs_spec,
     prompts_spec,
     reference_spec,
@@ -43,6 +42,7 @@ from storage.artifact import Artifact
 from storage.manifest import BrokenManifest
 from storage.stage import Spec
 from tasks.evaluation.record import RoundRecord
+from tasks.generation.draft_halves import Refine
 from tasks.generation.drafts import NoDrafts
 from tasks.generation.prompts import ROUND
 from tasks.generation.settings import GenerateSpec
@@ -67,12 +67,12 @@ def play_round(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) ->
         return
     policy = policy_of(stages, plan, chain[-1])
     prompts = stages(select_spec(plan, number, stages.prompts(plan))) / ROUND
-    responses = _responses(stages, plan, number, policy=policy, prompts=prompts)
+    reference = _reference(stages, plan, number, chain)
+    responses = _responses(stages, plan, number, policy=policy, prompts=prompts, reference=reference)
     policies = {"policy": policy, "previous": previous_policy(stages, plan, chain), "initial": plan.initial}
     labels = stages(
         label_spec(plan, number, plan.folder(number, "label"), responses=responses, prompts=prompts, policies=policies)
     )
-    reference = _reference(stages, plan, number, chain)
     labels_by_round = {n: stages.made(plan, n, "label") for n in replayed(plan, chain)} | {number: labels}
     preferences = labels
     if not plan.config.mixing.nothing:
@@ -104,26 +104,48 @@ def play_offline(stages: Stages, plan: Plan, number: int, chain: Sequence[int]) 
     evaluate_policy(stages, plan, number, chain, final)
 
 
-def _responses(stages: Stages, plan: Plan, number: int, *, policy: Artifact, prompts: Artifact) -> Artifact:
-    """Responses to the round's prompts: sampled, or made in pairs where `drafts` says how."""
+def _responses(
+    stages: Stages, plan: Plan, number: int, *, policy: Artifact, prompts: Artifact, reference: Artifact
+) -> Artifact:
+    """Responses to the round's prompts: sampled, or made in pairs where `drafts` says how.
+
+    Where the objective asks for a mixture of policy and reference, they are sampled from that.
+    """
     drafts, sampling = plan.config.drafts, plan.config.sampling
     if isinstance(drafts, NoDrafts):
         folder = plan.folder(number, "generate")
-        spec = generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling)
+        mixture = mixture_of(plan)
+        mixed = None if mixture is None else reference
+        spec = generate_spec(
+            plan, number, folder, policy=policy, prompts=prompts, sampling=sampling, mixture=mixture, reference=mixed
+        )
         with stages.beside(lambda: _judges_asked(plan, spec)):
             return stages(spec)
-    asked = stages(ask_spec(plan, number, drafts, policy=policy, prompts=prompts))
+    own = None
+    if isinstance(drafts, Refine):
+        own = stages(own_spec(plan, number, policy=policy, prompts=prompts))
+    asked = stages(ask_spec(plan, number, drafts, policy=policy, prompts=prompts, own=own))
     sampled = stages(drafts_spec(plan, number, drafts, policy=policy, asked=asked))
-    return stages(assemble_spec(plan, number, drafts, policy=policy, prompts=prompts, asked=asked, sampled=sampled))
+    return stages(
+        assemble_spec(plan, number, drafts, policy=policy, prompts=prompts, own=own, asked=asked, sampled=sampled)
+    )
 
 
 def _judges_asked(plan: Plan, sampling: GenerateSpec) -> AbstractContextManager[None]:
-    """The panel's chat models behind endpoints are asked about the shards that `sampling` has published."""
-    if not plan.config.panel.overlap:
+    """The panel's chat models behind endpoints are asked about the shards that `sampling` has published.
+
+    Not those in panel.active: where they are asked depends on the votes of the others.
+    """
+    panel = plan.config.panel
+    later = panel.active.annotators if panel.active else []
+    early = {name: each for name, each in panel.annotators.items() if name not in later}
+    if not panel.overlap:
         return nullcontext()
     responses = Artifact.planned(sampling.folder)
     folder = plan.folder(sampling.round, "label")
-    label = label_spec(plan, sampling.round, folder, responses=responses, prompts=sampling.prompts, policies={})
+    label = label_spec(
+        plan, sampling.round, folder, responses=responses, prompts=sampling.prompts, policies={}, annotators=early
+    )
     return asked_ahead(label, sampling)
 
 

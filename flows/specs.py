@@ -9,9 +9,8 @@ from pathlib import Path
 from flows.digests import local_file
 from flows.plan import Plan
 from storage.artifact import Artifact
-from tasks.generation.drafts import ASKED, PIECES, AskSpec, AssembleSpec, Ladder, Sapo
 from tasks.generation.prompts import HELDOUT, PromptsSpec, SelectSettings, SelectSpec
-from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.generation.settings import GenerateSpec, GenerationSettings, MixtureSettings, SamplingSettings
 from tasks.labeling.settings import LabelSettings, LabelSpec
 from tasks.mixing.data import PAIRS, DataSettings, DataSpec
 from tasks.mixing.pairs import PairsSettings, PairsSpec
@@ -86,10 +85,12 @@ def generate_spec(
     prefixes: Artifact | None = None,
     seed: int = 0,
     draw: int | None = None,
+    mixture: MixtureSettings | None = None,
+    reference: Artifact | None = None,
 ) -> GenerateSpec:
     """Responses of `policy`. seed is added to the run's: stages with different ones share no randomness.
 
-    draw: stages with the same one share all of it; None: no two rounds do.
+    draw: stages with the same one share all of it; None: no two rounds do. mixture: of the policy with `reference`.
     """
     return GenerateSpec(
         folder=folder,
@@ -105,57 +106,22 @@ def generate_spec(
         policy=policy,
         prompts=prompts,
         prefixes=prefixes,
+        mixture=mixture,
+        reference=reference,
     )
 
 
-def ask_spec(plan: Plan, number: int, drafts: Ladder | Sapo, *, policy: Artifact, prompts: Artifact) -> AskSpec:
-    return AskSpec(
-        folder=plan.folder(number, "ask"),
-        round=number,
-        seed=plan.config.seed,
-        settings=drafts,
-        prompts=prompts,
-        policy=policy,
-        trust_remote_code=plan.config.policy.trust_remote_code,
-    )
+def mixture_of(plan: Plan) -> MixtureSettings | None:
+    """The mixture of policy and reference that the objective wants responses of; None: the policy's own."""
+    needs = plan.config.objective.needs()
+    if needs.mixture is None:
+        return None
+    return MixtureSettings(share=needs.mixture, first=first_half(plan) if needs.halves else 0)
 
 
-def drafts_spec(plan: Plan, number: int, drafts: Ladder | Sapo, *, policy: Artifact, asked: Artifact) -> GenerateSpec:
-    """One response to each thing asked; for SAPO of at most as many tokens as the stretch has."""
-    sampling, is_sapo = plan.config.sampling, isinstance(drafts, Sapo)
-    longest = min(drafts.tokens, sampling.max_tokens) if isinstance(drafts, Sapo) else None
-    return generate_spec(
-        plan,
-        number,
-        plan.folder(number, "drafts"),
-        policy=policy,
-        prompts=asked / ASKED,
-        sampling=sampling.drawing(1, max_tokens=longest),
-        prefixes=asked / PIECES if is_sapo else None,
-    )
-
-
-def assemble_spec(
-    plan: Plan,
-    number: int,
-    drafts: Ladder | Sapo,
-    *,
-    policy: Artifact,
-    prompts: Artifact,
-    asked: Artifact,
-    sampled: Artifact,
-) -> AssembleSpec:
-    return AssembleSpec(
-        folder=plan.folder(number, "generate"),
-        round=number,
-        seed=plan.config.seed,
-        settings=drafts,
-        prompts=prompts,
-        asked=asked,
-        drafts=sampled,
-        policy=policy,
-        trust_remote_code=plan.config.policy.trust_remote_code,
-    )
+def first_half(plan: Plan) -> int:
+    """How many responses to a prompt are in the first half; an odd one is."""
+    return -(-plan.config.sampling.responses // 2)
 
 
 def label_spec(
@@ -188,6 +154,7 @@ def label_spec(
         annotator_files={name: file for name, file in plan.annotator_files.items() if name in panel},
         answers=plan.layout.answers,
         budget=plan.config.panel.budget,
+        active=plan.config.panel.active,
         trust_remote_code=plan.config.policy.trust_remote_code,
         on_outage=plan.config.panel.on_outage,
     )
@@ -205,6 +172,7 @@ def mix_spec(
     """From what was labelled to what is trained on. labels: the label stages of replayed rounds, then this round's."""
     settings = plan.config.mixing
     filtered = settings.offline is not None and settings.offline.keep is not None
+    scored = settings.goals is not None and settings.goals.annotator is not None
     tokenized = settings.offline is not None or settings.goals is not None
     return MixSpec(
         folder=plan.folder(number, "mix"),
@@ -217,7 +185,7 @@ def mix_spec(
         previous=previous if filtered else None,
         reference=plan.before_initial if filtered else None,
         offline=offline,
-        scores={earlier: stage / "scores.parquet" for earlier, stage in labels.items()} if settings.goals else {},
+        scores={earlier: stage / "scores.parquet" for earlier, stage in labels.items()} if scored else {},
         trust_remote_code=plan.config.policy.trust_remote_code,
     )
 
@@ -265,6 +233,8 @@ def train_spec(
         votes={n: stage / "counted_votes.parquet" for n, stage in labels.items()} if votes else {},
         extra=extra,
         embedder=local_file(needs.embedder) if needs.embedder not in (None, POLICY) else None,
+        mixture=needs.mixture,
+        first_half=first_half(plan) if needs.halves else None,
     )
 
 

@@ -6,6 +6,8 @@
     sapo    The prompt's reference, and a copy in which the policy has rewritten one segment. What follows the segment
             is kept, unless the policy ended its reply there. arXiv 2405.20830; here the unit is a round, not a step.
 
+    traces, refine  Two kinds of responses, for a panel to judge: tasks/generation/draft_halves.py.
+
 Three stages: `ask` writes the questions to the policy, an ordinary generate stage samples the answers, `assemble`
 makes the round's responses from them, the better one first. For the rest of the round they are responses to the plain
 prompt. They were not sampled from it, so their log-probabilities are NaN.
@@ -23,6 +25,7 @@ from storage.files import digest
 from storage.manifest import Manifest
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, Unkeyed, run_stage, silent
+from tasks.generation.draft_halves import Refine, Traces
 from tasks.generation.engines import end_tokens
 from tasks.modeling.conversation import RefusedConversation, encode_chat, encode_reply, reply_text
 from tasks.modeling.load import load_tokenizer
@@ -74,7 +77,8 @@ class Sapo(_Drafts):
     tokens: int = Field(256, ge=1)  # of the segment, at most as many as the reference has
 
 
-DraftSettings = Annotated[NoDrafts | Ladder | Sapo, Field(discriminator="kind")]
+Drafts = Ladder | Sapo | Traces | Refine
+DraftSettings = Annotated[NoDrafts | Drafts, Field(discriminator="kind")]
 
 
 class AskSpec(Spec):
@@ -85,9 +89,10 @@ class AskSpec(Spec):
 
     runs: ClassVar[str] = "tasks.generation.drafts:run_ask"
 
-    settings: Ladder | Sapo = Field(discriminator="kind")
+    settings: Drafts = Field(discriminator="kind")
     prompts: Artifact  # the round's, Parquet of storage.schemas.PROMPTS
     policy: Artifact  # its tokenizer encodes the references
+    own: Artifact | None = None  # refine: folder of the generate stage with the policy's own responses
     trust_remote_code: Annotated[bool, Unkeyed("whether the policy's code may run, not what it does")] = False
 
 
@@ -99,8 +104,9 @@ class AssembleSpec(Spec):
 
     runs: ClassVar[str] = "tasks.generation.drafts:run_assemble"
 
-    settings: Ladder | Sapo = Field(discriminator="kind")
+    settings: Drafts = Field(discriminator="kind")
     prompts: Artifact
+    own: Artifact | None = None  # as in AskSpec
     asked: Artifact  # folder of the ask stage
     drafts: Artifact  # folder of the generate stage that sampled what was asked
     policy: Artifact
@@ -112,9 +118,18 @@ def run_ask(spec: AskSpec, progress: Progress = silent) -> Manifest:
 
     def body() -> Outcome:
         tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
-        asked, pieces = [], []
+        asked: list[Row] = []
+        pieces: list[Row] = []
+        own = _by_prompt(spec.own)
         for row in read_parquet(spec.prompts.path, PROMPTS).to_pylist():
-            if isinstance(spec.settings, Ladder):
+            if isinstance(spec.settings, Traces | Refine):
+                rows, prefixes = spec.settings.ask(row, tokenizer, own.get(row["prompt_id"], []))
+                asked += rows
+                pieces += [
+                    {"prompt_id": each["prompt_id"], "prefix_ids": prefix, "suffix_ids": []}
+                    for each, prefix in zip(rows, prefixes, strict=True)
+                ]
+            elif isinstance(spec.settings, Ladder):
                 for quality in spec.settings.qualities(spec.round):
                     asked.append(_instructed(row, spec.settings, quality))
                     pieces.append({"prompt_id": asked[-1]["prompt_id"], "prefix_ids": [], "suffix_ids": []})
@@ -164,26 +179,32 @@ def _reference(row: Row, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
 
 def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
-    """Run or adopt the assemble stage: two responses to each prompt of the round, the better one first."""
+    """Run or adopt the assemble stage: the responses to each prompt of the round; of two, the better one first."""
 
     def body() -> Outcome:
         tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
         ends = end_tokens(spec.policy.path, trust_remote_code=spec.trust_remote_code)
-        sampled = {
-            row["prompt_id"]: row
-            for row in read_parquet(sorted(spec.drafts.path.glob("responses-*.parquet")), RESPONSES).to_pylist()
-        }
+        sampled, own = _by_prompt(spec.drafts), _by_prompt(spec.own)
         pieces = {row["prompt_id"]: row for row in read_parquet(spec.asked.path / PIECES, PREFIXES).to_pylist()}
+        prefixes = {asked: piece["prefix_ids"] for asked, piece in pieces.items()}
+        prompts = read_parquet(spec.prompts.path, PROMPTS).to_pylist()
+        names = {prompt["prompt_id"] for prompt in prompts}
+        answers: dict[str, list[Row]] = {}
+        for asked in pieces:
+            answers.setdefault(asked if asked in names else asked.rpartition("@")[0], []).extend(sampled[asked])
         rows: list[Row] = []
-        for prompt in read_parquet(spec.prompts.path, PROMPTS).to_pylist():
+        for prompt in prompts:
             name, prompt_ids = prompt["prompt_id"], encode_chat(tokenizer, prompt["messages"])
-            if isinstance(spec.settings, Ladder):
-                drafts = [sampled[f"{name}@{quality}"] for quality in spec.settings.qualities(spec.round)]
-                made = [(each["response_ids"], each["finish_reason"]) for each in drafts]
+            if isinstance(spec.settings, Traces | Refine):
+                kinds = spec.settings.made(name, answers[name], prefixes, own.get(name, []))
+                made = [(row["response_ids"], row["finish_reason"], row["logprobs"]) for row in kinds]
+            elif isinstance(spec.settings, Ladder):
+                drafts = [sampled[f"{name}@{quality}"][0] for quality in spec.settings.qualities(spec.round)]
+                made = [_unscored(each["response_ids"], each["finish_reason"]) for each in drafts]
             else:
                 whole = _reference(prompt, tokenizer)
-                made = [(whole, "stop"), (_augmented(whole, pieces[name], sampled[name]), "stop")]
-            for index, (ids, finish) in enumerate(made):
+                made = [_unscored(whole), _unscored(_augmented(whole, pieces[name], sampled[name][0]))]
+            for index, (ids, finish, logprobs) in enumerate(made):
                 rows.append(
                     {
                         "prompt_id": name,
@@ -192,7 +213,7 @@ def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
                         "response_ids": ids,
                         "text": reply_text(tokenizer, ids, ends),
                         "finish_reason": finish,
-                        "logprobs": [float("nan")] * len(ids),
+                        "logprobs": logprobs,
                         "seed": 0,
                     }
                 )
@@ -202,6 +223,20 @@ def run_assemble(spec: AssembleSpec, progress: Progress = silent) -> Manifest:
         return Outcome(paths=[path], rows={"responses": len(rows)}, summary=_summary(responses))
 
     return run_stage(spec, body)
+
+
+def _by_prompt(folder: Artifact | None) -> dict[str, list[Row]]:
+    """The responses of a generate stage by prompt_id, in their order; empty without one."""
+    found: dict[str, list[Row]] = {}
+    paths = sorted(folder.path.glob("responses-*.parquet")) if folder is not None else []
+    for row in read_parquet(paths, RESPONSES).to_pylist() if paths else []:
+        found.setdefault(row["prompt_id"], []).append(row)
+    return found
+
+
+def _unscored(ids: list[int], finish: str = "stop") -> tuple[list[int], str, list[float]]:
+    """A response that was not sampled from its prompt: token ids, finish reason, log-probabilities."""
+    return ids, finish, [float("nan")] * len(ids)
 
 
 def _augmented(whole: list[int], pieces: Row, sampled: Row) -> list[int]:

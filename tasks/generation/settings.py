@@ -62,6 +62,15 @@ class GenerationSettings(BaseModel):
     trust_remote_code: bool = False
 
 
+class MixtureSettings(BaseModel):
+    """Responses of the geometric mixture pi_ref^share pi^(1-share), token by token (tasks/generation/engines)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(ge=0, le=1)  # of the reference
+    first: int = Field(0, ge=0)  # responses from this index on are of the mixture, those before it of the policy
+
+
 class GenerateSpec(Spec):
     """Sample `settings.sampling.responses` responses to each prompt of `prompts` from the policy in `policy`."""
 
@@ -77,3 +86,5 @@ class GenerateSpec(Spec):
     # Stages with the same seed and draw give response j of a prompt the same random numbers. None: the round.
     draw: int | None = Field(None, ge=0)
     prefixes: Artifact | None = None  # Parquet of storage.schemas.PREFIXES: how the response to each prompt begins
+    mixture: MixtureSettings | None = None  # None: all responses are the policy's
+    reference: Artifact | None = None  # the policy that `mixture` mixes in, a Hugging Face folder

@@ -12,10 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from storage.errors import UserError
 from storage.schemas import RESPONSES, read_parquet, table, write_parquet
 from storage.stage import mark_part
 from tasks.generation.encode import PromptReader, context_length, request_seed
-from tasks.generation.engines import BatchStream, Engine, OneByOne, Request, Sample, StreamingEngine, end_tokens
+from tasks.generation.engines import (
+    BatchStream,
+    Engine,
+    MixingEngine,
+    Mixture,
+    OneByOne,
+    Request,
+    Sample,
+    StreamingEngine,
+    end_tokens,
+)
 from tasks.generation.settings import GenerateSpec
 from tasks.modeling.conversation import check_turn_end, reply_text
 from tasks.modeling.load import load_tokenizer
@@ -192,7 +203,7 @@ class ShardSampler:
         return self._in_flight + 1 if isinstance(self._engine, StreamingEngine) else 1
 
     def _open_stream(self) -> None:
-        self._engine.load(self._job.spec.policy.path)
+        load_policies(self._engine, self._job.spec)
         sampling = self._job.spec.settings.sampling
         if isinstance(self._engine, StreamingEngine):
             self._stream = self._engine.stream(sampling, self._in_flight)
@@ -236,6 +247,21 @@ class ShardSampler:
         if crowded:
             self._open_stream()
         return gap
+
+
+def load_policies(engine: Engine, spec: GenerateSpec) -> None:
+    """Load the policy, or the mixture that the spec asks for. Raises UserError for an engine that cannot mix."""
+    if spec.mixture is None or spec.reference is None:
+        engine.load(spec.policy.path)
+        return
+    if not isinstance(engine, MixingEngine):
+        raise UserError(
+            f"engine {spec.settings.engine.kind} samples from one policy, not from a mixture of two",
+            where=f"engine.kind={spec.settings.engine.kind}",
+            remedy="set engine=transformers, or objective=online-ipo, which trains on the policy's own responses",
+        )
+    mixture = Mixture(spec.reference.path, spec.mixture.share, spec.mixture.first)
+    engine.load_mixture(spec.policy.path, mixture)
 
 
 def counts_of(path: Path) -> Counts:

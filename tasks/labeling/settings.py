@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
 from tasks.labeling.margin_filter import ScoreMarginFilter
+from tasks.panel.active import ActiveSettings
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.panel.annotators.settings import Scorer
@@ -139,6 +140,7 @@ class LabelSpec(Spec):
     annotator_files: dict[str, Artifact] = Field({})  # local models, functions and templates, by annotator
     #: Folder of remote annotators' answers, shared by all stages; None: in `folder`.
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
+    active: ActiveSettings | None = None  # annotators that are asked about a share of the prompts only
     trust_remote_code: Annotated[bool, Unkeyed("whether the policies' code may run, not what it does")] = False
     budget: Annotated[Budget, Unkeyed("limits spending; a stage that reaches the limit publishes nothing")] = Budget()
     on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"

@@ -22,9 +22,10 @@ from tasks.labeling.preferences import LabelledPairs, make_preferences
 from tasks.labeling.settings import LabelSpec, PreferenceSettings
 from tasks.labeling.soft_votes import soft_votes
 from tasks.labeling.summary import Agreement, AnnotatorStats, LabelSummary, Targets
+from tasks.panel.active import vote_in_two_passes
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.implicit_reward import ImplicitRewardSettings
-from tasks.panel.annotators.protocol import Response
+from tasks.panel.annotators.protocol import Annotator, Response
 from tasks.panel.annotators.registry import open_annotators
 from tasks.panel.annotators.settings import Scorer, Temperature
 from tasks.panel.humans.batch import batch_folder, export
@@ -135,8 +136,12 @@ def _panel_votes(spec: LabelSpec, responses: Sequence[Response], comparisons: In
     if others or not people:
         policies = {name: policy.path for name, policy in spec.policies.items()}
         annotators = open_annotators(others, drawing_seed(spec), policies, trust_remote_code=spec.trust_remote_code)
-        store = AnswerStore(Parts(spec, "panel"), spec.answers or spec.folder / "answers")
-        panel_votes = vote(annotators, responses, comparisons, store, progress, spec.budget)
+
+        def vote_on(some: Sequence[Annotator], pairs: Ints, group: str) -> PanelVotes:
+            store = AnswerStore(Parts(spec, group), spec.answers or spec.folder / "answers")
+            return vote(some, responses, pairs, store, progress, spec.budget)
+
+        panel_votes = vote_in_two_passes(annotators, responses, comparisons, spec.active, vote_on)
     human_votes = [
         collect(settings, name, batch_folder(spec.folder, name), questions).rows(questions)
         for name, settings in people.items()

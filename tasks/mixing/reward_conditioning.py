@@ -7,15 +7,18 @@ Source: arXiv 2410.08067. A pair with scores s_w > s_l becomes
 with the goal as a system message. Afterwards the policy is asked for the highest score, and responses are sampled with
 that goal. Pairs without s_w > s_l are left out. Three choices are ours: both pairs keep the same soft label (the
 paper's are hard), the text of the goal, and deciles where scores are not on a scale from 1 to 10.
+
+With `scale: classes` the goal is 10 for the preferred response of a pair and 1 for the other, whatever their scores:
+the two classes of C-RLFT (arXiv 2309.11235). Pairs without a preferred response are left out.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from storage.arrays import Floats
 from storage.errors import UserError
@@ -24,7 +27,7 @@ from storage.schemas import PREFERENCES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HIGHEST = 10
+HIGHEST, LOWEST = 10, 1
 SCORE = "{score}"
 
 
@@ -33,9 +36,10 @@ class RewardConditioningSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    annotator: str  # whose scores are the goals
+    annotator: str | None = None  # whose scores are the goals; None with classes
     text: str = "Answer so that a judge who scores answers from 1 to 10 gives yours this score: {score}"
-    scale: Literal["deciles", "as_given"] = "deciles"  # deciles of the round's scores; as_given: from 1 to 10
+    # deciles of the round's scores; as_given: from 1 to 10; classes: 10 for the preferred response, 1 for the other
+    scale: Literal["deciles", "as_given", "classes"] = "deciles"
 
     @field_validator("text")
     @classmethod
@@ -43,6 +47,14 @@ class RewardConditioningSettings(BaseModel):
         if SCORE not in text:
             raise ValueError("the text must contain {score}, where the score goes")
         return text
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        if (self.annotator is None) != (self.scale == "classes"):
+            raise ValueError(
+                "goals are an annotator's scores, or classes, which need none; set annotator=<name> or scale=classes"
+            )
+        return self
 
     def goal(self, score: float) -> str:
         """The system message that asks for `score`."""
@@ -53,9 +65,9 @@ class RewardConditioningSettings(BaseModel):
         return self.goal(HIGHEST)
 
 
-def on_scale(scores: Floats, scale: Literal["deciles", "as_given"]) -> Floats:
-    """Scores [n] (NaN where missing) as goals [n]: unchanged, or 1 + the number of deciles below the score."""
-    if scale == "as_given":
+def on_scale(scores: Floats, scale: Literal["deciles", "as_given", "classes"]) -> Floats:
+    """Scores [n] (NaN where missing) as goals [n]: 1 + the number of deciles below the score, or unchanged."""
+    if scale != "deciles":
         return scores
     known = scores[~np.isnan(scores)]
     if not len(known):
@@ -80,12 +92,15 @@ def relabel(
     scores: storage.schemas.SCORES by round. prompt_id ends with the goal, so that each goal makes a prompt of its own.
     Raises UserError when no pair has usable scores, and for a prompt that does not start with the highest goal.
     """
-    goals = _goals(scores, settings)
+    goals = {} if settings.scale == "classes" else _goals(scores, settings)
     rows: list[dict[str, object]] = []
     left_out = 0
     for row in pairs.to_pylist():
-        keys = [(row["round"], row["prompt_id"], row[index]) for index in ("chosen_index", "rejected_index")]
-        relabelled = goals_of_pair(*(goals.get(key, np.nan) for key in keys))
+        if settings.scale == "classes":
+            relabelled = goals_of_pair(HIGHEST, LOWEST) if row["target"] != 0 else []
+        else:
+            keys = [(row["round"], row["prompt_id"], row[index]) for index in ("chosen_index", "rejected_index")]
+            relabelled = goals_of_pair(*(goals.get(key, np.nan) for key in keys))
         left_out += not relabelled
         for goal, swapped in relabelled:
             messages = _with_goal(row["prompt"], settings, goal, str(row["prompt_id"]))
@@ -99,9 +114,11 @@ def relabel(
             )
     if not rows:
         raise UserError(
-            f"no pair has a chosen response with a higher score of {settings.annotator} than the rejected one",
-            where="mixing.goals.annotator",
-            remedy="choose an annotator whose scores differ between responses",
+            f"no pair has a chosen response with a higher score of {settings.annotator} than the rejected one"
+            if settings.annotator
+            else "no pair has a preferred response",
+            where="mixing.goals",
+            remedy="choose an annotator whose scores (or votes) differ between responses",
         )
     return pa.Table.from_pylist(rows, schema=PREFERENCES), left_out
 

@@ -37,7 +37,7 @@ class MixingSettings(BaseModel):
         """Raises ValueError when goals do not fit the run: its panel, system prompt (prompts.system) and drafts."""
         if self.goals is None:
             return
-        panel.check_scoring("mixing.goals.annotator", [self.goals.annotator])
+        panel.check_scoring("mixing.goals.annotator", [self.goals.annotator] if self.goals.annotator else [])
         if system != self.goals.highest:
             raise ValueError(
                 f"mixing.goals: responses are sampled and judged with the highest goal; set "

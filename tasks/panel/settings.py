@@ -5,6 +5,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.panel.active import ActiveSettings
+from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.panel.annotators.settings import Scorer
 from tasks.panel.outages import OnOutage
@@ -27,6 +29,7 @@ class PanelSettings(BaseModel):
 
     annotators: dict[str, AnnotatorSettings]  # name -> {kind, its settings}; kinds: docs/annotators.md
     budget: Budget = Budget()  # of one round's votes
+    active: ActiveSettings | None = None  # annotators that are asked only where the others are unsure; None: all of it
     # When an annotator is given up. stop: the stage is not finished, and the same command asks for what is missing.
     # go_on: what is missing is an error for good.
     on_outage: OnOutage = "stop"
@@ -38,6 +41,21 @@ class PanelSettings(BaseModel):
         unpriced = [name for name, settings in self.annotators.items() if settings.unpriced]
         if self.budget.money is not None and unpriced:
             raise ValueError(f"budget.money: {', '.join(unpriced)} has no price; set its `price`, or drop the limit")
+        return self
+
+    @model_validator(mode="after")
+    def _active_ones_vote_on_pairs(self) -> Self:
+        if self.active is None:
+            return self
+        self.check_members("panel.active.annotators", self.active.annotators)
+        for name in self.active.annotators:
+            if isinstance(self.annotators[name], Scorer | HumanSettings):
+                raise ValueError(
+                    f"panel.active.annotators: {name} does not vote on pairs that it is shown; name judges (kind: "
+                    f"judge, ranking_judge). People have a sample of their own"
+                )
+        if not set(self.annotators) - set(self.active.annotators):
+            raise ValueError("panel.active: nobody is left to say where to ask; leave an annotator out of the list")
         return self
 
     def scoring(self) -> list[str]:

@@ -19,21 +19,29 @@ _COLUMNS = [
     "chosen_index",
     "rejected_index",
     "target",
+    "target_se",
     "prompt_ids",
     "chosen_ids",
     "rejected_ids",
 ]
+
+#: The goal of the prompts that are sampled, as mixing.goals writes it at the end of a relabelled prompt's id.
+HIGHEST_GOAL = 10.0
 
 #: response_index of a prompt's extra response, which is part of no pair.
 EXTRA = -1
 
 
 class Pair(NamedTuple):
-    """Positions of two responses in their group, and the logit of the empirical preference for chosen over rejected."""
+    """Positions of two responses in their group, and the logit of the empirical preference for chosen over rejected.
+
+    se: standard error of the label; NaN where it is not known.
+    """
 
     chosen: int
     rejected: int
     label: float
+    se: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -121,8 +129,8 @@ def _add(
 ) -> None:
     """Add the pairs of `data`, whose first row is row `first` of the file. Copies arrays, so `data` can be freed."""
     prompt_ids, chosen_ids, rejected_ids = (_arrays(data, name) for name in _COLUMNS[-3:])
-    keys = (data[name].to_pylist() for name in _COLUMNS[:5])
-    for at, (prompt_id, round_number, chosen, rejected, target) in enumerate(zip(*keys, strict=True)):
+    keys = (data[name].to_pylist() for name in _COLUMNS[:6])
+    for at, (prompt_id, round_number, chosen, rejected, target, se) in enumerate(zip(*keys, strict=True)):
         row = first + at
         if not np.isfinite(target):
             raise _refuse(f"target is {target}", path, row)
@@ -139,7 +147,7 @@ def _add(
             groups[round_number, prompt_id] = group
         first_position = _position(group, chosen, chosen_ids[at], path, row)
         second_position = _position(group, rejected, rejected_ids[at], path, row)
-        group.pairs.append(Pair(first_position, second_position, target))
+        group.pairs.append(Pair(first_position, second_position, target, se))
 
 
 def _arrays(data: pa.Table, name: str) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.schemas import COUNTED_VOTES, SCORES, read_parquet
-from tasks.training.groups import PromptGroup
+from tasks.training.groups import HIGHEST_GOAL, PromptGroup
 from tasks.training.settings import TrainSpec
 
 
@@ -56,7 +57,10 @@ def add_label_columns(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labeled
 
     Columns of pairs: `reward`, score of chosen minus score of rejected, mean over the annotators that scored both;
     `votes`, the share of each annotator's vote that goes to chosen (NaN without one), and `vote_weights`;
-    `first_level`, 1 if no response beats chosen. Columns of responses: `win_rate` and `mean_logit`, means over all
+    `first_level`, 1 if no response beats chosen; `se`, the standard error of the target; `second`, whether chosen is in
+    the second half of its prompt's responses (unknown for pairs that the objective does not take, see `Needs.halves`);
+    `best`, whether the prompt asks for the highest goal.
+    Columns of responses: `win_rate` and `mean_logit`, means over all
     responses that the panel compared it with, and itself; `share`, the label of a listwise objective, which sums to 1
     over a prompt's responses. Votes are those that count in the preferences, with their weights.
     Raises UserError when a round's file is missing, when an annotator gave no scores, and when no pair is left.
@@ -87,12 +91,18 @@ def add_label_columns(spec: TrainSpec, groups: Sequence[PromptGroup]) -> Labeled
             )
         if needs.levels:
             pairs["first_level"] = first_level(group)
+        if needs.errors:
+            pairs["se"] = np.array([pair.se for pair in group.pairs])
+        if needs.goals:
+            pairs["best"] = np.full(len(group.pairs), asks_for_the_best(group, spec))
+        if needs.halves is not None:
+            pairs["second"] = second_half(group, spec, needs.halves)
         labeled.append(LabeledGroup(group, pairs, responses))
     complete = [rest for group in labeled if (rest := group.complete()) is not None]
     unknown = sum(len(group.pairs) for group in groups) - sum(len(rest.group.pairs) for rest in complete)
     if not complete:
         raise UserError(
-            f"no pair has all the votes or scores that objective {name} needs",
+            f"no pair has all the votes, scores or errors of targets that objective {name} needs",
             where=str(spec.preferences.path),
             remedy="look for errors and abstentions in the column `outcome` of scores.parquet and votes.parquet",
         )
@@ -103,6 +113,31 @@ def first_level(group: PromptGroup) -> np.ndarray:
     """1 for each pair whose chosen response loses no pair of the prompt, else 0; float64 [n]."""
     beaten = {pair.rejected if pair.label > 0 else pair.chosen for pair in group.pairs if pair.label != 0}
     return np.array([float(pair.chosen not in beaten) for pair in group.pairs])
+
+
+def asks_for_the_best(group: PromptGroup, spec: TrainSpec) -> float:
+    """1 if the prompt of a relabelled group asks for the highest goal, else 0. Its id ends with the goal."""
+    _, mark, goal = group.prompt_id.rpartition("@")
+    if not mark:
+        raise UserError(
+            f"objective {spec.settings.objective.name} needs prompts with a goal; {group.prompt_id} has none",
+            where=str(spec.preferences.path),
+            remedy="relabel the pairs: recipe=c-rlft",
+        )
+    return float(float(goal) == HIGHEST_GOAL)
+
+
+def second_half(group: PromptGroup, spec: TrainSpec, wanted: Literal["across", "within"]) -> np.ndarray:
+    """1 for each pair whose chosen response is in the second half, else 0; NaN for pairs not `wanted`. float64 [n]."""
+    if spec.first_half is None:
+        raise UserError(
+            f"objective {spec.settings.objective.name} needs to know which responses are in the first half",
+            where="spec of the train stage: first_half",
+            remedy="set first_half to the number of responses in the first half",
+        )
+    second = np.array([index >= spec.first_half for index in group.indices])
+    ends = [(second[pair.chosen], second[pair.rejected]) for pair in group.pairs]
+    return np.array([float(one) if (one != other) == (wanted == "across") else np.nan for one, other in ends])
 
 
 def strength_shares(group: PromptGroup) -> np.ndarray:

@@ -105,6 +105,7 @@ class TrainSpec(Spec):
     extra: Artifact | None = None  # folder of a generate stage with one extra response per prompt, for selm and xpo
     embedder: Artifact | None = None  # the local sentence encoder that the objective names
     mixture: float | None = None  # share of the reference in the mixture that responses were sampled from, for ipo-md
+    first_half: int | None = None  # responses below this index are in the first half, if the objective asks for halves
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -14,7 +14,11 @@ from tests.flows.test_iterate import command_of, words
 
 WORDS = group_options("objective")
 #: What a word needs besides the configuration of these tests.
-MORE = {"rpo": ["objective.embedder=policy"]}
+MORE = {
+    "rpo": ["objective.embedder=policy"],
+    "bvpo": ["drafts=traces"],
+    "c-rlft": ["recipe=c-rlft"],
+}
 
 
 @pytest.fixture
@@ -36,16 +40,18 @@ def check(run: Path, start: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [word for word in WORDS if word != "ipo-md"])
+@pytest.mark.parametrize("method", WORDS)
 def test_every_word_goes_two_rounds(method: str, given: list[str], tiny_policy: Path, tmp_path: Path) -> None:
     done = command_of("flows.iterate", [*given, f"objective={method}", *MORE.get(method, [])])
     assert done.returncode == 0, done.stdout + done.stderr
     check(tmp_path / "runs" / "small", tiny_policy)
 
 
-def test_the_word_that_needs_a_mixture_is_refused(given: list[str]) -> None:
-    with pytest.raises(UserError, match="online-ipo"):
-        main([*given, "objective=ipo-md"])
+@pytest.mark.parametrize("method", ["ipo-md", "nash-md"])
+def test_a_mixture_needs_an_engine_that_mixes(method: str, given: list[str]) -> None:
+    with pytest.raises(UserError, match="online-ipo") as refused:
+        main([*given, "engine=vllm-small", f"objective={method}"])
+    assert "engine=transformers" in str(refused.value)
 
 
 @pytest.mark.slow

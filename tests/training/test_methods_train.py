@@ -24,6 +24,13 @@ from tests.conftest import MakePolicy
 from tests.training.conftest import MakeSpec
 from tests.training.preference_rows import preference_rows
 
+#: Words that choose a method whose responses are not made as by default.
+WORDS = {
+    "ipo-md": ["objective=ipo-md", "engine=transformers"],
+    "nash-md": ["objective=nash-md", "engine=transformers"],
+    "bvpo": ["objective=bvpo", "drafts=traces"],
+    "c-rlft": ["recipe=c-rlft"],
+}
 METHODS = [name for name in group_options("objective") if name != "irepo-small"]
 
 
@@ -76,18 +83,23 @@ def extra(tmp_path: Path) -> Path:
     return tmp_path / "extra"
 
 
+#: What a method needs besides: responses in two halves, or prompts with a goal.
+NEEDED: dict[str, dict[str, Any]] = {
+    "nash-md": {"first_half": 2},
+    "bvpo": {"first_half": 3},
+    "c-rlft": {"rows": [row | {"prompt_id": f"{row['prompt_id']}@10"} for row in rows()]},
+}
+
+
 def spec_of(method: str, make_spec: MakeSpec, make_policy: MakePolicy, **fields: Any) -> TrainSpec:
     """A spec of two steps with the method's configured settings; its reference differs if it is the initial policy."""
-    words = [f"objective={method}"] if method != "ipo-md" else []
-    objective = compose_config(["run=demo", *words]).objective.model_dump()
-    if method == "ipo-md":
-        objective = {"name": "ipo-md"}
+    objective = compose_config(["run=demo", *WORDS.get(method, [f"objective={method}"])]).objective.model_dump()
     if objective.get("embedder") == PAPERS_EMBEDDER:
         objective["embedder"] = "policy"
     if objective.get("reference", "initial") == "initial":
         fields |= {"reference": make_policy(seed=1)}
     optimization = {"prompts_per_step": 3, "microbatch_tokens": 120}
-    return make_spec(objective=objective, optimization=optimization, rows=rows(), **fields)
+    return make_spec(objective=objective, optimization=optimization, **({"rows": rows()} | fields))
 
 
 def metrics(spec: TrainSpec) -> list[dict[str, Any]]:
@@ -98,7 +110,8 @@ def metrics(spec: TrainSpec) -> list[dict[str, Any]]:
 def test_every_method_trains_two_steps(
     method: str, make_spec: MakeSpec, make_policy: MakePolicy, label_stage: dict[str, dict[int, Path]], extra: Path
 ) -> None:
-    spec = spec_of(method, make_spec, make_policy, **label_stage, extra=extra, mixture=0.5)
+    fields = NEEDED.get(method, {})
+    spec = spec_of(method, make_spec, make_policy, **label_stage, extra=extra, mixture=0.5, **fields)
     manifest = run(spec)
     assert manifest.rows["steps"] == 2
     assert all(step["grad_norm"] > 0 for step in metrics(spec))

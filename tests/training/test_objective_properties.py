@@ -31,13 +31,13 @@ SMALL = st.floats(-5, 5, allow_subnormal=False)
 EXAMPLES = settings(max_examples=12, deadline=None)
 
 #: Labels of any sign are allowed: a label (y1, y2, P) says the same as (y2, y1, 1 - P).
-SOFT = ["irepo", "irepo-logratio", "irepo-without-logit", "dpo-soft", "f-dpo-alpha", "f-dpo-reverse", "ipo-soft",
-        "ipo-md", "rebel-paper", "inpo-soft", "adpo", "dno-soft", "lcpo", "lcpo-ipo", "sppo",
-        "lcpo-simpo", "simpo-soft", "cpo-soft", "gpo", "rebel"]  # fmt: skip
+SOFT = ["irepo", "irepo-logratio", "irepo-precision", "irepo-without-logit", "dpo-soft", "f-dpo-alpha",
+        "f-dpo-reverse", "ipo-soft", "ipo-md", "rebel-paper", "inpo-soft", "adpo", "dno-soft", "lcpo",
+        "lcpo-ipo", "sppo", "lcpo-simpo", "simpo-soft", "cpo-soft", "gpo", "rebel"]  # fmt: skip
 #: Their gradient depends on single log-ratios, or on log-ratios a token.
 NOT_SHIFTED = {"dpo-mean", "dpo-nll", "f-dpo", "f-dpo-forward", "f-dpo-alpha", "bmc", "bmc-policy", "selm", "xpo",
                "trpa", "slic-classic", "ipo-mean", "sppo", "gpo", "adpo-mean",
-               "simpo", "simpo-soft", "lcpo-simpo", "cpo", "lcpo-cpo"}  # fmt: skip
+               "simpo", "simpo-soft", "lcpo-simpo", "cpo", "lcpo-cpo", "nash-md", "c-rlft"}  # fmt: skip
 #: At log-ratios of 0 their loss is log 2.
 LOG_TWO = ["dpo", "dpo-soft", "cdpo", "dpo-mean", "rdpo", "beta-dpo", "f-dpo", "f-dpo-forward", "f-dpo-reverse",
            "f-dpo-alpha", "lcpo", "lcpo-pooled", "rpo", "rpo-unpaired", "rpo-diagonal", "bmc", "bmc-policy", "dno",

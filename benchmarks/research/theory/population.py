@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.research.tabular.solve import Labelled, Policies, descend, from_tables, hard, minimise
 from benchmarks.research.tabular.world import World, make_world, softmax
 from benchmarks.research.theory import goals
+from benchmarks.research.theory.against_mixture import nash_md
 from storage.arrays import Floats
 from tasks.labeling.aggregation import sigmoid
 from tasks.training.objectives.adpo import Adpo
@@ -291,6 +292,8 @@ CASES = [
          _once(Ipo(beta=0.25, labels="soft"), targets, rounds=30), _nash(0.25), "a regularised Nash policy"),
     Case("ipo-md, tau=.25, 30 rounds", "pi_0 exp(P(y > mix)/tau)",
          _once(IpoMd(beta=0.25), targets, rounds=30, mixture=0.5), _nash(0.25, 0.5), "with a mixture"),
+    Case("nash-md, tau=.25, 30 rounds", "pi_0 exp(P(y > mix)/tau)",
+         lambda w: nash_md(w, tau=0.25, mixture=0.5, rounds=30), _nash(0.25, 0.5), "the same, one side at a time"),
     Case("inpo, eta=.75, tau=.25, 30 rounds", "pi_0 exp(P(y > pi)/tau)",
          _once(Inpo(eta=0.75, tau=0.25), rounds=30), _nash(0.25), "reaches it in small steps"),
     Case("dno, 4 rounds", "pi_0 exp(4 r/b)", _once(Dno(beta=1), rounds=4, **_PREVIOUS), _sharpened(4),
@@ -316,6 +319,8 @@ ABSENT = {
     "dpo-previous": "the same loss and reference as dno",
     "rpo": "contrasts responses of different prompts: a table has no similarity of prompts",
     "bmc": "weighs tokens: responses of a table have none",
+    "bvpo": "weighs responses with and without reasoning: in a table it is dpo",
+    "c-rlft": "fine-tuning on responses of classes: there is no pair loss",
     "cpo": "no reference: its log-ratios have no optimum in a table without the likelihood of chosen",
     "simpo": "log-probabilities a token: responses of a table have no length",
     "trpa": "levels are certain labels, whose only bound is a divergence of tokens",

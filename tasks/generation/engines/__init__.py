@@ -72,6 +72,23 @@ class Engine(Protocol):
         """Free all memory and end all processes. The engine can be loaded again."""
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """The geometric mixture of the policy with another one, token by token: pi_other^share pi^(1-share), normalised."""
+
+    policy: Path  # the other one, a Hugging Face folder with the same vocabulary
+    share: float  # of the other one, 0 to 1
+    first: int = 0  # responses from this index on come from the mixture, those before it from the policy
+
+
+@runtime_checkable
+class MixingEngine(Protocol):
+    """An Engine that samples from mixtures."""
+
+    def load_mixture(self, policy: Path, mixture: Mixture) -> None:
+        """As `load`. Samples have the log-probabilities of `policy`, whichever model they come from."""
+
+
 class BatchStream(Protocol):
     """Batches of requests that an engine samples, several at a time, each handed back as soon as it is complete."""
 
@@ -136,6 +153,9 @@ class EngineSettings(BaseModel):
             "workers",
         }
     )
+
+    #: Whether the engine is a MixingEngine.
+    mixes: ClassVar[bool] = False
 
     kind: str  # a module of tasks.generation.engines, an entry point of irepo.engines, or my_package.my_module:MyEngine
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from storage.errors import UserError
-from tasks.generation.engines import EngineSettings, Request, Sample, end_tokens
+from tasks.generation.engines import EngineSettings, Mixture, Request, Sample, end_tokens
 from tasks.generation.settings import SamplingSettings
 from tasks.modeling.load import load_policy, load_tokenizer, unload
 
@@ -19,6 +19,8 @@ _BATCH = 64  # sequences sampled together
 
 
 class TransformersSettings(EngineSettings):
+    mixes: ClassVar[bool] = True
+
     kind: Literal["transformers"] = "transformers"
 
     def open(self, *, trust_remote_code: bool = False, log: Path | None = None) -> "TransformersEngine":
@@ -37,13 +39,16 @@ class TransformersEngine:
 
     Each response has its own generator of uniform numbers, seeded by (request's seed, response's index), and inverts
     the cumulative distribution. So a response does not depend on the others in its batch, unless a uniform number falls
-    within float rounding of a boundary.
+    within float rounding of a boundary. With a mixture both models are in memory, and every token takes a forward of
+    each.
     """
 
     def __init__(self, settings: EngineSettings, *, trust_remote_code: bool = False) -> None:
         self._settings = settings
         self._trust_remote_code = trust_remote_code
         self._model: PreTrainedModel | None = None
+        self._other: PreTrainedModel | None = None
+        self._mixture: Mixture | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._ends: list[int] = []
 
@@ -56,19 +61,35 @@ class TransformersEngine:
     def load(self, policy: Path) -> None:
         self.close()
         self._tokenizer = load_tokenizer(policy, trust_remote_code=self._trust_remote_code)
-        self._model = load_policy(
-            policy, dtype=self._settings.dtype, device="auto", trust_remote_code=self._trust_remote_code
-        )
+        self._model = self._read(policy)
         self._ends = end_tokens(policy, trust_remote_code=self._trust_remote_code)
+
+    def load_mixture(self, policy: Path, mixture: Mixture) -> None:
+        """As MixingEngine. Raises UserError when the two policies have vocabularies of different sizes."""
+        self.load(policy)
+        self._mixture, self._other = mixture, self._read(mixture.policy)
+        sizes = [int(model.config.vocab_size) for model in (self._model, self._other) if model is not None]
+        if sizes[0] != sizes[1]:
+            self.close()
+            raise UserError(
+                f"policy and reference cannot be mixed: their vocabularies have {sizes[0]} and {sizes[1]} tokens",
+                where=f"{policy}, {mixture.policy}",
+                remedy="use a reference that the policy was trained from: objective.reference=initial",
+            )
+
+    def _read(self, policy: Path) -> "PreTrainedModel":
+        return load_policy(policy, dtype=self._settings.dtype, device="auto", trust_remote_code=self._trust_remote_code)
 
     def pause(self) -> None:
         if self._settings.while_paused() != "keep":
             self.close()
 
     def close(self) -> None:
-        if self._model is not None:
-            unload(self._model)
-        self._model = self._tokenizer = None
+        for model in (self._model, self._other):
+            if model is not None:
+                unload(model)
+        self._model = self._other = self._tokenizer = None
+        self._mixture = None
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         import torch
@@ -86,8 +107,8 @@ class TransformersEngine:
 
         if self._model is None:
             raise RuntimeError("load a policy before sampling")
-        model: Any = self._model
-        device = model.device
+        device = self._model.device
+        share = self._shares(rows).to(device)
         draws = np.stack([np.random.default_rng([r.seed, j]).random(sampling.max_tokens) for r, j in rows])
         uniform = torch.from_numpy(draws).to(device)  # [rows, max_tokens], float64
         ids, mask = _left_padded([request.prompt_ids for request, _ in rows])
@@ -97,19 +118,11 @@ class TransformersEngine:
         logprobs: list[list[float]] = [[] for _ in rows]
         running = set(range(len(rows)))
         stopped: set[int] = set()
-        cache: Any = None
+        forwards = [_Forward(model) for model in (self._model, self._other) if model is not None]
         for t in range(sampling.max_tokens):
-            output = model(
-                input_ids=step,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = output.past_key_values
-            raw = output.logits[:, -1].float().log_softmax(-1)  # [rows, vocabulary]
-            chosen = choose(raw, uniform[:, t], sampling)
+            raw, *other = (forward(step, mask, positions) for forward in forwards)
+            drawn_from = mixed(raw, other[0], share) if other else raw
+            chosen = choose(drawn_from, uniform[:, t], sampling)
             values = raw.gather(1, chosen[:, None])[:, 0].tolist()
             for i in sorted(running):
                 tokens[i].append(int(chosen[i]))
@@ -126,11 +139,54 @@ class TransformersEngine:
             Sample(tokens[i], logprobs[i], finish_reason="stop" if i in stopped else "length") for i in range(len(rows))
         ]
 
+    def _shares(self, rows: Sequence[tuple[Request, int]]) -> "torch.Tensor":
+        """The other policy's share in each row, float32 [rows, 1]."""
+        import torch
+
+        mixture = self._mixture
+        shares = [mixture.share if mixture is not None and index >= mixture.first else 0.0 for _, index in rows]
+        return torch.tensor(shares)[:, None]
+
     def _has_stop_string(self, tokens: list[int], stop: list[str]) -> bool:
         if not stop or self._tokenizer is None:
             return False
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return any(string in text for string in stop)
+
+
+class _Forward:
+    """A model with the cache of the batch that it is sampling."""
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self._model: Any = model
+        self._cache: Any = None
+
+    def __call__(self, step: "torch.Tensor", mask: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor":
+        """Log-probabilities of the next token, float32 [rows, vocabulary]."""
+        output = self._model(
+            input_ids=step,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._cache = output.past_key_values
+        result: torch.Tensor = output.logits[:, -1].float().log_softmax(-1)
+        return result
+
+
+def mixed(policy: "torch.Tensor", other: "torch.Tensor", share: "torch.Tensor") -> "torch.Tensor":
+    """Log-probabilities of pi_other^share pi^(1-share), normalised; all [rows, vocabulary], share [rows, 1].
+
+    A token that one of the two cannot produce has probability 0 where its share is not 0. Rows with share 0 are those
+    of the policy, bit by bit.
+    """
+    import torch
+
+    own = torch.where(share < 1, (1 - share) * policy, 0.0)  # not 0 * -inf
+    theirs = torch.where(share > 0, share * other, 0.0)
+    return torch.where(share == 0, policy, (own + theirs).log_softmax(-1))
 
 
 def _left_padded(prompts: list[list[int]]) -> "tuple[torch.Tensor, torch.Tensor]":

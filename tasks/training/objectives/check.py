@@ -16,6 +16,9 @@ class RunSetup:
     offline: bool = False  # whether pairs of a preference set are trained on
     replay: bool = False  # whether pairs of earlier rounds are mixed in
     goals: bool = False  # whether pairs are relabelled with goals
+    mixes: bool = False  # whether the engine samples from mixtures of two policies
+    drafts: str = "none"  # the kind of drafts that responses are
+    responses: int = 4  # sampled to each prompt
 
 
 def check_objective(objective: Objective, setup: RunSetup) -> None:
@@ -28,10 +31,33 @@ def check_objective(objective: Objective, setup: RunSetup) -> None:
             f"objective: {name} needs all responses of a prompt, and preferences.pairs={setup.pairs} keeps two of "
             f"them; set preferences.pairs=all"
         )
-    if needs.mixture is not None:
+    _check_mixture(name, needs, setup)
+    if needs.halves == "within" and setup.drafts != "traces":
+        raise ValueError(f"objective: {name} is for responses with and without a reasoning trace; set drafts=traces")
+    if needs.goals and not setup.goals:
         raise ValueError(
-            f"objective: {name} is for responses of a mixture of policy and reference, and the engines sample from "
-            f"the policy alone; objective=online-ipo is the same loss for these"
+            f"objective: {name} is for pairs whose prompts name a goal; use recipe=c-rlft, which sets mixing.goals"
+        )
+
+
+def _check_mixture(name: str, needs: Needs, setup: RunSetup) -> None:
+    if needs.mixture is None:
+        return
+    if setup.offline or setup.drafts != "none":
+        what = "pairs from a file" if setup.offline else "drafts"
+        raise ValueError(
+            f"objective: {name} is for responses sampled from a mixture of policy and reference, which {what} are not; "
+            f"use an objective on pairs (ipo, irepo), or leave them out"
+        )
+    if not setup.mixes:
+        raise ValueError(
+            f"objective: {name} is for responses of a mixture of policy and reference, and this engine samples from "
+            f"one policy; set engine=transformers, or objective=online-ipo, which trains on the policy's own responses"
+        )
+    if needs.halves and setup.responses < 2:
+        raise ValueError(
+            f"objective: {name} compares the policy's responses with those of a mixture, and sampling.responses="
+            f"{setup.responses} has room for one kind; set sampling.responses=4"
         )
 
 

@@ -2,8 +2,8 @@
 
     (d - (2P - 1) / (2 beta))^2         on responses of pi_ref^m pi^(1-m), token by token
 
-Source: Calandriello et al., arXiv 2403.08635. The engines sample from the policy alone, so a run refuses this
-objective; a train stage takes it with responses that were sampled elsewhere.
+Source: Calandriello et al., arXiv 2403.08635. A run samples them with engine=transformers; the other engines sample
+from the policy alone, and are refused.
 """
 
 from __future__ import annotations

@@ -23,3 +23,8 @@ class Needs:
     embedder: str | None = None  # what turns prompts into vectors: "policy", a folder or a hub id
     extra: Literal["greedy", "reference"] | None = None  # one more response a prompt: at temperature 0 | of pi_ref
     mixture: float | None = None  # responses sampled from pi_ref^mixture * pi^(1-mixture), token by token
+    # Pairs of one response of the first half of a prompt's with one of the second, or of two of the same half. With a
+    # mixture, the second half is sampled from it and the first from the policy. Other pairs are left out.
+    halves: Literal["across", "within"] | None = None
+    goals: bool = False  # whether the prompt of a relabelled pair asks for the highest goal (mixing.goals)
+    errors: bool = False  # the standard error of each pair's target

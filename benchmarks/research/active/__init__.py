@@ -1,0 +1,1 @@
+"""Judge calls saved by asking only where cheap annotators are unsure."""
