@@ -17,7 +17,7 @@ _REPLY = re.compile(r"--- (?:answer|assistant) ---\n(.*?)\n--- (?:end|user) ---"
 def write_questions(prompts: Path, path: Path, *, of_each: int) -> list[dict[str, Any]]:
     """Questions of two prompts of the same kind each, `of_each` kind; and the rows of `prompts`."""
     rows = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
-    questions = []
+    questions: list[dict[str, Any]] = []
     for kind in dict.fromkeys(row["task"] for row in rows):
         own = [row["prompt"] for row in rows if row["task"] == kind][: 2 * of_each]
         for first, second in zip(own[::2], own[1::2], strict=True):

@@ -96,7 +96,7 @@ def main() -> int:
     report = Report(width=110)
     found: dict[str, list[Spread]] = {
         how: [spread([one(seed, share, how) for seed in range(options.seeds)]) for share in SHARES]
-        for how in ("random", "active")  # type: ignore[misc]
+        for how in ("random", "active")
     }
     table = Table("share of prompts judged", "random", "active", "random needs", "judge calls saved")
     plain = [each.mean for each in found["random"]]
