@@ -1,5 +1,6 @@
-"""A run whose stages go to two work pools with a worker each; one worker is killed in the middle of a stage."""
+"""Stages in work pools, with real workers: a run over two pools, and what is killed in the middle of a stage."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,12 @@ import pytest
 
 from conf.compose import PROJECT
 from flows.operations.secret import SERVER, new_secret
-from storage.manifest import folder_digest, read_manifest
+from storage.artifact import Artifact
+from storage.manifest import read_manifest
+from storage.schemas import PROMPTS, table, write_parquet
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.generation.stage import run
+from tests.cluster.echo_engine import EchoSettings
 from tests.flows.served import Served
 from tests.waiting import limit
 
@@ -68,39 +74,73 @@ def pools(tmp_path: Path, tiny_policy: Path) -> Iterator[Pools]:
         service.stop()
 
 
-def test_stages_run_in_pools_and_a_killed_worker_costs_its_stage_a_new_start(pools: Pools) -> None:
+def sampling(folder: Path, policy: Path, *, seconds: float) -> GenerateSpec:
+    """Eight shards of three prompts each, `seconds` a shard."""
+    prompts = folder / "prompts.parquet"
+    rows = [
+        {"prompt_id": f"{i:016x}", "messages": [{"role": "user", "content": f"what is {i}?"}], "source": f"p.jsonl:{i}"}
+        for i in range(24)
+    ]
+    write_parquet(prompts, table(rows, PROMPTS))
+    engine = EchoSettings(shard_prompts=3, verify_sequences=0, dtype="float32", max_model_len=256, seconds=seconds)
+    return GenerateSpec(
+        folder=folder / "runs" / f"paced-{seconds}" / "round-01" / "generate",
+        round=1,
+        seed=5,
+        settings=GenerationSettings(sampling=SamplingSettings(responses=2, max_tokens=32), engine=engine),
+        policy=Artifact.of(policy),
+        prompts=Artifact.of(prompts),
+    )
+
+
+def shards(spec: GenerateSpec) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(spec.folder.glob("responses-*.parquet"))}
+
+
+@pytest.mark.parametrize("killed", ["process", "worker"])
+def test_a_stage_goes_on_when_its_process_or_worker_is_killed(pools: Pools, tmp_path: Path, killed: str) -> None:
+    spec = sampling(tmp_path, pools.policy, seconds=2.0)
+    spec.folder.mkdir(parents=True)
+    spec.save(spec.folder / "spec.yaml")
+    worker = pools.start_worker("gpu-pool")
+    placed = pools.start_program("tests.flows.place_stage", str(spec.folder), "gpu-pool")
+    pools.until(lambda: len(shards(spec)) >= 2, 120)
+    for process in [worker.pid] if killed == "worker" else pools.processes("prefect.engine"):
+        os.kill(process, signal.SIGKILL)
+    if killed == "worker":
+        pools.until(lambda: not pools.processes("prefect.engine"), 15)
+        pools.start_worker("gpu-pool")
+    assert placed.wait(timeout=limit(300)) == 0, pools.log.read_text()[-4000:]
+    assert "its process in the work pool gpu-pool died" in (spec.folder.parents[1] / "run.log").read_text()
+    alone = sampling(tmp_path, pools.policy, seconds=0.0)
+    run(alone)
+    assert shards(spec) == shards(alone)
+
+
+def test_stages_of_a_run_go_to_two_pools(pools: Pools) -> None:
     early = pools.by_hand("name=early", *PLACES)
     assert early.returncode == 2
     assert "there is no work pool 'gpu-pool'" in early.stderr
     assert "python -m flows.deploy worker gpu-pool" in early.stderr
 
-    gpu = pools.start_worker("gpu-pool")
-    pools.start_worker("cpu-pool")
-    run = pools.start_run("placed", "training.epochs=60")
-    pools.until(lambda: bool(pools.processes("tasks.training.launch")), 240)
-    gpu.send_signal(signal.SIGKILL)
-    pools.until(lambda: not pools.processes("tasks.training.launch"), 15)
     pools.start_worker("gpu-pool")
-    assert run.wait(timeout=limit(300)) == 0, pools.log.read_text()[-4000:]
-    printed = (pools.runs / "placed" / "run.log").read_text()
-    assert "train of round 1: its process in the work pool gpu-pool died" in printed
-    hosts = {process for process in printed.splitlines() if "works on" in process}
-    assert len(hosts) >= 5  # the run, and a process for every placed stage
-
-    alone = pools.by_hand("name=alone", "rounds=1", "training.launch=process", "training.epochs=60")
+    pools.start_worker("cpu-pool")
+    placed = pools.by_hand("name=placed", *PLACES)
+    assert placed.returncode == 0, placed.stderr
+    log = (pools.runs / "placed" / "run.log").read_text()
+    assert log.count("works on") >= 5  # the run, and a process for every placed stage
+    alone = pools.by_hand("name=alone", "rounds=1", "training.launch=process")
     assert alone.returncode == 0, alone.stderr
     assert pools.published("placed") == pools.published("alone")
-    weights = [folder_digest(pools.runs / name / "round-01" / "train" / "policy") for name in ("placed", "alone")]
-    assert weights[0] == weights[1]
 
 
 def test_ctrl_c_cancels_the_stage_and_errors_of_the_user_arrive(pools: Pools) -> None:
     pools.start_worker("gpu-pool")
     pools.start_worker("cpu-pool")
-    run = pools.start_run("stopped", "training.epochs=20000")
+    stopped = pools.start_run("stopped", "training.epochs=20000")
     pools.until(lambda: bool(pools.processes("tasks.training.launch")), 240)
-    run.send_signal(signal.SIGINT)
-    assert run.wait(timeout=limit(60)) == 130
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait(timeout=limit(60)) == 130
     pools.until(lambda: not pools.processes("tasks.training.launch"), 60)
 
     refused = pools.by_hand("name=refused", *PLACES, "preferences.quorum=50")
