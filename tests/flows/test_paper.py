@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
