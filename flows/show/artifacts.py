@@ -9,6 +9,7 @@ from pathlib import Path
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.plan import Plan
+from flows.show.links import address
 from flows.show.panel_tables import panel_tables
 from flows.show.terminal import cells, markdown_table
 from flows.show.text import cell, code
@@ -50,8 +51,8 @@ def _publish_page(plan: Plan) -> None:
         write_cards(plan.layout.root)
     except Exception as error:
         log.warning("cards were not written: %s", error)
-    address = page.resolve().as_uri()
-    _publish(lambda: create_link_artifact(address, page.name, f"{slug(plan)}-report", "The report of the run."))
+    link = address(page)
+    _publish(lambda: create_link_artifact(link, page.name, f"{slug(plan)}-report", "The report of the run."))
 
 
 def draw_figures(plan: Plan) -> None:
@@ -68,9 +69,9 @@ def _write_page(plan: Plan, *, figures: bool) -> Path | None:
 
 
 def publish_folder_link(plan: Plan) -> None:
-    """Publish a link to the run folder on the machine of the run."""
+    """Publish a link to the run folder: on the server of `make serve`, otherwise on the machine of the run."""
     folder = plan.layout.root.resolve()
-    _publish(lambda: create_link_artifact(folder.as_uri(), str(folder), f"{slug(plan)}-folder", "The run folder."))
+    _publish(lambda: create_link_artifact(address(folder), str(folder), f"{slug(plan)}-folder", "The run folder."))
 
 
 def publish_report(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
