@@ -35,8 +35,9 @@ _STYLE = (
     "max-width:960px}table{border-collapse:collapse;width:100%}td{padding:6px 12px 6px 0;border-bottom:1px solid "
     "#8884;overflow-wrap:anywhere}td+td{text-align:right;white-space:nowrap}</style>"
 )
-_LOG_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Files of runs</title><main><h1>Files of runs</h1>
-<p id="text">Log in to Prefect's UI first: open the link that make serve printed. Then load this page again.</p></main>
+_LOG_IN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Files of runs</title>
+<main><h1>Files of runs</h1>
+<p>Log in to Prefect's UI first: open the link that make serve printed. Then load this page again.</p></main>
 <script>
 const kept = localStorage.getItem("prefect-password");
 if (kept) fetch("%s", {method: "POST", headers: {Authorization: "Basic " + kept}})
@@ -109,8 +110,8 @@ class RunFiles:
 
     def _listing(self, folder: Path, below: str) -> str:
         rows = ['<tr><td><a href="../">..</a></td><td></td><td></td></tr>'] if below.strip("/") else []
-        names = sorted(os.listdir(folder), key=lambda name: (name != "report.html", not (folder / name).is_dir(), name))
-        for name in names:
+        entries = sorted(folder.iterdir(), key=lambda each: (each.name != "report.html", not each.is_dir(), each.name))
+        for name in (entry.name for entry in entries):
             path = self._inside(f"{below}/{name}".lstrip("/"))
             if path is None:
                 continue

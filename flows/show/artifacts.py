@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from flows.show.text import cell, code
 from storage.plain import plain
 from tasks.evaluation.record import RoundRecord
 from tasks.evaluation.stage import SAMPLES
+from tasks.progress import artifact_key
 from tasks.reporting.cards.write import write_cards
 from tasks.reporting.report.write import write_report
 
@@ -111,7 +111,7 @@ def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
 
 def slug(plan: Plan) -> str:
     """The run's name as an artifact key: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", plan.config.name.lower()).strip("-")
+    return artifact_key(plan.config.name)
 
 
 def _block(text: str) -> str:
