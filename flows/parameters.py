@@ -21,7 +21,7 @@ def choices(group: str, about: str) -> dict[str, Any]:
     """Schema of a field that chooses a file of a group of conf/: its options, and what each is."""
     options = next(each.options for each in groups() if each.name == group)
     meanings = "; ".join(f"{name}: {says}" if says else name for name, says in options.items())
-    return {"enum": list(options), "description": f"{about} {meanings}."}
+    return {"enum": sorted(options), "description": f"{about} {meanings}."}
 
 
 def named(about: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The folder of runs in a browser: only with the secret, only what is in it, and nothing that runs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,10 +40,9 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(root: Path) -> Iterator[TestClient]:
+def client(root: Path) -> TestClient:
     app = Guard(prefect, RunFiles(root, SECRET))
-    with TestClient(app, base_url="http://127.0.0.1:4200", follow_redirects=False) as client:
-        yield client
+    return TestClient(app, base_url="http://127.0.0.1:4200", follow_redirects=False)
 
 
 @pytest.mark.parametrize("path", ["", "mine/", "mine/report.html", "absent", "mine/out"])
