@@ -122,7 +122,7 @@ vote: setup  ## the page where people vote on a run: RUN=runs/mine
 	@$(VENV) -m flows.vote $(RUN)
 
 test: setup  ## the suite; ARGS="-k name" is handed to pytest
-	@$(VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+	@$(VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: setup  ## the tests marked slow
 	@$(VENV) -m pytest -m slow $(ARGS)

@@ -122,7 +122,7 @@ def rounds(assumed: Assumed = Assumed()) -> list[list[str]]:
             assumed=assumed,
         )
         total = sum(taken.values())
-        cells = [f"{taken[stage]:.2g}" for stage in ("generate", "train", "evaluate")]
+        cells = [f"{value:.2g}" for value in taken.values()]
         rows.append([name, *cells, f"{total:.0f}", f"{3 * total / 60 * assumed.price:.0f}"])
     return rows
 

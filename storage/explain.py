@@ -73,7 +73,7 @@ def files_of(path: Path, stage: Stage) -> list[FileEntry]:
     return [entry for entry in stage.manifest.files if (stage.folder / entry.path).is_relative_to(path)]
 
 
-def record(path: Path, lineage: Lineage) -> dict[str, Any]:
+def record(path: Path, lineage: Lineage) -> dict[str, object]:
     """What `--json` prints: the stages `asked` and all that they were made from, newest first."""
     stages = {}
     for name in sorted(lineage.inputs, key=lineage.run.order, reverse=True):
@@ -104,7 +104,7 @@ def record(path: Path, lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def chosen(values: Mapping[str, Any], patterns: tuple[str, ...] | None) -> dict[str, Any]:
+def chosen(values: Mapping[str, Any], patterns: tuple[str, ...] | None) -> dict[str, object]:
     """The leaves of nested `values` that are set and whose dotted keys match one of `patterns` (None: all of them)."""
     leaves = dict(flat(values))
     keys = [key for pattern in patterns for key in leaves if fnmatchcase(key, pattern)] if patterns else list(leaves)
@@ -123,7 +123,7 @@ def condensed(stage: str, settings: Mapping[str, Any]) -> list[str]:
     return items
 
 
-def figures(stage: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+def figures(stage: str, summary: Mapping[str, Any]) -> dict[str, object]:
     """Figures of a stage's summary, by name in words."""
     numbers = {key: value for key, value in summary.items() if type(value) in (int, float)}
     picked = chosen(summary, FIGURES[stage]) if stage in FIGURES else numbers

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from storage.conversations import (
     CONVERSATION_FIELDS,
@@ -58,7 +57,7 @@ def each_prompt(
     system: str | None = None,
     limit: int | None = None,
     counts: PromptCounts | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Rows of storage.schemas.PROMPTS from (where, row) pairs, in their order; repeated prompts appear once.
 
     Keeps only the ids and answers of earlier rows in memory. `counts` is added to.

@@ -1,7 +1,7 @@
 """The part that the four Prefect tasks share: show progress, run the stage, log and return a small result."""
 
 from pathlib import PurePosixPath
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from prefect.logging import get_run_logger
 
@@ -22,7 +22,7 @@ class StageResult(TypedDict):
     content: str
     seconds: float
     rows: dict[str, int]
-    summary: dict[str, Any]
+    summary: dict[str, object]
 
 
 def run_with_progress(spec: Spec, engine: object = None) -> StageResult:

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.chaos.corruption import corrupt_run
 from benchmarks.chaos.cost import measure
-from benchmarks.chaos.kills import AIMED, Campaign, undisturbed
+from benchmarks.chaos.kills import Campaign, undisturbed
 from benchmarks.chaos.report import report
 from benchmarks.chaos.victim import Victim
 
@@ -75,7 +75,7 @@ def run(home: Path, arguments: argparse.Namespace) -> int:
     if not arguments.short and not arguments.no_cost:
         console.print("the cost of durability")
         cost = measure(victim, arguments.repetitions)
-    return report(console, result, campaign.tally, harm, cost)
+    return report(console, result, campaign.tally, harm, cost, aimed=campaign.aimed)
 
 
 def disturb(campaign: Campaign, kills: int, *, short: bool) -> None:
@@ -88,7 +88,7 @@ def disturb(campaign: Campaign, kills: int, *, short: bool) -> None:
         console.print(f"disturbed run {number}: {len(campaign.tally.kills)} kills so far, not reached: {left}")
     for number in range(parts + 1, parts + 1 + _RUNS_AT_MOST):
         hit = campaign.tally.by_stage()
-        missing = [] if short else [kind for kind in AIMED for _ in range(least - hit[kind])]
+        missing = [] if short else [kind for kind in campaign.aimed for _ in range(least - hit[kind])]
         missing += campaign.aims(max(0, kills - len(campaign.tally.kills) - len(missing)), least=0)
         if not missing:
             return

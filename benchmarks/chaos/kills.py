@@ -18,8 +18,6 @@ from storage.manifest import MANIFEST
 POLL = 0.003  # seconds
 GRACE = 5.0  # seconds within which child processes must end after the command
 LIMIT = 240.0  # seconds of one attempt; a command that takes longer hangs
-#: Kinds of stages that kills target. The others (prompts, select, gate) take milliseconds and are hit only by chance.
-AIMED = (START, "generate", "label", "train", "responses", "judgements", "metrics")
 EVERYTHING, SERVER = "everything", "temporary server"
 #: Relative frequency with which each process is killed, if it is alive.
 _WEIGHTS = {EVERYTHING: 3.0, "flow": 3.0, "engine": 2.0, "training": 3.0, SERVER: 1.5}
@@ -63,12 +61,13 @@ class Reference:
     run: Path
     seconds: float
     by_stage: dict[str, float]
+    aimed: tuple[str, ...]  # what kills target
 
 
 def undisturbed(victim: Victim) -> Reference:
     """Run once undisturbed, timed from outside."""
     runs, log = victim.home / "undisturbed", victim.home / "undisturbed.log"
-    stages = Stages(runs / NAME, victim.rounds)
+    stages = Stages(runs / NAME, victim.words(runs), victim.rounds)
     since, clock = time.time_ns(), time.monotonic()
     process = victim.start(runs, "undisturbed", log)
     spent: defaultdict[str, float] = defaultdict(float)
@@ -83,7 +82,7 @@ def undisturbed(victim: Victim) -> Reference:
     if process.returncode:
         raise RuntimeError(f"the undisturbed run failed with code {process.returncode}; see {log}")
     by_stage = {kind: round(seconds / max(1, begun[kind]), 3) for kind, seconds in spent.items()}
-    return Reference(stages.run, round(time.monotonic() - clock, 2), by_stage)
+    return Reference(stages.run, round(time.monotonic() - clock, 2), by_stage, (START, *stages.aimed))
 
 
 class Campaign:
@@ -93,14 +92,15 @@ class Campaign:
         self.victim = victim
         self.seconds = seconds
         self.reference = reference
+        self.aimed = reference.result().aimed
         self.draw = random.Random(seed)
         self.tally = Tally()
         self.checkpointed: Path | None = None  # copy of a train stage that was killed with checkpoints
 
     def aims(self, kills: int, *, least: int) -> list[str]:
-        """`kills` kinds of stages, each of AIMED at least `least` times, the rest drawn, in random order."""
-        aims = [kind for kind in AIMED for _ in range(least)][:kills]
-        aims += self.draw.choices(AIMED, k=kills - len(aims))
+        """`kills` kinds of stages, each of `aimed` at least `least` times, the rest drawn, in random order."""
+        aims = [kind for kind in self.aimed for _ in range(least)][:kills]
+        aims += self.draw.choices(self.aimed, k=kills - len(aims))
         self.draw.shuffle(aims)
         return aims
 
@@ -125,7 +125,7 @@ class _Run:
         self.runs = self.victim.home / self.name
         self.folder = self.runs / NAME
         self.log = self.victim.home / f"{self.name}.log"
-        self.stages = Stages(self.folder, self.victim.rounds)
+        self.stages = Stages(self.folder, self.victim.words(self.runs), self.victim.rounds)
         self.ledger = Ledger(self.folder)
         self.starts = aims.count(START)
         #: Stages to be hit, in the order of the run: each aim at one of the stages of its kind.

@@ -3,12 +3,15 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.chaos.victim import MARK
+from conf.compose import compose_config
+from flows.round import list_stages
 from storage.manifest import MANIFEST
+from tasks.report import stage_title
 
 START, BETWEEN = "start-up", "between stages"
 #: Part of a command line -> role of the process.
@@ -22,17 +25,23 @@ _ROLES = {
 
 
 class Stages:
-    """The stages of a run in the order in which they are done, as (kind, folder)."""
+    """The stages of a run in the order in which they are done, as (name below the round, folder).
 
-    def __init__(self, run: Path, rounds: int) -> None:
+    words: those of the command. aimed: names of the stages that take long enough to be a target. The others (prompts,
+    gate) take milliseconds and are hit only by chance.
+    """
+
+    def __init__(self, run: Path, words: Sequence[str], rounds: int) -> None:
         self.run = run
-        self.folders: list[tuple[str, Path]] = [("prompts", run / "prompts"), *_evaluation(run / "round-00")]
+        specs = list_stages(compose_config(words))
+        self.aimed = tuple(dict.fromkeys(stage_title(spec) for spec in specs if spec.task is not None))
+        named = [(stage_title(spec), spec.folder.relative_to(specs[0].folder.parent)) for spec in specs]
+        first = [(name, below) for name, below in named if below.parts[0] == "round-01"]
+        self.folders = [(name, run / below) for name, below in named if (name, below) not in first]
         for number in range(1, rounds + 1):
-            folder = run / f"round-{number:02d}"
-            self.folders.append(("select", folder / "prompts"))
-            self.folders += [(kind, folder / kind) for kind in ("generate", "label", "train")]
-            self.folders += _evaluation(folder)
-            self.folders.append(("gate", folder / "gate"))
+            round_ = run / f"round-{number:02d}"
+            self.folders += [(name, round_.joinpath(*below.parts[1:])) for name, below in first]
+            self.folders.append(("gate", round_ / "gate"))
 
     def done(self, index: int) -> bool:
         return (self.folders[index][1] / MANIFEST).exists()
@@ -51,11 +60,6 @@ class Stages:
             return self.folders[index][0]
         begun = any(_changed(folder / "spec.yaml") >= since for _, folder in self.folders)
         return BETWEEN if begun else START
-
-
-def _evaluation(folder: Path) -> list[tuple[str, Path]]:
-    evaluate = folder / "evaluate"
-    return [("responses", evaluate / "responses"), ("judgements", evaluate / "judgements"), ("metrics", evaluate)]
 
 
 def _changed(path: Path) -> int:

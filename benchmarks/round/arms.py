@@ -8,11 +8,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from conf.compose import PROJECT
+from storage.stage import TaskName
 from tasks.modeling.vllm_process import environment
 
-STAGES = ("generate", "label", "train", "evaluate")
+STAGES: tuple[str, ...] = get_args(TaskName)
 
 
 @dataclass

@@ -1,7 +1,5 @@
 """The metrics of one evaluation, as in metrics.json and in the summary of an evaluate stage."""
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from tasks.evaluation.calibration import Calibration, Displacement
@@ -45,8 +43,8 @@ class Metrics(BaseModel):
     mt_bench: MtBench | None = None  # not written when there is none
 
     @model_serializer(mode="wrap")
-    def _without_missing_benchmarks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_missing_benchmarks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Benchmarks that were not run are left out, so that metrics.json is the same as before they existed."""
-        metrics: dict[str, Any] = serialize(self)
+        metrics: dict[str, object] = serialize(self)
         missing = [name for name in ("harness", "mt_bench") if metrics[name] is None]
         return {name: value for name, value in metrics.items() if name not in missing}

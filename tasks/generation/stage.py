@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from storage.errors import UserError
 from storage.manifest import Manifest
@@ -108,7 +108,7 @@ class _Sampling:
         total = Counts(0, 0, 0)
         for number, path in enumerate(paths):
             total += self.counts.get(number) or counts_of(path)
-        summary: dict[str, Any] = {
+        summary: dict[str, object] = {
             "responses": total.responses,
             "tokens": total.tokens,
             "mean_tokens": total.tokens / total.responses,

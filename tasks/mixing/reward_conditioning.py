@@ -10,7 +10,7 @@ paper's are hard), the text of the goal, and deciles where scores are not on a s
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +81,7 @@ def relabel(
     Raises UserError when no pair has usable scores, and for a prompt that does not start with the highest goal.
     """
     goals = _goals(scores, settings)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     left_out = 0
     for row in pairs.to_pylist():
         keys = [(row["round"], row["prompt_id"], row[index]) for index in ("chosen_index", "rejected_index")]
@@ -139,7 +139,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]]
         raise refused.at(f"mixing.goals, prompt {name}") from None
 
 
-def _swapped(row: dict[str, Any]) -> dict[str, Any]:
+def _swapped(row: dict[str, object]) -> dict[str, object]:
     """The pair with chosen and rejected swapped."""
     other = dict(row)
     for name, value in row.items():

@@ -97,7 +97,7 @@ class Renderer:
         self._templates: dict[int, jinja2.Template] = {}
 
     def texts(
-        self, number: int, template: str | None, dated: bool, variables: dict[str, Any], chats: list[Chat]
+        self, number: int, template: str | None, dated: bool, variables: dict[str, object], chats: list[Chat]
     ) -> list[str | Failure]:
         given = {"tools": None, "documents": None} | variables
         if dated:
@@ -107,7 +107,9 @@ class Renderer:
         compiled = self._templates[number]
         return [self._text(compiled, given, messages, prompt) for messages, prompt in chats]
 
-    def _text(self, compiled: jinja2.Template, given: dict[str, Any], messages: object, prompt: bool) -> str | Failure:
+    def _text(
+        self, compiled: jinja2.Template, given: dict[str, object], messages: object, prompt: bool
+    ) -> str | Failure:
         try:
             text = compiled.render(given, messages=messages, add_generation_prompt=prompt)
             if len(text) > self._longest:

@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 from storage.files import digest, sync_folder
 from tasks.panel.annotators.protocol import (
@@ -81,7 +80,7 @@ def _responses(question: Question) -> tuple[Response, ...]:
     return question.responses if isinstance(question, Slate) else (question,)
 
 
-def _content(response: Response) -> dict[str, Any]:
+def _content(response: Response) -> dict[str, object]:
     names = [field.name for field in fields(response) if field.name not in ("prompt_id", "source", "index")]
     return {name: getattr(response, name) for name in names}
 

@@ -49,7 +49,7 @@ def _keyword(generator: random.Random) -> Instruction:
 
 
 def _lower_case(generator: random.Random) -> Instruction:
-    text = "Write in lowercase letters only. No capital letters are allowed."
+    text = "Answer in lowercase letters only, without capital letters, like this: it is small and warm."
     return text, {"check": "change_case:english_lowercase"}
 
 

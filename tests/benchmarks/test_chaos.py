@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos.compare import compare
-from benchmarks.chaos.victim import PROJECT
-from benchmarks.chaos.watch import Ledger
+from benchmarks.chaos.victim import NAME, PROJECT, Victim
+from benchmarks.chaos.watch import Ledger, Stages
 from storage.files import publish_text
 from tests.waiting import limit
 
@@ -74,3 +74,12 @@ def test_what_is_published_again_is_seen(runs: tuple[Path, Path]) -> None:
     publish_text(runs[0] / "label" / "x.parquet", "rows")
     ledger.look()
     assert ledger.rewritten == ["label/x.parquet"]
+
+
+def test_the_stages_that_kills_target_follow_from_the_round(tmp_path: Path) -> None:
+    stages = Stages(tmp_path / NAME, Victim(tmp_path).words(tmp_path), rounds=2)
+    names = [folder.relative_to(tmp_path / NAME).as_posix() for _, folder in stages.folders]
+    assert names[0] == "prompts"
+    assert names.index("round-00/evaluate") < names.index("round-01/prompts") < names.index("round-01/train")
+    assert names.index("round-01/train") < names.index("round-01/gate") < names.index("round-02/generate")
+    assert {"generate", "label", "train", "evaluate/responses", "evaluate"} <= set(stages.aimed)

@@ -77,6 +77,7 @@ def test_a_served_run_is_suspended_until_people_have_voted(served: Served) -> No
     assert not (folder / "waiting.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_can_resume_ends_and_goes_on_with_its_command(served: Served) -> None:
     words = ("name=by-hand", "rounds=1", PEOPLE)
     stopped = served.by_hand(*words)

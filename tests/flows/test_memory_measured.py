@@ -62,6 +62,7 @@ def planned(folder: Path, case: dict[str, object]) -> int:
     return training_memory(Shape.of_folder(folder), settings, ROW, chunk=CPU_CHUNK).total
 
 
+@pytest.mark.slow
 def test_full_training_in_float32(tmp_path: Path) -> None:
     folder = build(tmp_path, "llama")
     (peak,) = measured(folder, [FULL])

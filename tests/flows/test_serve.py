@@ -89,6 +89,7 @@ def test_a_human_gate_suspends_and_resumes_in_a_fresh_process(served: Served) ->
     assert (served.runs / "gated" / "policy").resolve().parent.parent.name == "round-02"
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_leaves_no_process(served: Served) -> None:
     run = served.run("cancelled", *LONG, rounds=1)
     served.until(lambda: bool(served.processes("tasks.training.launch")), 90)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from flows.operations.api import healthy
 from flows.operations.guard import LOGIN
 from flows.operations.prefect_server import launch
@@ -38,6 +40,7 @@ def open_artifact(page: Page, served: Served, key: str, *words: str) -> None:
     page.until_it_says(key, *words)
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_run_is_watched_and_its_gate_opened_in_the_browser(served: Served) -> None:
     run = served.run("seen", rounds=1, gate="human")

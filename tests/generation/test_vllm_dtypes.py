@@ -29,6 +29,7 @@ def stored_in(source: Path, folder: Path, dtype: torch.dtype) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_round_in_bfloat16(make_policy: Callable[..., Path], requests: list[Request], tmp_path: Path) -> None:
     """An initial policy in bfloat16, then a round's in float32, in the same process."""
     initial = stored_in(make_policy(seed=0), tmp_path / "initial", torch.bfloat16)

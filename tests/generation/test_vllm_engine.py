@@ -136,6 +136,7 @@ def test_a_stage_has_the_same_bytes_when_resumed(engine: VllmEngine, make_spec: 
         assert (whole.folder / entry.path).read_bytes() == (resumed.folder / entry.path).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_an_error_and_the_next_load_starts_anew(
     engine: VllmEngine, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:

@@ -56,6 +56,7 @@ def annotators(policy: Path, folder: Path) -> list[Any]:
     return list(open_annotators(opened, 1, {"policy": policy}))
 
 
+@pytest.mark.slow
 def test_one_engine_for_all(tiny_policy: Path, tmp_path: Path) -> None:
     """Annotators of one model share an engine. Its death is a fault, and the next question starts a new one."""
     chat = VllmChat("chat", settings(tiny_policy, price={"prompt": 1e6, "completion": 2e6}))

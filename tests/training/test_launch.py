@@ -47,6 +47,7 @@ def test_checkpoints_of_a_finished_stage_are_removed(make_spec: MakeSpec, mode: 
     assert not left.parent.exists()
 
 
+@pytest.mark.slow
 def test_user_error_comes_through(make_spec: MakeSpec) -> None:
     rows = [preference_row("a", [40], [[50, 2], [5000, 2]], 0, 1, 1.0)]
     spec = make_spec(rows=rows, optimization={"launch": "process"})

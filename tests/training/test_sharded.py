@@ -38,6 +38,7 @@ def on_two(module: str, *arguments: str, store: Path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.mark.slow
 def test_what_a_rank_holds(tiny_policy: Path, tmp_path: Path) -> None:
     """Half of the policy in memory, and no whole layer between forward and backward."""
     policy = tmp_path / "large"

@@ -93,6 +93,7 @@ def soft_capped(tiny_policy: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_update_of_one(make_spec: MakeSpec, tiny_policy: Path, tmp_path: Path) -> None:
     """Weights within 1e-6 and equal metrics, for every row layout, objective and head."""
     capped = soft_capped(tiny_policy, tmp_path / "gemma2")

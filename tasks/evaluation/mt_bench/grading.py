@@ -194,7 +194,7 @@ def _response(question: Question, row: Mapping[str, Any], turn: int) -> Response
     )
 
 
-def _row(response: Response, score: Mapping[str, Any]) -> dict[str, Any]:
+def _row(response: Response, score: Mapping[str, Any]) -> dict[str, object]:
     assert (response.prompt_id, response.index) == (score["prompt_id"], score["response_index"])
     return {
         "question_id": response.prompt_id,

@@ -22,7 +22,7 @@ class RuleSettings(Scorer):
     max_words: int | None = Field(None, ge=1)  # -1 when longer
     min_words: int | None = Field(None, ge=1)  # -1 when shorter
     shorter: bool = False  # -1 per word (tie_margin: words that do not matter)
-    checks: list[dict[str, Any]] = Field([])  # {check: "punctuation:no_comma"}; +1 for each that holds; see checks.py
+    checks: list[dict[str, object]] = Field([])  # {check: "punctuation:no_comma"}; +1 if it holds; see checks.py
     prompt_checks: bool = False  # also the checks in each prompt's `answer`, a JSON list of such objects
 
     def compares_with(self) -> Literal["answer"] | None:
@@ -102,7 +102,7 @@ class Rule:
         return points
 
 
-def _split(check: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _split(check: Mapping[str, Any]) -> tuple[str, dict[str, object]]:
     """(name, arguments) of {"check": name, argument: value, ...}, without arguments that are null."""
     if not isinstance(check, Mapping):
         raise TypeError(f"a check must be an object, not {check!r}")

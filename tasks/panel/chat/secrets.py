@@ -5,7 +5,7 @@ The messages do not repeat what they refuse.
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator
 
@@ -28,7 +28,7 @@ def variable_name(name: str | None) -> str | None:
     return name
 
 
-def without_secrets(fields: dict[str, Any]) -> dict[str, Any]:
+def without_secrets(fields: dict[str, object]) -> dict[str, object]:
     """`fields` of a request, if none looks like a key. Raises ValueError with the place of one that does."""
     for place, name, value in _walk(fields, ""):
         if _SECRET_FIELD.search(name.lower().replace("-", "_")) or _SECRET_TEXT.fullmatch(str(value)):
@@ -57,4 +57,4 @@ def _walk(value: object, place: str) -> list[tuple[str, str, object]]:
 #: The name of an environment variable that holds a key.
 KeyVariable = Annotated[str | None, AfterValidator(variable_name)]
 #: More fields for each request; none is a secret.
-ExtraBody = Annotated[dict[str, Any], AfterValidator(without_secrets)]
+ExtraBody = Annotated[dict[str, object], AfterValidator(without_secrets)]

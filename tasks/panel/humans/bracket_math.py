@@ -19,11 +19,12 @@ def bracket_math_plugin(markdown: MarkdownIt) -> None:
 
 def _inline(state: StateInline, silent: bool) -> bool:
     mark = state.src[state.pos : state.pos + 2]
-    if mark not in _ENDS or state.env.get(("no end", state.src, mark)):
+    endless: set[tuple[str, str]] = state.env.setdefault("endless", set())  # texts, and marks that have no end in them
+    if mark not in _ENDS or (state.src, mark) in endless:
         return False
     end = state.src.find(_ENDS[mark], state.pos + 2, state.posMax)
     if end < 0:
-        state.env["no end", state.src, mark] = True
+        endless.add((state.src, mark))
         return False
     if not silent:
         token = state.push("math_inline" if mark == r"\(" else "math_inline_double", "math", 0)
@@ -35,7 +36,7 @@ def _inline(state: StateInline, silent: bool) -> bool:
 
 def _block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
     r"""From a line that begins with `\[` to the first line that ends with `\]`, without a blank line between them."""
-    lines = []
+    lines: list[str] = []
     for number in range(first, last):
         line = state.src[state.bMarks[number] + state.tShift[number] : state.eMarks[number]].rstrip()
         if (not lines and not line.startswith(r"\[")) or not line:

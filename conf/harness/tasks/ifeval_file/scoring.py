@@ -11,7 +11,7 @@ def known(docs: Any) -> Any:
     return docs.filter(lambda doc: all(name in CHECKS for name in doc["instruction_id_list"]))
 
 
-def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, object]:
     """Whether the reply follows every instruction, and each of them. Unset arguments come as None from the file."""
     asked = zip(doc["instruction_id_list"], doc["kwargs"], strict=True)
     followed = [
