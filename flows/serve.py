@@ -22,6 +22,8 @@ from flows.operations.secret import CLIENT, secret_file
 if __name__ == "__main__":
     exit_on_help(sys.argv[1:], plain_help("flows.serve", __doc__ or ""))
 os.environ.setdefault("PREFECT_API_URL", API)
+# Here and in the runs: the UI has every line; the terminal of `make serve` shows stages, tables and what went wrong.
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
 prepare()
 
 from prefect.client.orchestration import get_client  # noqa: E402  (Prefect reads its settings as it is imported)

@@ -1,11 +1,15 @@
 """Ways to go through the stages of a round: run them as Prefect tasks, run them bare, check them, or list them."""
 
+import functools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import runtime
+from prefect.client.orchestration import get_client
 from prefect.states import State as State
 
 from flows.plan import Plan
@@ -20,7 +24,25 @@ from tasks.report import stage_title
 from tasks.run import run_stage_of
 from tasks.train import train
 
+log = logging.getLogger("irepo")
+
 TASKS: dict[str, Callable[..., Any]] = {"generate": generate, "label": label, "train": train, "evaluate": evaluate}
+
+
+@functools.cache
+def _attempts(flow_run: str | None) -> int:
+    """How often the flow run at hand was started; the context of a retried run has the number before.
+
+    For display only: where the server does not say, 1, and finished stages are drawn again.
+    """
+    if flow_run is None:
+        return 0
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(UUID(flow_run)).run_count
+    except Exception as error:
+        log.warning("finished stages are drawn again in the UI: %s", error)
+        return 1
 
 
 class StageWaits(Exception):
@@ -66,7 +88,7 @@ class PrefectStages(Stages):
         """Raises StageWaits while people on the panel have not voted enough."""
         if spec.task is None:
             return run_stage_of(spec)
-        if runtime.flow_run.run_count > 1 and (made := finished(spec)) is not None:
+        if _attempts(runtime.flow_run.id) > 1 and (made := finished(spec)) is not None:
             return made  # of an earlier attempt, whose task runs the UI shows already
         result = TASKS[spec.task].with_options(task_run_name=stage_title(spec))(spec)  # type: ignore[attr-defined]
         if isinstance(result, State):
