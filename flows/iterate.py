@@ -127,8 +127,9 @@ def irepo(
         "objective": objective, "recipe": recipe, "training": training, "engine": engine, "rounds": rounds,
         "seed": seed, "gate": gate,
     }  # fmt: skip
-    config = compose_served(as_words(overrides, **fields))
-    name_after(config, preset)
+    words = as_words(overrides, **fields)
+    config = compose_served(words)
+    name_after(config, words)
     check_early(config)  # before it waits for the device
     return play(config, more_rounds)
 

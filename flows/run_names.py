@@ -1,7 +1,7 @@
 """Names and tags of flow runs in the UI: those of the run they work on."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
@@ -14,10 +14,13 @@ log = logging.getLogger("irepo")
 WAITS = "waits"
 
 
-def name_after(config: RunConfig, preset: str | None) -> None:
-    """Call the flow run at hand after its run, and tag it with its preset, its objective and its gate."""
-    objective = getattr(config.objective, "name", "")
-    name_this_run(config.name, tags=[preset or "", str(objective), f"gate: {config.gate.kind}"])
+def name_after(config: RunConfig, words: Sequence[str]) -> None:
+    """Call the flow run at hand after its run, and tag it with its preset, its objective and its gate.
+
+    words: what the run was started with; `run=<preset>` is among them where it has a preset.
+    """
+    presets = [word.removeprefix("run=") for word in words if word.startswith("run=")]
+    name_this_run(config.name, [*presets, f"objective: {config.objective.name}", f"gate: {config.gate.kind}"])
 
 
 def name_this_run(name: str, tags: Iterable[str]) -> None:

@@ -66,7 +66,7 @@ def irepo_train(
     supervise_this_run()
     fields = {"policy": policy, "data": data, "data.split": split, "objective": objective, "name": name, "seed": seed}
     config = compose_served(train_words(as_words(overrides, **fields)))
-    name_after(config, preset=None)
+    name_after(config, overrides)
     check_early(config)  # before it waits for the device
     return play(config)
 

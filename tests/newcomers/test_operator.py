@@ -47,7 +47,7 @@ def test_from_the_form_to_a_decision(served: Served) -> None:
         served.await_state(run, "Suspended")
         waiting = flow_run(served, run)
         assert waiting["name"] == "mine: waits for a decision on round 1"
-        assert {"irepo", "gate: human", "waits"} <= set(waiting["tags"])
+        assert {"irepo", "objective: irepo", "gate: human", "waits"} <= set(waiting["tags"])
         page.open(f"{ui}/runs/flow-run/{run}")
         page.until_it_says("mine: waits for a decision on round 1", "Suspended")
         page.click("Resume")
