@@ -112,8 +112,8 @@ serve: setup  ## serve the deployments irepo/iterate, irepo/nightly and irepo-co
 deploy: setup  ## register the deployments of prefect.yaml with the server at PREFECT_API_URL, for a work pool
 	@$(VENV) -m flows.deploy
 
-worker: setup  ## work for the pool `irepo` of the server at PREFECT_API_URL
-	@$(VENV) -m flows.deploy worker
+worker: setup  ## work for the pool `irepo` of the server at PREFECT_API_URL; POOL=gpu-pool: for stages that are placed there
+	@$(VENV) -m flows.deploy worker $(POOL)
 
 judge-server: setup  ## serve a judge on 127.0.0.1:8000/v1 with vLLM: MODEL=<folder or id> ARGS="--port 8001"
 	@$(VENV) -m tasks.panel.chat.judge_server $(MODEL) $(ARGS)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from storage.stage import TaskName
 from tasks.evaluation.automatic_gate import GateSettings
 from tasks.evaluation.harness.settings import HarnessSettings
 from tasks.evaluation.held_out import refuse_judges_on_the_panel, refuse_unfit_judges
@@ -50,6 +51,26 @@ class PolicySettings(_Group, TemplateSettings):
     warmup: Showcase | None = None  # how `path` is made when it does not exist; None = it must exist
 
 
+class PlacementSettings(_Group):
+    """The work pools of Prefect in which stages run; None: in the process of the run. Nothing of it is in a key."""
+
+    generate: str | None = None  # stages that sample responses, also those of evaluations
+    label: str | None = None  # votes to preferences
+    train: str | None = None  # training, and what averages policies
+    evaluate: str | None = None  # judges, lm-eval, figures
+    patience: float = Field(300, gt=0)  # seconds without a live worker in a pool until the run stops
+
+    def pools(self) -> dict[TaskName, str]:
+        """The pool of every kind of stage that has one."""
+        named: dict[TaskName, str | None] = {
+            "generate": self.generate,
+            "label": self.label,
+            "train": self.train,
+            "evaluate": self.evaluate,
+        }
+        return {task: pool for task, pool in named.items() if pool is not None}
+
+
 class RunConfig(_Group):
     """One run: `runs`/`name` holds everything it makes."""
 
@@ -64,6 +85,7 @@ class RunConfig(_Group):
     drafts: DraftSettings = NoDrafts()
     engine: AnyEngine
     cluster: ClusterSettings = ClusterSettings()
+    placement: PlacementSettings = PlacementSettings()
     panel: PanelSettings
     preferences: PreferenceSettings
     mixing: MixingSettings

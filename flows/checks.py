@@ -16,6 +16,7 @@ from flows.data_checks import check_offline, publish_data, show_prompts
 from flows.early_checks import annotators_by_place, check_early
 from flows.memory_checks import check_memory
 from flows.overwrite import refuse_overwrite
+from flows.placement_checks import check_placement
 from flows.plan import Plan, aligned_from, with_template
 from flows.policy_checks import check_policies
 from flows.specs import prompts_spec
@@ -78,14 +79,14 @@ def check_keys(config: RunConfig) -> None:
     annotators = annotators_by_place(config)
     grader = config.mt_bench.judge
     if grader is not None and grader.api_key_env and not os.environ.get(grader.api_key_env):
-        os.environ[grader.api_key_env] = _secret(grader.api_key_env, "mt_bench.judge")
+        os.environ[grader.api_key_env] = key_of(grader.api_key_env, "mt_bench.judge")
     for place, settings in annotators.items():
         for variable in settings.key_variables():
             if not os.environ.get(variable):
-                os.environ[variable] = _secret(variable, place)
+                os.environ[variable] = key_of(variable, place)
 
 
-def _secret(variable: str, annotator: str) -> str:
+def key_of(variable: str, annotator: str) -> str:
     """The value of the Secret block `openai-api-key` for the variable OPENAI_API_KEY."""
     block = variable.lower().replace("_", "-")
     try:
@@ -121,6 +122,7 @@ def prepare_run(config: RunConfig) -> Plan:
     check_keys(config)
     if not config.dry_run:  # there the probe asks them
         check_servers(chat_models(config))
+    check_placement(config.placement)
     check_tracker(config.tracker)
     check_harness(config.harness)
     if config.mt_bench.questions is not None:
@@ -136,10 +138,13 @@ def prepare_run(config: RunConfig) -> Plan:
     if config.policy.aligned_from:
         check_policy_folder(plan.before_initial.path, trust_remote_code=config.policy.trust_remote_code)
     check_policies(config, plan)
-    check_memory(config, plan.initial.path)
+    placed = config.placement.pools()
+    if "generate" not in placed and "train" not in placed:  # on this machine
+        check_memory(config, plan.initial.path)
     trusted = config.policy.trust_remote_code
     for policy in (plan.initial, *plan.named.values()):
-        kept_engine(config.engine, config.cluster, trust_remote_code=trusted).check(policy.path)
+        if "generate" not in placed:
+            kept_engine(config.engine, config.cluster, trust_remote_code=trusted).check(policy.path)
         check_turn_end(load_tokenizer(policy.path, trust_remote_code=trusted), stop=config.sampling.stop)
     context = config.engine.max_model_len or context_length(plan.initial.path, trust_remote_code=trusted)
     first: list[Spec] = [publish_data(plan, data)] if data is not None else []

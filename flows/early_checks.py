@@ -42,8 +42,11 @@ def _check(place: str, settings: AnnotatorBase) -> None:
 
 
 def _check_devices(config: RunConfig) -> None:
-    places: dict[str, str] = {"training.device": config.training.device}
+    placed = config.placement.pools()
+    places: dict[str, str] = {} if "train" in placed else {"training.device": config.training.device}
     for place, settings in annotators_by_place(config).items():
+        if ("label" if place.startswith("panel.") else "evaluate") in placed:
+            continue
         device = getattr(settings, "device", None)
         if isinstance(device, str):
             places[f"{place}.device"] = device

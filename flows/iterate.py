@@ -42,7 +42,6 @@ from flows.checks import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
 from flows.estimate import asks_models, estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.memory_checks import show_memory  # noqa: E402
-from flows.operations.device import device_held  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.operations.run_log import run_log  # noqa: E402
 from flows.parameters import (  # noqa: E402
@@ -68,6 +67,7 @@ from flows.round import complete_round, initial_record, list_stages  # noqa: E40
 from flows.run_names import name_after  # noqa: E402
 from flows.served import compose_served  # noqa: E402
 from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
+from flows.stages import device_of_run, device_of_stage  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.disk_errors import disk_faults  # noqa: E402
 from storage.errors import UserError  # noqa: E402
@@ -137,11 +137,12 @@ def irepo(
 def play(config: RunConfig, more_rounds: int | None = None) -> list[RoundRecord] | State[None]:
     """The rounds of a run, inside a flow; as `irepo`."""
     layout = RunLayout.of(config.runs, config.name)
-    with owned(layout.root), disk_faults(layout.root), run_log(layout.root), device_held():
+    with owned(layout.root), disk_faults(layout.root), run_log(layout.root), device_of_run(config.placement):
         if more_rounds is not None:
             config = config.with_rounds(rounds_wanted(layout, more_rounds))
         if needs_warmup(config.policy):
-            warm_up([f"showcase={config.policy.warmup}", f"seed={config.seed}"])
+            with device_of_stage(config.placement):
+                warm_up([f"showcase={config.policy.warmup}", f"seed={config.seed}"])
         try:
             return _rounds(prepare_run(config))
         finally:

@@ -1,6 +1,7 @@
 """A round of the method, from top to bottom; and the Prefect flow `irepo-round` that runs it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from prefect import flow
@@ -44,7 +45,9 @@ from storage.stage import Spec
 from tasks.evaluation.record import RoundRecord
 from tasks.generation.drafts import NoDrafts
 from tasks.generation.prompts import ROUND
+from tasks.generation.settings import GenerateSpec
 from tasks.label import WAITING, waits
+from tasks.labeling.overlap import asked_ahead
 from tasks.training.update import AsTrained, Momentum
 
 
@@ -106,10 +109,22 @@ def _responses(stages: Stages, plan: Plan, number: int, *, policy: Artifact, pro
     drafts, sampling = plan.config.drafts, plan.config.sampling
     if isinstance(drafts, NoDrafts):
         folder = plan.folder(number, "generate")
-        return stages(generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling))
+        spec = generate_spec(plan, number, folder, policy=policy, prompts=prompts, sampling=sampling)
+        with stages.beside(lambda: _judges_asked(plan, spec)):
+            return stages(spec)
     asked = stages(ask_spec(plan, number, drafts, policy=policy, prompts=prompts))
     sampled = stages(drafts_spec(plan, number, drafts, policy=policy, asked=asked))
     return stages(assemble_spec(plan, number, drafts, policy=policy, prompts=prompts, asked=asked, sampled=sampled))
+
+
+def _judges_asked(plan: Plan, sampling: GenerateSpec) -> AbstractContextManager[None]:
+    """The panel's chat models behind endpoints are asked about the shards that `sampling` has published."""
+    if not plan.config.panel.overlap:
+        return nullcontext()
+    responses = Artifact.planned(sampling.folder)
+    folder = plan.folder(sampling.round, "label")
+    label = label_spec(plan, sampling.round, folder, responses=responses, prompts=sampling.prompts, policies={})
+    return asked_ahead(label, sampling)
 
 
 def _mixed(
@@ -180,7 +195,7 @@ _worked: set[tuple[Path, int]] = set()
 
 def initial_record(plan: Plan) -> RoundRecord:
     """Run or adopt round 0."""
-    stages = PrefectStages()
+    stages = PrefectStages(plan.config.placement)
     play_start(stages, plan)
     return round_record(plan, 0, [0], stages.manifests)
 
@@ -200,7 +215,7 @@ def irepo_round(
 
     Ends in a state `Waiting` while people on the panel have not voted.
     """
-    plan, chain, stages = Plan(config, initial, aligned_from(config)), chain_of(before), PrefectStages()
+    plan, chain, stages = Plan(config, initial, aligned_from(config)), chain_of(before), PrefectStages(config.placement)
     console.print(f"{run}: round {number} of {config.rounds}", style="bold")
     try:
         play_round(stages, plan, number, chain)

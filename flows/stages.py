@@ -4,6 +4,7 @@ import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,15 +13,20 @@ from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.states import State as State
 
+from conf.schema import PlacementSettings
+from flows.operations.device import device_held
+from flows.operations.work_pool import WorkPool
+from flows.placement import run_in_pool
 from flows.plan import Plan
 from storage.artifact import UNKNOWN, Artifact
 from storage.manifest import BrokenManifest, Manifest, read_manifest
 from storage.stage import Spec, finished
-from tasks.engines import engine_for
+from tasks.engines import engine_for, pause_engines
 from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.label import label
-from tasks.report import stage_title
+from tasks.progress import progress_bar
+from tasks.report import run_name, stage_title
 from tasks.run import run_stage_of
 from tasks.train import train
 
@@ -64,6 +70,10 @@ class Stages(ABC):
     @abstractmethod
     def _do(self, spec: Spec) -> Manifest: ...
 
+    def beside(self, work: Callable[[], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+        """A context for `work` beside a stage that runs in it. Where no stage runs, it is empty."""
+        return nullcontext()
+
     def made(self, plan: Plan, round_number: int, stage: str) -> Artifact:
         """What an earlier round made in its stage. Raises BrokenManifest when its manifest is missing or damaged."""
         return Artifact.of_stage(plan.folder(round_number, stage))
@@ -81,8 +91,32 @@ class Stages(ABC):
         return Artifact.of(path)
 
 
+def run_as_task(spec: Spec) -> State[None] | None:
+    """Run or adopt a stage as one of the four Prefect tasks. A state: it waits for people."""
+    assert spec.task is not None
+    result = TASKS[spec.task].with_options(task_run_name=stage_title(spec))(spec)  # type: ignore[attr-defined]
+    return result if isinstance(result, State) else None
+
+
+def device_of_run(placement: PlacementSettings) -> AbstractContextManager[None]:
+    """A run holds its host's device from start to end, unless some of its stages run elsewhere.
+
+    Then every stage holds the device of the host where it runs: two runs that each hold a device and wait for the
+    other's would wait for good.
+    """
+    return nullcontext() if placement.pools() else device_held()
+
+
+def device_of_stage(placement: PlacementSettings) -> AbstractContextManager[None]:
+    return device_held() if placement.pools() else nullcontext()
+
+
 class PrefectStages(Stages):
-    """Each stage runs as one of the four Prefect tasks; quick ones run in the flow itself."""
+    """Each stage runs as one of the four Prefect tasks, or in a work pool; quick ones run in the flow itself."""
+
+    def __init__(self, placement: PlacementSettings) -> None:
+        super().__init__()
+        self._placement = placement
 
     def _do(self, spec: Spec) -> Manifest:
         """Raises StageWaits while people on the panel have not voted enough."""
@@ -90,14 +124,32 @@ class PrefectStages(Stages):
             return run_stage_of(spec)
         if _attempts(runtime.flow_run.id) > 1 and (made := finished(spec)) is not None:
             return made  # of an earlier attempt, whose task runs the UI shows already
-        result = TASKS[spec.task].with_options(task_run_name=stage_title(spec))(spec)  # type: ignore[attr-defined]
-        if isinstance(result, State):
-            raise StageWaits(str(result.message))
+        pool = self._placement.pools().get(spec.task)
+        if pool is not None:
+            return self._place(spec, pool)
+        with device_of_stage(self._placement):
+            waiting = run_as_task(spec)
+        if waiting is not None:
+            raise StageWaits(str(waiting.message))
         return read_manifest(spec.folder, check_files=False)
+
+    def _place(self, spec: Spec, pool: str) -> Manifest:
+        pause_engines()
+        with progress_bar(stage_title(spec), spec.round, run_name(spec)) as progress:
+            made = run_in_pool(spec, WorkPool(pool), progress, patience=self._placement.patience)
+        if isinstance(made, State):
+            raise StageWaits(str(made.message))
+        return made
+
+    def beside(self, work: Callable[[], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+        return work()
 
 
 class BareStages(Stages):
     """Each stage runs in this process, without Prefect."""
+
+    def beside(self, work: Callable[[], AbstractContextManager[None]]) -> AbstractContextManager[None]:
+        return work()
 
     def _do(self, spec: Spec) -> Manifest:
         return run_stage_of(spec, engine=engine_for(spec))

@@ -248,7 +248,8 @@ def _warn_about_sampling(generated: Manifest) -> None:
     plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     changed = {name: sampling[name] for name, value in plain.items() if sampling.get(name, value) != value}
     if changed:
-        log.warning("held-out replies are sampled with %s: kl is the mean over these, not the policy's own", changed)
+        words = ", ".join(f"{name} {value}" for name, value in changed.items())
+        log.warning("held-out replies are sampled with %s: kl is the mean over these, not the policy's", words)
 
 
 def _samples(responses: pa.Table, spec: EvaluateSpec) -> list[Sample]:

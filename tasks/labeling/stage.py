@@ -56,7 +56,7 @@ def _label(spec: LabelSpec, progress: Progress) -> Outcome:
     responses = read_responses(
         SOURCE, spec.responses.path, spec.prompts.path, reasoning_end=spec.settings.reasoning_end
     )
-    comparisons = _comparisons(responses, drop_truncated=settings.drop_truncated)
+    comparisons = comparisons_of(responses, drop_truncated=settings.drop_truncated)
     panel_votes = _panel_votes(spec, for_annotators([responses]), comparisons, progress)
     outages = panel_votes.outages
     panel_votes, penalties = without_length(panel_votes, responses, comparisons, _levelled(spec))
@@ -112,8 +112,8 @@ def _filtered(
     return replace(pairs, labels=kept, dropped=pairs.dropped | {"uninformative": left_out})
 
 
-def _comparisons(responses: Responses, *, drop_truncated: bool) -> Ints:
-    """[n, 2]: the numbers of the two responses of each pair that the panel compares."""
+def comparisons_of(responses: Responses, *, drop_truncated: bool) -> Ints:
+    """[n, 2]: the numbers of the two responses of each pair that the panel compares. Pairs are of one prompt."""
     parts = [np.zeros((0, 2), dtype=np.int64)]
     for start in range(0, len(responses.rows), _BLOCK):
         block = slice(start, start + _BLOCK)

@@ -41,6 +41,7 @@ class DataSettings(BaseModel):
     score_fields: list[str] = ["score_chosen", "score_rejected"]  # of chosen and rejected; []: not read
     response_score: str = "helpfulness"  # the score of rows with one response each
     score_scale: float = Field(1.0, gt=0)  # P = sigmoid(score_scale * difference of the scores)
+    transcripts: bool = False  # read "Human:" and "Assistant:" in chosen and rejected as turns (HH-RLHF)
     limit: int | None = Field(None, ge=1)  # read at most so many pairs
     too_long: Literal["refuse", "drop"] = "refuse"  # pairs that do not fit the policy's context
     refused_by_template: Literal["refuse", "drop"] = "refuse"  # conversations that the chat template refuses
@@ -69,6 +70,7 @@ class DataSettings(BaseModel):
             score_fields=tuple(self.score_fields),
             response_score=self.response_score,
             scale=self.score_scale,
+            transcripts=self.transcripts,
         )
 
 

@@ -29,13 +29,15 @@ class OfflineSettings(BaseModel):
     share: float = Field(gt=0, lt=1)  # of a round's training pairs
     keep: PolicyMarginFilter | None = None  # SeRA: only pairs with the largest implicit-reward margins; None = all
     p_hat: float | None = Field(None, gt=0.5, lt=1)  # P(chosen > rejected) for rows without a column p_hat
+    transcripts: bool = False  # read "Human:" and "Assistant:" in chosen and rejected as turns (HH-RLHF)
 
 
 def read_pairs(settings: OfflineSettings) -> Iterator[OfflinePair]:
     """Every row of the set. Raises UserError, with file and row, for a row that is not a pair, has content that is not
     text, or has no p_hat; and when there are no rows."""
     empty = True
-    for pair in pairs_of(read_rows(settings.path), Reading("mixing.offline", p_hat=settings.p_hat)):
+    reading = Reading("mixing.offline", p_hat=settings.p_hat, transcripts=settings.transcripts)
+    for pair in pairs_of(read_rows(settings.path), reading):
         empty = False
         yield pair
     if empty:

@@ -69,6 +69,22 @@ async def ask_all(
     return Asked(work.answers(), outage)
 
 
+async def ask_once(annotator: RemoteAnnotator, question: Question, faults: list[str]) -> Answer:
+    """The checked answer. faults: the kinds of earlier faults of this question; new ones are appended.
+
+    Raises what `annotator.ask` raises, and ValueError for an answer that cannot be.
+    """
+    faults_met.set(faults)
+    answer: Answer = await annotator.ask(question)
+    check_answer(annotator.answer_type, answer)
+    return replace(answer, faults=", ".join(faults) or None)
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Whether an answer could not be stored."""
+    return isinstance(error, OSError) and error.errno in _DISK
+
+
 class _Pass:
     """The state of one attempt at all questions of one annotator."""
 
@@ -121,11 +137,9 @@ class _Pass:
     async def _ask(self, key: str, permission: Permission) -> Answer:
         annotator, breaker = self._annotator, self._breaker
         faults = self.unanswered.pop(key, [])
-        faults_met.set(faults)
         started = time.monotonic()
         try:
-            answer: Answer = await annotator.ask(self._questions[self._position[key]])
-            check_answer(annotator.answer_type, answer)
+            answer = await ask_once(annotator, self._questions[self._position[key]], faults)
         except Fault as fault:
             self._last_fault = str(fault)
             self.unanswered[key] = faults
@@ -134,7 +148,7 @@ class _Pass:
         except UserError:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _DISK:
+            if is_disk_error(error):
                 raise
             if isinstance(error, Refused):
                 self._reached = True
@@ -145,7 +159,6 @@ class _Pass:
         else:
             self._reached = True
             breaker.answered()
-            answer = replace(answer, faults=", ".join(faults) or None)
             self._journal.add(key, answer)
         self.answered += self._times[key]
         return answer

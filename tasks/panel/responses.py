@@ -128,16 +128,36 @@ def read_responses(source: str, folder: Path, prompts: Path, *, reasoning_end: s
         ) from None
     shards = sorted(entry.path for entry in manifest.files if Path(entry.path).match("responses-*.parquet"))
     paths = [folder / shard for shard in shards]
-    known = read_parquet(prompts, PROMPTS, ["prompt_id"])["prompt_id"].combine_chunks()
+    return responses_in(source, paths, PromptFile.of(prompts), folder=folder, reasoning_end=reasoning_end)
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The prompts that responses answer."""
+
+    path: Path
+    ids: pa.Array  # of all prompts, in the order of the file
+    rows: Shards  # storage.schemas.PROMPTS
+
+    @classmethod
+    def of(cls, path: Path) -> "PromptFile":
+        ids = read_parquet(path, PROMPTS, ["prompt_id"])["prompt_id"].combine_chunks()
+        return cls(path, ids, Shards([path], PROMPTS))
+
+
+def responses_in(
+    source: str, paths: Sequence[Path], prompts: PromptFile, *, folder: Path, reasoning_end: str | None
+) -> Responses:
+    """The responses in the shards `paths` of the generate stage in `folder`. Raises UserError as `read_responses`."""
     responses = read_parquet(paths, RESPONSES, _RESPONSE_COLUMNS) if paths else None
     if responses is None or not len(responses):
         raise UserError("there are no responses", where=str(folder), remedy="run the generate stage again")
-    prompt_rows = pc.index_in(responses["prompt_id"], value_set=known)
+    prompt_rows = pc.index_in(responses["prompt_id"], value_set=prompts.ids)
     if prompt_rows.null_count:
         missing = responses.filter(pc.is_null(prompt_rows))["prompt_id"][0].as_py()
         raise UserError(
             f"the prompt {missing} is missing; {prompt_rows.null_count} responses in {folder} have no prompt",
-            where=str(prompts),
+            where=str(prompts.path),
             remedy="give the prompts file that these responses were sampled from",
         )
     at, index = prompt_rows.to_numpy(), responses["response_index"].to_numpy()
@@ -151,14 +171,14 @@ def read_responses(source: str, folder: Path, prompts: Path, *, reasoning_end: s
         )
     return Responses(
         source=source,
-        prompt_ids=known.take(answered),
+        prompt_ids=prompts.ids.take(answered),
         rows=rows,
         prompt=prompt[order],
         index=index[order],
         ended=pc.equal(responses["finish_reason"], "stop").to_numpy()[order],
-        shards=Shards(paths, RESPONSES),
+        shards=Shards(list(paths), RESPONSES),
         shard_rows=order,
-        prompt_shards=Shards([prompts], PROMPTS),
+        prompt_shards=prompts.rows,
         prompt_shard_rows=answered,
         reasoning_end=reasoning_end,
     )

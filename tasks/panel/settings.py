@@ -30,6 +30,8 @@ class PanelSettings(BaseModel):
     # When an annotator is given up. stop: the stage is not finished, and the same command asks for what is missing.
     # go_on: what is missing is an error for good.
     on_outage: OnOutage = "stop"
+    # Ask chat models behind endpoints about published shards while others are sampled. Not with budget.seconds.
+    overlap: bool = True
 
     @model_validator(mode="after")
     def _has_prices(self) -> Self:

@@ -128,7 +128,7 @@ def test_tempered_replies_are_warned_of(evaluation: Evaluation, caplog: pytest.L
     evaluation.judge()
     with caplog.at_level(logging.WARNING, logger="irepo"):
         run(evaluation.spec())
-    assert "sampled with {'temperature': 0.7}" in caplog.text
+    assert "sampled with temperature 0.7:" in caplog.text
 
 
 def test_other_source_a_is_refused(evaluation: Evaluation) -> None:

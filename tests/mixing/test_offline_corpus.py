@@ -58,7 +58,6 @@ READ: dict[str, tuple[Row, list[Row]]] = {
         ),
         [ASK],
     ),
-    "HH-RLHF": (pair(None, "\n\nHuman: Ask?\n\nAssistant: yes", "\n\nHuman: Ask?\n\nAssistant: no"), [ASK]),
     "ShareGPT, one message a side": (
         {
             "conversations": [{"from": "human", "value": "Ask?"}],
@@ -72,6 +71,10 @@ READ: dict[str, tuple[Row, list[Row]]] = {
     "null fields of a message": (pair([ASK], [YES | {"tool_calls": None}], [NO]), [ASK]),
 }
 REFUSED: dict[str, tuple[Row, str]] = {
+    "HH-RLHF, not asked for": (
+        pair(None, "\n\nHuman: Ask?\n\nAssistant: yes", "\n\nHuman: Ask?\n\nAssistant: no"),
+        "the turns of 'Human:' and 'Assistant:'",
+    ),
     "no rejected": (pair("Ask?", "yes", None), "no rejected: it is not a pair"),
     "no responses": ({"prompt": "Ask?"}, "no chosen and no rejected"),
     "no prompt": (pair(None, "yes", "no"), "no prompt"),

@@ -83,13 +83,17 @@ def test_strengths_of_helpsteer3(strength: int, chosen: str, p_hat: float) -> No
 
 def test_transcripts_of_hh_rlhf() -> None:
     start = "\n\nHuman: First?\n\nAssistant: One.\n\nHuman: Ask?\n\nAssistant: "
-    (pair,) = read({"chosen": f"{start}yes", "rejected": f"{start}no"})
+    reading = Reading("data", p_hat=0.9, transcripts=True)
+    (pair,) = read({"chosen": f"{start}yes", "rejected": f"{start}no"}, reading=reading)
     assert [turn["content"] for turn in pair.prompt] == ["First?", "One.", "Ask?"]
     assert (pair.chosen, pair.rejected) == ("yes", "no")
     with pytest.raises(UserError, match="do not start with the same turns"):
-        read({"chosen": f"{start}yes", "rejected": start.replace("One", "Two") + "no"})
+        read({"chosen": f"{start}yes", "rejected": start.replace("One", "Two") + "no"}, reading=reading)
     with pytest.raises(UserError, match="rejected does not end with a turn of Human and one of Assistant"):
-        read({"chosen": f"{start}yes", "rejected": "\n\nHuman: Ask?"})
+        read({"chosen": f"{start}yes", "rejected": "\n\nHuman: Ask?"}, reading=reading)
+    with pytest.raises(UserError, match="hold the turns of 'Human:'") as refusal:
+        read({"chosen": f"{start}yes", "rejected": f"{start}no"})
+    assert "data.transcripts=true" in str(refusal.value)
 
 
 @pytest.mark.parametrize(

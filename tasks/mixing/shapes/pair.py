@@ -29,7 +29,8 @@ class Reading:
 
     setting: the key of the settings, for messages. p_hat: of rows without one and without scores; None: such rows are
     refused. score_fields: of chosen and rejected; () = not read. response_score: the score of a row's one response;
-    None = such rows are refused. scale: P = sigmoid(scale * difference of the scores).
+    None = such rows are refused. scale: P = sigmoid(scale * difference of the scores). transcripts: whether texts with
+    "Human:" and "Assistant:" are read as turns.
     """
 
     setting: str
@@ -37,6 +38,7 @@ class Reading:
     score_fields: tuple[str, ...] = ()
     response_score: str | None = None
     scale: float = 1.0
+    transcripts: bool = False
 
     def probability(self, difference: float) -> float:
         """P of the better response. difference: of the scores, at least 0."""

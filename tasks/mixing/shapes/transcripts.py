@@ -1,7 +1,7 @@
 """Rows whose `chosen` and `rejected` are whole conversations as one text, as in HH-RLHF.
 
 Turns begin with two line ends and "Human:" or "Assistant:". The prompt is all turns before the last one, which must be
-the same on both sides.
+the same on both sides. Any text can hold such words, so the settings must ask for it.
 """
 
 import re
@@ -23,8 +23,18 @@ def fits(row: Row, reading: Reading) -> bool:
 
 
 def pairs(rows: Iterable[tuple[str, Row]], reading: Reading) -> Iterator[OfflinePair]:
-    """One pair a row. Raises UserError for a text of other turns, and for sides that start with different turns."""
+    """One pair a row.
+
+    Raises UserError where the settings do not ask for it, for a text of other turns, and for sides that start with
+    different turns.
+    """
     for where, row in rows:
+        if not reading.transcripts:
+            raise UserError(
+                "the row has no prompt, and chosen and rejected hold the turns of 'Human:' and 'Assistant:'",
+                where=where,
+                remedy=f"have the turns read: {reading.setting}.transcripts=true; or write prompt, chosen and rejected",
+            )
         chosen, rejected = (_turns(row[side], side, where) for side in ("chosen", "rejected"))
         if chosen[:-1] != rejected[:-1]:
             raise _refuse("chosen and rejected do not start with the same turns", where)

@@ -1,0 +1,1 @@
+"""How much of a judge's time is hidden behind sampling."""
