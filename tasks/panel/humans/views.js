@@ -9,6 +9,8 @@ function put(element, text, html) {
   element.classList.toggle("formatted", formatted);
   element.classList.toggle("nothing", !text.trim());
   if (formatted) element.innerHTML = html;
+  // What can be wider than its pane is scrolled by keys too.
+  if (formatted) for (const wide of element.querySelectorAll("pre, table, .display")) wide.tabIndex = 0;
   else element.textContent = text.trim() ? text : text ? "(only white space)" : "(empty)";
 }
 
