@@ -8,10 +8,13 @@ function put(element, text, html) {
   const formatted = !plain() && html !== undefined && Boolean(text.trim());
   element.classList.toggle("formatted", formatted);
   element.classList.toggle("nothing", !text.trim());
-  if (formatted) element.innerHTML = html;
+  if (!formatted) {
+    element.textContent = text.trim() ? text : text ? "(only white space)" : "(empty)";
+    return;
+  }
+  element.innerHTML = html;
   // What can be wider than its pane is scrolled by keys too.
-  if (formatted) for (const wide of element.querySelectorAll("pre, table, .display")) wide.tabIndex = 0;
-  else element.textContent = text.trim() ? text : text ? "(only white space)" : "(empty)";
+  for (const wide of element.querySelectorAll("pre, table, .display")) wide.tabIndex = 0;
 }
 
 $("formatted").checked = localStorage.getItem("irepo-plain") !== "yes";
