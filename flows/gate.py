@@ -22,12 +22,15 @@ prepare()
 
 from prefect import runtime, suspend_flow_run  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.input import RunInput  # noqa: E402
+from pydantic import Field  # noqa: E402
 
 from conf.compose import validate_config  # noqa: E402
 from flows.checks import finished_rounds  # noqa: E402
 from flows.plan import Plan  # noqa: E402
+from flows.run_names import WAITS, name_this_run  # noqa: E402
 from flows.show.artifacts import report  # noqa: E402
 from flows.show.terminal import console, exit_on_user_error  # noqa: E402
+from flows.show.text import code  # noqa: E402
 from storage.artifact import Artifact  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.files import parse_yaml  # noqa: E402
@@ -42,10 +45,13 @@ from tasks.evaluation.record import RoundRecord  # noqa: E402
 
 
 class GateForm(RunInput):
-    """The form that a person fills in when a run is suspended at the gate."""
+    """The form that a person fills in when a run is suspended at the gate. Nothing is chosen beforehand."""
 
-    action: Action = "promote"
-    note: str = ""
+    action: Action = Field(
+        description="promote: the next round starts from this policy. roll back: the next round starts where this one "
+        "did, and this policy is only kept. stop: promote this policy, and end the run.",
+    )
+    note: str = Field("", description="Why. Kept with the decision, and shown in the report.")
 
 
 def settle(plan: Plan, record: RoundRecord) -> Action | None:
@@ -91,15 +97,29 @@ def ask(plan: Plan, rounds: list[RoundRecord]) -> Action | None:
     if runtime.deployment.id is None:
         return None
     number = rounds[-1].round
-    question = f"{report(plan, rounds)}\n\n**Promote this policy, roll back to the one before, or promote and stop?**"
+    name_this_run(f"{plan.config.name}: waits for a decision on round {number}", tags=[WAITS])
     form = suspend_flow_run(
-        wait_for_input=GateForm.with_initial_data(description=question), key=f"gate-{number}", timeout=None
+        wait_for_input=GateForm.with_initial_data(description=question(plan, rounds)),
+        key=f"gate-{number}",
+        timeout=None,
     )
     publish_decision(
         gate_spec(plan.layout, number, plan.config.policy_stage),
         Decision(action=form.action, by="human", note=form.note),
     )
     return settle(plan, rounds[-1])
+
+
+def question(plan: Plan, rounds: list[RoundRecord]) -> str:
+    """What the form asks, as Markdown: the question, what each answer does, then the report on the round."""
+    number = rounds[-1].round
+    before = f"round {rounds[-1].base}" if rounds[-1].base else "the initial policy"
+    return (
+        f"**Shall the policy of round {number} be promoted?** The run {code(plan.config.name)} waits for a decision."
+        f"\n\n- **promote**: the next round starts from this policy.\n"
+        f"- **roll back**: the next round starts from {before}, as this one did.\n"
+        f"- **stop**: this policy is promoted, and the run ends.\n\n{report(plan, rounds)}"
+    )
 
 
 def gate_spec(layout: RunLayout, number: int, policy_stage: str) -> GateSpec:

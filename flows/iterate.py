@@ -44,11 +44,28 @@ from flows.gate import ask, ends, settle  # noqa: E402
 from flows.memory_checks import show_memory  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.operations.run_log import run_log  # noqa: E402
-from flows.parameters import Gate, Name, Override, Preset, Rounds, Seed, as_words  # noqa: E402
+from flows.parameters import (  # noqa: E402
+    Engine,
+    Evaluation,
+    Gate,
+    Name,
+    Objective,
+    Override,
+    Panel,
+    Policy,
+    Preset,
+    Prompts,
+    Recipe,
+    Rounds,
+    Seed,
+    Training,
+    as_words,
+)
 from flows.people import wait_for_votes  # noqa: E402
 from flows.plan import Plan  # noqa: E402
 from flows.retention import free_policies  # noqa: E402
 from flows.round import complete_round, initial_record, list_stages  # noqa: E402
+from flows.run_names import name_after  # noqa: E402
 from flows.served import compose_served  # noqa: E402
 from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
 from flows.stages import device_of_run, device_of_stage  # noqa: E402
@@ -69,12 +86,20 @@ from tasks.reporting.tracking import track  # noqa: E402
 
 @flow(name="irepo", persist_result=True, result_serializer="json")
 def irepo(
-    preset: Preset | None = None,
     name: Name | None = None,
+    preset: Preset | None = None,
+    policy: Policy | None = None,
+    prompts: Prompts | None = None,
+    panel: Panel | None = None,
+    evaluation: Evaluation | None = None,
+    objective: Objective | None = None,
+    recipe: Recipe | None = None,
+    training: Training | None = None,
+    engine: Engine | None = None,
     rounds: Rounds | None = None,
-    seed: Seed | None = None,
-    gate: Gate | None = None,
     more_rounds: Rounds | None = None,
+    gate: Gate | None = None,
+    seed: Seed | None = None,
     overrides: list[Override] = [],  # noqa: B006  (Prefect shows the default in the form)
 ) -> list[RoundRecord] | State[None]:
     """Align a policy in rounds; returns the record of each round. Finished stages are kept.
@@ -82,17 +107,33 @@ def irepo(
     A run that waits for people on its panel is suspended; a run from the command line ends in the state `Waiting`.
 
     Args:
-        preset: a file of conf/run to start from.
         name: of the run folder below runs/. The name of an earlier run continues it.
+        preset: a file of conf/run to start from. What is set below takes precedence over it.
+        policy: the policy to start from, a folder or an id on the Hugging Face hub. Needed without a preset.
+        prompts: a file or folder of prompts, or a data set on the hub. Needed without a preset.
+        panel: who votes on the responses, a file of conf/panel.
+        evaluation: who decides whether a round helped, a file of conf/evaluation.
+        objective: what training minimizes, a file of conf/objective.
+        recipe: how data are made and selected, a file of conf/recipe.
+        training: how the policy is trained, a file of conf/training.
+        engine: what samples responses, a file of conf/engine.
         rounds: number of rounds of the run, earlier ones included.
-        seed: of prompts, samples and training.
-        gate: who decides after every round. With `human` the run is suspended until somebody resumes it.
         more_rounds: number of rounds to add to those that the run has; overrides `rounds`.
+        gate: who decides after every round. With `human` the run is suspended until somebody decides.
+        seed: of prompts, samples and training.
         overrides: as on the command line, e.g. training.learning_rate=1e-4. They take precedence over the fields above.
     """
     supervise_this_run()
-    words = as_words(overrides, run=preset, name=name, rounds=rounds, seed=seed, gate=gate)
-    return play(compose_served(words), more_rounds)
+    fields = {
+        "run": preset, "name": name, "policy": policy, "prompts": prompts, "panel": panel, "evaluation": evaluation,
+        "objective": objective, "recipe": recipe, "training": training, "engine": engine, "rounds": rounds,
+        "seed": seed, "gate": gate,
+    }  # fmt: skip
+    words = as_words(overrides, **fields)
+    config = compose_served(words)
+    name_after(config, words)
+    check_early(config)  # before it waits for the device
+    return play(config, more_rounds)
 
 
 def play(config: RunConfig, more_rounds: int | None = None) -> list[RoundRecord] | State[None]:

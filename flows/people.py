@@ -10,6 +10,7 @@ from prefect.settings import get_current_settings
 from prefect.states import State
 
 from flows.plan import Plan
+from flows.run_names import WAITS, name_this_run
 from flows.show.artifacts import publish_waiting
 from storage.files import canonical_json, publish_text
 from storage.layout import RunLayout
@@ -26,6 +27,7 @@ def wait_for_votes(plan: Plan, number: int, message: str) -> State[None]:
     """
     if runtime.deployment.id is not None:
         publish_waiting(plan, number, message)
+        name_this_run(f"{plan.config.name}: waits for votes in round {number}", tags=[WAITS])
         publish_text(plan.layout.root / _WAITING, canonical_json({"flow_run": str(runtime.flow_run.id)}) + "\n")
         # Prefect uses a key once, and every attempt may suspend.
         suspend_flow_run(key=f"votes-{uuid4()}", timeout=None)

@@ -22,6 +22,8 @@ from flows.operations.secret import CLIENT, secret_file
 if __name__ == "__main__":
     exit_on_help(sys.argv[1:], plain_help("flows.serve", __doc__ or ""))
 os.environ.setdefault("PREFECT_API_URL", API)
+# Here and in the runs: the UI has every line; the terminal of `make serve` shows stages, tables and what went wrong.
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
 prepare()
 
 from prefect.client.orchestration import get_client  # noqa: E402  (Prefect reads its settings as it is imported)
@@ -38,7 +40,10 @@ from flows.iterate import irepo  # noqa: E402
 from flows.operations.device import ensure_limit  # noqa: E402
 from flows.operations.guard import LOGIN  # noqa: E402
 from flows.operations.liveness import close_abandoned_rounds, declare_zombies  # noqa: E402
+from flows.operations.prefect_server import runs_folder  # noqa: E402
+from flows.operations.run_files import FILES  # noqa: E402
 from flows.operations.server import Server  # noqa: E402
+from flows.show.links import ADDRESS, ROOT  # noqa: E402
 from flows.show.terminal import exit_on_user_error  # noqa: E402
 from flows.train import irepo_train  # noqa: E402
 from tasks.interrupts import Endings  # noqa: E402
@@ -107,6 +112,8 @@ def _say_how_to_use() -> None:
         if not sys.stdout.isatty():
             print(f"Log in to the UI with the text in {secret_file()}")
     print(f"UI: {page}\nin another terminal: export {variables}")
+    if ADDRESS in os.environ:
+        print(f"reports and other files of runs in {os.environ[ROOT]}: {os.environ[ADDRESS]}")
     print("then: prefect deployment run irepo/iterate", flush=True)
 
 
@@ -131,6 +138,8 @@ def main() -> None:
     server = Server(endings)
     try:
         if api == API:
+            os.environ[ROOT] = str(runs_folder())
+            os.environ[ADDRESS] = api.removesuffix("/api") + FILES
             server.start()
             refresh_global_settings_context()
             check_api(api)

@@ -1,11 +1,16 @@
 """Ways to go through the stages of a round: run them as Prefect tasks, run them bare, check them, or list them."""
 
+import functools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+from prefect import runtime
+from prefect.client.orchestration import get_client
 from prefect.states import State as State
 
 from conf.schema import PlacementSettings
@@ -15,17 +20,35 @@ from flows.placement import run_in_pool
 from flows.plan import Plan
 from storage.artifact import UNKNOWN, Artifact
 from storage.manifest import BrokenManifest, Manifest, read_manifest
-from storage.stage import Spec
+from storage.stage import Spec, finished
 from tasks.engines import engine_for, pause_engines
 from tasks.evaluate import evaluate
 from tasks.generate import generate
 from tasks.label import label
 from tasks.progress import progress_bar
-from tasks.report import stage_title
+from tasks.report import run_name, stage_title
 from tasks.run import run_stage_of
 from tasks.train import train
 
+log = logging.getLogger("irepo")
+
 TASKS: dict[str, Callable[..., Any]] = {"generate": generate, "label": label, "train": train, "evaluate": evaluate}
+
+
+@functools.cache
+def _attempts(flow_run: str | None) -> int:
+    """How often the flow run at hand was started; the context of a retried run has the number before.
+
+    For display only: where the server does not say, 1, and finished stages are drawn again.
+    """
+    if flow_run is None:
+        return 0
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(UUID(flow_run)).run_count
+    except Exception as error:
+        log.warning("finished stages are drawn again in the UI: %s", error)
+        return 1
 
 
 class StageWaits(Exception):
@@ -99,6 +122,8 @@ class PrefectStages(Stages):
         """Raises StageWaits while people on the panel have not voted enough."""
         if spec.task is None:
             return run_stage_of(spec)
+        if _attempts(runtime.flow_run.id) > 1 and (made := finished(spec)) is not None:
+            return made  # of an earlier attempt, whose task runs the UI shows already
         pool = self._placement.pools().get(spec.task)
         if pool is not None:
             return self._place(spec, pool)
@@ -110,7 +135,7 @@ class PrefectStages(Stages):
 
     def _place(self, spec: Spec, pool: str) -> Manifest:
         pause_engines()
-        with progress_bar(stage_title(spec), spec.round) as progress:
+        with progress_bar(stage_title(spec), spec.round, run_name(spec)) as progress:
             made = run_in_pool(spec, WorkPool(pool), progress, patience=self._placement.patience)
         if isinstance(made, State):
             raise StageWaits(str(made.message))

@@ -33,9 +33,11 @@ if __name__ == "__main__":
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.states import State  # noqa: E402
 
+from flows.early_checks import check_early  # noqa: E402
 from flows.iterate import play, run_command  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.parameters import Data, Name, Objective, Override, Policy, Seed, as_words  # noqa: E402
+from flows.run_names import name_after  # noqa: E402
 from flows.served import compose_served  # noqa: E402
 from tasks.evaluation.record import RoundRecord  # noqa: E402
 
@@ -56,14 +58,17 @@ def irepo_train(
         policy: folder or Hugging Face id of the policy to train.
         data: preference set: a file, a folder or, with `split`, a data set's id on the hub.
         split: of a folder or of a data set on the hub.
-        objective: a file of conf/objective.
+        objective: what training minimizes, a file of conf/objective.
         name: of the run folder below runs/. The name of an earlier run continues it.
         seed: of the training order and of held-out replies.
         overrides: as on the command line, e.g. training.learning_rate=1e-6. They take precedence over the fields above.
     """
     supervise_this_run()
     fields = {"policy": policy, "data": data, "data.split": split, "objective": objective, "name": name, "seed": seed}
-    return play(compose_served(train_words(as_words(overrides, **fields))))
+    config = compose_served(train_words(as_words(overrides, **fields)))
+    name_after(config, overrides)
+    check_early(config)  # before it waits for the device
+    return play(config)
 
 
 def main(words: Sequence[str]) -> None:

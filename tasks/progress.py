@@ -1,6 +1,7 @@
 """A stage's progress: a bar on a terminal, elsewhere a line of text every minute, and an artifact in the UI."""
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,13 @@ log = logging.getLogger("irepo")
 
 
 @contextmanager
-def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
-    """A Progress that draws `round 2  generate  ━━━━ 512/1024 responses  0:03`."""
+def progress_bar(stage: str, round_number: int, run: str = "") -> Iterator[Progress]:
+    """A Progress that draws `round 2  generate  ━━━━ 512/1024 responses  0:03`.
+
+    run: the run's name. Its progress in the UI is the artifact `<run>-progress`.
+    """
     label = f"round {round_number}  {stage:<19}"
-    artifact = _Artifact(f"{stage} of round {round_number}")
+    artifact = _Artifact(f"{stage} of round {round_number}", artifact_key(f"{run} progress"))
     if not console.is_terminal:
         started = printed = time.monotonic()
         last = "kept"
@@ -61,6 +65,11 @@ def progress_bar(stage: str, round_number: int) -> Iterator[Progress]:
             bar.update(task, completed=1, total=1, unit="kept")
 
 
+def artifact_key(name: str) -> str:
+    """A name as the key of an artifact: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 class _Artifact:
     """The progress artifact of a task run: created once the stage has run for a while, updated every few seconds.
 
@@ -70,8 +79,9 @@ class _Artifact:
     _SECONDS = 2.0
     _PATIENCE = 5.0
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, key: str) -> None:
         self._title = title
+        self._key = key
         self._last = time.monotonic()
         self._off = TaskRunContext.get() is None
         self._news: SimpleQueue[tuple[float, str] | None] = SimpleQueue()
@@ -100,7 +110,7 @@ class _Artifact:
             percent, description = news
             try:
                 if artifact is None:
-                    artifact = cast(UUID, create_progress_artifact(percent, key="progress", description=description))
+                    artifact = cast(UUID, create_progress_artifact(percent, key=self._key, description=description))
                 else:
                     update_progress_artifact(artifact, percent, description=description)
             except Exception as error:

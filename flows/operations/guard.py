@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flows.operations.run_files import RunFiles
 from tasks.loopback import HOSTS
 
 LOGIN = "/login-with-secret"
@@ -27,8 +28,10 @@ _FRAMES = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"frame-a
 class Guard:
     """An ASGI application around Prefect's. It answers 403 to requests that must not come from where they come."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, files: RunFiles | None = None) -> None:
+        """files: the folder of runs, where it is shown."""
         self.app = app
+        self.files = files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -40,6 +43,9 @@ class Guard:
             return
         if scope["type"] == "http" and scope["path"] == LOGIN:
             await HTMLResponse(_LOGIN_PAGE, headers={"cache-control": "no-store"})(scope, receive, _framed(send))
+            return
+        if scope["type"] == "http" and self.files is not None and self.files.serves(scope["path"]):
+            await self.files(scope, receive, send)
             return
         await self.app(scope, receive, _framed(send))
 

@@ -14,6 +14,7 @@ from typing import IO
 
 from flows.operations.api import HOST
 from flows.operations.secret import SERVER
+from flows.show.links import ROOT
 from storage.errors import UserError
 from tasks.processes import die_with_parent, start_group
 
@@ -41,6 +42,11 @@ def launch(port: int, secret: str, log: IO[bytes], *, temporary: bool) -> subpro
         environment["PREFECT_UI_API_URL"] = f"http://{HOST}:{port}/api"
     command = [sys.executable, "-m", _MODULE, str(port), *([_TEMPORARY] if temporary else [])]
     return start_group(command, stdout=log, stderr=log, env=environment, cwd=_ROOT)
+
+
+def runs_folder() -> Path:
+    """The folder of runs that the server of `make serve` shows."""
+    return Path(os.environ.get(ROOT) or _ROOT / "runs")
 
 
 def own_database() -> dict[str, str]:
@@ -87,8 +93,12 @@ def main(port: int, *, temporary: bool) -> None:
     from prefect.server.api.server import create_app
 
     from flows.operations.guard import Guard
+    from flows.operations.run_files import RunFiles
 
-    uvicorn.run(Guard(create_app()), host=HOST, port=port, log_level="error" if temporary else "warning", lifespan="on")
+    files = None if temporary else RunFiles(runs_folder(), os.environ[SERVER])
+    uvicorn.run(
+        Guard(create_app(), files), host=HOST, port=port, log_level="error" if temporary else "warning", lifespan="on"
+    )
 
 
 if __name__ == "__main__":

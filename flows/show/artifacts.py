@@ -2,19 +2,20 @@
 
 import json
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.plan import Plan
+from flows.show.links import address
 from flows.show.panel_tables import panel_tables
 from flows.show.terminal import cells, markdown_table
 from flows.show.text import cell, code
 from storage.plain import plain
 from tasks.evaluation.record import RoundRecord
 from tasks.evaluation.stage import SAMPLES
+from tasks.progress import artifact_key
 from tasks.reporting.cards.write import write_cards
 from tasks.reporting.report.write import write_report
 
@@ -50,8 +51,8 @@ def _publish_page(plan: Plan) -> None:
         write_cards(plan.layout.root)
     except Exception as error:
         log.warning("cards were not written: %s", error)
-    address = page.resolve().as_uri()
-    _publish(lambda: create_link_artifact(address, page.name, f"{slug(plan)}-report", "The report of the run."))
+    link = address(page)
+    _publish(lambda: create_link_artifact(link, page.name, f"{slug(plan)}-report", "The report of the run."))
 
 
 def draw_figures(plan: Plan) -> None:
@@ -68,9 +69,9 @@ def _write_page(plan: Plan, *, figures: bool) -> Path | None:
 
 
 def publish_folder_link(plan: Plan) -> None:
-    """Publish a link to the run folder on the machine of the run."""
+    """Publish a link to the run folder: on the server of `make serve`, otherwise on the machine of the run."""
     folder = plan.layout.root.resolve()
-    _publish(lambda: create_link_artifact(folder.as_uri(), str(folder), f"{slug(plan)}-folder", "The run folder."))
+    _publish(lambda: create_link_artifact(address(folder), str(folder), f"{slug(plan)}-folder", "The run folder."))
 
 
 def publish_report(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
@@ -110,7 +111,7 @@ def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
 
 def slug(plan: Plan) -> str:
     """The run's name as an artifact key: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", plan.config.name.lower()).strip("-")
+    return artifact_key(plan.config.name)
 
 
 def _block(text: str) -> str:

@@ -61,10 +61,12 @@ def test_a_run_is_watched_and_its_gate_opened_in_the_browser(served: Served) -> 
 
         page.open(f"{served.api.removesuffix('/api')}/runs/flow-run/{run}")
         page.click("Resume")
-        page.until_it_says("Resume Flow Run", "seen: round 1", "Action", "promote", "Note")
-        page.click("Submit")
+        page.until_it_says("Resume Flow Run", "Shall the policy of round 1 be promoted?", "roll back: the next round")
+        assert served.ask("GET", f"flow_runs/{run}")["name"] == "seen: waits for a decision on round 1"
+        served.post(f"flow_runs/{run}/resume", {"run_input": {"action": "promote"}})
         served.await_state(run, "Completed")
         page.until_it_says("Completed")
+        assert served.ask("GET", f"flow_runs/{run}")["name"] == "seen"
         open_artifact(page, served, "seen-rounds", "promote")
     decision = json.loads((served.runs / "seen" / "round-01" / "gate" / "decision.json").read_text())
     assert (decision["action"], decision["by"]) == ("promote", "human")
@@ -136,6 +138,7 @@ def test_the_running_stage_shows_its_progress(served: Served) -> None:
 
     def progress() -> list[float]:
         new = [each for each in served.post("artifacts/filter", body) if each["id"] not in before]
+        assert {each["key"] for each in new} <= {"moving-progress"}
         return [float(each["data"]) for each in new if "train of round 1" in each["description"]]
 
     served.until(lambda: bool(progress()), 90)

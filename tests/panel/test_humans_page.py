@@ -271,6 +271,7 @@ def test_what_a_model_wrote_is_text(running: Browser, tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         page = running.page()
         enter(page, server.address, "ann")
+        page.evaluate("document.getElementById('formatted').click()")
         elements = page.evaluate("document.querySelectorAll('#voting *').length")
         seen = set()
         for _ in HOSTILE:

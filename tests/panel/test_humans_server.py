@@ -49,7 +49,7 @@ def test_what_a_person_sees_tells_nothing_of_who_wrote_it(client: httpx.Client, 
     assert given["batch"] == "mine/round-01/label/humans-people"
     batch = read_batch(stage / "humans-people")
     for question in given["questions"]:
-        assert set(question) == {"id", "prompt", "a", "b", "order"}
+        assert set(question) == {"id", "prompt", "a", "b", "html", "order"}
         kept = batch.items[question["id"]]
         shown = (kept.a, kept.b) if question["order"] == "ab" else (kept.b, kept.a)
         assert (question["a"], question["b"]) == shown
@@ -165,7 +165,8 @@ def test_a_vote_that_cannot_be_written_is_not_acknowledged(
 
 
 def test_the_page_runs_no_script_but_its_own(client: httpx.Client) -> None:
-    for path, kind in (("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")):
+    scripts = {f"/{name}.js": "text/javascript" for name in ("page", "unsent", "views")}
+    for path, kind in ({"/": "text/html", "/page.css": "text/css"} | scripts).items():
         answer = client.get(path)
         assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
         assert "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from storage.errors import UserError
+from tasks.panel.humans.batch import batch_label
 from tasks.panel.humans.server import PORT, VoteServer
 
 
@@ -19,8 +20,9 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    for name, progress in server.queue.open_batches().items():
-        print(f"{name}: {progress.complete} of {progress.batch.info.needed} comparisons have their votes")
+    for progress in server.queue.open_batches().values():
+        label, needed = batch_label(progress.batch.folder), progress.batch.info.needed
+        print(f"{label}: {progress.complete} of {needed} comparisons have their votes")
     print(f"vote at {server.address}   (Ctrl-C ends; nothing is lost)", flush=True)
     with contextlib.suppress(KeyboardInterrupt), server:
         server.serve_forever()

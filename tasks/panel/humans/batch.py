@@ -1,4 +1,5 @@
 """A batch for people to vote on: a folder with batch.jsonl (one comparison per line) and batch.json (its settings).
+Attention checks, if there are any, are in checks.jsonl.
 
 A comparison's id is a digest of its content. Votes stay valid when the batch is exported again with more comparisons or
 other settings.
@@ -9,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,23 +20,15 @@ from storage.errors import UserError
 from storage.exact import BATCH_FOLDERS
 from storage.files import canonical_json, publish_text
 from tasks.panel.annotators.human import HumanSettings
-from tasks.panel.annotators.protocol import Comparison, Messages
+from tasks.panel.annotators.protocol import Comparison
+from tasks.panel.humans.attention import Check, make_checks
+from tasks.panel.humans.item import BatchItem, new_item
 
 BATCH = "batch.jsonl"
 INFO = "batch.json"
+CHECKS = "checks.jsonl"
 
 Shown = Literal["ab", "ba"]
-
-
-class BatchItem(BaseModel):
-    """One comparison: a line of batch.jsonl. Which response is a depends on the two texts only."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str  # 16 hex digits of the sha256 of the prompt and both responses
-    prompt: Messages
-    a: str
-    b: str
 
 
 class BatchInfo(BaseModel):
@@ -49,6 +42,9 @@ class BatchInfo(BaseModel):
     votes: int  # people who must answer a comparison
     needed: int  # comparisons that must be complete before the round goes on
     comparisons: int
+    strength: bool = False
+    second: str = ""
+    least_passed: float | None = None  # share of the attention checks that a person must pass for votes to count
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class Batch:
     folder: Path
     info: BatchInfo
     items: dict[str, BatchItem]  # by id, in the order of batch.jsonl
+    checks: dict[str, Check] = field(default_factory=dict)  # attention checks, by id
 
 
 @dataclass(frozen=True)
@@ -91,13 +88,19 @@ def export(
         votes=settings.votes,
         needed=math.ceil(settings.share * len(chosen) - 1e-9),
         comparisons=len(chosen),
+        strength=settings.strength,
+        second=settings.second,
+        least_passed=settings.least_passed,
     )
+    checks = make_checks(chosen, settings.checks)
     items = {item.id: item for item in chosen}
     lines = "".join(canonical_json(item.model_dump()) + "\n" for item in chosen)
     _publish(folder / BATCH, lines)
+    if checks or (folder / CHECKS).exists():
+        _publish(folder / CHECKS, "".join(canonical_json(check.model_dump()) + "\n" for check in checks))
     _publish(folder / INFO, json.dumps(info.model_dump(), indent=2, ensure_ascii=False) + "\n")
     places = [ItemOfComparison(item.id, swapped) if item.id in items else None for item, swapped in located]
-    return Batch(folder, info, items), places
+    return Batch(folder, info, items, {check.id: check for check in checks}), places
 
 
 def read_batch(folder: Path) -> Batch:
@@ -110,6 +113,11 @@ def read_batch(folder: Path) -> Batch:
             path = folder / f"{BATCH}:{number}"
             item = BatchItem.model_validate_json(line)
             items[item.id] = item
+        path, checks = folder / CHECKS, {}
+        for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
+            path = folder / f"{CHECKS}:{number}"
+            check = Check.model_validate_json(line)
+            checks[check.id] = check
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise UserError(
@@ -117,7 +125,19 @@ def read_batch(folder: Path) -> Batch:
             where=str(path),
             remedy="start the run again: its label stage exports the batch again, and the votes are kept",
         ) from None
-    return Batch(folder, info, items)
+    return Batch(folder, info, items, checks)
+
+
+def batch_label(folder: Path) -> str:
+    """What people call a batch: its run, its round, and the annotator's name unless that is `people`."""
+    name = folder.name.removeprefix(BATCH_FOLDERS)
+    stage = folder.resolve().parent
+    round_folder = stage.parent
+    number = round_folder.name.removeprefix("round-")
+    if not number.isdigit():
+        return name
+    label = f"{round_folder.parent.name}, round {int(number)}"
+    return label if name == "people" else f"{label}: {name}"
 
 
 def shown_order(item: str, person: str) -> Shown:
@@ -128,9 +148,8 @@ def shown_order(item: str, person: str) -> Shown:
 def _item(comparison: Comparison) -> tuple[BatchItem, bool]:
     """The item of a comparison, and whether the comparison's a is the item's b."""
     messages = [{"role": message["role"], "content": message["content"]} for message in comparison.a.messages]
-    texts = sorted((comparison.a.text, comparison.b.text), key=lambda text: hashlib.sha256(text.encode()).digest())
-    digest = hashlib.sha256(canonical_json([messages, texts]).encode()).hexdigest()[:16]
-    return BatchItem(id=digest, prompt=messages, a=texts[0], b=texts[1]), texts[0] != comparison.a.text
+    item = new_item(messages, comparison.a.text, comparison.b.text)
+    return item, item.a != comparison.a.text
 
 
 def _spread(items: list[BatchItem], sample: int | None) -> list[BatchItem]:

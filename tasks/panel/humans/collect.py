@@ -11,7 +11,7 @@ from storage.schemas import VOTES
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.protocol import Comparison, Vote, VoteOutcome
 from tasks.panel.humans.batch import export
-from tasks.panel.humans.votes import HumanVote, read_votes
+from tasks.panel.humans.votes import HumanVote, ReceivedVotes, read_batch_votes
 
 log = logging.getLogger("irepo")
 
@@ -73,13 +73,15 @@ class CollectedVotes:
 def collect(settings: HumanSettings, name: str, folder: Path, comparisons: Sequence[Comparison]) -> CollectedVotes:
     """Export `comparisons` to `folder` (see batch.export) and collect the votes in it.
 
-    Each person is an annotator. A skip is an abstention. Raises WaitingForVotes while fewer than `share` of the
+    Each person is an annotator. A skip is an abstention. Who passed fewer attention checks than `least_passed` is left
+    out. Raises WaitingForVotes while fewer than `share` of the
     comparisons in the batch have the answers of `votes` people.
     """
     batch, places = export(settings, name, folder, comparisons)
-    received = read_votes(folder, batch.items)
+    received = read_batch_votes(batch)
     _warn(folder, "cannot be read", received.faults)
     _warn(folder, "are about a comparison that is not in the batch", received.unknown)
+    _say_attention(name, received)
     have = received.complete(settings.votes)
     if have < batch.info.needed:
         raise WaitingForVotes(folder, have, batch.info.needed)
@@ -96,6 +98,13 @@ def _warn(folder: Path, what: str, lines: list[str]) -> None:
     if lines:
         more = f", and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
         log.warning("%s: %d lines %s: %s%s", folder, len(lines), what, "; ".join(lines[:_LISTED]), more)
+
+
+def _say_attention(name: str, received: ReceivedVotes) -> None:
+    for person, how in received.attention.items():
+        log.info("%s/%s passed %d of %d attention checks", name, person, how.passed, how.answered)
+    for person, votes in received.left_out.items():
+        log.warning("%s/%s passed too few attention checks: %d votes do not count", name, person, votes)
 
 
 _OUTCOMES: dict[str, VoteOutcome] = {"a": "a", "b": "b", "tie": "tie", "skip": "abstain"}

@@ -1,12 +1,11 @@
 "use strict";
-// The page: the voter's name, the next comparison, and the votes that the server has not written to its disk yet.
+// The page: the voter's name, the next comparison, and the voter's actions. unsent.js sends votes, views.js draws texts.
 
-const $ = id => document.getElementById(id);
 const QUICK = 250;      // ms after a comparison appears in which keys are ignored as accidental
 const LOOK = 5000;      // ms between requests for work while there is none
 const UNDOABLE = 20;    // votes that can be undone
 
-const OUT = "irepo-vote ";  // + person, batch, comparison: storage key of an unsent vote
+const KEYS = {KeyA: "a", KeyB: "b", KeyT: "tie", KeyS: "skip", KeyU: "undo", Digit1: "slight", Digit2: "clear"};
 let person = localStorage.getItem("irepo-person") || "";
 let batch = null;       // the current batch, as the server describes it
 let wanted = null;      // path of the batch that this person chose
@@ -15,72 +14,6 @@ let shownAt = 0;        // time at which it appeared, ms
 let fetching = null, look = null;
 let taken = 0;          // votes from this tab that the server accepted
 const settled = new Set();  // comparisons voted on in this tab; a response on its way may still list them
-
-// ---------------------------------------------------------------- unsent votes
-
-const outKey = vote => `${OUT}${vote.person} ${vote.batch} ${vote.id}`;
-
-function waiting() {
-  return Object.keys(localStorage).filter(key => key.startsWith(OUT))
-    .map(key => ({key, kept: localStorage.getItem(key)}))
-    .filter(each => each.kept !== null)
-    .sort((one, other) => JSON.parse(one.kept).since - JSON.parse(other.kept).since);
-}
-
-function send(vote) {
-  localStorage.setItem(outKey(vote), JSON.stringify({since: Date.now(), vote}));
-  flush();
-}
-
-let pause = 0, timer = null, refused = "";
-
-// One tab sends at a time, oldest vote first, so that a changed vote never arrives after its change.
-function flush() {
-  clearTimeout(timer);
-  showStatus();
-  navigator.locks.request("irepo-votes", async () => {
-    for (const {key, kept} of waiting()) {
-      let answer;
-      try {
-        answer = await fetch("api/votes", {
-          method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(JSON.parse(kept).vote),
-          signal: AbortSignal.timeout(10000),
-        });
-      } catch {
-        return false;
-      }
-      if (answer.status >= 500) return false;
-      const body = await answer.json().catch(() => ({}));
-      if (answer.ok) {
-        taken += 1;
-        if (batch && body.batch === batch.batch && JSON.parse(kept).vote.person === person) batch = body;
-        refused = "";
-      } else {
-        refused = body.error || `HTTP ${answer.status}`;
-      }
-      if (localStorage.getItem(key) === kept) localStorage.removeItem(key);
-      drawProgress();
-      showStatus();
-    }
-    return true;
-  }).then(done => {
-    pause = done ? 0 : Math.min(8000, pause * 2 || 500);
-    if (!done) timer = setTimeout(flush, pause);
-    showStatus();
-    if (done && !queue.length && person) refill();
-  });
-}
-
-function showStatus() {
-  const votes = waiting().length;
-  const status = $("status");
-  status.classList.toggle("wrong", Boolean(refused) || (votes > 0 && pause > 0));
-  const many = votes === 1 ? "1 vote is" : `${votes} votes are`;
-  if (refused) status.textContent = `A vote was not accepted: ${refused}`;
-  else if (votes && pause) status.textContent = `The server does not answer. ${many} kept in this browser and will be sent when the server is back.`;
-  else if (votes) status.textContent = "Saving…";
-  else status.textContent = batch && batch.mine ? "All your votes are saved." : "";
-}
 
 // ---------------------------------------------------------------- the next comparison
 
@@ -146,6 +79,10 @@ function rest(batches) {
   else if (batches.every(each => each.reached)) blank("All done", "The comparisons have the votes they need, and the round can go on. Thank you!");
   else if (mine) blank("Nothing left for you", "You have voted on everything that still needs votes. The rest is up to others. This page checks again by itself.");
   else blank("Nothing for you here", "Others have voted on everything. This page checks again by itself.");
+  const shared = batches.reduce((sum, each) => sum + (each.shared || 0), 0);
+  const agrees = batches.reduce((sum, each) => sum + (each.agrees || 0), 0);
+  $("agreed").hidden = !shared;
+  $("agreed").textContent = `You agree with others on ${agrees} of the ${shared} comparisons that others voted on too.`;
   again();
 }
 
@@ -165,39 +102,44 @@ function screen(name) {
 function blank(title, text) {
   $("emptytitle").textContent = title;
   $("emptytext").textContent = text;
+  $("agreed").hidden = true;
   $("undolast").hidden = !history().length;
+  const lost = $("voting").contains(document.activeElement) || $("actions").contains(document.activeElement);
   screen("empty");
+  if (lost) $("emptytitle").focus();  // what had the focus is hidden now
 }
 
-// Responses are set as text, never as HTML, so that nothing in them runs.
-function put(element, text) {
-  element.textContent = text.trim() ? text : text ? "(only white space)" : "(empty)";
-  element.classList.toggle("nothing", !text.trim());
-  element.scrollTop = 0;
+function turnOf(message) {
+  const turn = document.createElement("div");
+  turn.className = "turn";
+  const role = turn.appendChild(document.createElement("span"));
+  role.className = "role";
+  role.textContent = {user: "Prompt", system: "System", assistant: "Assistant"}[message.role] || message.role;
+  const words = turn.appendChild(document.createElement("div"));
+  words.className = "words";
+  words.dir = "auto";
+  put(words, message.content, message.html);
+  return turn;
+}
+
+function putTexts() {
+  const question = queue[0];
+  $("prompt").replaceChildren(...question.prompt.map(turnOf));
+  for (const side of ["a", "b"]) put($(side), question[side], question.html?.[side]);
 }
 
 function show(choice) {
-  const question = queue[0];
-  const turns = question.prompt.map(message => {
-    const turn = document.createElement("div");
-    turn.className = "turn";
-    const role = turn.appendChild(document.createElement("span"));
-    role.className = "role";
-    role.textContent = {user: "Prompt", system: "System", assistant: "Assistant"}[message.role] || message.role;
-    const words = turn.appendChild(document.createElement("div"));
-    words.className = "words";
-    words.dir = "auto";
-    words.textContent = message.content;
-    return turn;
-  });
-  $("prompt").replaceChildren(...turns);
-  put($("a"), question.a);
-  put($("b"), question.b);
+  putTexts();
+  for (const side of ["a", "b"]) $(side).scrollTop = 0;
   for (const button of document.querySelectorAll("[data-choice]")) button.classList.toggle("chosen", button.dataset.choice === choice);
   $("paneA").classList.toggle("chosen", choice === "a");
   $("paneB").classList.toggle("chosen", choice === "b");
   $("instructions").textContent = batch.instructions;
   $("instructions").hidden = !batch.instructions;
+  $("strength").hidden = !batch.strength;
+  $("second").hidden = !batch.second;
+  $("secondquestion").textContent = batch.second;
+  for (const each of document.querySelectorAll("input[type=radio]")) each.checked = false;
   $("undo").disabled = !history().length;
   screen("voting");
   $("prompt").scrollTop = $("prompt").scrollHeight;
@@ -207,6 +149,7 @@ function show(choice) {
 
 function drawProgress() {
   $("title").textContent = batch ? batch.title : "Votes";
+  $("label").textContent = batch ? batch.label : "";
   document.title = batch ? `${batch.complete}/${batch.needed} · ${batch.title}` : "Votes";
   $("progress").textContent = batch ? `${batch.complete} of ${batch.needed} done · ${batch.mine} by you` : "";
   const share = batch ? Math.min(1, batch.complete / Math.max(1, batch.needed)) : 0;
@@ -221,7 +164,7 @@ function drawBatches(batches) {
   $("batches").replaceChildren(...batches.map(each => {
     const option = document.createElement("option");
     option.value = each.batch;
-    option.textContent = `${each.batch} (${each.left} left)`;
+    option.textContent = `${each.label} (${each.left} left)`;
     option.selected = batch !== null && each.batch === batch.batch;
     return option;
   }));
@@ -238,11 +181,16 @@ function vote(choice) {
   const cast = {batch: batch.batch, id: question.id, person, choice, order: question.order};
   cast.seconds = Math.round((now - shownAt) / 100) / 10;
   if ($("note").value.trim()) cast.note = $("note").value.trim();
+  for (const name of ["strength", "second"]) {
+    const said = document.querySelector(`input[name=${name}]:checked`);
+    if (said) cast[name] = said.value;
+  }
   $("note").value = "";
-  $("note").blur();
   send(cast);
+  const done = {a: "A is better", b: "B is better", tie: "Tie", skip: "Skipped"}[choice];
   if (queue.length) show();
   else blank("One moment", "Looking for the next comparison.");
+  $("said").textContent = queue.length ? `${done}. The next comparison is shown.` : done;
   refill();
 }
 
@@ -302,17 +250,24 @@ $("batches").addEventListener("change", event => {
 });
 for (const button of [$("undo"), $("undolast")]) button.addEventListener("click", undo);
 for (const button of document.querySelectorAll("[data-choice]")) {
-  button.addEventListener("click", () => { button.blur(); vote(button.dataset.choice); });
+  button.addEventListener("click", () => vote(button.dataset.choice));
 }
+// The place of a key decides, so that the keys work with every alphabet; then its letter, for the key that has it printed.
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (event.target.matches("input, select, textarea")) {
-    if (event.key === "Enter" || event.key === "Escape") event.target === $("note") && $("note").blur();
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
+  if (event.target.matches("input:not([type=checkbox], [type=radio]), select, textarea")) {
+    if ((event.key === "Enter" || event.key === "Escape") && event.target === $("note")) $("note").blur();
     return;
   }
-  const choice = {a: "a", b: "b", t: "tie", s: "skip"}[event.key.toLowerCase()];
-  if (choice) vote(choice);
-  else if (event.key.toLowerCase() === "u") undo();
+  const letter = event.key.toUpperCase();
+  const action = KEYS[event.code] || KEYS[`Key${letter}`] || KEYS[`Digit${letter}`];
+  if (action === "undo") undo();
+  else if (action === "slight" || action === "clear") mark(action);
+  else if (action) vote(action);
 });
+function mark(strength) {
+  const choice = document.querySelector(`input[value=${strength}]`);
+  if (!$("voting").hidden && !$("strength").hidden) choice.checked = !choice.checked;
+}
 window.addEventListener("online", flush);
 begin();

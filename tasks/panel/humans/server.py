@@ -27,6 +27,8 @@ _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/unsent.js": ("unsent.js", "text/javascript"),
+    "/views.js": ("views.js", "text/javascript"),
 }
 _NAMES = ("127.0.0.1", "localhost")
 _LARGEST = 1 << 16  # bytes of a request's body

@@ -6,17 +6,20 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
 from storage.errors import UserError
 from storage.manifest import MANIFEST
-from tasks.panel.humans.batch import INFO, Batch, Shown, read_batch, shown_order
-from tasks.panel.humans.votes import Choice, HumanVote, ReceivedVotes, append_vote, read_votes
+from tasks.panel.humans.agreement import agreement_of
+from tasks.panel.humans.batch import INFO, Batch, Shown, batch_label, read_batch, shown_order
+from tasks.panel.humans.rendered import rendered
+from tasks.panel.humans.votes import Choice, HumanVote, ReceivedVotes, append_vote, read_batch_votes
 
 _AHEAD = 6  # comparisons that a page gets at once, so that it works on while the server is down
 _RESCAN = 1.0  # seconds between scans of the folder for batches
+_MIRRORED: dict[Any, Any] = {"a": "b", "b": "a"}
 _RESERVED = 120.0  # seconds for which a comparison given to one person is last in the queues of others
 
 
@@ -32,12 +35,19 @@ class SubmittedVote(BaseModel):
     order: Shown
     seconds: float | None = None
     note: str | None = None
+    strength: Literal["slight", "clear"] | None = None
+    second: Literal["a", "b", "tie"] | None = None
 
 
 class BatchRow(TypedDict):
-    """A batch as the page lists it. mine: votes of this person; left: comparisons that still need one of theirs."""
+    """A batch as the page lists it. mine: votes of this person; left: comparisons that still need one of theirs.
+
+    agrees, shared: once nothing is left for this person, the comparisons on which they said the same as somebody else,
+    and those that somebody else voted on too. Before, both are None, so that nobody votes as others did.
+    """
 
     batch: str
+    label: str
     name: str
     title: str
     instructions: str
@@ -47,15 +57,20 @@ class BatchRow(TypedDict):
     reached: bool
     mine: int
     left: int
+    strength: bool
+    second: str
+    agrees: int | None
+    shared: int | None
 
 
 class ShownComparison(TypedDict):
-    """A comparison as a person sees it. order: which response is shown as a."""
+    """A comparison as a person sees it, each text as it is and as HTML. order: which response is shown as a."""
 
     id: str
-    prompt: list[dict[str, str]]
+    prompt: list[dict[str, str]]  # role, content, html
     a: str
     b: str
+    html: dict[str, str]  # of a and b
     order: Shown
 
 
@@ -113,12 +128,9 @@ class VoteQueue:
             ahead = queues[chosen][:_AHEAD] if chosen is not None else []
             now = time.monotonic()
             self._reserved |= {(str(chosen), item): (person, now) for item in ahead}
-            return {
-                "person": person,
-                "batches": [_batch_row(name, progress, person, queues[name]) for name, progress in batches.items()],
-                "batch": chosen,
-                "questions": [_shown(batches[str(chosen)].batch, item, person) for item in ahead],
-            }
+            rows = [_batch_row(name, progress, person, queues[name]) for name, progress in batches.items()]
+        questions = [_shown(batches[str(chosen)].batch, item, person) for item in ahead]  # rendering takes a while
+        return {"person": person, "batches": rows, "batch": chosen, "questions": questions}
 
     def submit(self, vote: SubmittedVote) -> BatchRow:
         """Write a vote to the disk. Returns the batch's progress.
@@ -130,17 +142,18 @@ class VoteQueue:
             if folder is None:
                 raise UserError("this batch is closed", where=vote.batch, remedy="reload the page")
             batch = self._progress(folder).batch
-            if vote.id not in batch.items:
+            if vote.id not in batch.items and vote.id not in batch.checks:
                 raise UserError("this comparison is no longer in the batch", where=vote.id, remedy="reload the page")
-        mirrored: dict[Choice, Choice] = {"a": "b", "b": "a"} if vote.order == "ba" else {}
         stored = HumanVote(
             id=vote.id,
             person=vote.person,
-            outcome=mirrored.get(vote.choice, vote.choice),
+            outcome=_MIRRORED.get(vote.choice, vote.choice) if vote.order == "ba" else vote.choice,
             order=vote.order,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=vote.seconds,
             note=vote.note or None,
+            strength=vote.strength if vote.choice in ("a", "b") else None,
+            second=_MIRRORED.get(vote.second, vote.second) if vote.order == "ba" else vote.second,
         )
         append_vote(folder, stored)
         with self._lock:
@@ -163,7 +176,7 @@ class VoteQueue:
         batch = self._batches[folder][1]
         votes_stamp = stamp, _stamp(folder, "votes*.jsonl")
         if self._received.get(folder, (None,))[0] != votes_stamp:
-            self._received[folder] = votes_stamp, read_votes(folder, batch.items)
+            self._received[folder] = votes_stamp, read_batch_votes(batch)
         return BatchProgress(batch, self._received[folder][1])
 
     def _queue(self, name: str, progress: BatchProgress, person: str) -> list[str]:
@@ -172,12 +185,17 @@ class VoteQueue:
         Comparisons that somebody else is working on come last, so that two people do not do the same work.
         """
         needed = progress.batch.info.votes
-        people = progress.received.votes
+        received = progress.received
+        people = received.votes
+        if person in received.left_out:
+            return []
         left = [
             item
             for item in progress.batch.items
             if person not in people.get(item, {}) and len(people.get(item, {})) < needed
         ]
+        if left:
+            left += [check for check in progress.batch.checks if check not in received.checked.get(person, ())]
         now = time.monotonic()
 
         def taken(item: str) -> bool:
@@ -201,9 +219,11 @@ def _stamp(folder: Path, pattern: str) -> list[tuple[str, int, int]]:
 
 
 def _batch_row(name: str, progress: BatchProgress, person: str, queue: list[str]) -> BatchRow:
-    info = progress.batch.info
+    info, received = progress.batch.info, progress.received
+    agreement = None if queue else agreement_of(received.votes, person)
     return {
         "batch": name,
+        "label": batch_label(progress.batch.folder),
         "name": info.name,
         "title": info.title,
         "instructions": info.instructions,
@@ -211,13 +231,24 @@ def _batch_row(name: str, progress: BatchProgress, person: str, queue: list[str]
         "comparisons": info.comparisons,
         "complete": progress.complete,
         "reached": progress.reached,
-        "mine": sum(person in people for people in progress.received.votes.values()),
+        "mine": sum(person in people for people in received.votes.values()) + len(received.checked.get(person, ())),
         "left": len(queue),
+        "strength": info.strength,
+        "second": info.second,
+        "agrees": agreement.same if agreement else None,
+        "shared": agreement.both if agreement else None,
     }
 
 
 def _shown(batch: Batch, item_id: str, person: str) -> ShownComparison:
     """A comparison as the person sees it, without any sign of which model wrote which response."""
-    item, order = batch.items[item_id], shown_order(item_id, person)
+    item, order = batch.items.get(item_id) or batch.checks[item_id], shown_order(item_id, person)
     first, second = (item.a, item.b) if order == "ab" else (item.b, item.a)
-    return {"id": item_id, "prompt": item.prompt, "a": first, "b": second, "order": order}
+    return {
+        "id": item_id,
+        "prompt": [{**message, "html": rendered(message["content"])} for message in item.prompt],
+        "a": first,
+        "b": second,
+        "html": {"a": rendered(first), "b": rendered(second)},
+        "order": order,
+    }

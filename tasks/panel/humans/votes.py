@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from storage.files import sync_folder
-from tasks.panel.humans.batch import Shown
+from tasks.panel.humans.attention import Attention, attention
+from tasks.panel.humans.batch import Batch, Shown
 
 VOTES = "votes.jsonl"
 MORE_VOTES = "votes-*.jsonl"
@@ -52,7 +53,9 @@ class HumanVote(BaseModel):
     order: Shown = "ab"  # ba: b was shown first
     at: str | None = None  # when the vote was cast; for information
     seconds: float | None = Field(None, ge=0, allow_inf_nan=False)  # from first sight to vote
-    note: str | None = Field(None, max_length=_LONGEST_NOTE)
+    note: str | None = Field(None, max_length=_LONGEST_NOTE)  # the reason, in the person's words
+    strength: Literal["slight", "clear"] | None = None  # how much better the chosen response is
+    second: Literal["a", "b", "tie"] | None = None  # the answer to the batch's second question
 
 
 @dataclass
@@ -60,12 +63,35 @@ class ReceivedVotes:
     """All votes on a batch."""
 
     votes: dict[str, dict[str, HumanVote]] = field(default_factory=dict)  # by comparison, then person
+    attention: dict[str, Attention] = field(default_factory=dict)  # of everyone who answered a check
+    checked: dict[str, set[str]] = field(default_factory=dict)  # by person: checks that need no vote of theirs
+    left_out: dict[str, int] = field(default_factory=dict)  # votes of people who passed too few checks, by person
     faults: list[str] = field(default_factory=list)  # lines that could not be read: file, line, reason
     unknown: list[str] = field(default_factory=list)  # lines about comparisons that are not in the batch
 
     def complete(self, votes: int) -> int:
         """Number of comparisons that at least `votes` people have answered."""
         return sum(len(people) >= votes for people in self.votes.values())
+
+
+def read_batch_votes(batch: Batch) -> ReceivedVotes:
+    """The votes on a batch: those that count, and how people did in its attention checks."""
+    received = read_votes(batch.folder, {*batch.items, *batch.checks})
+    outcomes: dict[str, dict[str, str]] = {}
+    for item in batch.checks:
+        for person, vote in received.votes.pop(item, {}).items():
+            received.checked.setdefault(person, set()).add(item)
+            outcomes.setdefault(person, {})[item] = vote.outcome
+    received.attention = {person: attention(batch.checks, given) for person, given in sorted(outcomes.items())}
+    for person, how in received.attention.items():
+        if how.too_few(batch.info.least_passed, len(batch.checks)):
+            received.left_out[person] = _without(received.votes, person)
+    return received
+
+
+def _without(votes: Mapping[str, dict[str, HumanVote]], person: str) -> int:
+    """Leave out a person's votes; returns how many there were."""
+    return sum(people.pop(person, None) is not None for people in votes.values())
 
 
 def read_votes(folder: Path, known: Collection[str]) -> ReceivedVotes:
