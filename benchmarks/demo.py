@@ -1,4 +1,4 @@
-"""The demo's quality on several seeds, and its time: does a run of `make run` do what the README says?
+"""The demo's quality on several seeds, and its time: does a run of `make run` do what docs/demo.md says?
 
     python -m benchmarks.demo                 # seeds 0, 1, 2; about four minutes each on two idle cores
     python -m benchmarks.demo --seeds 0

@@ -104,7 +104,7 @@ class RunConfig(_Group):
     push_to_hub: str | None = None  # repository for the last promoted policy; None: nothing leaves this machine
     push_preferences_to_hub: str | None = None  # dataset repository for the rounds' preference sets
     overwrite: bool = False  # replace finished stages of the run that were made with other settings
-    # plan: print the plan, run nothing. true: then estimate from a probe what a panel of chat models will cost.
+    # plan: print the plan, run nothing. true: then play a small round and estimate what the run will take.
     dry_run: bool | Literal["plan"] = False
 
     @property

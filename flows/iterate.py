@@ -4,7 +4,7 @@
     python -m flows.iterate run=demo name=slow training.learning_rate=1e-4
     python -m flows.iterate name=mine policy=<folder or id> prompts=<file> panel=answers
     python -m flows.iterate run=phi2 dry_run=plan                     # print the plan
-    python -m flows.iterate ... dry_run=true                          # and what the panel's judges will cost
+    python -m flows.iterate ... dry_run=true                          # and what it will take, from a probe
 
 The same command continues a run that stopped: finished stages are kept (storage/manifest.py).
 """
@@ -39,7 +39,7 @@ from prefect.states import State  # noqa: E402
 from conf.schema import RunConfig  # noqa: E402
 from flows.chain import promoted  # noqa: E402
 from flows.checks import needs_warmup, prepare_run, rounds_wanted  # noqa: E402
-from flows.estimate import asks_models, estimate  # noqa: E402
+from flows.estimate import estimate  # noqa: E402
 from flows.gate import ask, ends, settle  # noqa: E402
 from flows.memory_checks import show_memory  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
@@ -68,6 +68,7 @@ from flows.round import complete_round, initial_record, list_stages  # noqa: E40
 from flows.run_names import name_after  # noqa: E402
 from flows.served import compose_served  # noqa: E402
 from flows.show.artifacts import draw_figures, publish_folder_link, publish_rounds  # noqa: E402
+from flows.show.estimate import show_estimate  # noqa: E402
 from flows.stages import device_of_run, device_of_stage  # noqa: E402
 from flows.warmup import warm_up  # noqa: E402
 from storage.disk_errors import disk_faults  # noqa: E402
@@ -228,9 +229,9 @@ def run_command(command: str, words: Sequence[str], run: Callable[..., Any]) -> 
     if config.dry_run:
         print_plan(list_stages(config))
         show_memory(config)
-        if config.dry_run != "plan" and asks_models(config):
+        if config.dry_run != "plan":
             with owned(folder), run_log(folder):
-                console.print(estimate(config))
+                console.print(show_estimate(estimate(config)))
         return []
     with owned(folder), run_log(folder):
         return _run(config, folder, command, lambda: run(overrides=list(words), return_state=True))

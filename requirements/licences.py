@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LOCKS = ("cpu", "gpu", "smollm2", "ray", "uv", "build", "audit")
+LOCKS = ("cpu", "gpu", "smollm2", "ray", "uv", "build", "audit", "docs")
 _PIN = re.compile(r"^(\S+)==([^\s\\]+)", re.MULTILINE)
 _LONGEST = 60  # characters of a licence field that is a name and not the whole text
 

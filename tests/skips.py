@@ -9,12 +9,14 @@ NO_PUBLIC_DATA = "the public data sets are not beside this checkout"
 NO_MINILM = "set IREPO_MINILM to a folder with all-MiniLM-L6-v2"
 NO_RAY = "Ray is not installed: requirements/ray.txt"
 NO_MOUNT = "this machine does not allow mounting a file system in a user namespace"
+NO_ISOLATION = "this machine allows neither user namespaces nor Landlock, or one of them only"
 
 #: {reason: why CI may do without the test}
 ALLOWED = {
     NO_PUBLIC_DATA: "the data sets are not ours to distribute; small files of the same format are always read",
     NO_MINILM: "the model comes from a hub that CI may not reach; a tiny encoder is always tested",
     NO_RAY: "it is installed beside the lock; dealing to workers is always tested, with workers that are threads",
+    NO_ISOLATION: "containers often forbid it; the example refuses to run there",
     NO_MOUNT: "containers often forbid it; failed writes are also tested with simulated errors",
 }
 

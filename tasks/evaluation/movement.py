@@ -18,7 +18,7 @@ def cannot_be_told_apart(kl: Divergence) -> bool:
 def warn_of_movement(kl: Divergence) -> None:
     """Log a warning for a trained policy whose divergence `kl` from the initial policy is within its error, or large.
 
-    The demo's three rounds are between: 0.4, 1.1 and 1.9 nats a reply (README.md).
+    The demo's three rounds are between: 0.4, 1.1 and 1.9 nats a reply (docs/demo.md).
     """
     if cannot_be_told_apart(kl):
         log.warning(

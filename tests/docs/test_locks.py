@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("cpu", "gpu", "smollm2", "ray", "uv", "build", "audit")
+LOCKS = ("cpu", "gpu", "smollm2", "ray", "uv", "build", "audit", "docs")
 PIN = re.compile(r"^(\S+)==([^\s\\]+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
 
 

@@ -53,6 +53,5 @@ def test_a_probe_says_what_the_panel_will_cost(
 
 def test_what_is_not_made_yet_cannot_be_probed(tmp_path: Path) -> None:
     words = ["run=demo", f"runs={tmp_path}", "policy.path=nowhere", "dry_run=true"]
-    main(words)  # the demo's panel asks no chat model: there is nothing to estimate
     with pytest.raises(UserError, match="has not been made yet"):
-        main([*words, "+panel.annotators.judge={kind: judge, model: m}"])
+        main(words)
