@@ -136,8 +136,8 @@ def test_the_grader_of_the_demo_grades_the_last_answer(tmp_path: Path) -> None:
     assert grade(talk.format("1.", "nonsense")) == "Grade: [[3]]"
 
 
-SMALL = ["run=demo", "seeds=[0]", "rounds=1", "engine=transformers", "prompts.per_round=24", "evaluation.responses=1", "evaluation.pairs=false",
-         "evaluation.bootstrap=100"]  # fmt: skip
+SMALL = ["run=demo", "seeds=[0]", "rounds=1", "engine=transformers", "prompts.per_round=24", "evaluation.responses=1",
+         "evaluation.pairs=false", "evaluation.bootstrap=100"]  # fmt: skip
 
 
 def pictures(folder: Path) -> list[str]:
