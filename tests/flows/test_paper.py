@@ -139,7 +139,7 @@ def test_the_grader_of_the_demo_grades_the_last_answer(tmp_path: Path) -> None:
 
 
 SMALL = ["run=demo", "seeds=[0]", "rounds=1", "engine=transformers", "prompts.per_round=24", "evaluation.responses=1",
-         "evaluation.bootstrap=100"]  # fmt: skip
+         "evaluation.pairs=false", "evaluation.bootstrap=100"]  # fmt: skip
 
 
 def pictures(folder: Path) -> list[str]:
