@@ -17,7 +17,7 @@ def test_the_methods_page_counts_words_and_objectives() -> None:
     assert [int(number) for number in found.groups()] == [len(group_options("objective")), len(OBJECTIVES.ours())]
 
 
-def test_the_readme_counts_estimators() -> None:
+def test_the_pages_count_estimators() -> None:
     estimators = get_args(PreferenceSettings.model_fields["estimator"].annotation)
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    assert f"ridge Bradley-Terry or one of {NUMBERS[len(estimators) - 1]} other estimators" in readme
+    page = (PROJECT / "docs/own-model.md").read_text(encoding="utf-8")
+    assert f"ridge Bradley-Terry or one of {NUMBERS[len(estimators) - 1]} other estimators" in page
