@@ -168,7 +168,14 @@ def unreadable_file(words: Sequence[str]) -> UserError | None:
     for folder in search_folders(words):
         for path in sorted(folder.rglob("*.yaml")):
             try:
-                yaml.safe_load(path.read_text(encoding="utf-8"))
+                text = path.read_text(encoding="utf-8")
+                yaml.safe_load(text)
+                if (twice := _given_twice(yaml.compose(text, Loader=yaml.SafeLoader))) is not None:
+                    return UserError(
+                        f"the key {twice.value} is given twice",
+                        where=f"{path}, line {twice.start_mark.line + 1}, column {twice.start_mark.column + 1}",
+                        remedy="remove one of the two",
+                    )
             except yaml.MarkedYAMLError as error:
                 mark = error.problem_mark or error.context_mark
                 line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -181,4 +188,20 @@ def unreadable_file(words: Sequence[str]) -> UserError | None:
                 return UserError(
                     f"the file is not YAML: {error}", where=str(path), remedy="save it as UTF-8 text in YAML"
                 )
+    return None
+
+
+def _given_twice(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The second of two equal keys of one mapping, which YAML's safe loader accepts and OmegaConf does not."""
+    if isinstance(node, yaml.MappingNode):
+        known: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                return key
+            if isinstance(key, yaml.ScalarNode):
+                known.add(key.value)
+            if (found := _given_twice(value)) is not None:
+                return found
+    if isinstance(node, yaml.SequenceNode):
+        return next((found for each in node.value if (found := _given_twice(each)) is not None), None)
     return None

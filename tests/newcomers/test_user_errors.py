@@ -131,6 +131,7 @@ def test_known_from_the_words_alone(
     [
         ("name: [a\nrounds: 2\n", "the file is not YAML", "line 3"),
         ("name: x\n\ttab: 1\n", "the file is not YAML", "line 3"),
+        ("rounds: 1\nname: x\nrounds: 2\n", "the key rounds is given twice", "line 4"),
         (
             "defaults:\n  - override /policy: demo\n  - override /prompts: demo\ntraining:\n  learning_rate: fast\n",
             "'fast' is not a number",
