@@ -20,12 +20,12 @@ def warn_of_movement(kl: Divergence) -> None:
 
     The demo's three rounds are between: 0.4, 1.1 and 1.9 nats a reply (docs/demo.md).
     """
-    if cannot_be_told_apart(kl):
+    if kl.se is not None and cannot_be_told_apart(kl):
         log.warning(
             "the policy cannot be told from the initial one: KL is %.3g ± %.2g nats a reply. Raise "
             "training.learning_rate or training.epochs, or train on more prompts (sizes: docs/training.md)",
             kl.mean,
-            kl.se,
+            _ERRORS * kl.se,
         )
     elif kl.per_token > _FAR:
         log.warning(

@@ -11,7 +11,7 @@ from tasks.evaluation.movement import warn_of_movement
 @pytest.mark.parametrize(
     ("kl", "warning"),
     [
-        (Divergence(mean=0.019, se=0.01, per_token=0.001), "cannot be told from the initial one: KL is 0.019 ± 0.01"),
+        (Divergence(mean=0.019, se=0.01, per_token=0.001), "cannot be told from the initial one: KL is 0.019 ± 0.02"),
         (Divergence(mean=-0.5, se=0.01, per_token=-0.1), "cannot be told"),
         (Divergence(mean=0.5, se=0.01, per_token=0.1), ""),
         (
