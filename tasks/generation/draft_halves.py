@@ -17,6 +17,11 @@ Row = dict[str, Any]
 _EMPTY = "@empty"
 
 
+_INSTRUCTION = (
+    "Improve your answer: correct its mistakes and leave out what does not help. Write only the improved answer."
+)
+
+
 class Traces(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,10 +47,7 @@ class Refine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["refine"]
-    instruction: str = Field(  # OURS
-        "Improve your answer: correct its mistakes and leave out what does not help. Write only the improved answer.",
-        min_length=1,
-    )
+    instruction: str = Field(_INSTRUCTION, min_length=1)  # what the policy is told after its own response; OURS
 
     def ask(
         self, row: Row, tokenizer: "PreTrainedTokenizerBase", own: Sequence[Row]

@@ -115,6 +115,9 @@ def test_the_check_of_a_sampler_has_a_crowded_gpu_to_itself(
 class GenerateLike:
     """The fields of a GenerateSpec that the check reads."""
 
+    mixture = None
+    reference = None
+
     class settings:
         engine = VllmSettings(dtype="float32")
         sampling = SamplingSettings()

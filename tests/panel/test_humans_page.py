@@ -280,7 +280,7 @@ def test_what_a_model_wrote_is_text(running: Browser, tmp_path: Path) -> None:
             seen |= set(texts)
             page.until_it_says("ask <b>", "<i>Which?</i>", "<script>0</script>")
             assert page.evaluate("document.querySelectorAll('#voting *').length") == elements
-            assert page.evaluate("document.querySelectorAll('script, img, svg, h1').length") == 2
+            assert page.evaluate("document.querySelectorAll('script, img, svg, h1').length") == 4  # 3 scripts
             assert "PWNED" not in page.evaluate("document.title")
             press(page, "t")
         page.until_it_says("All done")

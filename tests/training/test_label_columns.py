@@ -57,7 +57,7 @@ def test_pairs_without_scores_are_skipped(make_spec: MakeSpec, tmp_path: Path) -
     labeled = label(make_spec, tmp_path, {"name": "rebel"}, scores=scores)
     assert labeled.unknown_pairs == 2
     assert [(pair.chosen, pair.rejected) for pair in labeled.groups[0].group.pairs] == [(0, 1)]
-    with pytest.raises(UserError, match="no pair has all the votes or scores that objective rebel needs"):
+    with pytest.raises(UserError, match="no pair has all the votes, scores or errors of targets that"):
         label(make_spec, tmp_path, {"name": "rebel"}, scores=[score("q", 0, "a", 5.0)])
 
 

@@ -250,7 +250,8 @@ $("batches").addEventListener("change", event => {
 });
 for (const button of [$("undo"), $("undolast")]) button.addEventListener("click", undo);
 for (const button of document.querySelectorAll("[data-choice]")) {
-  button.addEventListener("click", () => vote(button.dataset.choice));
+  // Safari leaves the focus where it was, which may be the note; keys would be typed into it.
+  button.addEventListener("click", () => { button.focus(); vote(button.dataset.choice); });
 }
 // The place of a key decides, so that the keys work with every alphabet; then its letter, for the key that has it printed.
 document.addEventListener("keydown", event => {
