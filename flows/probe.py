@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from conf.schema import RunConfig
 from flows.plan import Plan
@@ -33,6 +35,8 @@ from tasks.mixing.data import PAIRS, PROMPTS_FILE
 from tasks.panel.annotators.human import HumanSettings
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.panel.annotators.rule import RuleSettings
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 PROMPTS, HELD_OUT = 32, 16  # of round 1, and to evaluate on
 _EVERY = 0.2  # seconds between two looks at the memory
@@ -116,32 +120,29 @@ def _without_people(config: RunConfig) -> tuple[RunConfig, tuple[str, ...], bool
     stand_in = not others
     if stand_in:
         others = {"stand-in": RuleSettings(shorter=True)}
-    return (
-        config.model_copy(
-            update={
-                "panel": config.panel.model_copy(update={"annotators": others}),
-                "preferences": config.preferences.model_copy(update={"quorum": 1, "weights": {}, "gold": []}),
-            }
-        ),
-        people,
-        stand_in,
-    )
+    voters = _changed(config.panel, annotators=others)
+    preferences = _changed(config.preferences, quorum=1, weights={}, gold=[])
+    return _changed(config, panel=voters, preferences=preferences), people, stand_in
 
 
 def _small(config: RunConfig, root: Path) -> RunConfig:
     """One optimizer step, in the run folder's subfolder `probe`."""
-    return config.model_copy(
-        update={
-            "runs": root,
-            "name": "probe",
-            "rounds": 1,
-            "prompts": config.prompts.model_copy(update={"per_round": None}),
-            "panel": config.panel.model_copy(update={"overlap": False}),  # sampling and votes are measured apart
-            "training": config.training.model_copy(update={"epochs": 1, "prompts_per_step": PROMPTS}),
-            "harness": HarnessSettings(),
-            "mt_bench": MtBenchSettings(),
-        }
+    return _changed(
+        config,
+        runs=root,
+        name="probe",
+        rounds=1,
+        prompts=_changed(config.prompts, per_round=None),
+        panel=_changed(config.panel, overlap=False),  # sampling and votes are measured apart
+        training=_changed(config.training, epochs=1, prompts_per_step=PROMPTS),
+        harness=HarnessSettings(),
+        mt_bench=MtBenchSettings(),
     )
+
+
+def _changed(settings: _Settings, **values: object) -> _Settings:
+    """The settings made anew with other values, which are validated."""
+    return type(settings)(**{name: getattr(settings, name) for name in type(settings).model_fields} | values)
 
 
 def _take_prompts(plan: Plan, small: Plan, people: tuple[str, ...], stand_in: bool) -> Probe:
