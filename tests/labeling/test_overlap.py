@@ -183,10 +183,9 @@ def test_an_error_of_the_sampling_ends_the_questions_at_once(world: World, serve
 
 def test_shards_of_other_work_and_of_finished_stages_are_not_asked_about(world: World, server: ChatServer) -> None:
     early = Round(world, server)
+    early.publish(0)
+    mark_part(early.sampling.model_copy(update={"seed": 2}), early.sampling.folder / "responses-00000.parquet")
     with asked_ahead(early.label, early.sampling):
-        other = early.sampling.model_copy(update={"seed": 2})
-        early.publish(0)
-        mark_part(other, early.sampling.folder / "responses-00000.parquet")
         time.sleep(0.7)
     early.finish()
     early.publish(1)
