@@ -103,6 +103,7 @@ def ask(plan: Plan, rounds: list[RoundRecord]) -> Action | None:
         key=f"gate-{number}",
         timeout=None,
     )
+    name_this_run(plan.config.name, tags=[])
     publish_decision(
         gate_spec(plan.layout, number, plan.config.policy_stage),
         Decision(action=form.action, by="human", note=form.note),

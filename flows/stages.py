@@ -39,13 +39,15 @@ TASKS: dict[str, Callable[..., Any]] = {"generate": generate, "label": label, "t
 def _attempts(flow_run: str | None) -> int:
     """How often the flow run at hand was started; the context of a retried run has the number before.
 
+    Prefect does not count a run that goes on after a suspension; its suspensions are counted here.
     For display only: where the server does not say, 1, and finished stages are drawn again.
     """
     if flow_run is None:
         return 0
     try:
         with get_client(sync_client=True) as client:
-            return client.read_flow_run(UUID(flow_run)).run_count
+            run = client.read_flow_run(UUID(flow_run))
+            return run.run_count + len(run.empirical_policy.pause_keys or ())
     except Exception as error:
         log.warning("finished stages are drawn again in the UI: %s", error)
         return 1

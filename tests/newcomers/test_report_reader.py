@@ -35,7 +35,7 @@ def test_the_file_alone_answers_first(tmp_path: Path, width: int, height: int, p
         )
         assert "initial policy" in first_screen
         assert "%" in first_screen, "how often it is better, before anything is scrolled"
-        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width  # less where a scroll bar takes its place
         assert violations(page) == []
         assert page.evaluate("document.title") == "made: report of the run", "nothing that a model wrote runs"
         asked = {event["params"]["request"]["url"] for event in page.events
