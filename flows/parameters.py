@@ -1,9 +1,10 @@
 """Types of the flow's parameters: the UI's form shows them, and the server validates them when a run is created."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
+from pydantic.config import JsonDict
 
 from conf.describe import groups
 from conf.schema import RunConfig
@@ -17,14 +18,14 @@ def refusing(patterns: Sequence[str]) -> str:
     return "^" + "".join(rf"(?![\s\S]*{pattern})" for pattern in patterns)
 
 
-def choices(group: str, about: str) -> dict[str, Any]:
+def choices(group: str, about: str) -> JsonDict:
     """Schema of a field that chooses a file of a group of conf/: its options, and what each is."""
     options = next(each.options for each in groups() if each.name == group)
     meanings = "; ".join(f"{name}: {says}" if says else name for name, says in options.items())
-    return {"enum": sorted(options), "description": f"{about} {meanings}."}
+    return {"enum": [*sorted(options)], "description": f"{about} {meanings}."}
 
 
-def named(about: str) -> dict[str, Any]:
+def named(about: str) -> JsonDict:
     """Schema of a field that names a file, a folder or an id: no code and no secret."""
     return {"description": about, "pattern": refusing(FORBIDDEN)}
 
@@ -56,7 +57,7 @@ Override = Annotated[
 ]
 
 
-def as_words(overrides: list[str], **fields: Any) -> list[str]:
+def as_words(overrides: list[str], **fields: object) -> list[str]:
     """Command-line words for the fields of a form that are set, followed by `overrides`, which take precedence."""
     overridden = {word.partition("=")[0] for word in overrides}
     set_fields = {key: value for key, value in fields.items() if value is not None and key not in overridden}

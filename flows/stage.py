@@ -58,8 +58,8 @@ def irepo_stage(folder: str, key: str, commit: str) -> State[None] | None:
 def read_placed_spec(folder: Path, key: str, commit: str) -> Spec:
     """The spec that the run wrote to `folder`. Raises UserError when this worker cannot do the same work.
 
-    The file must be private to the user that this process runs as: whoever may only name a folder to Prefect's API
-    must not have this machine run a file of somebody else's.
+    The file must belong to the user that this process runs as, and nobody else may read it. Otherwise a person who can
+    only name a folder to Prefect's API could have this machine run a file that another user wrote.
     """
     path, here = folder / "spec.yaml", socket.gethostname()
     try:

@@ -35,7 +35,7 @@ class PacedEngine:
 
     def sample(self, requests: Sequence[Request], sampling: SamplingSettings) -> list[list[Sample]]:
         time.sleep(self._seconds)
-        return [[_sample(request, index) for index in range(sampling.responses)] for request in requests]
+        return [[computed(request, index) for index in range(sampling.responses)] for request in requests]
 
     def pause(self) -> None:
         pass
@@ -44,7 +44,8 @@ class PacedEngine:
         pass
 
 
-def _sample(request: Request, index: int) -> Sample:
+def computed(request: Request, index: int) -> Sample:
+    """40 tokens that follow from the request's seed alone."""
     draw = random.Random(f"{request.seed}/{index}")
     ids = [draw.randrange(3, 250) for _ in range(40)]
     return Sample(ids, [-draw.random() for _ in ids], finish_reason="stop")

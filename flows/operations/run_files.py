@@ -1,8 +1,8 @@
-"""Reports and other files of runs in a browser: `make serve` shows the folder of runs, to whoever may use its API.
+"""Reports and other files of runs in a browser: `make serve` shows the folder of runs to those who can use its API.
 
-Nothing is written, and nothing outside the folder is shown, by whatever link. A file can run no script and load
-nothing: models wrote some of them, and the page that shows them has the same origin as Prefect's UI, which keeps the
-secret. Who is logged in to the UI gets a cookie that is good for these files only.
+Nothing is written, and no link shows anything outside the folder. A file can run no script and load
+nothing: models wrote some of them, and they are shown from the same origin as Prefect's UI, which keeps the secret. A
+user who is logged in to the UI gets a cookie that is valid for these files only.
 """
 
 import base64

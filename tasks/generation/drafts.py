@@ -14,7 +14,7 @@ prompt. They were not sampled from it, so their log-probabilities are NaN.
 """
 
 import random
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -23,6 +23,7 @@ from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.files import digest
 from storage.manifest import Manifest
+from storage.rows import Row
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, Unkeyed, run_stage, silent
 from tasks.generation.draft_halves import Refine, Traces
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 ASKED = "asked.parquet"
 PIECES = "pieces.parquet"
 _QUALITY = "{quality}"
-Row = dict[str, Any]
 
 
 class _Drafts(BaseModel):

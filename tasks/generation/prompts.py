@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +18,12 @@ from storage.dataset_folders import content_digest
 from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.prompts import PromptCounts, each_prompt, is_heldout
-from storage.rows import read_rows
+from storage.rows import Row, read_rows
 from storage.schemas import PROMPTS, parquet_writer, read_row_groups, table, write_parquet
 from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
 from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
 from tasks.modeling.hub_rows import hub_rows
 from tasks.modeling.load import load_tokenizer
-
-Row = dict[str, Any]
 
 TRAIN = "train.parquet"
 HELDOUT = "heldout.parquet"

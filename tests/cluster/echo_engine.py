@@ -1,12 +1,12 @@
 """An engine that computes its samples from the seeds alone, and can be slow or die: for tests of clusters."""
 
 import os
-import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.overlap.engine import PacedEngine
 from tasks.generation.engines import EngineDied, EngineSettings, Request, Sample
 from tasks.generation.settings import SamplingSettings
 
@@ -22,15 +22,10 @@ class EchoSettings(EngineSettings):
         return EchoEngine(self)
 
 
-class EchoEngine:
+class EchoEngine(PacedEngine):
     def __init__(self, settings: EchoSettings) -> None:
+        super().__init__(settings.seconds)
         self._settings = settings
-
-    def check(self, policy: Path) -> None:
-        pass
-
-    def prepare(self, policy: Path) -> None:
-        pass
 
     def load(self, policy: Path) -> None:
         if self._settings.folder is not None:
@@ -40,19 +35,7 @@ class EchoEngine:
         folder = self._settings.folder
         while folder is not None and len(list(folder.glob("[0-9]*-[0-9]*"))) < self._settings.waits_for:
             time.sleep(0.02)
-        time.sleep(self._settings.seconds)
         if any(request.seed == self._settings.dies_on for request in requests):
+            time.sleep(self._settings.seconds)
             raise EngineDied("out of memory")
-        return [[_sample(request, index) for index in range(sampling.responses)] for request in requests]
-
-    def pause(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def _sample(request: Request, index: int) -> Sample:
-    draw = random.Random(f"{request.seed}/{index}")
-    ids = [draw.randrange(3, 250) for _ in range(draw.randrange(1, 20))]
-    return Sample(ids, [-draw.random() for _ in ids], finish_reason="stop")
+        return super().sample(requests, sampling)

@@ -1,36 +1,17 @@
 """A run with people on its panel: it suspends, their votes resume it; without a server it ends and is started again."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from conf.compose import PROJECT
 from tasks.panel.humans.batch import read_batch
 from tests.flows.served import Served
+from tests.flows.vote_page import vote_page
 from tests.waiting import limit
 
 PEOPLE = "+panel.annotators.people={kind: human, sample: 4}"
-
-
-@contextmanager
-def vote_page(served: Served, run: Path) -> Iterator[str]:
-    """`python -m flows.vote`; yields its address."""
-    words = [sys.executable, "-m", "flows.vote", str(run), "--port", "0"]
-    process = subprocess.Popen(words, cwd=PROJECT, env=served.environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield next(line.split()[2] for line in process.stdout if line.startswith("vote at"))
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def vote_on_all(address: str, person: str) -> int:
@@ -67,7 +48,7 @@ def test_a_served_run_is_suspended_until_people_have_voted(served: Served) -> No
     served.await_state(run, "Suspended")
     assert {path: path.stat().st_ino for path in others} == others, "what the others said is kept"
 
-    with vote_page(served, folder) as address:
+    with vote_page(folder, served.environment) as address:
         assert vote_on_all(address, "ann") == 4
         served.await_state(run, "Completed")  # nobody pressed Resume
     votes = pq.read_table(stage / "votes.parquet").to_pylist()

@@ -143,7 +143,7 @@ SMALL = ["run=demo", "seeds=[0]", "rounds=1", "engine=transformers", "prompts.pe
 
 
 def pictures(folder: Path) -> list[str]:
-    """Names of the pictures, none of which is blank."""
+    """The names of the pictures. Fails when one is blank."""
     found = sorted(folder.glob("*.png"))
     for path in found:
         colours = Image.open(path).convert("RGB").getcolors(1 << 20)

@@ -1,37 +1,19 @@
 """A person who votes: opens the page on a phone, reads, votes with what is at hand, and is told when it is done."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from conf.compose import PROJECT
 from tests.flows.axe import violations
 from tests.flows.browser import browser, needs_browser
+from tests.flows.vote_page import vote_page
 from tests.newcomers.shell import run
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
 PEOPLE = "+panel.annotators.people={kind: human, sample: 4, strength: true, checks: 1, second: 'Which one is kinder?'}"
-
-
-@contextmanager
-def voting_page(run_folder: Path) -> Iterator[str]:
-    """`python -m flows.vote`; yields its address."""
-    words = [sys.executable, "-m", "flows.vote", str(run_folder), "--port", "0"]
-    process = subprocess.Popen(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield next(line.split()[2] for line in process.stdout if line.startswith("vote at"))
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 @needs_browser
@@ -50,7 +32,7 @@ def test_from_a_run_that_waits_to_votes_that_count(tiny_policy: Path, tmp_path: 
     assert "waiting for people: 0 of 4 comparisons have their votes" in said
     assert "nobody has voted yet" in run("flows.vote", str(folder), "--agreement")
 
-    with voting_page(folder) as address, browser() as page:
+    with vote_page(folder) as address, browser() as page:
         page.look(390, 844, phone=True)
         page.open(address)
         page.until_it_says("Who votes?", "You do not see which model wrote them")

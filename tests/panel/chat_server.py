@@ -25,6 +25,13 @@ Text = str | Spelt
 Scripted = Text | tuple[int, str]  # a reply, or a status and a body
 
 
+class _Server(ThreadingHTTPServer):
+    """Takes as many connections at once as a judge is asked questions; with the default of 5 some are reset."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+
 class ChatServer:
     """Answers each chat request by `script(instruction)`: a reply, or a status and a body."""
 
@@ -66,8 +73,7 @@ class ChatServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from storage.rows import Row
 from tasks.reporting.report.drawing import SMALL, Figure, Plot, label, listed, span, thinned
-from tasks.reporting.report.files import Round, Row, RunFiles
+from tasks.reporting.report.files import Round, RunFiles
 
 _WHISKERS = 12  # rounds; more are drawn as a band
 _NORMAL = 1.96

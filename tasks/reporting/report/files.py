@@ -17,13 +17,12 @@ from storage.conversations import conversation_text
 from storage.errors import UserError
 from storage.lineage import Run, open_run, place
 from storage.manifest import Manifest
+from storage.rows import Row
 from tasks.evaluation.gate import DECISION, Decision, GateSpec
 from tasks.evaluation.metrics import Metrics
 from tasks.reporting.verdict import Aims, Measured, State
 
 _LIMIT = 24  # pairs, and held-out prompts, to read
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
