@@ -85,8 +85,8 @@ def worker_resources(engine: EngineSettings, cluster: ClusterSettings) -> dict[s
     """`num_cpus` and `num_gpus` of one worker. Raises UserError when the cluster never has enough for all of them."""
     import ray
 
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    total: dict[str, float] = ray.cluster_resources()
+    nodes: list[dict[str, Any]] = ray.nodes()
     nodes = [node for node in nodes if node["Alive"]]
     gpus = cluster.gpus_per_worker
     if gpus is None:
