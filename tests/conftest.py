@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tiny import build_policy
-from tests import skips
+from tests import scheduling, skips
 from tests.plugin_files import package  # noqa: F401  (a fixture)
 
 # Before torch is imported, here and in child processes. The models are too small for more than one thread, and
@@ -27,6 +27,7 @@ MakePolicy = Callable[..., Path]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(skips)
+    config.pluginmanager.register(scheduling)
 
 
 @pytest.fixture(scope="session")

@@ -124,6 +124,13 @@ class Browser:
         context = self._whole._call("Target.createBrowserContext")["browserContextId"]
         return self._tab({"browserContextId": context})
 
+    @contextmanager
+    def tab(self) -> Iterator[Page]:
+        """As `page`, closed at the end."""
+        page = self.page()
+        yield page
+        page.close()
+
     def beside(self, page: Page) -> Page:
         """Another tab of the same profile."""
         target = page._call("Target.getTargetInfo")["targetInfo"]

@@ -1,10 +1,11 @@
-"""One server and runner for all tests that operate runs."""
+"""One server and runner for all tests that operate runs, and one browser for those of a file that read reports."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.flows.browser import Browser, chromium
 from tests.flows.served import Served
 
 
@@ -19,3 +20,10 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Path) -> Itera
         assert not service.processes("flows.operations.prefect_server"), "only kill -9 may leave the server"
     finally:
         service.stop()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Browser]:
+    """A browser; each test opens a tab with a profile of its own."""
+    with chromium() as browser:
+        yield browser
