@@ -15,8 +15,9 @@ from tests.plugin_files import package  # noqa: F401  (a fixture)
 # threads that wait by spinning slow every other process on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before Prefect is imported: on a loaded machine its temporary server needs longer than the default of 20 s.
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
+# Before Prefect is imported: a test that asks for a server without having one fails at once. Prefect would start one,
+# which takes seconds, and keep it and its threads until the process ends.
+os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and every child process would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

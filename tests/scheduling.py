@@ -15,16 +15,15 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG = (
     "tests/flows/test_serve.py",
     "tests/flows/test_ui.py",
+    "tests/flows/test_run_log.py",
     "tests/flows/test_iterate.py",
     "tests/generation/test_vllm_engine.py",
     "tests/training/test_methods_train.py",
     "tests/training/test_resume.py",
     "tests/golden/test_rounds.py",
     "tests/golden/test_plans.py",
-    "tests/flows/test_run_log.py",
     "tests/training/test_launch.py",
     "tests/training/test_sharded.py",
-    "tests/examples/test_small_run.py",
     "tests/flows/test_interrupts.py",
     "tests/flows/test_report_page.py",
     "tests/panel/test_humans_page.py",
@@ -32,8 +31,8 @@ LONG = (
     "tests/flows/test_serve_signals.py",
     "tests/evaluation/test_harness.py",
 )
-#: A file, and the one whose process it runs in: both use the server of the fixture `served`.
-BESIDE = {"tests/flows/test_ui.py": "tests/flows/test_serve.py"}
+#: A file, and the one whose process it runs in: they use one server, that of the fixture `served`.
+BESIDE = dict.fromkeys(("tests/flows/test_ui.py", "tests/flows/test_run_log.py"), "tests/flows/test_serve.py")
 
 
 class FilesTogether(LoadFileScheduling):

@@ -68,7 +68,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing(
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.iterate", *words],
         cwd=PROJECT,
-        env=environment | {"PREFECT_HOME": str(tmp_path / "prefect")},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from prefect.logging.handlers import APILogHandler
 from conf.compose import PROJECT
 from flows.operations import run_log as module
 from flows.operations.run_log import LOG_FILE, run_log
+from tests.flows.served import Served
 from tests.panel.chat_server import ChatServer, prefer
 from tests.waiting import limit
 
@@ -55,22 +55,16 @@ def test_prefect_gets_the_lines_of_its_runs(tmp_path: Path, monkeypatch: pytest.
     assert sent == ["a stage is done again", "a judge is down"]
 
 
-def command(words: list[str]) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.iterate", *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=limit(200),
-        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {"COLUMNS": "120"},
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_the_terminal_of_a_run_whose_judge_is_down_and_comes_back(
-    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Served, tiny_policy: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    def command(words: list[str]) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.iterate", *words], cwd=PROJECT, capture_output=True, text=True,
+            timeout=limit(200), env=served.environment | {"COLUMNS": "120", "NO_PROXY": "127.0.0.1"},
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {i}", "answer": str(i)}) + "\n" for i in range(20)))
     server = ChatServer()
