@@ -21,40 +21,6 @@ from tests.waiting import limit
 log = logging.getLogger("irepo")
 
 
-def test_each_line_reaches_the_file_and_warnings_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with run_log(tmp_path), run_log(tmp_path):
-        log.info("step %d", 3)
-        log.warning("the judge [m] is \x1b[2Jdown\u202e")
-    log.warning("after the run")
-    lines = (tmp_path / LOG_FILE).read_text().splitlines()
-    assert [re.sub(r"^\S+ \S+ (\w+) +", r"\1 ", line) for line in lines][1:] == [
-        "INFO step 3",
-        "WARNING the judge [m] is \x1b[2Jdown\u202e",
-    ]
-    shown = capsys.readouterr().out
-    assert shown == "warning: the judge [m] is [2Jdown\n"
-
-
-def test_a_second_attempt_is_appended(tmp_path: Path) -> None:
-    for text in ("first", "second"):
-        with run_log(tmp_path):
-            log.warning(text)
-    assert [line.split()[-1] for line in (tmp_path / LOG_FILE).read_text().splitlines()][1::2] == ["first", "second"]
-
-
-def test_prefect_gets_the_lines_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[str] = []
-    monkeypatch.setattr(APILogHandler, "emit", lambda _, record: sent.append(record.getMessage()))
-    with run_log(tmp_path):
-        log.info("before the flow")
-        monkeypatch.setattr(module, "FlowRunContext", SimpleNamespace(get=lambda: object()))
-        log.info("a stage is done again")
-        log.warning("a judge is down")
-    assert sent == ["a stage is done again", "a judge is down"]
-
-
 def test_the_terminal_of_a_run_whose_judge_is_down_and_comes_back(
     served: Served, tiny_policy: Path, tmp_path: Path
 ) -> None:
@@ -105,3 +71,37 @@ def test_the_terminal_of_a_run_whose_judge_is_down_and_comes_back(
         assert "generate of round 0 is done again" in lines
     finally:
         server.close()
+
+
+def test_each_line_reaches_the_file_and_warnings_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run_log(tmp_path), run_log(tmp_path):
+        log.info("step %d", 3)
+        log.warning("the judge [m] is \x1b[2Jdown\u202e")
+    log.warning("after the run")
+    lines = (tmp_path / LOG_FILE).read_text().splitlines()
+    assert [re.sub(r"^\S+ \S+ (\w+) +", r"\1 ", line) for line in lines][1:] == [
+        "INFO step 3",
+        "WARNING the judge [m] is \x1b[2Jdown\u202e",
+    ]
+    shown = capsys.readouterr().out
+    assert shown == "warning: the judge [m] is [2Jdown\n"
+
+
+def test_a_second_attempt_is_appended(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with run_log(tmp_path):
+            log.warning(text)
+    assert [line.split()[-1] for line in (tmp_path / LOG_FILE).read_text().splitlines()][1::2] == ["first", "second"]
+
+
+def test_prefect_gets_the_lines_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(APILogHandler, "emit", lambda _, record: sent.append(record.getMessage()))
+    with run_log(tmp_path):
+        log.info("before the flow")
+        monkeypatch.setattr(module, "FlowRunContext", SimpleNamespace(get=lambda: object()))
+        log.info("a stage is done again")
+        log.warning("a judge is down")
+    assert sent == ["a stage is done again", "a judge is down"]
