@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms: tiny random policies, built on the spot (no download)."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -29,6 +30,12 @@ MakePolicy = Callable[..., Path]
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(skips)
     config.pluginmanager.register(scheduling)
+
+
+def pytest_collection_finish() -> None:
+    """Python's collector need not look again and again at what the imports of all tests made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

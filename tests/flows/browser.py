@@ -141,7 +141,9 @@ class Browser:
         return Page(self._connect(f"/devtools/page/{target}"))
 
     def _connect(self, path: str) -> ClientConnection:
-        socket = connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
+        socket = connect(
+            self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None, open_timeout=limit(30)
+        )
         self._sockets.enter_context(socket)
         return socket
 
