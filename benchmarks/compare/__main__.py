@@ -1,9 +1,9 @@
 """Utility over KL of every method on the demo task: does iREPO's curve lie on or above every other's?
 
-    python -m benchmarks.compare                              # ten methods, two strengths, seeds 0, 1, 2: about an hour
+    python -m benchmarks.compare                              # twelve methods, two strengths, three seeds: over an hour
     python -m benchmarks.compare --seeds 0 --methods irepo dpo --strengths 3
     python -m benchmarks.compare --report                     # from what is finished
-    python -m benchmarks.compare --seeds 0 --methods irepo-em # a choice of iREPO made otherwise: methods.py
+    python -m benchmarks.compare --seeds 0 --methods irepo-em # a variant: methods.py
 
 One process, one engine, training in it; a finished arm is kept (runs/benchmark-compare), so the same command goes on.
 Prints a table of arms and one of gaps at equal KL, writes benchmarks/results/compare.json and compare.svg, and leaves
