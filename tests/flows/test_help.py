@@ -11,7 +11,7 @@ from conf.describe import groups, keys
 from flows import help as flows_help
 from flows.operations import temporary_server
 
-RUN = ("flows.iterate", "flows.compare")
+RUN = ("flows.iterate", "flows.compare", "flows.train")
 OTHERS = (
     "flows.serve", "flows.deploy", "flows.vote", "flows.gate", "flows.warmup", "flows.judge_accuracy",
     "storage.explain", "storage.diff", "tasks.run", "tasks.reporting.report", "tasks.reporting.cards",
