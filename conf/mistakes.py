@@ -25,7 +25,7 @@ _NOUNS = {
     "model_attributes_type": "a mapping, such as {key: value}", "none_required": "null",
 }  # fmt: skip
 #: Settings in which people may have written a key. What they hold is never repeated.
-_PRIVATE = re.compile(r"api_key_env|base_url|extra_body|https?:")
+_PRIVATE = re.compile(r"api_key_env|base_url|extra_body|https?:|://[^/]*@")
 _BOUNDS = {
     "greater_than": ("gt", "must be more than"),
     "greater_than_equal": ("ge", "must be at least"),

@@ -222,6 +222,9 @@ def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
                         where=spec.settings.path,
                         remedy="lower sampling.max_tokens, or choose a policy with a longer context",
                     )
+        spec.prompts.refuse_changed()
+        if spec.heldout is not None:
+            spec.heldout.refuse_changed()
         summary = {f"dropped_{reason}": dropped[reason] for reason in DROPPED}
         return Outcome(
             paths=list(paths.values()),
