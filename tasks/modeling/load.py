@@ -56,15 +56,15 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
 
 def check_readable(folder: Path, *, trust_remote_code: bool = False) -> None:
     """Raise UserError when transformers cannot read the folder's configuration or tokenizer."""
-    for file, read in (("config.json", read_config), ("tokenizer_config.json", read_tokenizer)):
+    for what, read in (("configuration", read_config), ("tokenizer", read_tokenizer)):
         try:
             read(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             reason = " ".join(line.strip() for line in (str(error) or type(error).__name__).splitlines()[:3])
             raise UserError(
-                f"transformers cannot read the folder: {reason}",
-                where=str(folder / file),
-                remedy="correct the field that it names, or download or copy the folder's files again",
+                f"transformers cannot read the policy's {what}: {reason}",
+                where=str(folder),
+                remedy="correct the field that it names (in config.json or tokenizer_config.json), or download or copy the folder's files again",
             ) from None
 
 
