@@ -64,7 +64,7 @@ def check_readable(folder: Path, *, trust_remote_code: bool = False) -> None:
             raise UserError(
                 f"transformers cannot read the policy's {what}: {reason}",
                 where=str(folder),
-                remedy="correct the field that it names (in config.json or tokenizer_config.json), or download or copy the folder's files again",
+                remedy="correct the field in config.json or tokenizer_config.json, or download the files again",
             ) from None
 
 
