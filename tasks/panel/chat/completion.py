@@ -57,7 +57,8 @@ def read_completion(body: bytes) -> Completion:
         raise NotACompletion(f"no chat completion ({_problem(invalid)}): {_start(body)}") from None
     first = parsed.choices[0] if parsed.choices else None
     choice = next((each for each in parsed.choices if each.index == 0), first)
-    if error := parsed.error or (choice and choice.error):  # some servers write {} or "" where there is none
+    own = None if choice is None else choice.error
+    if error := parsed.error or own:  # some servers write {} or "" where there is none
         raise NotACompletion(f"an error in place of a completion: {_message(error)}")
     if choice is None:
         raise NotACompletion(f"no chat completion (there are no choices): {_start(body)}")
