@@ -50,7 +50,7 @@ uv_settings_gpu = $(uv_settings)
   lock audit docs licences clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 setup: $(STAMP)  ## .venv with everything in requirements/cpu.txt or gpu.txt (quick when nothing changed)
 	@:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from conf.mistakes import closest, echoed, invalid, search_folders, unreadable_file
+from conf.mistakes import closest, echoed, invalid, refuse_infinite, search_folders, unreadable_file
 from conf.schema import RunConfig
 from storage.errors import UserError
 from storage.plugins import Family
@@ -67,9 +67,11 @@ def _no_option(key: str, value: str) -> UserError:
 def validate_config(values: Any, words: Sequence[str] = ()) -> RunConfig:
     """Plain values as a RunConfig. Raises UserError listing every field that does not fit, and where it is set."""
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise invalid(error, values, words) from None
+    refuse_infinite(config.model_dump(), words)
+    return config
 
 
 def dump_config(config: RunConfig) -> str:
@@ -159,6 +161,11 @@ def _composition_error(error: Exception, words: Sequence[str]) -> UserError:
         key, _, value = word.partition("=")
         if key.lstrip("+~") in first or (value and f"'{value}'" in first):
             shown = echoed(word)
+            if "Lexer" in first:
+                remedy = f"put the value in quotes, and these in the shell's: \"{key}='...'\""
+                return UserError(
+                    "this word has characters that need quotes", where=f"command line, {shown}", remedy=remedy
+                )
             what = first if shown.endswith(value) else "this word cannot be read"
             return UserError(what, where=f"command line, {shown}", remedy=_FORMS)
     return UserError(first, where="configuration", remedy=_FORMS)

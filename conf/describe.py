@@ -89,7 +89,7 @@ def _described(model: type[BaseModel], prefix: str, written: Mapping[str, _Line]
         line = written.get(place)
         meaning = (line.comment if line else "") or comments.get(name, "")
         if not meaning and name in ("kind", "name") and prefix:
-            meaning = f"what {prefix}{name} is follows from {prefix.removesuffix('.')}=<option>"
+            meaning = f"set by {prefix.removesuffix('.')}=<option>"
         yield Key(place, line.value if line else _plain(field), meaning, line.file if line else "")
 
 

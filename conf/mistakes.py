@@ -1,8 +1,9 @@
 """What is wrong with a configuration, in our words: the key, its value, the word or the line that set it, what fits."""
 
 import difflib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _NOUNS = {
     "model_attributes_type": "a mapping, such as {key: value}", "none_required": "null",
 }  # fmt: skip
 #: Settings in which people may have written a key. What they hold is never repeated.
-_PRIVATE = re.compile(r"api_key_env|base_url|extra_body|https?:")
+_PRIVATE = re.compile(r"api_key_env|base_url|extra_body|https?:|://[^/]*@")
 _BOUNDS = {
     "greater_than": ("gt", "must be more than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -45,6 +46,27 @@ def invalid(error: ValidationError, values: object, words: Sequence[str]) -> Use
         sources.append(set_by(place, words))
     where = "; ".join(dict.fromkeys(filter(None, sources))) or "configuration"
     return UserError("\n".join(lines), where=where, remedy="correct it there, or give the key on the command line")
+
+
+def refuse_infinite(values: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Raises UserError for a number that is infinite or not a number, with its key: nothing can be computed with it."""
+    for place in _infinite(values, ""):
+        raise UserError(
+            f"{place} is not a finite number",
+            where=set_by(place, words) or "configuration",
+            remedy="correct it there, or give the key on the command line",
+        )
+
+
+def _infinite(value: object, place: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _infinite(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _infinite(inner, f"{place}.{number}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield place
 
 
 def _place(item: ErrorDetails, values: object) -> str:
@@ -79,7 +101,7 @@ def _message(place: str, item: ErrorDetails, words: Sequence[str]) -> str:
     if kind in _BOUNDS:
         name, says = _BOUNDS[kind]
         bound = context[name]
-        return f"{_shown(item['input'])} {says} {bound if isinstance(bound, str) else f'{bound:g}'}"
+        return f"{_shown(item['input'])} {says} {f'{bound:g}' if isinstance(bound, float) else bound}"
     if kind == "extra_forbidden":
         return f"there is no such key{closest(place, words)}"
     if kind == "missing":

@@ -78,7 +78,7 @@ class RunConfig(_Group):
     name: str
     runs: Path = Path("runs")
     rounds: int = Field(3, ge=1, le=100)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     policy: PolicySettings
     prompts: PromptSettings
     data: DataSettings | None = None  # pairs from a file in place of responses and votes (flows.train)

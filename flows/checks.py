@@ -32,7 +32,7 @@ from tasks.evaluation.mt_bench.questions import check_references, read_questions
 from tasks.generation.encode import context_length
 from tasks.generation.prompts import prompt_artifacts, run_prompts
 from tasks.modeling.conversation import check_turn_end
-from tasks.modeling.load import check_policy_folder, load_tokenizer
+from tasks.modeling.load import check_policy_folder, check_readable, load_tokenizer
 from tasks.panel.chat.preflight import check_servers
 from tasks.panel.chat.settings import ChatSettings
 from tasks.reporting.cards.hub import check_token
@@ -54,6 +54,7 @@ def find_policy(policy: PolicySettings, *, chat_template: bool = True) -> Path:
     if not folder.is_dir():
         folder = _download(policy)
     check_policy_folder(folder, trust_remote_code=policy.trust_remote_code, chat_template=chat_template)
+    check_readable(folder, trust_remote_code=policy.trust_remote_code)
     return folder
 
 

@@ -4,9 +4,13 @@ Every annotator is built as far as its files allow (expressions compile, functio
 label), and devices are those of this machine.
 """
 
+from pathlib import Path
+
 from conf.schema import RunConfig
 from storage.errors import UserError
 from tasks.panel.annotators.settings import AnnotatorBase, LoadsModel
+
+_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 
 
 def annotators_by_place(config: RunConfig) -> dict[str, AnnotatorBase]:
@@ -19,7 +23,8 @@ def annotators_by_place(config: RunConfig) -> dict[str, AnnotatorBase]:
 
 
 def check_early(config: RunConfig) -> None:
-    """Raises UserError for an annotator that cannot be opened, and for a device that this machine does not have."""
+    """Raises UserError for an annotator that cannot be opened, a device that this machine does not have, and a policy,
+    prompts or pairs in a file or folder that is not there."""
     if config.dry_run == "plan":
         return
     for place, settings in annotators_by_place(config).items():
@@ -27,6 +32,7 @@ def check_early(config: RunConfig) -> None:
         if not made_later:
             _check(place, settings)
     _check_devices(config)
+    _check_paths(config)
 
 
 def _check(place: str, settings: AnnotatorBase) -> None:
@@ -39,6 +45,30 @@ def _check(place: str, settings: AnnotatorBase) -> None:
         raise UserError(
             error.what, where=where if place in where else f"{place}: {where}", remedy=error.remedy
         ) from None
+
+
+def _check_paths(config: RunConfig) -> None:
+    """Ids on the hub are looked up later; what the run makes itself need not be there."""
+    if config.policy.warmup is not None:
+        return
+    if is_path(config.policy.path) and not Path(config.policy.path).is_dir():
+        raise UserError(
+            "there is no such folder",
+            where=f"policy.path={config.policy.path}",
+            remedy="give an existing folder, or the id of a model on the Hugging Face hub",
+        )
+    place, path = ("prompts.path", config.prompts.path) if config.data is None else ("data.path", config.data.path)
+    if is_path(path) and not Path(path).exists():
+        raise UserError(
+            "there is no such file or folder",
+            where=f"{place}={path}",
+            remedy="give an existing file or folder, or the id of a data set on the Hugging Face hub",
+        )
+
+
+def is_path(text: str) -> bool:
+    """Whether a text can only be a path: an id on the hub is `name` or `owner/name`."""
+    return text.startswith(("/", ".", "~")) or text.count("/") > 1 or text.endswith(_SUFFIXES)
 
 
 def _check_devices(config: RunConfig) -> None:

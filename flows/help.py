@@ -4,7 +4,9 @@ A command calls `exit_on_help` before it prepares or starts anything.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from storage.errors import UserError
@@ -36,18 +38,26 @@ def plain_help(module: str, about: str, arguments: str = "") -> Callable[[Sequen
     return lambda words: f"usage: python -m {module} {arguments}".rstrip() + f" [--help]\n\n{about.strip()}"
 
 
-def run_help(module: str, about: str, more: Sequence[tuple[str, str]] = ()) -> Callable[[Sequence[str]], str]:
+def run_help(
+    module: str,
+    about: str,
+    more: Sequence[tuple[str, str]] = (),
+    *,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+    without: Sequence[str] = (),
+) -> Callable[[Sequence[str]], str]:
     """Help of a command that takes the configuration of a run.
 
-    more: words of the command itself, each with its meaning. The words beside --help choose options, whose defaults are
-    then shown, or groups, which alone are shown: `--help objective=dpo objective`.
+    more: words of the command itself, each with its meaning. defaults: options that the command chooses by itself,
+    where they differ from conf/config.yaml. without: groups that mean nothing to the command. The words beside --help
+    choose options, whose defaults are then shown, or groups, which alone are shown: `--help objective=dpo objective`.
     """
 
     def text(words: Sequence[str]) -> str:
         from conf.describe import groups, keys
 
         wanted = [word for word in words if "=" not in word]
-        known = groups()
+        known = [group for group in groups() if group.name not in without]
         names = [group.name for group in known]
         if strangers := [word for word in wanted if word not in names]:
             raise UserError(
@@ -60,10 +70,16 @@ def run_help(module: str, about: str, more: Sequence[tuple[str, str]] = ()) -> C
         shown = [group for group in known if not wanted or group.name in wanted]
         options: list[str] = []
         for group in shown:
+            default = defaults.get(group.name, group.default)
             for option, says in group.options.items():
-                options.append(_row(f"{group.name}={option}", says + (" (default)" if option == group.default else "")))
+                options.append(_row(f"{group.name}={option}", f"{says} (default)" if option == default else says))
         lines += _titled("groups: group=option chooses a file of conf/", options)
-        described = [key for key in keys(words) if not wanted or key.name.partition(".")[0] in wanted]
+        chosen = [*(f"{name}={option}" for name, option in defaults.items()), *words]
+        described = [
+            replace(key, default=defaults[key.name]) if key.name in defaults else key
+            for key in keys(chosen)
+            if (area := key.name.partition(".")[0]) not in without and (not wanted or area in wanted)
+        ]
         lines += _titled("keys: key=default  meaning. ??? has no default", [_key(key) for key in described])
         lines.append(f"Less: python -m {module} --help <group>. Another option's keys: --help objective=dpo objective.")
         return "\n".join(lines)

@@ -34,7 +34,7 @@ _PRESET = "A preset to start from; without one, give policy and prompts. What is
 Preset = Annotated[str, Field(json_schema_extra=choices("run", _PRESET))]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 Rounds = Annotated[int, Field(ge=1, le=100)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 _POLICY = "The policy to start from: a folder, or an id on the Hugging Face hub."
 Policy = Annotated[str, Field(min_length=1, json_schema_extra=named(_POLICY))]
 _PROMPTS = "A file or folder of JSONL, JSON or Parquet, or a data set on the hub."

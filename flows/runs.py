@@ -31,7 +31,8 @@ _COLUMNS = ("run", "state", "rounds", "win rate", "cost", "size", "changed")
 def main(words: Sequence[str]) -> None:
     options = _parser().parse_args(words)
     if options.action is None:
-        console.print(table(run_lines(options.runs), options.runs))
+        lines = run_lines(options.runs)
+        console.print(table(lines, options.runs) if lines else _none(options.runs), soft_wrap=not lines)
         return
     folder = _folder(options.runs, options.name)
     with owned(folder):
@@ -48,7 +49,12 @@ def main(words: Sequence[str]) -> None:
 
 def table(lines: Sequence[RunLine], runs: Path) -> Table:
     """One row a run, the latest first. The win rate is the latest round's against the initial policy."""
-    shown = Table(title=f"{len(lines)} runs in {runs}", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    shown = Table(
+        title=f"{len(lines)} run{'s' if len(lines) != 1 else ''} in {runs}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+    )
     for heading in _COLUMNS:
         shown.add_column(heading, justify="left" if heading in ("run", "state") else "right", no_wrap=True)
     for line in lines:
@@ -56,6 +62,13 @@ def table(lines: Sequence[RunLine], runs: Path) -> Table:
             line.name, line.state, line.rounds, line.win_rate, line.cost, size(line.bytes), line.changed
         )  # fmt: skip
     return shown
+
+
+def _none(runs: Path) -> str:
+    """What to say of a folder without runs. Raises UserError when a folder of another name than runs does not exist."""
+    if not runs.is_dir() and str(runs) != "runs":
+        raise UserError("there is no such folder", where=str(runs), remedy="give the folder that holds run folders")
+    return f"there is no run in {runs} yet; `make run` starts the demo, python -m flows.iterate --help says more"
 
 
 def _folder(runs: Path, name: str) -> Path:

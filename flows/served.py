@@ -7,7 +7,11 @@ the user's own, the harness's own task files) and what reads this machine's envi
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
 
 from conf.compose import CONF, PROJECT, compose_config
 from conf.schema import RunConfig
@@ -43,7 +47,26 @@ def compose_served(words: Sequence[str]) -> RunConfig:
         return compose_config(words)
     for word in words:
         refuse_word(word)
-    return compose_config(words, check=refuse_code)
+    with _variables_of_ours():
+        return compose_config(words, check=refuse_code)
+
+
+@contextmanager
+def _variables_of_ours() -> Iterator[None]:
+    """In the body, ${oc.env:NAME} reads only variables that conf/ names, in whatever way it is written."""
+    texts = [file.read_text(encoding="utf-8") for file in CONF.rglob("*.yaml")]
+    ours = {name for text in texts for name in re.findall(r"\$\{oc\.env:(\w+)", text)}
+
+    def read(name: str, *default: str | None) -> str | None:
+        if name not in ours:
+            raise _refused(f"a file reads the environment variable {name}, which is refused in a run of the API", name)
+        return oc.env(name, *default)
+
+    OmegaConf.register_new_resolver("oc.env", read, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def refuse_word(word: str) -> None:
@@ -73,6 +96,8 @@ def refuse_code(values: object) -> None:
             raise _refused(f"{value} is a class of the user's own, which is code", place)
         if place.startswith("harness.include") and not _ours(Path(str(value))):
             raise _refused(f"the task files in {value} can name code", place)
+        if place == "cluster.address" and value not in (None, "auto", "local"):
+            raise _refused("whoever runs a cluster can run code in the processes that join it", place)
         if key == "endpoint_override" and value is not None:
             raise _refused("a store's endpoint gets this machine's credentials", place)
         if place == "storage.mirror" and "?" in str(value or ""):

@@ -13,27 +13,27 @@ import sys
 from collections.abc import Sequence
 
 from conf.compose import compose_config
+from flows.early_checks import check_early
+from flows.help import exit_on_help, run_help
 from flows.operations.environment import prepare, quiet_console
 from flows.operations.temporary_server import start_temporary_server
 from flows.show.terminal import console, exit_on_user_error
-from flows.train_words import train_words
-from flows.usage import print_usage
+from flows.train_words import DEFAULTS, ROUNDS_ONLY, train_words
 
+if __name__ == "__main__":
+    _OPTIONS = {**DEFAULTS, "data": "file"}
+    exit_on_help(sys.argv[1:], run_help("flows.train", __doc__ or "", defaults=_OPTIONS, without=ROUNDS_ONLY))
 prepare()
 if __name__ == "__main__":
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print_usage(__doc__ or "", ("data", "objective", "training", "evaluation", "engine"))
-        sys.exit(0)
     quiet_console()
-    # Refuse a mistyped word before the slow imports below.
-    exit_on_user_error(lambda: compose_config(train_words(sys.argv[1:])))
+    # Refuse a mistyped word, and what can be known from the configuration, before the slow imports below.
+    exit_on_user_error(lambda: check_early(compose_config(train_words(sys.argv[1:]))))
     # The server starts while this process imports the rest.
     exit_on_user_error(start_temporary_server)
 
 from prefect import flow  # noqa: E402  (Prefect reads its settings as it is imported)
 from prefect.states import State  # noqa: E402
 
-from flows.early_checks import check_early  # noqa: E402
 from flows.iterate import play, run_command  # noqa: E402
 from flows.operations.liveness import supervise_this_run  # noqa: E402
 from flows.parameters import Data, Name, Objective, Override, Policy, Seed, as_words  # noqa: E402

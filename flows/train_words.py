@@ -13,6 +13,8 @@ DEFAULTS = {
     "evaluation": "plain",
     "objective": "dpo",
 }
+#: Groups that mean nothing to an offline run: its pairs come from a file.
+ROUNDS_ONLY = ("drafts", "panel", "preferences", "mixing", "recipe", "cluster")
 #: With a preset, which chooses these itself.
 _OF_PRESETS = ("name", "evaluation", "objective")
 #: Arguments of TRL's scripts and configs, and the words that mean the same here.

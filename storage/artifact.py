@@ -73,6 +73,18 @@ class Artifact(BaseModel):
         """A file or folder inside this artifact. It keeps the digest and the maker."""
         return Artifact(path=self.path / name, digest=self.digest, maker=self.maker)
 
+    def refuse_changed(self) -> None:
+        """Raise UserError when this is a file outside the run whose content is no longer that of the digest.
+
+        A stage calls it when it has read the file: its key holds the digest.
+        """
+        if self.maker is None and self.path.is_file() and sha256_file(self.path) != self.digest:
+            raise UserError(
+                "the file was changed after the run had looked at it, so that the stage would have read something else",
+                where=str(self.path),
+                remedy="give the same command again when the file is complete",
+            )
+
     def manifest(self) -> Manifest:
         """The manifest of the stage folder that this is; every file is checked.
 

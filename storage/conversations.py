@@ -8,6 +8,8 @@ import datetime
 import decimal
 import json
 import math
+import re
+import string
 from collections.abc import Mapping, Sequence
 
 from storage.errors import UserError
@@ -27,11 +29,25 @@ _SPEAKERS = {
     "model": "assistant",
     "system": "system",
 }
-_SYSTEM = ("system", "system_prompt")
+_SYSTEM = ("system", "system_prompt", "system_message")
+#: Roles of messages. Chat templates write others in ways of their own, or leave the message out.
+_ROLES = ("system", "user", "assistant")
+_MEDIA = ("images", "image", "videos", "video", "audio", "audios", "files", "attachments")
 #: Fields of a message that would be lost: a conversation with one of them is refused.
-_UNREAD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "audio")
+_UNREAD = (
+    *("tool_calls", "tool_call_id", "function_call", "reasoning_content", "reasoning", "thinking", "refusal"),
+    *_MEDIA,
+)
 #: Columns of a row that a reader of its conversation would need; a row with one of them is refused.
-_UNREAD_COLUMNS = ("tools", "images", "image", "videos", "video", "audio", "audios", "chat_template_kwargs")
+_UNREAD_COLUMNS = ("tools", "functions", "documents", "chat_template_kwargs", *_MEDIA)
+#: How a printed list of messages begins: "[{'role': 'user', ...", also with the content first.
+_PRINTED = re.compile(
+    r"\s*\[\s*\{\s*(?:'content'\s*:.*'role'|'role'|'value'\s*:.*'from'|'from')\s*:\s*'"
+    r"(?:system|user|assistant|human|gpt)'",
+    re.DOTALL,
+)
+#: White space, and characters that show nothing.
+_NO_WIDTH = string.whitespace + "\0\x85\xa0\u2028\u2029\u3000\u200b\u200c\u200d\u2060\ufeff"
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),
     ((bytes, bytearray), "bytes"),
@@ -56,7 +72,7 @@ def is_empty(value: object) -> bool:
 
 
 def _blank(value: object) -> bool:
-    return isinstance(value, str) and not value.strip()
+    return isinstance(value, str) and not value.strip(_NO_WIDTH)
 
 
 def described(value: object) -> str:
@@ -93,7 +109,7 @@ def read_label(value: object, *, field: str, where: str, remedy: str) -> str | N
         return read_text(value, field=field, where=where)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"the field {field} is {described(value)}, not text or a number", where=where, remedy=remedy)
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"the field {field} is {value}, not a finite number", where=where, remedy=remedy)
     return json.dumps(value)
 
@@ -120,10 +136,13 @@ def _message(value: object, name: str, where: str) -> Message:
             remedy="remove the row, or write it as text messages only",
         )
     if isinstance(value.get("role"), str):
-        return {
-            "role": read_text(value["role"], field=f"role of {name}", where=where),
-            "content": _content(value.get("content"), f"content of {name}", where),
-        }
+        if value["role"] not in _ROLES:
+            raise UserError(
+                f"{name} has the role {value['role']!a}, which irepo does not read",
+                where=where,
+                remedy=f"use one of: {', '.join(_ROLES)}; or remove the row",
+            )
+        return {"role": value["role"], "content": _content(value.get("content"), f"content of {name}", where)}
     if not isinstance(value.get("from"), str):
         raise _no_message(f"{name} has neither role and content nor from and value", where)
     if value["from"] not in _SPEAKERS:
@@ -215,7 +234,9 @@ def with_system(
 
 
 def is_encoded(text: str) -> bool:
-    """Whether a text is a list of messages written as JSON."""
+    """Whether a text is a list of messages written as JSON, or as Python, pandas or numpy print one."""
+    if _PRINTED.match(text):
+        return True
     if not text.lstrip().startswith("[") or not any(f'"{key}"' in text for key in ("role", "from")):
         return False
     try:

@@ -29,6 +29,8 @@ def data_files(path: Path, *, split: str | None = None) -> list[Path]:
         if path.is_dir():
             return _of_folder(path, split)
         exists = path.is_file()
+        if not exists and path.exists():
+            raise _no_file(path)
     except OSError as error:
         raise UserError(f"it cannot be read: {error.strerror}", where=str(path), remedy="fix its permissions") from None
     if not exists:
@@ -62,9 +64,17 @@ def _of_folder(folder: Path, split: str | None) -> list[Path]:
     by_split: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-        if hidden or file.is_dir() or _NO_DATA.fullmatch(file.name):
+        if hidden or _NO_DATA.fullmatch(file.name) or (file.is_dir() and not file.is_symlink()):
             continue
-        if not file.name.endswith(_DATA):
+        if file.is_dir():
+            raise UserError(
+                "the folder holds a link to another folder, whose files would be left out",
+                where=str(file),
+                remedy="copy the files to its place, or remove the link",
+            )
+        if not file.is_file():
+            raise _no_file(file)
+        if not file.name.lower().endswith(_DATA):
             raise UserError(
                 "the folder holds a file of a format that irepo does not read",
                 where=str(file),
@@ -78,6 +88,14 @@ def _of_folder(folder: Path, split: str | None) -> list[Path]:
     return by_split[_chosen(sorted(by_split), split, folder)]
 
 
+def _no_file(path: Path) -> UserError:
+    return UserError(
+        "it is a link to nothing, a pipe or a device, not a file with data",
+        where=str(path),
+        remedy="name a file, or write the data into one first",
+    )
+
+
 def _split_of(file: Path, folder: Path) -> str:
     """The split that a file belongs to, by its name or its folder's; "" when they name none."""
     stem = file.name.partition(".")[0]
@@ -85,7 +103,12 @@ def _split_of(file: Path, folder: Path) -> str:
     if shard is not None and shard["split"] not in ("part", "data", "shard", "chunk"):
         return shard["split"]
     folders = [part for part in file.relative_to(folder).parent.parts if part != "data"]
-    return next((name for name in (stem, *reversed(folders)) if name.partition("_")[0] in _SPLITS), "")
+    return next((name for name in (stem, *reversed(folders)) if _names_a_split(name)), "")
+
+
+def _names_a_split(name: str) -> bool:
+    """Whether the name of a file or folder has that of a split as a word: train_sft, squad-test, VAL.v2."""
+    return any(word in _SPLITS for word in re.split(r"[-_. ]", name.lower()))
 
 
 def _chosen(splits: list[str], split: str | None, folder: Path) -> str:
@@ -110,8 +133,8 @@ def _chosen(splits: list[str], split: str | None, folder: Path) -> str:
 
 def _saved(folder: Path) -> list[Path]:
     """The Arrow files of a folder that datasets' save_to_disk wrote."""
-    names = [entry.get("filename") for entry in _json_of(folder / "state.json", "_data_files")]
-    files = [folder / str(name) for name in names]
+    entries = _json_of(folder / "state.json", "_data_files")
+    files = [folder / str(entry.get("filename") if isinstance(entry, dict) else entry) for entry in entries]
     missing = [file for file in files if file.parent != folder or not file.is_file()]
     if missing or not files:
         raise UserError(
@@ -125,7 +148,7 @@ def _saved(folder: Path) -> list[Path]:
 def _json_of(path: Path, key: str) -> list[Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"the file cannot be read: {error!r}", where=str(path), remedy="save the data set again: save_to_disk"
         ) from None

@@ -22,7 +22,10 @@ from storage.rows import Row
 #: The prompt's field where none is configured: the first of these that the row has.
 PROMPT_FIELDS = (*CONVERSATION_FIELDS, "prompt", "question", "instruction")
 #: Fields that may be a part of the prompt. Which ones are, the user has to say.
-_PARTS = ("input", "context", "passage", "choices", "options", "history")
+_PARTS = (
+    *("input", "inputs", "context", "contexts", "passage", "passages", "document", "documents", "article"),
+    *("paragraph", "table", "choices", "options", "history"),
+)
 _NAME_FIELDS = "name the fields that make up the prompt: prompts.prompt_fields=[...]"
 
 
@@ -122,7 +125,7 @@ def _found(row: Row, where: str) -> list[Message]:
         used.append("input")
     if name in CONVERSATION_FIELDS:
         return _up_to_the_user(read_messages(row[name], field=name, where=where), where)
-    parts = [field for field in _PARTS if field not in used and not is_empty(row.get(field))]
+    parts = parts_beside(row, used)
     if parts:
         raise UserError(
             f"the row has {', '.join(parts)} beside {name}, and irepo does not know whether the prompt includes it",
@@ -130,6 +133,11 @@ def _found(row: Row, where: str) -> list[Message]:
             remedy=f"name the fields that make up the prompt: prompts.prompt_fields=[{name}] or [{parts[0]},{name}]",
         )
     return _joined({field: row[field] for field in used}, row, where)
+
+
+def parts_beside(row: Row, used: Sequence[str]) -> list[str]:
+    """Fields of the row, other than those `used`, that may be a part of its prompt."""
+    return [field for field in _PARTS if field not in used and not is_empty(row.get(field))]
 
 
 def _joined(values: Mapping[str, object], row: Row, where: str) -> list[Message]:

@@ -30,11 +30,20 @@ _REFUSED = {
     b"PK\x03\x04": ("a zip archive", "unpack it"),
     b"BZh": ("compressed with bzip2", "unpack it, or compress it with gzip or zstd"),
     b"\xfd7zXZ": ("compressed with xz", "unpack it, or compress it with gzip or zstd"),
+    b"\xff\xfe\0\0": ("UTF-32 text", "convert it to UTF-8: iconv -f UTF-32 -t UTF-8"),
     b"\xff\xfe": ("UTF-16 text", "convert it to UTF-8: iconv -f UTF-16 -t UTF-8"),
     b"\xfe\xff": ("UTF-16 text", "convert it to UTF-8: iconv -f UTF-16 -t UTF-8"),
+    b"{\0": ("UTF-16 text", "convert it to UTF-8: iconv -f UTF-16LE -t UTF-8"),
+    b"\0{": ("UTF-16 text", "convert it to UTF-8: iconv -f UTF-16BE -t UTF-8"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the data", "fetch the data: git lfs pull"),
+    b"<!DOCTYPE": ("a page of HTML, not the data", "download the file itself; some sites ask to log in first"),
+    b"<!doctype": ("a page of HTML, not the data", "download the file itself; some sites ask to log in first"),
+    b"<html": ("a page of HTML, not the data", "download the file itself; some sites ask to log in first"),
 }
+_LONGEST = max(map(len, _REFUSED))
 _BATCH = 1024  # rows converted at once
 _CHECK = "check or replace the file"
+_FIX = "fix or remove it"
 
 
 def read_rows(path: Path, *, split: str | None = None) -> Iterator[tuple[str, Row]]:
@@ -52,12 +61,13 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         str(path).encode()
         with path.open("rb") as file:
-            head = file.read(8)
-        if head.startswith(_PARQUET) or path.name.endswith(".parquet"):
+            head = file.read(_LONGEST)
+        _refuse_other_content(path, head)
+        if head.startswith(_PARQUET) or path.name.lower().endswith(".parquet"):
             yield from _parquet_rows(path)
         elif head.startswith(_ARROW_FILE):
             yield from _batch_rows(path, _checked(_arrow_file(path)))
-        elif path.name.endswith(".arrow"):
+        elif path.name.lower().endswith(".arrow"):
             yield from _batch_rows(path, _checked(pa.ipc.open_stream(pa.memory_map(str(path)))))
         else:
             yield from _text_rows(path, head)
@@ -93,6 +103,10 @@ def _checked(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _batch_rows(path: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, Row]]:
     number = 0
     for batch in batches:
+        names = batch.schema.names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise _refuse(f"the column {twice!r} comes twice", str(path), "rename or drop one of the two")
         for start in range(0, len(batch), _BATCH):
             part = batch.slice(start, _BATCH)
             for row in _converted(path, part, number):
@@ -115,22 +129,28 @@ def _converted(path: Path, batch: pa.RecordBatch, first: int) -> list[Row]:
 
 def _text_rows(path: Path, head: bytes) -> Iterator[tuple[str, Row]]:
     with closing(_opened(path, head)) as file:
-        start = file.peek(8)[:8]
-        for first, (what, remedy) in _REFUSED.items():
-            if start.startswith(first):
-                raise _refuse(f"the file is {what}", str(path), remedy)
+        start = file.peek(_LONGEST)[:_LONGEST]
+        _refuse_other_content(path, start)
         if start.startswith((_GZIP, _ZSTD, _PARQUET, _ARROW_FILE)):
             raise _refuse("the file is compressed twice, or is a compressed Parquet file", str(path), "unpack it once")
         if not _is_text(path):
             raise _refuse("irepo does not read files of this format", str(path), f"convert it to one of {FORMATS}")
-        if ".json" in path.suffixes and start.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] == b"[":
+        is_array = start.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"[")
+        if is_array and ".json" in [suffix.lower() for suffix in path.suffixes]:
             yield from _array_rows(path, file)
         else:
             yield from _line_rows(path, file)
 
 
+def _refuse_other_content(path: Path, start: bytes) -> None:
+    """Raises UserError when the file's first bytes are those of something that is not read."""
+    for first, (what, remedy) in _REFUSED.items():
+        if start.startswith(first):
+            raise _refuse(f"the file is {what}", str(path), remedy)
+
+
 def _is_text(path: Path) -> bool:
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     return name.endswith((".jsonl", ".ndjson", ".json"))
 
 
@@ -157,10 +177,19 @@ def _line_rows(path: Path, file: BufferedReader) -> Iterator[tuple[str, Row]]:
         line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line.strip():
             continue
-        row = _parsed(line, f"{path}:{number}", "line")
+        row = _parsed(line, f"{path}:{number}", "line", _line_remedy(line))
         if not isinstance(row, dict):
             raise _refuse("the line is not a JSON object", f"{path}:{number}", "write one object a line: {...}")
         yield f"{path}:{number}", row
+
+
+def _line_remedy(line: bytes) -> str:
+    """What to do with a line that is not JSON."""
+    if line.strip() in (b"{", b"["):
+        return "a .json file is an array of objects, or has one object a line; a .jsonl file has one object a line"
+    if b"\r" in line.rstrip():
+        return "end lines with a line feed, not with a carriage return alone: tr '\\r' '\\n' < file"
+    return _FIX
 
 
 def _array_rows(path: Path, file: BufferedReader) -> Iterator[tuple[str, Row]]:
@@ -171,14 +200,15 @@ def _array_rows(path: Path, file: BufferedReader) -> Iterator[tuple[str, Row]]:
         yield f"{path}:row {number}", row
 
 
-def _parsed(data: bytes, where: str, what: str) -> object:
+def _parsed(data: bytes, where: str, what: str, remedy: str = _FIX) -> object:
+    """The JSON in `data`. remedy: for what is not JSON."""
     try:
         return json.loads(data.decode(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         _raise(f"the {what} is not UTF-8: byte {data[error.start]:#04x} at byte {error.start + 1}", where)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if what == "file" else f"column {error.colno}"
-        _raise(f"the {what} is not JSON: {error.msg} ({place})", where)
+        raise _refuse(f"the {what} is not JSON: {error.msg} ({place})", where, remedy) from None
     except RecursionError:
         _raise(f"the {what} is nested too deeply", where)
     except ValueError as error:  # a number of thousands of digits, a field that comes twice
@@ -194,7 +224,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _raise(what: str, where: str) -> NoReturn:
-    raise _refuse(what, where, "fix or remove it")
+    raise _refuse(what, where, _FIX)
 
 
 def _refuse(what: str, where: str, remedy: str) -> UserError:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import sys
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -12,8 +13,20 @@ from storage.errors import UserError
 from tasks.loopback import is_loopback
 
 HOST = "127.0.0.1"
+
+
+def port_of(text: str) -> int:
+    """The port that IREPO_PORT gives; ends the process with code 2 and the reason when it is none."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 2**16):
+        print(
+            f"error: IREPO_PORT={text[:20]} is not a port: give a number from 1 to 65535, or unset it", file=sys.stderr
+        )
+        raise SystemExit(2)
+    return int(text)
+
+
 #: The port of the server of `make serve`.
-PORT = int(os.environ.get("IREPO_PORT", "4200"))
+PORT = port_of(os.environ.get("IREPO_PORT", "4200"))
 API = f"http://{HOST}:{PORT}/api"
 
 _CLOUD = "prefect.cloud"  # not asked: it has no health page, and Prefect's own errors are clear there

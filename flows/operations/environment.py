@@ -47,6 +47,24 @@ def prepare() -> None:
         raise SystemExit(2) from None
 
 
+def check_prefect_settings() -> None:
+    """Raises UserError for a variable or a profile that Prefect does not accept. Imports Prefect's settings."""
+    from pydantic import ValidationError
+
+    try:
+        from prefect.settings import get_current_settings
+
+        get_current_settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        names = sorted(name for name in os.environ if name.startswith("PREFECT_") and name not in _DEFAULTS)
+        raise UserError(
+            f"Prefect does not accept a setting: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}",
+            where=", ".join(names) or "Prefect's profile (prefect profile inspect)",
+            remedy="correct the variable or the profile's line, or unset it",
+        ) from None
+
+
 def quiet_console() -> None:
     """Keep Prefect's log off the terminal of a command that shows its own progress. A server still receives it."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

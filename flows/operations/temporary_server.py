@@ -14,6 +14,7 @@ from threading import Event
 from typing import IO
 
 from flows.operations.api import HOST, check_api, check_proxies, healthy
+from flows.operations.environment import check_prefect_settings
 from flows.operations.prefect_server import launch, not_started
 from flows.operations.secret import CLIENT, new_secret
 from tasks.processes import end_group, start_watcher
@@ -45,6 +46,7 @@ def start_temporary_server() -> None:
     """
     global _server
     check_proxies()
+    check_prefect_settings()
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 

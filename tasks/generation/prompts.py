@@ -24,6 +24,7 @@ from storage.stage import KeyedBy, Outcome, Progress, Spec, run_stage, silent
 from tasks.generation.prompt_fit import DROPPED, Fit, fits_context
 from tasks.modeling.hub_rows import hub_rows
 from tasks.modeling.load import load_tokenizer
+from tasks.modeling.special_text import SpecialText
 
 TRAIN = "train.parquet"
 HELDOUT = "heldout.parquet"
@@ -193,7 +194,7 @@ def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
     def body() -> Outcome:
         paths = {False: spec.folder / TRAIN, True: spec.folder / HELDOUT}
         tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=spec.trust_remote_code)
-        counts = ReadCounts()
+        counts, special = ReadCounts(), SpecialText(tokenizer)
         source = read_apart(spec.settings, counts)
         read = {False: 0, True: 0}
         dropped = Counter[Fit]()
@@ -209,6 +210,8 @@ def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
                     drop_refused=spec.settings.refused_by_template == "drop",
                 )
                 dropped.update(fits)
+                for _, row in block:
+                    special.look((message["content"] for message in row["messages"]), row["source"])
                 for part, file in kept.items():
                     of_part = [
                         (row, fit) for (heldout_row, row), fit in zip(block, fits, strict=True) if heldout_row is part
@@ -222,6 +225,10 @@ def run_prompts(spec: PromptsSpec, progress: Progress = silent) -> Manifest:
                         where=spec.settings.path,
                         remedy="lower sampling.max_tokens, or choose a policy with a longer context",
                     )
+        special.warn()
+        spec.prompts.refuse_changed()
+        if spec.heldout is not None:
+            spec.heldout.refuse_changed()
         summary = {f"dropped_{reason}": dropped[reason] for reason in DROPPED}
         return Outcome(
             paths=list(paths.values()),

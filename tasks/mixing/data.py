@@ -110,6 +110,8 @@ def run_data(spec: DataSpec, progress: Progress = silent) -> Manifest:
                 progress(pairs.count, 0, "pairs")
             if not pairs.count:
                 raise _no_pairs(spec, encoder.counts, dropped)
+        encoder.special.warn()
+        spec.data.refuse_changed()
         summary: dict[str, Any] = asdict(encoder.counts)
         summary |= {f"p_hat_from_{source}": count for source, count in sorted(sources.items())}
         summary |= {f"dropped_{why}": count for why, count in sorted(dropped.items())}

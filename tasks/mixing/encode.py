@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from storage.prompts import prompt_id
 from tasks.mixing.shapes.pair import OfflinePair
 from tasks.modeling.conversation import RefusedConversation, encode_reply
+from tasks.modeling.special_text import SpecialText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,8 +31,12 @@ class PairEncoder:
 
     tokenizer: "PreTrainedTokenizerBase"
     counts: OfflineCounts = field(default_factory=OfflineCounts)
+    special: SpecialText = field(init=False)
     _numbers: dict[str, dict[bytes, int]] = field(default_factory=dict)  # prompt -> response -> its index
     _pairs: set[tuple[str, int, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.special = SpecialText(self.tokenizer)
 
     def row(self, pair: OfflinePair) -> dict[str, Any] | None:
         """The pair as round 0; None when its responses are equal. Each response ends with the token that ends turns.
@@ -44,6 +49,7 @@ class PairEncoder:
             self.counts.equal += 1
             return None
         identifier, texts = prompt_id(pair.prompt), (pair.chosen, pair.rejected)
+        self.special.look([*(message["content"] for message in pair.prompt), *texts], pair.where)
         chosen, rejected = self._indices(identifier, texts)
         try:
             first, second = (encode_reply(self.tokenizer, pair.prompt, text) for text in texts)

@@ -54,6 +54,7 @@ def read_offline(
     """
     encoder = PairEncoder(tokenizer, OfflineCounts() if counts is None else counts)
     rows = [row for pair in read_pairs(settings) if (row := encoder.row(pair)) is not None]
+    encoder.special.warn()
     if not rows:
         raise UserError(
             "the two responses of every row are equal", where=str(settings.path), remedy="give a file with other pairs"

@@ -79,6 +79,8 @@ def run_mix(spec: MixSpec, progress: Progress = silent) -> Manifest:
                 file.write(rows)
                 for entry in pc.value_counts(rows["round"]).to_pylist():
                     counts[str(entry["values"]) if entry["values"] else "offline"] += entry["counts"]
+        if spec.offline is not None:
+            spec.offline.refuse_changed()
         summary: dict[str, Any] = {"pairs_by_round": dict(counts)} | left_out
         if spec.settings.offline is not None:
             summary |= {"offline": asdict(offline)}

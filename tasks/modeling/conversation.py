@@ -201,15 +201,32 @@ def _assistant(reply: str) -> dict[str, str]:
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", *chats: Chat) -> list[str]:
-    """The texts of `chats`, each rendered as a whole."""
+    """The texts of `chats`, each rendered as a whole. Raises RefusedConversation where a turn is left out."""
     if _renders_by_its_class(tokenizer):
-        return [_render_by_its_class(tokenizer, messages, prompt) for messages, prompt in chats]
-    try:
-        return render(tokenizer.get_chat_template(), tokenizer.special_tokens_map, chats)
-    except TemplateFailed as failed:
-        if failed.kind == "Clock":
-            _refuse_clock(str(failed))
-        raise _refuse(f"the chat template refuses this conversation: {failed}") from None
+        texts = [_render_by_its_class(tokenizer, messages, prompt) for messages, prompt in chats]
+    else:
+        try:
+            texts = render(tokenizer.get_chat_template(), tokenizer.special_tokens_map, chats)
+        except TemplateFailed as failed:
+            if failed.kind == "Clock":
+                _refuse_clock(str(failed))
+            raise _refuse(f"the chat template refuses this conversation: {failed}") from None
+    for (messages, _), text in zip(chats, texts, strict=True):
+        _refuse_lost(messages, text)
+    return texts
+
+
+def _refuse_lost(messages: Messages, text: str) -> None:
+    """Raise RefusedConversation when `text` lacks what the system or a user says; replies may be shortened.
+
+    Some templates know no system message, or only one at the start, and write the others nowhere.
+    """
+    for number, message in enumerate(messages, start=1):
+        said = message["content"].strip()
+        if message["role"] == "assistant" or said in text:
+            continue
+        if "".join(said.split()) not in "".join(text.split()):
+            raise _refuse(f"the chat template leaves out message {number} of this conversation ({message['role']})")
 
 
 def _ahead(tokenizer: "PreTrainedTokenizerBase", chats: list[Chat]) -> None:

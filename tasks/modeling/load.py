@@ -54,6 +54,20 @@ def check_policy_folder(folder: Path, *, trust_remote_code: bool = False, chat_t
         refuse_code(folder)
 
 
+def check_readable(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Raise UserError when transformers cannot read the folder's configuration or tokenizer."""
+    for what, read in (("configuration", read_config), ("tokenizer", read_tokenizer)):
+        try:
+            read(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            reason = " ".join(line.strip() for line in (str(error) or type(error).__name__).splitlines()[:3])
+            raise UserError(
+                f"transformers cannot read the policy's {what}: {reason}",
+                where=str(folder),
+                remedy="correct the field in config.json or tokenizer_config.json, or download the files again",
+            ) from None
+
+
 def resolve_device(name: str) -> str:
     """'auto' is cuda if available, else cpu; other names are returned as they are."""
     import torch

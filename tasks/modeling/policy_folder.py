@@ -156,17 +156,14 @@ def load_complete(folder: Path, *, trust_remote_code: bool = False, **options: A
 
     Raises UserError unless weights and model fit exactly, and for code in the folder that is not trusted.
     """
-    from safetensors import SafetensorError
-
     refuse_quantized(folder)
     try:
         model, report = read_model(
             "causal", folder, trust_remote_code=trust_remote_code, ignore_mismatched_sizes=True, **options
         )
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        reason = f"{type(error).__name__}: {(str(error) or 'no reason').splitlines()[0]}"
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"transformers cannot load the policy: {reason}",
+            f"transformers cannot load the policy: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=str(folder),
             remedy="check that AutoModelForCausalLM.from_pretrained(folder) works; download damaged files again",
         ) from None

@@ -6,6 +6,7 @@ from safetensors only: pickled weights can run code.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -45,13 +46,25 @@ def refuse_code(source: Path | str) -> None:
             )
 
 
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """A damaged folder makes transformers raise anything, such as ZeroDivisionError: a ValueError from here on."""
+    try:
+        yield
+    except (UserError, OSError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {(str(error) or 'no reason').strip()}") from error
+
+
 def read_config(source: Path | str, *, trust_remote_code: bool = False, **options: Any) -> "PreTrainedConfig":
     """A model's configuration. Raises UserError as `refuse_code`, and what AutoConfig raises (OSError, ValueError)."""
     from transformers import AutoConfig
 
     if not trust_remote_code:
         refuse_code(source)
-    config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+    with _as_value_error():
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
     return config
 
 
@@ -61,9 +74,10 @@ def read_tokenizer(source: Path | str, *, trust_remote_code: bool = False, **opt
 
     if not trust_remote_code:
         refuse_code(source)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        source, trust_remote_code=trust_remote_code, **options
-    )
+    with _as_value_error():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=trust_remote_code, **options
+        )
     return tokenizer
 
 
@@ -72,7 +86,7 @@ def read_model(
 ) -> "tuple[PreTrainedModel, dict[str, Any]]":
     """A model, and transformers' report: missing_keys, unexpected_keys, mismatched_keys.
 
-    options: of from_pretrained. Raises UserError as `refuse_code`, and what transformers raises.
+    options: of from_pretrained. Raises UserError as `refuse_code`, and OSError or ValueError when it cannot be read.
     """
     import transformers
 
@@ -85,9 +99,10 @@ def read_model(
         "classifier": transformers.AutoModelForSequenceClassification,
         "encoder": transformers.AutoModel,
     }
-    loaded = classes[head].from_pretrained(
-        source, trust_remote_code=trust_remote_code, output_loading_info=True, **options
-    )
+    with _as_value_error():
+        loaded = classes[head].from_pretrained(
+            source, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        )
     return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)  # a pair because of output_loading_info
 
 

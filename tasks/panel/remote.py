@@ -47,9 +47,9 @@ async def ask_all(
 
     A question without an answer becomes an error that is not stored, so that the next attempt asks it again: one that
     faults twice, one that the annotator refuses or raises another exception for, and those that are not asked because
-    the annotator is given up. It is given up by its circuit breaker, or when it answers none of the questions of this
-    attempt. `done` is called with the number of questions answered. Raises UserError when the budget is spent, and
-    what `connected` raises.
+    the annotator is given up. It is given up by its circuit breaker, when none of the questions of this attempt reaches
+    it, or when it has refused all of several questions. `done` is called with the number of questions answered. Raises
+    UserError when the budget is spent, and what `connected` raises.
     """
     work = _Pass(annotator, questions, journal, spending, done)
     if work.left:
@@ -107,6 +107,7 @@ class _Pass:
         self._breaker = CircuitBreaker(annotator.name, annotator.limits)
         self._reached = False  # whether anything but faults came from the annotator in this attempt
         self._last_fault = ""
+        self._answered = bool(self._answers)  # whether there is any answer that is stored
         self._failed: dict[str, str] = {}  # questions that are errors of their own -> why
         self.unanswered: dict[str, list[str]] = {}  # questions that faulted -> the kinds of their faults
         self.left = deque(key for key in self._position if key not in self._answers)
@@ -157,7 +158,7 @@ class _Pass:
                 breaker.unknown(permission)
             answer = self._error(key, error, faults, time.monotonic() - started)
         else:
-            self._reached = True
+            self._reached = self._answered = True
             breaker.answered()
             self._journal.add(key, answer)
         self.answered += self._times[key]
@@ -174,14 +175,16 @@ class _Pass:
     def outage(self) -> str | None:
         """Why the annotator is given up; None if it is not. Says in the log what has no answer."""
         name, n = self._annotator.name, len(self._questions)
+        last = next(reversed(self._failed.values()), "")
         if self._failed:
-            last = list(self._failed.values())[-1]
             log.warning("%s: %d of %d questions fail, the last one with: %s", name, len(self._failed), n, last)
         for key in self.left:
             why = f"not asked: given up after {self._last_fault}"
             self._answers[key] = failure(self._annotator.answer_type, why, [], None)
         if self.given_up or (self.unanswered and not self._reached):
             return self._last_fault
+        if len(self._failed) > 1 and not self._answered:
+            return f"it answers none of {n} questions, the last one with: {last}"
         if self.unanswered:
             log.warning("%s: %d of %d questions are unanswered: %s", name, len(self.unanswered), n, self._last_fault)
         return None

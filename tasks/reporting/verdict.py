@@ -102,7 +102,7 @@ def verdict(rounds: Sequence[Measured], aims: Aims) -> Verdict | None:
     standing = last_standing(rounds)
     if standing is None:
         return Verdict(
-            f"No better policy: all {len(trained)} rounds were rolled back, the initial policy stands.",
+            f"No better policy: {_all(len(trained))} rolled back, the initial policy stands.",
             (),
             spent,
             "read why under Decisions, then train with a lower learning rate or a larger objective.beta",
@@ -213,3 +213,7 @@ def _lost_categories(last: Measured, aims: Aims) -> list[str]:
         for name, category in last.metrics.categories.items()
     }
     return [f"{name} ({won(rate)})" for name, rate in rates.items() if rate is not None and rate.high < 0.5]
+
+
+def _all(rounds: int) -> str:
+    return "the round was" if rounds == 1 else f"all {rounds} rounds were"

@@ -10,7 +10,7 @@ from flows import help as flows_help
 from flows.operations import temporary_server
 from tests.commands import run_module
 
-RUN = ("flows.iterate", "flows.compare")
+RUN = ("flows.iterate", "flows.compare", "flows.train")
 OTHERS = (
     "flows.serve", "flows.deploy", "flows.vote", "flows.gate", "flows.warmup", "flows.judge_accuracy",
     "storage.explain", "storage.diff", "tasks.run", "tasks.reporting.report", "tasks.reporting.cards",

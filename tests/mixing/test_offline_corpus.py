@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[Row, str]] = {
     "null content": (pair("Ask?", [YES], [turn("assistant", None)]), "message 1 of rejected is null"),
     "a tool call between": (
         pair([ASK], [turn("assistant", "Let me look"), turn("tool", "42"), YES], [NO]),
-        "turns of chosen before its last one are not the prompt",
+        "message 2 of chosen has the role 'tool'",
     ),
     "turns that differ": (pair(None, [ASK, YES], [turn("user", "Other?"), NO]), "do not start with the same turns"),
     "a system message on one side": (pair("Ask?", [SYSTEM, ASK, YES], [ASK, NO]), "do not start with the same turns"),

@@ -104,4 +104,4 @@ def test_commands_that_expand_to_themselves_are_shown_as_latex() -> None:
 
 
 def test_a_very_long_text_is_shown_as_it_is() -> None:
-    assert rendered("*a* " * 10_000).startswith("<pre>*a* ")
+    assert "<pre>*a* " in rendered("*a* " * 10_000)

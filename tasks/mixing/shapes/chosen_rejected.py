@@ -17,7 +17,7 @@ from storage.conversations import (
     with_system,
 )
 from storage.errors import UserError
-from storage.prompts import PROMPT_FIELDS
+from storage.prompts import PROMPT_FIELDS, parts_beside
 from storage.rows import Row
 from tasks.mixing.shapes.pair import OfflinePair, Reading, preference, prompt_in_row
 
@@ -39,6 +39,12 @@ def _pair(row: Row, where: str, reading: Reading) -> OfflinePair:
     refuse_unread_columns(row, where=where, remedy="remove the row or the column")
     (before, chosen), (other, rejected) = (_side(row[side], side, where) for side in ("chosen", "rejected"))
     explicit, is_text = _explicit_prompt(row, where, needed=not before)
+    if is_text and not before and (parts := parts_beside(row, ["prompt"])):
+        raise _refuse(
+            f"the row has {', '.join(parts)} beside prompt, and irepo does not know whether the prompt includes it",
+            where,
+            "write the whole prompt in the field `prompt`, and leave the other fields out",
+        )
     prompt = _conversation(explicit, before, is_text, "chosen", where)
     if prompt != _conversation(explicit, other, is_text, "rejected", where):
         raise _refuse("chosen and rejected do not start with the same turns", where)

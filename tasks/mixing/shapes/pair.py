@@ -1,6 +1,7 @@
 """A pair of responses to one conversation, and how a row says which response is preferred and how surely."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,12 +51,18 @@ def preference(row: Row, where: str, reading: Reading) -> tuple[float, str]:
     """(P(chosen > rejected), where it comes from) of a row with chosen and rejected.
 
     `p_hat` in the row comes first, then its scores, then `reading.p_hat`. Raises UserError for values out of range, for
-    scores that prefer the rejected response, and when there is nothing to read.
+    scores that prefer the rejected response, for one score without the other, and when there is nothing to read.
     """
     if row.get("p_hat") is not None:
         return _p_hat(row["p_hat"], where), "row"
     scores = [row.get(field) for field in reading.score_fields]
-    if scores and None not in scores:
+    if (given := len(scores) - scores.count(None)) == 1:
+        raise UserError(
+            f"the row has only one of the scores {' and '.join(reading.score_fields)}",
+            where=where,
+            remedy=f"add the other or remove the row, or leave scores unread: {reading.setting}.score_fields=[]",
+        )
+    if given:
         chosen, rejected = (
             number(score, field, where) for score, field in zip(scores, reading.score_fields, strict=True)
         )
@@ -78,7 +85,7 @@ def preference(row: Row, where: str, reading: Reading) -> tuple[float, str]:
 
 def number(value: object, field: str, where: str) -> float:
     """A finite number. Raises UserError for any other value."""
-    if not isinstance(value, float | int) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, float | int) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         what = str(value) if isinstance(value, float) else described(value)
         raise UserError(
             f"the field {field} is {what}, not a finite number", where=where, remedy="fix or remove the row"

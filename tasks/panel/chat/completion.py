@@ -5,25 +5,30 @@ transport and no answer. In a completion, token counts and log-probabilities are
 range; otherwise they are left out, and `left_out` says which.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from storage.files import canonical_json
 from tasks.panel.chat import Token
 
 MOST_TOKENS = 100_000_000  # of prompt or completion; a larger count is an error of the server
 _SHOWN = 500  # characters of a server's text in an error
 _BOM = b"\xef\xbb\xbf"
-#: What a server gives as finish_reason when it did not finish the completion by itself.
-_BROKEN = frozenset({"error", "abort", "cancelled"})
-_CUT = {
-    "length": "cut off at max_tokens",
-    "max_tokens": "cut off at max_tokens",
-    "content_filter": "withheld by the server's content filter",
-}
+#: What a server gives as finish_reason, in capitals or not, when it did not finish the completion by itself.
+_BROKEN = frozenset(
+    {"error", "abort", "aborted", "cancelled", "canceled", "timeout", "network_error", "insufficient_system_resource"}
+)
+_LIMITS = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens", "token_limit", "incomplete")
+_FILTERS = (
+    *("content_filter", "content_filtered", "safety", "sensitive", "recitation", "blocklist", "prohibited_content"),
+    *("spii", "guardrail_intervened", "refusal"),
+)
+_CUT = dict.fromkeys(_LIMITS, "cut off at max_tokens") | dict.fromkeys(
+    _FILTERS, "withheld by the server's content filter"
+)
 #: Control characters except tab and newline, and characters that change the direction of text.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -45,21 +50,22 @@ class Completion:
 
 
 def read_completion(body: bytes) -> Completion:
-    """The first choice of the completion in `body`. Raises NotACompletion."""
+    """The choice with index 0 of the completion in `body`, or its first. Raises NotACompletion."""
     try:
         parsed = _Body.model_validate_json(body.removeprefix(_BOM))
     except ValidationError as invalid:
         raise NotACompletion(f"no chat completion ({_problem(invalid)}): {_start(body)}") from None
-    error = parsed.error if parsed.error is not None or not parsed.choices else parsed.choices[0].error
-    if error is not None:
+    first = parsed.choices[0] if parsed.choices else None
+    choice = next((each for each in parsed.choices if each.index == 0), first)
+    own = None if choice is None else choice.error
+    if error := parsed.error or own:  # some servers write {} or "" where there is none
         raise NotACompletion(f"an error in place of a completion: {_message(error)}")
-    if not parsed.choices:
+    if choice is None:
         raise NotACompletion(f"no chat completion (there are no choices): {_start(body)}")
-    choice = parsed.choices[0]
-    if choice.finish_reason in _BROKEN:
+    if choice.reason in _BROKEN:
         raise NotACompletion(f"the server stopped: finish_reason is {choice.finish_reason!r}")
     text, message = choice.message.text(), choice.message
-    if text is None and choice.finish_reason is None and not message.reasons and message.refusal is None:
+    if text is None and choice.finish_reason is None and not message.reasons and not message.refusal:
         raise NotACompletion("the message has no content, and no finish_reason says why")
     usage, tokens, left_out = _Usage(), tuple[Token, ...](), []
     try:
@@ -118,10 +124,15 @@ def _is_text(part: _Part | str) -> bool:
 
 
 class _Choice(_Strict):
+    index: JsonValue = None  # the completions of a request with n > 1 come in any order
     message: _Message
     finish_reason: str | None = None
     logprobs: JsonValue = None
     error: JsonValue = None
+
+    @property
+    def reason(self) -> str:
+        return (self.finish_reason or "").lower()
 
 
 class _Body(_Strict):
@@ -161,11 +172,11 @@ class _Logprobs(_Strict):
 
 def _error(text: str | None, choice: _Choice) -> str | None:
     """What keeps the completion from being a whole answer."""
-    if choice.finish_reason in _CUT:
-        return _CUT[choice.finish_reason]
+    if choice.reason in _CUT:
+        return _CUT[choice.reason]
     if text:
         return None
-    if choice.message.refusal is not None:
+    if choice.message.refusal:
         return f"the model refuses: {printable(choice.message.refusal)}"
     after = " after its reasoning" if choice.message.reasons else ""
     return f"no text{after} (finish_reason {choice.finish_reason})"
@@ -178,7 +189,7 @@ def _start(body: bytes) -> str:
 def _message(error: JsonValue) -> str:
     """The text of an error object: its message, or all of it as JSON."""
     message = error.get("message") if isinstance(error, dict) else error
-    return printable(message if isinstance(message, str) else canonical_json(error))
+    return printable(message if isinstance(message, str) else json.dumps(error, ensure_ascii=False))
 
 
 def _problem(invalid: ValidationError) -> str:

@@ -107,6 +107,9 @@ class Endpoint:
                     wait = retry_after(reply.headers, wait)
                 except TransportError as fault:
                     kind, error = fault.kind, self._without_key(str(fault))
+                    if fault.lasting:
+                        faults_met.get([]).append(kind)
+                        raise Fault(error, spent + time.monotonic() - started, lasting=True) from None
                 except NotACompletion as fault:
                     kind, error = "no completion", str(fault)
                 spent += time.monotonic() - started
@@ -122,6 +125,9 @@ class Endpoint:
                 self._warned.add(name)
                 log.warning("%s: its server sends unusable %s: not counted", self._name, part)
         prompt, generated = completion.prompt_tokens, completion.completion_tokens
+        if (prompt is None or generated is None) and "usage" not in self._warned:
+            self._warned.add("usage")
+            log.warning("%s: its server sends no token counts: its answers cost nothing in panel.budget", self._name)
         tokens, cost = None, None
         if prompt is not None and generated is not None:
             tokens = prompt + generated

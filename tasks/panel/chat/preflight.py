@@ -115,6 +115,9 @@ def _refusal(place: str, settings: ChatSettings, what: str) -> UserError:
     if what.startswith(("HTTP 401", "HTTP 403", "HTTP 407")):
         variable = settings.api_key_env
         remedy = f"set the key in {variable}" if variable else "name the variable that holds the key in api_key_env"
+    elif what.startswith("TLS"):
+        remedy = "check that base_url begins with https:// only where the server speaks TLS; for a certificate of your "
+        remedy += "own, name the file that vouches for it in SSL_CERT_FILE"
     else:
         path = urlsplit(settings.base_url).path
         remedy = "check base_url (most servers want it to end with /v1) and model"

@@ -92,6 +92,18 @@ class ChatSettings(AnnotatorBase, LoadsModel):
             raise ValueError("backend=vllm needs numbers for max_tokens and temperature; only an endpoint has defaults")
         return self
 
+    @field_validator("extra_body")
+    @classmethod
+    def _leaves_the_question(cls, fields: dict[str, object]) -> dict[str, object]:
+        for name in ("messages", "model"):
+            if fields.get(name) is not None:
+                raise ValueError(f"extra_body.{name} would replace what the annotator asks; remove it")
+        if fields.get("stream"):
+            raise ValueError("extra_body.stream: replies are read as a whole, not as a stream; remove it")
+        if fields.get("n") not in (None, 1):
+            raise ValueError("extra_body.n: one reply a question is read, and the others would be paid for; remove it")
+        return fields
+
     @field_validator("base_url")
     @classmethod
     def _is_an_address(cls, url: str) -> str:

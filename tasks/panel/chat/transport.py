@@ -1,6 +1,7 @@
 """One HTTP request with bounds on its time and its bytes. Whatever goes wrong on the way is a TransportError."""
 
 import asyncio
+import ssl
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ _REDIRECTS = 3
 
 
 class TransportError(Exception):
-    """There is no whole reply. `kind` is a short name for counts by kind; the text says what happened."""
+    """There is no whole reply. `kind` is a short name for counts by kind; the text says what happened.
 
-    def __init__(self, kind: str, text: str) -> None:
+    lasting: asking again will not help.
+    """
+
+    def __init__(self, kind: str, text: str, *, lasting: bool = False) -> None:
         super().__init__(text)
         self.kind = kind
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,9 @@ async def request(
     except TimeoutError:
         raise TransportError("timeout", f"no whole reply within {seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        raise TransportError(type(error).__name__, f"{type(error).__name__}: {error}") from None
+        lasting = _never_encrypts(error)
+        kind = "TLS" if lasting else type(error).__name__
+        raise TransportError(kind, f"{kind}: {error}", lasting=lasting) from None
     raise TransportError("redirects", f"more than {_REDIRECTS} redirects, the last to {url}")
 
 
@@ -88,6 +95,17 @@ def _decoded(raw: bytes, encoding: str, most_bytes: int) -> bytes:
         if unpack.eof:
             return body
     raise TransportError("wrong encoding", f"Content-Encoding is {encoding!r}, and the body is not, or is cut off")
+
+
+def _never_encrypts(error: BaseException | None) -> bool:
+    """Whether a certificate is not trusted, or the server does not speak TLS: whether `https` cannot work."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _redirect(url: str, reply: HttpReply) -> str | None:

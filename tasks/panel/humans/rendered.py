@@ -18,8 +18,10 @@ from math_core import LatexError, LatexToMathML
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 from tasks.panel.humans.bracket_math import bracket_math_plugin
+from tasks.panel.humans.table_limit import TooManyCells, table_limit_plugin
 
-_LONGEST = 30_000  # characters; a longer text is shown as it is
+_LONGEST = 30_000  # characters; a longer text is shown as it is written
+_MOST_CELLS = 5_000  # of the tables of a text; with more, the text is shown as it is written
 #: Characters of a formula; a longer one is shown as LaTeX. The parser recurses: with Linux's usual stack of 8 MiB,
 #: 4,000 characters of nested commands are fine, and 20,000 overflow it.
 _LONGEST_FORMULA = 2_000
@@ -57,18 +59,28 @@ _latex = LatexToMathML(fancy_error=False, max_expansions=0)
 def rendered(text: str) -> str:
     """The HTML of a text in Markdown. Math is between `$`, `$$`, `\\(` and `\\)`, or `\\[` and `\\]`.
 
-    A formula that is no valid LaTeX is shown as it is written, and so is a text of more than 30,000 characters.
+    A formula that is no valid LaTeX is shown as it is written. So is, with a line that says why, a text of more than
+    30,000 characters, or one whose tables have more than 5,000 cells: formatting them would take many seconds.
     """
     if len(text) > _LONGEST:
-        return f"<pre>{escapeHtml(text)}</pre>"
-    html = _ALIGNED.sub(r'class="\1"', _markdown().render(text))
-    return _cleaner.clean(html)
+        return _as_written(text, f"it has more than {_LONGEST:,} characters")
+    try:
+        html = _markdown().render(text)
+    except TooManyCells:
+        return _as_written(text, f"its tables have more than {_MOST_CELLS:,} cells")
+    return _cleaner.clean(_ALIGNED.sub(r'class="\1"', html))
+
+
+def _as_written(text: str, why: str) -> str:
+    """The HTML of a text that is not formatted, and a line that says so."""
+    return f'<p class="unformatted">This text is not formatted: {why}.</p><pre>{escapeHtml(text)}</pre>'
 
 
 @functools.cache
 def _markdown() -> MarkdownIt:
     markdown = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
     bracket_math_plugin(markdown)
+    table_limit_plugin(markdown, _MOST_CELLS)
     dollarmath_plugin(markdown, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
     for rule in ("math_inline", "math_inline_double", "math_block"):
         markdown.add_render_rule(rule, _draws(display=rule != "math_inline"))
@@ -103,7 +115,7 @@ def _link_open(_self: object, tokens: Sequence[Token], index: int, _options: obj
 
 def _link_close(_self: object, tokens: Sequence[Token], index: int, _options: object, _env: object) -> str:
     """The end of a link's text, and its address where the text is not the address itself."""
-    opened = max(place for place in range(index) if tokens[place].type == "link_open")
+    opened = next(place for place in range(index - 1, -1, -1) if tokens[place].type == "link_open")
     address = str(tokens[opened].attrs.get("href", ""))
     said = "".join(token.content for token in tokens[opened + 1 : index])
     shown = "" if said == address else f' <span class="address">({escapeHtml(address)})</span>'

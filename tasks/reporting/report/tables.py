@@ -22,7 +22,7 @@ def sheet(headings: Sequence[Cell], rows: Sequence[Sequence[Cell]], *, words: bo
         last = ' class="wide"' if words else ""
         inner = "".join(f"<td{name}>{cell}</td>" for name, cell in zip(names[1:-1], cells[1:-1], strict=True))
         inner += f"<td{last}{names[-1]}>{cells[-1]}</td>"
-        body += f'<tr><th scope="row">{cells[0]}</th>{inner}</tr>'
+        body += f'<tr><th scope="row"{names[0]}>{cells[0]}</th>{inner}</tr>'
     kind = ' class="words"' if words else ' class="stacked"' if stacked else ""
     table = f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="sheet" tabindex="0">{table}</div>'
