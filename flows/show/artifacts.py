@@ -11,7 +11,7 @@ from flows.plan import Plan
 from flows.show.links import address
 from flows.show.panel_tables import panel_tables
 from flows.show.terminal import cells, markdown_table
-from flows.show.text import cell, code
+from flows.show.text import cell, code, first_part, last_part
 from storage.plain import plain
 from tasks.evaluation.record import RoundRecord
 from tasks.evaluation.stage import SAMPLES
@@ -128,7 +128,7 @@ def _samples(plan: Plan, record: RoundRecord) -> list[str]:
     before, after = (_read(plan.layout.stage(number, "evaluate") / SAMPLES) for number in sides)
     pairs = list(zip(before, after, strict=True))
     rows = [
-        [text or "(nothing)" for text in (old["prompt"][-_LONG:], old["reply"][:_LONG], new["reply"][:_LONG])]
+        [last_part(old["prompt"], _LONG), *(first_part(each["reply"], _LONG) or "(nothing)" for each in (old, new))]
         for old, new in pairs[:: max(1, -(-len(pairs) // _SAMPLES))]
     ]
     return markdown_table(["prompt", "before the round", "after the round"], rows)

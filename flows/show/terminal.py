@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from flows.show.text import cell
+from flows.show.text import cell, first_part, last_part
 from storage.artifact import stage_name
 from storage.errors import UserError
 from storage.plain import PlainConsole
@@ -61,6 +61,9 @@ def round_table(rounds: Sequence[RoundRecord]) -> Table:
     return table
 
 
+_LONGEST = 300  # characters of a prompt or a reply
+
+
 def samples_table(first: Path, last: Path, count: int = 5) -> Table:
     """Replies of two policies to the same held-out prompts, evenly spaced among the kept samples.
 
@@ -72,7 +75,8 @@ def samples_table(first: Path, last: Path, count: int = 5) -> Table:
         table.add_column(heading, ratio=1)
     pairs = list(zip(before, after, strict=True))
     for old, new in pairs[:: -(-len(pairs) // count)]:
-        table.add_row(*(Text(text[-300:]) for text in (old["prompt"], old["reply"], new["reply"])))
+        replies = (first_part(each["reply"], _LONGEST) for each in (old, new))
+        table.add_row(*map(Text, (last_part(old["prompt"], _LONGEST), *replies)))
     return table
 
 

@@ -17,3 +17,13 @@ def cell(text: str) -> str:
 def code(text: object) -> str:
     """A name in Markdown as code. Backticks in it, which would end the code, are left out."""
     return "`" + plain(str(text)).replace("`", "").replace("\n", " ") + "`"
+
+
+def first_part(text: str, characters: int) -> str:
+    """The beginning of a text, with a mark where the rest is left out; for replies."""
+    return text if len(text) <= characters else f"{text[:characters]} …"
+
+
+def last_part(text: str, characters: int) -> str:
+    """The end of a text, with a mark where the rest is left out; for prompts, whose last turn is what was asked."""
+    return text if len(text) <= characters else f"… {text[-characters:]}"
