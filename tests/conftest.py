@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms: tiny random policies, built on the spot (no download)."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -8,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tiny import build_policy
-from tests import skips
+from tests import scheduling, skips
 from tests.plugin_files import package  # noqa: F401  (a fixture)
 
 # Before torch is imported, here and in child processes. The models are too small for more than one thread, and
 # threads that wait by spinning slow every other process on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before Prefect is imported: on a loaded machine its temporary server needs longer than the default of 20 s.
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
+# Before Prefect is imported: a test that asks for a server without having one fails at once. Prefect would start one,
+# which takes seconds, and keep it and its threads until the process ends.
+os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "false")
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and every child process would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,6 +29,13 @@ MakePolicy = Callable[..., Path]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(skips)
+    config.pluginmanager.register(scheduling)
+
+
+def pytest_collection_finish() -> None:
+    """Python's collector need not look again and again at what the imports of all tests made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
-"""Progress without a terminal: a line a minute, so that a long stage is seen to work, and one at the end."""
+"""Progress without a terminal, a line a minute and one at the end; and in Prefect's UI, an artifact that moves."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from tasks import progress
+from tests.waiting import wait_until
 
 
 def test_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +34,45 @@ def test_a_stage_that_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress.progress_bar("train", 2):
         pass
     assert out.getvalue().split()[:4] == ["round", "2", "train", "kept"]
+
+
+def test_the_artifact_of_a_run_moves_while_its_stage_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the UI shows it: tests/flows/test_ui.py (slow)."""
+    shown: list[tuple[str, float, str]] = []
+
+    def create(percent: float, key: str, description: str) -> str:
+        shown.append((key, percent, description))
+        return key
+
+    def update(artifact: str, percent: float, description: str) -> None:
+        shown.append((artifact, percent, description))
+
+    monkeypatch.setattr(progress, "create_progress_artifact", create)
+    monkeypatch.setattr(progress, "update_progress_artifact", update)
+    monkeypatch.setattr(progress, "TaskRunContext", SimpleNamespace(get=lambda: object()))
+    monkeypatch.setattr(progress._Artifact, "_SECONDS", 0.0)
+    with progress.progress_bar("train", 1, run="My moving") as report:
+        for step in (1, 2, 3):
+            report(step, 4, "steps")
+            wait_until(lambda: len(shown) == step, 2, pause=0.01)  # noqa: B023
+    assert shown == [
+        ("my-moving-progress", 25.0, "train of round 1: 1 of 4 steps"),
+        ("my-moving-progress", 50.0, "train of round 1: 2 of 4 steps"),
+        ("my-moving-progress", 75.0, "train of round 1: 3 of 4 steps"),
+        ("my-moving-progress", 100.0, "train of round 1: done"),
+    ]
+
+
+def test_an_artifact_that_cannot_be_written_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def create(percent: float, key: str, description: str) -> str:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(progress, "create_progress_artifact", create)
+    monkeypatch.setattr(progress, "TaskRunContext", SimpleNamespace(get=lambda: object()))
+    monkeypatch.setattr(progress._Artifact, "_SECONDS", 0.0)
+    with progress.progress_bar("train", 1) as report:
+        for step in (1, 2, 3):
+            report(step, 4, "steps")
+    assert caplog.messages == ["progress is no longer shown in the UI: no server"]

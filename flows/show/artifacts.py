@@ -13,8 +13,8 @@ from flows.show.panel_tables import panel_tables
 from flows.show.terminal import cells, markdown_table
 from flows.show.text import cell, code, first_part, last_part
 from storage.plain import plain
+from tasks.evaluation.metrics import SAMPLES
 from tasks.evaluation.record import RoundRecord
-from tasks.evaluation.stage import SAMPLES
 from tasks.progress import artifact_key
 from tasks.reporting.cards.write import write_cards
 from tasks.reporting.report.write import write_report

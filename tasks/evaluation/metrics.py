@@ -10,6 +10,8 @@ from tasks.evaluation.length import LengthEffect
 from tasks.evaluation.mt_bench.figures import MtBench
 from tasks.evaluation.wins import Category, Gap
 
+SAMPLES = "samples.json"  # beside the metrics: a few replies to read
+
 
 class Excluded(BaseModel):
     """How many votes and scores are left out of the means, by reason (abstain, error)."""

@@ -24,7 +24,7 @@ from storage.stage import Outcome, Progress, run_stage, silent
 from tasks.evaluation.divergence import NONE, Divergence, divergence, policy_logprobs
 from tasks.evaluation.harness.stage import HarnessScores
 from tasks.evaluation.intervals import Bootstrap, Interval
-from tasks.evaluation.metrics import Excluded, Metrics
+from tasks.evaluation.metrics import SAMPLES, Excluded, Metrics
 from tasks.evaluation.movement import warn_of_movement
 from tasks.evaluation.mt_bench.figures import MtBench, mt_bench
 from tasks.evaluation.pairs import HeldoutPairs, pair_metrics, read_logprobs, read_pairs, write_logprobs
@@ -45,7 +45,7 @@ from tasks.modeling.logprobs import TokenSequence
 log = logging.getLogger("irepo")
 
 SAMPLE_LIMIT = 20  # replies to read
-METRICS, SAMPLES = "metrics.json", "samples.json"
+METRICS = "metrics.json"
 RESPONSE_COLUMNS = ["prompt_id", "response_index", "prompt_ids", "response_ids", "text", "finish_reason"]
 
 

@@ -7,15 +7,15 @@ projection, <p - start, u> / <u, u>: 1 if p is the trained policy, 0 if rounding
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
-from torch import Tensor
 
 from tasks.modeling.policy_folder import tensor_files
-from tasks.modeling.save import nominal_dtype
+
+if TYPE_CHECKING:  # commands read summaries without the seconds that torch takes
+    from torch import Tensor
 
 log = logging.getLogger("irepo")
 
@@ -35,11 +35,13 @@ class UpdateSummary(BaseModel):
     share_in_dtype: float | None  # in the published policy cast to that dtype, against the start cast to it
 
     @classmethod
-    def of(cls, start: Path, trained: Mapping[str, Tensor], published: Path) -> Self:
+    def of(cls, start: Path, trained: Mapping[str, "Tensor"], published: Path) -> Self:
         """Compare the policy in `start`, the trained weights (by name), and the policy in `published`.
 
         Weights that are stored under other names than in the model are taken from `published`.
         """
+        from tasks.modeling.save import nominal_dtype
+
         dtype = nominal_dtype(published)
         update = before = kept = kept_in_dtype = 0.0
         for first, last, final in _chunks(tensor_files(start), trained, tensor_files(published)):
@@ -75,9 +77,11 @@ class UpdateSummary(BaseModel):
 
 
 def _chunks(
-    start: Mapping[str, Path], trained: Mapping[str, Tensor], published: Mapping[str, Path]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    start: Mapping[str, Path], trained: Mapping[str, "Tensor"], published: Mapping[str, Path]
+) -> Iterator[tuple["Tensor", "Tensor", "Tensor"]]:
     """The same weights at the start, after training and as published; float32 [at most _CHUNK], on the CPU."""
+    import torch
+
     for name in sorted(start.keys() & published.keys()):
         first, final = _read(start[name], name), _read(published[name], name)
         if not first.is_floating_point() or first.shape != final.shape:
@@ -89,11 +93,13 @@ def _chunks(
             yield one, two, three
 
 
-def _read(path: Path, name: str) -> Tensor:
+def _read(path: Path, name: str) -> "Tensor":
     with safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
         return tensor
 
 
-def _dot(one: Tensor, other: Tensor) -> float:
+def _dot(one: "Tensor", other: "Tensor") -> float:
+    import torch
+
     return float((one * other).sum(dtype=torch.float64))

@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from conf.compose import compose_config
+from conf.schema import RunConfig
 from flows.train_words import train_words
 from tests.docs.page_commands import ROOT, Command, module_commands, named_modules, named_targets, word_lines
 
@@ -81,19 +83,25 @@ COMPOSED = [
 WORD_LINES = [command for command in word_lines() if not any(word in command.words for word in THEIRS)]
 
 
+@cache
+def composed(*words: str) -> RunConfig:
+    """Pages repeat commands."""
+    return compose_config(words)
+
+
 @pytest.mark.parametrize("command", COMPOSED, ids=lambda command: f"{command.page} {command.words[:60]}")
 def test_the_words_of_a_flow_compose(command: Command) -> None:
     words = shlex.split(command.words)
     if command.module == "flows.train":
-        compose_config(train_words(words))
+        composed(*train_words(words))
     elif command.module == "flows.compare":
         methods = next(word for word in words if word.startswith("methods=")).removeprefix("methods=")
         rest = [word for word in words if not word.startswith(COMPARE)]
         for method in methods.strip("[]").split(","):
             name, *overrides = method.split()
-            compose_config([*rest, f"objective={name}", *overrides])
+            composed(*rest, f"objective={name}", *overrides)
     else:
-        compose_config(words if any(word.startswith("run=") for word in words) else with_base(words))
+        composed(*(words if any(word.startswith("run=") for word in words) else with_base(words)))
 
 
 @pytest.mark.parametrize("command", WORD_LINES, ids=lambda command: f"{command.page} {command.words[:60]}")
@@ -105,7 +113,7 @@ def test_a_line_of_words_composes(command: Command) -> None:
     alternatives = [word for word in words if keys.count(word.partition("=")[0]) > 1]
     others = [word for word in words if word not in alternatives]
     for word in alternatives or [""]:
-        compose_config(with_base([*others, *filter(None, [word])]))
+        composed(*with_base([*others, *filter(None, [word])]))
 
 
 def with_base(words: list[str]) -> list[str]:

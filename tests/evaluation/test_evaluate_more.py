@@ -10,16 +10,19 @@ from transformers import AutoModelForCausalLM
 from tasks.evaluation.settings import ImplicitReward, MetricsSettings
 from tasks.evaluation.stage import run
 from tests.conftest import MakePolicy
-from tests.evaluation.conftest import Evaluation
+from tests.evaluation.conftest import Evaluation, Rows
 
 
-def logprob(folder: Path, row: dict[str, Any]) -> float:
-    """By a plain float64 forward."""
+def logprobs(folder: Path, rows: Rows) -> list[float]:
+    """Of each row's response, by a plain float64 forward of that row alone."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-    ids, start = torch.tensor([row["prompt_ids"] + row["response_ids"]]), len(row["prompt_ids"])
-    with torch.no_grad():
-        logprobs = model(input_ids=ids).logits[0].log_softmax(-1)
-    return float(sum(logprobs[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1])))
+    sums = []
+    for row in rows:
+        ids, start = torch.tensor([row["prompt_ids"] + row["response_ids"]]), len(row["prompt_ids"])
+        with torch.no_grad():
+            steps = model(input_ids=ids).logits[0].log_softmax(-1)
+        sums.append(float(sum(steps[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1]))))
+    return sums
 
 
 def test_lengths_categories_and_the_truth(evaluation: Evaluation) -> None:
@@ -93,7 +96,7 @@ def test_pairs_are_followed_from_the_initial_policy_on(evaluation: Evaluation, m
     fixed = later("fixed", third, evaluation.root / "one", 0.5, "initial")
 
     policies = {"initial": evaluation.initial, "one": evaluation.policy, "two": third}
-    sums = {name: [logprob(folder, row) for row in rows] for name, folder in policies.items()}
+    sums = {name: logprobs(folder, rows) for name, folder in policies.items()}
     of_prompt = [rows[i]["prompt_id"] for i in range(0, 90, 2)]
     assert of_prompt == [f"p{p:03d}" for p in range(45)]
     chosen, rejected = ({name: torch.tensor(values[start::2]) for name, values in sums.items()} for start in (1, 0))

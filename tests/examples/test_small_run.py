@@ -1,4 +1,4 @@
-"""examples/small-run: the commands of its README run, and print the rows of the table that it shows."""
+"""examples/small-run: its rounds have the rows of the table in its README; and (slow) the README's own commands."""
 
 import os
 import re
@@ -7,7 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conf.compose import PROJECT
+import pytest
+
+from conf.compose import PROJECT, compose_config
+from flows.checks import prepare_run
+from flows.record import round_record
+from flows.round import play_round, play_start
+from flows.show.terminal import console, round_table
+from flows.stages import BareStages
+from tasks.engines import close_engines
+from tasks.evaluation.record import RoundRecord
 
 README = (PROJECT / "examples/small-run/README.md").read_text(encoding="utf-8")
 
@@ -31,6 +40,30 @@ def run(words: list[str]) -> str:
     return done.stdout
 
 
+def test_its_rounds_have_the_rows_it_shows(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both rounds in this process, without Prefect; the policy is the one that the first command makes."""
+    monkeypatch.chdir(PROJECT)
+    _, iterate, _ = commands()
+    plan = prepare_run(compose_config([*iterate[3:], f"policy={tiny_policy}", f"runs={tmp_path / 'runs'}"]))
+    records: list[RoundRecord] = []
+    try:
+        for number in range(plan.config.rounds + 1):
+            stages, chain = BareStages(), list(range(max(number, 1)))
+            if number:
+                play_round(stages, plan, number, chain)
+            else:
+                play_start(stages, plan)
+            records.append(round_record(plan, number, chain, stages.manifests).decided("promote"))
+    finally:
+        close_engines()
+    console.print(round_table(records))
+    assert len(rows(README)) > 10
+    assert rows(capsys.readouterr().out) == rows(README)
+
+
+@pytest.mark.slow
 def test_its_commands_print_the_rows_it_shows(tmp_path: Path) -> None:
     build, iterate, repeat = commands()
     policy = str(tmp_path / "tiny")

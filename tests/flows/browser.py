@@ -124,6 +124,13 @@ class Browser:
         context = self._whole._call("Target.createBrowserContext")["browserContextId"]
         return self._tab({"browserContextId": context})
 
+    @contextmanager
+    def tab(self) -> Iterator[Page]:
+        """As `page`, closed at the end."""
+        page = self.page()
+        yield page
+        page.close()
+
     def beside(self, page: Page) -> Page:
         """Another tab of the same profile."""
         target = page._call("Target.getTargetInfo")["targetInfo"]
@@ -134,7 +141,9 @@ class Browser:
         return Page(self._connect(f"/devtools/page/{target}"))
 
     def _connect(self, path: str) -> ClientConnection:
-        socket = connect(self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None)
+        socket = connect(
+            self._root + path, max_size=None, max_queue=None, proxy=None, ping_interval=None, open_timeout=limit(30)
+        )
         self._sockets.enter_context(socket)
         return socket
 

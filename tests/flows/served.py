@@ -69,10 +69,20 @@ class Served:
 
     def stop(self) -> None:
         """End the runner as a person would, then whatever a test left behind."""
-        if self.runner is not None and self.runner.poll() is None:
+        if self.running:
             self.end_runner()
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
+
+    @property
+    def running(self) -> bool:
+        return self.runner is not None and self.runner.poll() is None
+
+    def end(self) -> None:
+        """End the runner, and see that it ends its server and complains of nothing."""
+        assert self.end_runner() == 143
+        assert "RuntimeWarning" not in self.log.read_text()
+        assert not self.processes("flows.operations.prefect_server"), "only kill -9 may leave the server"
 
     def end_runner(self) -> int:
         """Send the runner SIGTERM; its exit code."""

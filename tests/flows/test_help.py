@@ -1,7 +1,5 @@
 """`--help` of every command: usage and keys, code 0, and nothing is started; what is known of a key is its meaning."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from conf.compose import known_keys
 from conf.describe import groups, keys
 from flows import help as flows_help
 from flows.operations import temporary_server
+from tests.commands import run_module
 
 RUN = ("flows.iterate", "flows.compare", "flows.train")
 OTHERS = (
@@ -19,25 +18,21 @@ OTHERS = (
 )  # fmt: skip
 
 
-def helped(module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+def helped(module: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     """What `python -m module --help` prints, in this process; the code must be 0 and no server may start."""
 
     def refuse() -> None:
         raise AssertionError("a server starts")
 
     monkeypatch.setattr(temporary_server, "start_temporary_server", refuse)
-    monkeypatch.setattr(sys, "argv", [module, "--help", *words])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(module, run_name="__main__")
-    assert ended.value.code == 0
-    return capsys.readouterr().out
+    ended = run_module(module, "--help", *words)
+    assert ended.code == 0
+    return ended.out
 
 
 @pytest.mark.parametrize("module", [*RUN, *OTHERS])
-def test_every_command_has_help(
-    module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = helped(module, capsys, monkeypatch)
+def test_every_command_has_help(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = helped(module, monkeypatch)
     assert text.startswith("usage: ")
     assert len(text.splitlines()) > 3
     if module in RUN:
@@ -45,10 +40,8 @@ def test_every_command_has_help(
         assert "gate=human" in text
 
 
-def test_help_may_be_of_one_group_with_another_option(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = helped("flows.iterate", capsys, monkeypatch, "objective=dpo", "objective")
+def test_help_may_be_of_one_group_with_another_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = helped("flows.iterate", monkeypatch, "objective=dpo", "objective")
     assert "objective.label_smoothing=0.0" in text
     assert "training." not in text.partition("groups:")[2]
 

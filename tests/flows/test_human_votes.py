@@ -6,6 +6,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from conf.compose import compose_config
+from storage.errors import UserError
 from tasks.panel.humans.batch import read_batch
 from tests.flows.served import Served
 from tests.flows.vote_page import vote_page
@@ -77,7 +79,6 @@ def test_a_run_that_nobody_can_resume_ends_and_goes_on_with_its_command(served: 
 
 
 @pytest.mark.parametrize("group", ["judges", "rates"])
-def test_people_are_refused_as_judges(served: Served, group: str) -> None:
-    done = served.by_hand("name=judged", f"+evaluation.{group}.people={{kind: human}}")
-    assert done.returncode == 2
-    assert "people is a group of people, who vote on the panel only" in done.stderr
+def test_people_are_refused_as_judges(group: str) -> None:
+    with pytest.raises(UserError, match="people is a group of people, who vote on the panel only"):
+        compose_config(["run=demo", f"+evaluation.{group}.people={{kind: human}}"])

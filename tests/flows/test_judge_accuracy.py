@@ -3,18 +3,15 @@
 import gzip
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conf.compose import PROJECT
 from flows.judge_accuracy import figures, read_annotators, read_pairs
 from storage.errors import UserError
 from tasks.panel.annotators.rule import RuleSettings
+from tests.commands import run_module
 from tests.panel.chat_server import ChatServer, fenced
 
 VOTES: list[dict[str, Any]] = [
@@ -59,11 +56,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def judge_accuracy(*words: str | Path) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.judge_accuracy", *map(str, words), "--json"],
-        cwd=PROJECT, env=os.environ | {"NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    results: list[dict[str, Any]] = json.loads(done.stdout)
+    results: list[dict[str, Any]] = json.loads(run_module("flows.judge_accuracy", *words, "--json").out)
     return results
 
 
@@ -72,8 +65,9 @@ def longer(instruction: str) -> str:
     return "[[A]]" if len(first) >= len(second) else "[[B]]"
 
 
-def test_a_judge_and_a_rule(data: Path, tmp_path: Path) -> None:
+def test_a_judge_and_a_rule(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge prefers the longer one, and the first of equals; a rule that prefers the shorter has no orders."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = ChatServer()
     server.script = longer
     price = "{prompt: 1, completion: 1}"
@@ -122,11 +116,11 @@ def test_mistakes_are_the_users_errors(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_table_and_the_exit_code(data: Path) -> None:
-    command = [sys.executable, "-m", "flows.judge_accuracy", "--data", str(data), "--settings"]
-    rule = [*command, "{kind: rule, shorter: true}"]
-    done = subprocess.run(rule, cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert "58.3%" in done.stdout
-    assert "83.3%" in done.stdout  # ties
-    refused = subprocess.run([*command, "{kind: no}"], cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "settings of annotators are invalid" in refused.stderr
+    words = ("flows.judge_accuracy", "--data", data, "--settings")
+    done = run_module(*words, "{kind: rule, shorter: true}")
+    assert done.code == 0
+    assert "58.3%" in done.out
+    assert "83.3%" in done.out  # ties
+    refused = run_module(*words, "{kind: no}")
+    assert refused.code == 2
+    assert "settings of annotators are invalid" in refused.err

@@ -1,10 +1,12 @@
 """The memory plan: presets fit the card that they name, what does not fit is refused with a remedy that works."""
 
 import shlex
+from functools import cache
 
 import pytest
 
 from conf.compose import CONF, compose_config, group_options
+from conf.schema import RunConfig
 from flows import memory_checks
 from flows.memory_plan import MemoryPlan, Need, memory_plan, shapes_folder
 from flows.show.memory import refuse_too_large
@@ -20,8 +22,13 @@ MACHINE = Device("this machine's memory", 16 * GIB, 16 * GIB, 1, gpu=False)
 PROMPTS = {"small-gsm8k", "small-instructions"}
 
 
+@cache
+def composed(*words: str) -> RunConfig:
+    return compose_config(words)
+
+
 def plan(*words: str, device: Device | None = None) -> MemoryPlan:
-    config = compose_config(words)
+    config = composed(*words)
     folder = shapes_folder(config, CONF / "shapes")
     assert folder is not None
     return memory_plan(
@@ -39,7 +46,7 @@ def test_every_preset_fits_what_it_names(preset: str) -> None:
     made = plan(*words)
     assert {"generate", "train", "evaluate"} <= {each.stage for each in made.needs}
     refuse_too_large(made)
-    named = compose_config(words).card
+    named = composed(*words).card
     assert (named is not None) == (preset in {"mistral-7b", "phi2"})
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ class MadeUpStages(ListedStages):
         return self._made(plan.layout.prompts)
 
 
+@cache
 def plan(*words: str) -> Plan:
     return Plan(compose_config(["run=demo", *words]), INITIAL)
 

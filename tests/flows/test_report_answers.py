@@ -8,14 +8,15 @@ import pytest
 from tasks.evaluation.gate import Decision
 from tasks.reporting.report.write import write_report
 from tests.flows.axe import violations
-from tests.flows.browser import Page, browser, needs_browser
+from tests.flows.browser import Browser, Page, needs_browser
 from tests.reporting.made_up_run import MadeUpRun
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Path:
-    """Of two rounds; the second one waits for a person."""
-    run = MadeUpRun(tmp_path / "made", annotators=("one", "two", "three"), judges=("truth", "held-out"), priced=True)
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two rounds; the second one waits for a person. Never write into it."""
+    folder = tmp_path_factory.mktemp("answers")
+    run = MadeUpRun(folder / "made", annotators=("one", "two", "three"), judges=("truth", "held-out"), priced=True)
     (run.root / "config.yaml").write_text((run.root / "config.yaml").read_text() + "gate: {kind: human}\n")
     run.evaluate(0)
     run.round(1, base=0, decision=Decision(action="promote", by="human", note="good"))
@@ -24,8 +25,8 @@ def report(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def page(report: Path) -> Iterator[Page]:
-    with browser() as tab:
+def page(running: Browser, report: Path) -> Iterator[Page]:
+    with running.tab() as tab:
         tab.listen("Runtime", "Page")
         tab.look(1280, 900)
         tab.open(report.as_uri())

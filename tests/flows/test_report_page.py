@@ -17,7 +17,7 @@ from storage.artifact import Artifact
 from tasks.evaluation.gate import Action, Decision, Reason
 from tasks.evaluation.record import RoundRecord
 from tasks.reporting.report.write import write_report
-from tests.flows.browser import Page, browser, needs_browser
+from tests.flows.browser import Browser, Page, needs_browser
 from tests.reporting.made_up_run import HOSTILE, MadeUpRun, interval
 from tests.reporting.records import round_record
 from tests.waiting import wait_until
@@ -31,18 +31,19 @@ FIGURES = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Path:
-    """Of three rounds, the second one rolled back, by models that write HTML."""
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of three rounds, the second one rolled back, by models that write HTML. Never write into it."""
     run = MadeUpRun(
-        tmp_path / "made", annotators=[f"annotator-{i}" for i in range(6)], judges=("truth", "held-out"), priced=True,
+        tmp_path_factory.mktemp("page") / "made", annotators=[f"annotator-{i}" for i in range(6)],
+        judges=("truth", "held-out"), priced=True,
         text=HOSTILE + " word" * 90,
     )  # fmt: skip
     run.evaluate(0)
     run.round(1, base=0, decision=Decision(action="promote", by="human", note=HOSTILE))
     run.round(2, base=1, decision=Decision(action="roll back", by="policy", reasons=(CHOSEN,)))
     run.round(3, base=1)
-    return write_report(run.root)
+    return write_report(run.root, figures=False)
 
 
 def opened(page: Page, report: Path, width: int, **look: bool) -> None:
@@ -70,9 +71,9 @@ DRAWN = """
 @needs_browser
 @pytest.mark.parametrize(("width", "phone", "dark"), [(1280, False, False), (390, True, True), (320, True, False)])
 def test_every_figure_is_drawn_within_the_page_and_nothing_is_fetched(
-    report: Path, tmp_path: Path, width: int, phone: bool, dark: bool
+    running: Browser, report: Path, tmp_path: Path, width: int, phone: bool, dark: bool
 ) -> None:
-    with browser() as page:
+    with running.tab() as page:
         opened(page, report, width, phone=phone, dark=dark)
         drawn: list[dict[str, Any]] = page.evaluate(DRAWN)
         assert [figure["name"] for figure in drawn] == list(FIGURES)
@@ -118,8 +119,8 @@ NATURAL_WIDTH = """
 
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_figures_hold_with_any_font(report: Path, width: int) -> None:
-    with browser() as page:
+def test_figures_hold_with_any_font(running: Browser, report: Path, width: int) -> None:
+    with running.tab() as page:
         opened(page, report, width)
         usual = page.evaluate(NATURAL_WIDTH)
         for style in FONTS:
@@ -132,8 +133,8 @@ def test_figures_hold_with_any_font(report: Path, width: int) -> None:
 
 
 @needs_browser
-def test_it_prints_on_white(report: Path, tmp_path: Path) -> None:
-    with browser() as page:
+def test_it_prints_on_white(running: Browser, report: Path, tmp_path: Path) -> None:
+    with running.tab() as page:
         opened(page, report, 1280, dark=True)
         page._call("Emulation.setEmulatedMedia", media="print")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -192,6 +193,6 @@ def test_rules_decide_from_the_files_of_the_run_and_their_decision_stands(tmp_pa
     third = run.evaluate(3, base=1, win_rate=even)
     assert settle(plan, record(3, 1, third)) == "roll back"
     assert ends(plan, record(3, 1, third))  # two rounds without promotion
-    html = write_report(run.root).read_text()
+    html = write_report(run.root, figures=False).read_text()
     assert "better is broken: win rate against previous 0.600 [0.550, 0.650] by truth, 0.500 [0.450, 0.550]" in html
     assert "patience is broken: 2 in a row without promotion; the run ends at 2" in html

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -15,62 +14,23 @@ from prefect.logging.handlers import APILogHandler
 from conf.compose import PROJECT
 from flows.operations import run_log as module
 from flows.operations.run_log import LOG_FILE, run_log
+from tests.flows.served import Served
 from tests.panel.chat_server import ChatServer, prefer
 from tests.waiting import limit
 
 log = logging.getLogger("irepo")
 
 
-def test_each_line_reaches_the_file_and_warnings_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with run_log(tmp_path), run_log(tmp_path):
-        log.info("step %d", 3)
-        log.warning("the judge [m] is \x1b[2Jdown\u202e")
-    log.warning("after the run")
-    lines = (tmp_path / LOG_FILE).read_text().splitlines()
-    assert [re.sub(r"^\S+ \S+ (\w+) +", r"\1 ", line) for line in lines][1:] == [
-        "INFO step 3",
-        "WARNING the judge [m] is \x1b[2Jdown\u202e",
-    ]
-    shown = capsys.readouterr().out
-    assert shown == "warning: the judge [m] is [2Jdown\n"
-
-
-def test_a_second_attempt_is_appended(tmp_path: Path) -> None:
-    for text in ("first", "second"):
-        with run_log(tmp_path):
-            log.warning(text)
-    assert [line.split()[-1] for line in (tmp_path / LOG_FILE).read_text().splitlines()][1::2] == ["first", "second"]
-
-
-def test_prefect_gets_the_lines_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[str] = []
-    monkeypatch.setattr(APILogHandler, "emit", lambda _, record: sent.append(record.getMessage()))
-    with run_log(tmp_path):
-        log.info("before the flow")
-        monkeypatch.setattr(module, "FlowRunContext", SimpleNamespace(get=lambda: object()))
-        log.info("a stage is done again")
-        log.warning("a judge is down")
-    assert sent == ["a stage is done again", "a judge is down"]
-
-
-def command(words: list[str]) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.iterate", *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=limit(200),
-        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {"COLUMNS": "120"},
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_the_terminal_of_a_run_whose_judge_is_down_and_comes_back(
-    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Served, tiny_policy: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    def command(words: list[str]) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.iterate", *words], cwd=PROJECT, capture_output=True, text=True,
+            timeout=limit(200), env=served.environment | {"COLUMNS": "120", "NO_PROXY": "127.0.0.1"},
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {i}", "answer": str(i)}) + "\n" for i in range(20)))
     server = ChatServer()
@@ -111,3 +71,37 @@ def test_the_terminal_of_a_run_whose_judge_is_down_and_comes_back(
         assert "generate of round 0 is done again" in lines
     finally:
         server.close()
+
+
+def test_each_line_reaches_the_file_and_warnings_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run_log(tmp_path), run_log(tmp_path):
+        log.info("step %d", 3)
+        log.warning("the judge [m] is \x1b[2Jdown\u202e")
+    log.warning("after the run")
+    lines = (tmp_path / LOG_FILE).read_text().splitlines()
+    assert [re.sub(r"^\S+ \S+ (\w+) +", r"\1 ", line) for line in lines][1:] == [
+        "INFO step 3",
+        "WARNING the judge [m] is \x1b[2Jdown\u202e",
+    ]
+    shown = capsys.readouterr().out
+    assert shown == "warning: the judge [m] is [2Jdown\n"
+
+
+def test_a_second_attempt_is_appended(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with run_log(tmp_path):
+            log.warning(text)
+    assert [line.split()[-1] for line in (tmp_path / LOG_FILE).read_text().splitlines()][1::2] == ["first", "second"]
+
+
+def test_prefect_gets_the_lines_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(APILogHandler, "emit", lambda _, record: sent.append(record.getMessage()))
+    with run_log(tmp_path):
+        log.info("before the flow")
+        monkeypatch.setattr(module, "FlowRunContext", SimpleNamespace(get=lambda: object()))
+        log.info("a stage is done again")
+        log.warning("a judge is down")
+    assert sent == ["a stage is done again", "a judge is down"]

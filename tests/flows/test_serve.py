@@ -25,17 +25,26 @@ def decision(served: Served, run: str, number: int) -> str:
     return str(json.loads((folder / "decision.json").read_text())["action"])
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
-def test_a_deployment_run_goes_round_and_nights_are_scheduled(served: Served) -> None:
+def test_a_deployment_run_goes_round_with_vllm(served: Served) -> None:
     run = served.run("by-deployment", "engine=vllm-small", rounds=1)
     served.await_state(run, "Completed", seconds=240)
     assert [each["name"] for each in subflows(served, run)] == ["by-deployment: round 1"]
     assert (served.runs / "by-deployment" / "round-01" / "train" / "policy" / "model.safetensors").is_file()
     assert (served.runs / "by-deployment" / "policy").resolve().parent.parent.name == "round-01"
-    nights = served.post("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
-    assert nights
-    assert all(night["expected_start_time"].endswith("02:00:00Z") for night in nights)
     served.until(lambda: not served.workers(), 10)
+
+
+def test_nights_are_scheduled(served: Served) -> None:
+    found: list[dict[str, Any]] = []
+
+    def nights() -> list[dict[str, Any]]:
+        found[:] = served.post("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+        return found
+
+    served.until(lambda: bool(nights()), 30)  # the scheduler makes them soon after the deployment
+    assert all(night["expected_start_time"].endswith("02:00:00Z") for night in found)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,8 @@ def test_a_human_gate_suspends_and_resumes_in_a_fresh_process(served: Served) ->
         (0, 0, "promote"), (1, 0, "roll back"), (2, 0, "stop"),
     ]  # fmt: skip
     assert (served.runs / "gated" / "policy").resolve().parent.parent.name == "round-02"
+    assert [each["name"] for each in subflows(served, run)] == ["gated: round 1", "gated: round 2"]
+    served.until(lambda: not served.workers(), 10)
 
 
 @pytest.mark.slow

@@ -132,6 +132,7 @@ def test_a_page_of_another_origin_reads_and_changes_nothing(served: Served) -> N
     assert served.post("flow_runs/count", of_it) == runs
 
 
+@pytest.mark.slow
 def test_the_running_stage_shows_its_progress(served: Served) -> None:
     body = {"artifacts": {"type": {"any_": ["progress"]}}, "sort": "CREATED_DESC"}
     before = {each["id"] for each in served.post("artifacts/filter", body)}  # of the runs of other tests

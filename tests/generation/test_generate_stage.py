@@ -1,7 +1,5 @@
 """The generate stage: shards, resumption, and what it refuses."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from tasks.generation.stage import run
 from tasks.generation.verify import SamplerMismatch
 from tasks.modeling.conversation import encode_chat
 from tasks.modeling.load import load_tokenizer
+from tests.commands import run_module
 from tests.generation.conftest import MakeSpec, WatchedEngine, question
 
 
@@ -146,15 +145,11 @@ def test_a_resumed_stage_verifies_its_new_engine(make_spec: MakeSpec) -> None:
     assert len(shards(spec.folder)) == 1
 
 
-def command(spec: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tasks.run", str(spec)], capture_output=True, text=True, check=False)
-
-
 def test_command(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec()
     spec.save(tmp_path / "spec.yaml")
-    done = command(tmp_path / "spec.yaml")
-    assert (done.returncode, done.stdout.strip()) == (0, str(spec.folder / MANIFEST)), done.stderr
+    done = run_module("tasks.run", tmp_path / "spec.yaml")
+    assert (done.code, done.out.strip()) == (0, str(spec.folder / MANIFEST)), done.err
     assert shards(spec.folder)
 
 
@@ -162,8 +157,8 @@ def test_command_shows_a_user_error_on_one_screen(make_spec: MakeSpec, tmp_path:
     path = tmp_path / "spec.yaml"
     make_spec().save(path)
     path.write_text(path.read_text() + "polcy: x\n")
-    done = command(tmp_path / "spec.yaml")
-    assert done.returncode == 2
-    assert "polcy" in done.stderr
-    assert "remedy:" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_module("tasks.run", tmp_path / "spec.yaml")
+    assert done.code == 2
+    assert "polcy" in done.err
+    assert "remedy:" in done.err
+    assert len(done.err.splitlines()) < 10

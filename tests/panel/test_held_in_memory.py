@@ -1,6 +1,6 @@
 """The memory of label and judge does not grow with texts and token ids.
 
-Blocks are made small, so that a few hundred prompts are many blocks. Memory that still grows from 20 prompts to 200 is
+Blocks are made small, so that a hundred prompts are many blocks. Memory that still grows from 20 prompts to 120 is
 held for the whole pass. `python -m benchmarks.streams` measures whole processes.
 """
 
@@ -21,7 +21,7 @@ from tasks.panel import lazy_sequence as lazy
 from tasks.panel import parts
 from tests.panel.conftest import World
 
-FEW, MANY, RESPONSES, CHARACTERS = 20, 200, 4, 2000
+FEW, MANY, RESPONSES, CHARACTERS = 20, 120, 4, 2000
 RULES: dict[str, dict[str, object]] = {
     "short": {"kind": "rule", "shorter": True, "tie_margin": 1},
     "answer": {"kind": "verifier", "method": "contains"},

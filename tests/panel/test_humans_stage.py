@@ -1,20 +1,18 @@
 """People on the panel of a label stage: it waits, keeps the other votes, and collects those of people."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from conf.compose import PROJECT
 from storage.errors import UserError
 from storage.schemas import VOTES
 from tasks.labeling.stage import run
 from tasks.panel.annotators.registry import open_annotators
 from tasks.panel.humans.batch import Batch, read_batch
 from tasks.panel.humans.collect import WaitingForVotes
+from tests.commands import run_module
 from tests.panel.conftest import World
 from tests.panel.people import settings, write
 
@@ -91,12 +89,10 @@ def test_people_alone_are_a_panel(world: World) -> None:
 def test_the_command_says_how_to_vote(world: World, tmp_path: Path) -> None:
     spec = world.spec(TEXTS, {"people": {"kind": "human"}})
     spec.save(tmp_path / "spec.yaml")
-    command = [sys.executable, "-m", "tasks.run", str(tmp_path / "spec.yaml")]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 3, done.stderr
-    assert "waiting for people: 0 of 6 comparisons have their votes" in done.stderr
-    assert f"python -m tasks.panel.humans {spec.folder / 'humans-people'}" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = run_module("tasks.run", tmp_path / "spec.yaml")
+    assert done.code == 3, done.err
+    assert "waiting for people: 0 of 6 comparisons have their votes" in done.err
+    assert f"python -m tasks.panel.humans {spec.folder / 'humans-people'}" in done.err
 
 
 def test_people_are_no_judges() -> None:

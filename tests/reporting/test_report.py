@@ -3,8 +3,6 @@
 import itertools
 import re
 import shutil
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -13,15 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.compose import PROJECT
 from storage.errors import UserError
 from tasks.evaluation.gate import Decision, Reason
 from tasks.reporting.duration import duration
 from tasks.reporting.report.drawing import Scale, apart, ticks
 from tasks.reporting.report.files import heldout_pairs, labelled_pairs, read_run
 from tasks.reporting.report.write import write_report
+from tests.commands import run_module
 from tests.reporting.made_up_run import HOSTILE, MadeUpRun
-from tests.waiting import limit
 
 PROMOTE = Decision(action="promote", by="none")
 BROKEN = Reason(rule="near", holds=False, says="KL to the initial policy 9 ±1 nats; at most 3", broken="stop")
@@ -38,8 +35,9 @@ def made(tmp_path: Path) -> MadeUpRun:
     return run
 
 
-def figures(root: Path) -> set[str]:
-    return {path.stem for path in (root / "figures").iterdir()}
+def on_page(html: str) -> set[str]:
+    """Names of the figures of a report."""
+    return set(re.findall(r'<figure id="figure-([^"]+)"', html))
 
 
 EVERY = {
@@ -52,7 +50,7 @@ EVERY = {
 
 def test_a_whole_run_has_every_figure_and_says_why_a_round_was_rolled_back(made: MadeUpRun) -> None:
     html = write_report(made.root).read_text()
-    assert figures(made.root) == EVERY == set(re.findall(r'<figure id="figure-([^"]+)"', html))
+    assert {path.stem for path in (made.root / "figures").iterdir()} == EVERY == on_page(html)
     for path in (made.root / "figures").glob("*.svg"):
         image = ElementTree.parse(path).getroot()
         assert image.tag == "{http://www.w3.org/2000/svg}svg"
@@ -65,7 +63,7 @@ def test_a_whole_run_has_every_figure_and_says_why_a_round_was_rolled_back(made:
 
 
 def test_the_numbers_are_those_of_the_files(made: MadeUpRun) -> None:
-    html = write_report(made.root).read_text()
+    html = write_report(made.root, figures=False).read_text()
     rate = read_run(made.root).rounds[1].win_rates("initial")["truth"]
     assert f"{rate['mean']:.3f}<small>{rate['low']:.3f}–{rate['high']:.3f}</small>" in html
     assert f"round 1, truth: {rate['mean']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]" in html
@@ -83,7 +81,7 @@ def test_equal_files_give_equal_bytes_wherever_they_lie(made: MadeUpRun, tmp_pat
     drawn = {path.name: path.read_bytes() for path in (made.root / "figures").iterdir()}
     other = tmp_path / "elsewhere" / "made"
     shutil.copytree(made.root, other, ignore=shutil.ignore_patterns("report.html", "figures"))
-    assert write_report(other).read_bytes() == first == write_report(made.root).read_bytes()
+    assert write_report(other).read_bytes() == first == write_report(made.root, figures=False).read_bytes()
     assert {path.name: path.read_bytes() for path in (other / "figures").iterdir()} == drawn
 
 
@@ -113,7 +111,7 @@ def test_parts_that_are_missing_are_left_out(tmp_path: Path, parts: str) -> None
     if parts == "lost files":
         for path in [*run.root.rglob("*.parquet"), *run.root.rglob("*.jsonl"), *run.root.rglob("samples.json")]:
             path.unlink()
-    html = write_report(run.root).read_text()
+    html = write_report(run.root, figures=False).read_text()
     panel = {"votes", "leanings", "agreement"}
     drawn = {
         "nothing": set(),
@@ -124,7 +122,7 @@ def test_parts_that_are_missing_are_left_out(tmp_path: Path, parts: str) -> None
         "begun": panel | {"p-hat", "target", "time"},
         "lost files": EVERY - {"p-hat", "target", "money"} - {name for name in EVERY if "training" in name},
     }[parts]
-    assert figures(run.root) == drawn
+    assert on_page(html) == drawn
     assert ("No round has been evaluated yet" in html) == (parts == "nothing")
 
 
@@ -156,17 +154,16 @@ def test_long_runs_and_large_panels_stay_small_and_quick(tmp_path: Path) -> None
 
 
 def test_the_command_writes_the_report_and_refuses_other_folders(made: MadeUpRun, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tasks.reporting.report"]
-    done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=limit(60))
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == made.root / "report.html"
+    done = run_module("tasks.reporting.report", made.root)
+    assert done.code == 0, done.err
+    assert Path(done.out.strip()) == made.root / "report.html"
     with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path / "absent")
     (made.root / "round-02" / "label" / "preferences.parquet").write_bytes(b"cut")
-    done = subprocess.run([*command, str(made.root)], cwd=PROJECT, capture_output=True, text=True, timeout=limit(60))
-    assert done.returncode == 2
-    assert "preferences.parquet" in done.stderr
-    assert "storage.explain" in done.stderr
+    done = run_module("tasks.reporting.report", made.root)
+    assert done.code == 2
+    assert "preferences.parquet" in done.err
+    assert "storage.explain" in done.err
 
 
 @given(st.floats(-1e3, 1e3), st.floats(1e-3, 1e6))

@@ -18,9 +18,9 @@ NAMESPACE = ["unshare", "--map-root-user", "--mount", "bash", "-c"]
 FILL = """
 import sys
 from pathlib import Path
+import numpy as np
 import pyarrow as pa
-import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from storage.errors import UserError
 from storage.files import publish_file, publish_folder
 from storage.manifest import MANIFEST
@@ -42,10 +42,10 @@ def body():
     if (spec.folder.parent / "room").exists():
         publish_file(big, lambda path: path.write_text("fits"))
     elif writer == "parquet":
-        write_parquet(big, pa.table({"x": torch.randn(1_000_000).numpy()}))
+        write_parquet(big, pa.table({"x": np.random.default_rng(0).random(1_000_000)}))
     elif writer == "safetensors":
         with publish_folder(big) as temporary:
-            save_file({"x": torch.randn(1_000_000)}, temporary / "x.safetensors")
+            save_file({"x": np.ones(1_000_000)}, temporary / "x.safetensors")
     else:
         publish_file(big, lambda path: path.write_bytes(b"x" * 4_000_000))
     return Outcome(paths=[part, big])

@@ -1,4 +1,4 @@
-"""Every method is selected by one word and trains on the data that the stage provides."""
+"""Every method trains, with the settings of its file in conf/objective, on the data that the stage provides."""
 
 import json
 from contextlib import nullcontext
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from conf.compose import compose_config, group_options
+from conf.compose import CONF, group_options
 from storage.artifact import Artifact
 from storage.errors import UserError
 from storage.schemas import COUNTED_VOTES, REFERENCE, RESPONSES, SCORES, read_parquet, table, write_parquet
@@ -24,13 +25,6 @@ from tests.conftest import MakePolicy
 from tests.training.conftest import MakeSpec
 from tests.training.preference_rows import preference_rows
 
-#: Words that choose a method whose responses are not made as by default.
-WORDS = {
-    "ipo-md": ["objective=ipo-md", "engine=transformers"],
-    "nash-md": ["objective=nash-md", "engine=transformers"],
-    "bvpo": ["objective=bvpo", "drafts=traces"],
-    "c-rlft": ["recipe=c-rlft"],
-}
 METHODS = [name for name in group_options("objective") if name != "irepo-small"]
 
 
@@ -91,9 +85,16 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
+def configured(method: str) -> dict[str, Any]:
+    """What the method's file says, without Hydra; that it composes is tested in tests/conf/test_compose.py."""
+    written = yaml.safe_load((CONF / "objective" / f"{method}.yaml").read_text(encoding="utf-8"))
+    bases = [base for base in written.pop("defaults", []) if base != "_self_"]
+    return {name: value for base in bases for name, value in configured(base).items()} | written
+
+
 def spec_of(method: str, make_spec: MakeSpec, make_policy: MakePolicy, **fields: Any) -> TrainSpec:
     """A spec of two steps with the method's configured settings; its reference differs if it is the initial policy."""
-    objective = compose_config(["run=demo", *WORDS.get(method, [f"objective={method}"])]).objective.model_dump()
+    objective = configured(method)
     if objective.get("embedder") == PAPERS_EMBEDDER:
         objective["embedder"] = "policy"
     if objective.get("reference", "initial") == "initial":

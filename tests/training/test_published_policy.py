@@ -197,6 +197,7 @@ def test_generation_settings_that_cannot_be_saved_do_not_stop_publishing(
     assert sorted(path.name for path in published.iterdir()) == sorted(path.name for path in policy.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer")  # peft; we refuse it
 @pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
 def test_adapters_on_tied_embeddings_are_refused(make_spec: MakeSpec, tiny_policy: Path, module: str) -> None:
     """Merging would change the embedding and the output layer, of which one was trained with the adapter."""
@@ -208,6 +209,7 @@ def test_adapters_on_tied_embeddings_are_refused(make_spec: MakeSpec, tiny_polic
     assert "target_modules=all-linear" in refused.value.remedy
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")  # peft; as it should be
 def test_adapters_on_an_untied_output_layer_are_published(make_spec: MakeSpec, tiny_policy_untied: Path) -> None:
     from peft import PeftModel
 

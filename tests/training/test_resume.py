@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ from tests.training.conftest import MakeSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED_AFTER = 6
-#: Runs each stage in a fork that kills itself with SIGKILL after some optimizer steps.
+#: Runs each stage in a fork that kills itself with SIGKILL after some optimizer steps. What a stage imports when it
+#: runs is imported before, once for all.
 RUN_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
+import accelerate, peft
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from storage.stage import load_spec
 from tasks.training.settings import TrainSpec
 from tasks.training.trainer import run
@@ -106,26 +111,35 @@ def stop_after(spec: TrainSpec, step: int) -> None:
         run(spec, progress)
 
 
-@pytest.mark.parametrize("damage", ["cut weights", "altered record", "no record", "missing file"])
-def test_damaged_checkpoint_is_skipped(make_spec: MakeSpec, damage: str) -> None:
+def cut_weights(checkpoint: Path) -> None:
+    weights = checkpoint / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+
+
+def alter_record(checkpoint: Path) -> None:
+    record = checkpoint / "checkpoint.json"
+    record.write_text(record.read_text().replace('"step":6', '"step":5'))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut weights": cut_weights,
+    "altered record": alter_record,
+    "no record": lambda checkpoint: (checkpoint / "checkpoint.json").unlink(),
+    "missing file": lambda checkpoint: (checkpoint / "optimizer.safetensors").unlink(),
+}
+
+
+def test_damaged_checkpoint_is_skipped(make_spec: MakeSpec) -> None:
     optimization = {"epochs": 3, "checkpoint_steps": 2}
-    spec = make_spec("broken", optimization=optimization)
-    stop_after(spec, 7)
-    newest = spec.folder / CHECKPOINTS / "step-000006"
-    if damage == "cut weights":
-        weights = newest / "weights.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-8])
-    elif damage == "altered record":
-        record = newest / "checkpoint.json"
-        record.write_text(record.read_text().replace('"step":6', '"step":5'))
-    elif damage == "no record":
-        (newest / "checkpoint.json").unlink()
-    else:
-        (newest / "optimizer.safetensors").unlink()
-    assert steps_of(spec) == [5, 6, 7, 8, 9]
-    whole = make_spec("whole", optimization=optimization)
+    stopped, whole = (make_spec(name, optimization=optimization) for name in ("stopped", "whole"))
+    stop_after(stopped, 7)
     run(whole)
-    assert files(spec) == files(whole)
+    for name, damage in DAMAGES.items():
+        spec = make_spec(name, optimization=optimization)
+        shutil.copytree(stopped.folder, spec.folder)
+        damage(spec.folder / CHECKPOINTS / "step-000006")
+        assert steps_of(spec) == [5, 6, 7, 8, 9], name
+        assert files(spec) == files(whole), name
 
 
 def test_checkpoints_of_other_settings_are_not_used(make_spec: MakeSpec) -> None:
