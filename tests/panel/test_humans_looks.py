@@ -133,6 +133,8 @@ def test_axe_finds_nothing_and_everything_fits(
                 begin(page, server.address)
             assert violations(page) == []
             assert page.evaluate("document.documentElement.scrollWidth") == width
-            bottoms = "[...document.querySelectorAll('[data-choice]')].map(b => b.getBoundingClientRect().bottom)"
+            bottoms = (
+                "[...document.querySelectorAll('.choices [data-choice]')].map(b => b.getBoundingClientRect().bottom)"
+            )
             lowest = page.evaluate(f"Math.max(...{bottoms})")
-            assert lowest <= height, "the choices are on the screen"
+            assert lowest <= height, "the choices are on the screen; Skip is at the end of the texts on a phone"

@@ -71,7 +71,7 @@ def _wins(last: Measured) -> list[list[Cell]]:
             where = f"{name}: " if name else ""
             says = "better" if rate.low > 0.5 else "worse" if rate.high < 0.5 else "unclear"
             cell = _percent(rate.mean), f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
-            gain = _signed(rate.mean - 0.5, _percent), [(says != "worse", says)]
+            gain = _signed(rate.mean - 0.5, _points), [(says != "worse", says)]
             rows.append([(f"{where}comparisons won", f"by {judge}"), _percent(0.5), cell, gain])
     return rows
 
@@ -91,9 +91,11 @@ _SIZES: dict[str, Callable[[Measured], float]] = {
 
 
 def _row(change: Change) -> list[Cell]:
-    number = _percent if _is_share(change.before) and _is_share(change.after) else _number
+    share = _is_share(change.before) and _is_share(change.after)
+    number, difference = (_percent, _points) if share else (_number, _number)
     says = {"same": "", "changed": ""}.get(change.verdict, change.verdict)
-    cell = f"{_signed(change.difference, number)} ±{number(change.half)}"
+    size = f"{100 * change.half:.0f}" if share else _number(change.half)
+    cell = f"{_signed(change.difference, difference)} ±{size}"
     items = [(change.verdict != "worse", says)] if says else []
     return [change.name, number(change.before.mean), number(change.after.mean), (cell, items)]
 
@@ -106,11 +108,18 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
+def _points(value: float) -> str:
+    """A difference of two percentages, in percentage points."""
+    size = f"{100 * value:.0f}"
+    return f"{size}\N{NO-BREAK SPACE}point{'' if size == '1' else 's'}"
+
+
 def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    shown = f"{abs(value):.2f}" if abs(value) < 10 else f"{abs(value):.1f}"
+    return shown if value >= 0 else f"\N{MINUS SIGN}{shown}"
 
 
 def _signed(value: float, number: Callable[[float], str]) -> str:
-    """`+3 %`, `−0.20`, `0 %`: without a sign where it rounds to 0."""
+    """`+3 points`, `−0.20`, `0 points`: without a sign where it rounds to 0."""
     size = number(abs(value))
     return size if size == number(0.0) else ("+" if value > 0 else "\N{MINUS SIGN}") + size
