@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.cluster.processes import MARK
 from tasks.child_process import Child, Done, Message, serve
-from tasks.cluster.local import KEEP_LOOPBACK
+from tasks.cluster.local import KEEP_LOOPBACK, OWN_PRIORITY
 
 MODULE = "benchmarks.cluster.nodes"
 HOST = "127.0.0.1"
@@ -53,9 +53,8 @@ class Nodes:
         """Raises ChildFailed when Ray does not start."""
         self._folder = Path(tempfile.mkdtemp(prefix="irepo-ray-"))  # short: sockets allow 107 characters
         self.mark = self._folder.name
-        environment = dict(os.environ) | KEEP_LOOPBACK
+        environment = dict(os.environ) | KEEP_LOOPBACK | OWN_PRIORITY
         environment |= {MARK: self.mark, "RAY_TMPDIR": str(self._folder), "RAY_USAGE_STATS_ENABLED": "0"}
-        environment["RAY_worker_niceness"] = "0"  # on the benchmark's; Ray's default is to give way to everything else
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", MODULE]
         self._child = Child("the Ray cluster", command, log=self._folder / "ray.log", env=environment)

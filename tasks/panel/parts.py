@@ -48,15 +48,8 @@ class Parts:
                 done(answered)
             return rows
 
-        starts = range(0, len(questions), BATCH)
-        with ThreadPoolExecutor(workers_of(annotator), thread_name_prefix=annotator.name) as threads:
-            batches = [threads.submit(answer, start) for start in starts]
-            try:
-                answers = [batch.result() for batch in batches]
-            except BaseException:
-                for batch in batches:
-                    batch.cancel()
-                raise
+        starts, workers = range(0, len(questions), BATCH), workers_of(annotator)
+        answers = [answer(start) for start in starts] if workers == 1 else _in_threads(answer, starts, workers)
         return pa.concat_tables([as_table(annotator.answer_type, []), *answers])
 
     def _batch(self, number: int, annotator: LocalAnnotator, questions: Sequence[Question], start: int) -> pa.Table:
@@ -68,6 +61,18 @@ class Parts:
         write_parquet(path, rows)
         mark_part(self._spec, path)
         return rows
+
+
+def _in_threads(answer: Callable[[int], pa.Table], starts: Sequence[int], workers: int) -> list[pa.Table]:
+    """`answer` of each start, `workers` at a time. After an error no further one begins."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="batch") as threads:
+        batches = [threads.submit(answer, start) for start in starts]
+        try:
+            return [batch.result() for batch in batches]
+        except BaseException:
+            for batch in batches:
+                batch.cancel()
+            raise
 
 
 def remove_parts(spec: Spec) -> None:

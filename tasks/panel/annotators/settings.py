@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from storage.errors import UserError
 from storage.stage import Unkeyed
@@ -42,8 +41,7 @@ class AnnotatorBase(BaseModel, ABC):
     @classmethod
     def _refuse_workers(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and "workers" in value and "workers" not in cls.model_fields:
-            text = "an annotator of this kind loads no model to score with, so it has no workers; remove the setting"
-            raise PydanticCustomError("no_workers", "{text}", {"text": text})
+            raise ValueError("an annotator of this kind loads no model to score with; remove its setting workers")
         return value
 
     @abstractmethod
