@@ -69,11 +69,14 @@ def test_an_annotator_that_fails_on_everything_ends_the_stage_with_its_error(wor
 
 
 def test_the_number_of_workers_is_not_part_of_the_key(world: World, tmp_path: Path) -> None:
-    keys = {
-        world.spec({"p": ["a", "b"]}, {"frail": FrailSettings(folder=tmp_path, workers=n).model_dump()}).key()
-        for n in (1, 2)
-    }
-    assert len(keys) == 1
+    spec = world.spec({"p": ["a", "b"]}, {"frail": FrailSettings(folder=tmp_path).model_dump()})
+
+    def key(**changes: Any) -> str:
+        annotators = {"frail": FrailSettings(folder=tmp_path, **changes)}
+        settings = spec.settings.model_copy(update={"annotators": annotators})
+        return spec.model_copy(update={"settings": settings}).key()
+
+    assert key(workers=2) == spec.key() != key(deaths=1)
 
 
 @pytest.mark.parametrize("workers", [0, -1])
