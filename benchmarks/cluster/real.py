@@ -56,12 +56,12 @@ def play_on_cluster(home: Path, report: Report, *, engine: str, kills: int, seed
     table = Table(title=f"a head and {WORKERS} nodes, Ray {version('ray')}, engine {engine}")
     for column in ("figure", "required", "measured"):
         table.add_column(column)
-    _equal_rows(table, report, equality, workers, orphans)
+    equal_rows(table, report, equality, workers, orphans)
     table.add_row("seconds of the run: one process, cluster", "", f"{reference_seconds:.1f}, {seconds:.1f}")
     table.add_row("seconds until the cluster has started", "", f"{up:.1f}")
     if speed is not None:
-        _speed_rows(table, report, speed)
-    _kill_rows(table, report, tally, kills)
+        speed_rows(table, report, speed)
+    kill_rows(table, report, tally, kills)
     table.add_row("processes left by the cluster", "0", report.mark("cluster orphans", str(len(daemons)), not daemons))
     say(table)
     for line in [*equality.differing, *tally.differing, *tally.orphans, *tally.refused, *orphans, *daemons]:
@@ -88,7 +88,7 @@ def _workers(run: Path) -> int:
     return max(len(summary.get("tokens_per_second_by_worker", ())) for summary in summaries)
 
 
-def _equal_rows(table: Table, report: Report, equality: Equality, workers: int, orphans: list[str]) -> None:
+def equal_rows(table: Table, report: Report, equality: Equality, workers: int, orphans: list[str]) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(equality.kinds.items()))
     table.add_row("files compared with one process's", "", kinds)
     good = not equality.differing and {"responses", "votes", "preferences", "weights"} <= equality.kinds.keys()
@@ -97,7 +97,7 @@ def _equal_rows(table: Table, report: Report, equality: Equality, workers: int, 
     table.add_row("processes that outlived the run", "0", report.mark("orphans", str(len(orphans)), not orphans))
 
 
-def _speed_rows(table: Table, report: Report, speed: Speed) -> None:
+def speed_rows(table: Table, report: Report, speed: Speed) -> None:
     for arm, seconds in speed.start.items():
         table.add_row(f"seconds until the first shards, {arm}", "", f"{seconds:.1f}")
     for arm, each in speed.seconds.items():
@@ -114,7 +114,7 @@ def _speed_rows(table: Table, report: Report, speed: Speed) -> None:
     )
 
 
-def _kill_rows(table: Table, report: Report, tally: Tally, kills: int) -> None:
+def kill_rows(table: Table, report: Report, tally: Tally, kills: int) -> None:
     done = tally.kills.total()
     by_kind = ", ".join(f"{count} {what}" for what, count in sorted(tally.kills.items()))
     table.add_row("kills", str(kills), report.mark("kills", f"{done} ({by_kind})", done >= kills))

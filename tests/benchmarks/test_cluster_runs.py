@@ -4,16 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from benchmarks.chaos.victim import PROJECT
-from benchmarks.cluster import processes
-from benchmarks.cluster.equal import compare
+from benchmarks.cluster import processes, real
+from benchmarks.cluster.equal import Equality, compare
+from benchmarks.cluster.kills import Tally
 from benchmarks.cluster.processes import MARK, left, marked
+from benchmarks.cluster.speed import ONE_PROCESS, ONE_WORKER, TWO_WORKERS, Speed
+from benchmarks.report import Report
 from storage.manifest import Manifest, describe_files
 from tests import skips
 from tests.waiting import limit, wait_until
@@ -90,3 +95,25 @@ def test_runs_on_a_cluster_that_are_killed_end_as_one_in_one_process() -> None:
         timeout=limit(600),
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_report_names_what_does_not_hold() -> None:
+    table, report = Table(*("figure", "required", "measured")), Report()
+    slow = Speed(seconds={ONE_PROCESS: [2.0, 2.0], ONE_WORKER: [2.0, 2.2], TWO_WORKERS: [1.6, 1.9]})
+    real.speed_rows(table, report, slow)
+    real.equal_rows(table, report, Equality(Counter(responses=1), []), workers=1, orphans=["7 ray::EngineActor"])
+    tally = Tally(kills=Counter(worker=1, driver=1), runs=1, differing=["run 1: round-01/train: missing"], hung=1)
+    real.kill_rows(table, report, tally, kills=3)
+    assert report.missed == [
+        "speed-up", "equal bytes", "workers", "orphans", "kills", "files with other bytes than one process's",
+        "commands that hung",
+    ]  # fmt: skip
+
+
+def test_a_report_where_everything_holds_misses_nothing() -> None:
+    table, report = Table(*("figure", "required", "measured")), Report()
+    real.speed_rows(table, report, Speed(seconds={ONE_PROCESS: [2.0], ONE_WORKER: [2.1], TWO_WORKERS: [1.1]}))
+    kinds = Counter(responses=2, votes=1, preferences=1, weights=1)
+    real.equal_rows(table, report, Equality(kinds, []), workers=2, orphans=[])
+    real.kill_rows(table, report, Tally(kills=Counter(node=3), runs=1), kills=3)
+    assert report.missed == []
