@@ -8,7 +8,8 @@ from pathlib import Path
 
 from conf.schema import RunConfig
 from storage.errors import UserError
-from tasks.panel.annotators.settings import AnnotatorBase, LoadsModel
+from tasks.panel.annotators.settings import AnnotatorBase, LoadsModel, ScoresWithModel
+from tasks.panel.scorer_pool import check_devices
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 
@@ -77,6 +78,8 @@ def _check_devices(config: RunConfig) -> None:
     for place, settings in annotators_by_place(config).items():
         if ("label" if place.startswith("panel.") else "evaluate") in placed:
             continue
+        if isinstance(settings, ScoresWithModel) and settings.workers > 1:
+            check_devices(place, settings)
         device = getattr(settings, "device", None)
         if isinstance(device, str):
             places[f"{place}.device"] = device

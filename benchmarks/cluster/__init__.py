@@ -1,1 +1,1 @@
-"""What dealing shards to many workers costs the driver."""
+"""Engines on a Ray cluster, and what dealing shards to many workers costs the driver."""

@@ -18,6 +18,8 @@ from tasks.child_process import Child, Message, serve
 MODULE = "tasks.cluster.local"
 #: Without this, Ray 2.60 replaces 127.0.0.1 by this machine's outside address, and listens on all interfaces.
 KEEP_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+#: Ray 2.60 gives its workers the lowest priority (niceness 15 more). Ours do what the run waits for.
+OWN_PRIORITY = {"RAY_worker_niceness": "0"}
 _OBJECT_STORE = 100 * 2**20  # bytes; shards do not pass through Ray
 
 
@@ -38,7 +40,7 @@ class LocalCluster:
     def __init__(self) -> None:
         """Raises ChildFailed when Ray does not start."""
         self._folder = Path(tempfile.mkdtemp(prefix="irepo-ray-"))  # short: sockets allow 107 characters
-        environment = dict(os.environ) | KEEP_LOOPBACK | {"RAY_USAGE_STATS_ENABLED": "0"}
+        environment = dict(os.environ) | KEEP_LOOPBACK | OWN_PRIORITY | {"RAY_USAGE_STATS_ENABLED": "0"}
         environment.pop("RAY_ADDRESS", None)
         self._child = Child(
             "the local Ray cluster", [sys.executable, "-m", MODULE], log=self._folder / "ray.log", env=environment

@@ -1,18 +1,17 @@
 """Batches of local annotators' answers, published as they are made: a killed labeling pass resumes from there."""
 
-import logging
 from collections.abc import Callable, Sequence
-from threading import Event
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Lock
 
 import pyarrow as pa
 
-from storage.errors import UserError
 from storage.schemas import read_parquet, write_parquet
 from storage.stage import Spec, has_part, mark_part
-from tasks.panel.annotators.protocol import Answer, LocalAnnotator, Question
-from tasks.panel.answers import ANSWERS, as_table, check_answer, failure
-
-log = logging.getLogger("irepo")
+from tasks.panel.annotators.protocol import LocalAnnotator, Question
+from tasks.panel.answers import ANSWERS, as_table
+from tasks.panel.batch import answers_of
+from tasks.panel.scorer_pool import workers_of
 
 BATCH = 4096  # questions
 
@@ -37,64 +36,43 @@ class Parts:
 
         `done` is called with the number of questions answered so far. Once `stopped` is set, no further batch starts.
         """
-        answers = [as_table(annotator.answer_type, [])]
-        for start in range(0, len(questions), BATCH):
+        answered, lock = 0, Lock()
+
+        def answer(start: int) -> pa.Table:
+            nonlocal answered
             if stopped.is_set():
-                break
-            answers.append(self._batch(number, annotator, questions, start))
-            done(min(start + BATCH, len(questions)))
-        return pa.concat_tables(answers)
+                return as_table(annotator.answer_type, [])
+            rows = self._batch(number, annotator, questions, start)
+            with lock:
+                answered += rows.num_rows
+                done(answered)
+            return rows
+
+        starts, workers = range(0, len(questions), BATCH), workers_of(annotator)
+        answers = [answer(start) for start in starts] if workers == 1 else _in_threads(answer, starts, workers)
+        return pa.concat_tables([as_table(annotator.answer_type, []), *answers])
 
     def _batch(self, number: int, annotator: LocalAnnotator, questions: Sequence[Question], start: int) -> pa.Table:
         path = self._spec.folder / f"part-{self._group}-{number:03d}-{start:08d}.parquet"
         if has_part(self._spec, path):
             return read_parquet(path, ANSWERS[annotator.answer_type])
         batch = questions[start : start + BATCH]
-        rows = as_table(annotator.answer_type, _votes(annotator, batch))
+        rows = as_table(annotator.answer_type, answers_of(annotator, batch))
         write_parquet(path, rows)
         mark_part(self._spec, path)
         return rows
 
 
-def _votes(annotator: LocalAnnotator, batch: Sequence[Question]) -> list[Answer]:
-    """One answer per question. When a batch fails, each question is asked alone, and the ones that fail are errors.
-
-    Raises what the annotator raises when it fails on every question, a UserError, and RuntimeError for a wrong number
-    of answers.
-    """
-    try:
-        return _checked(annotator, batch)
-    except UserError:
-        raise
-    except Exception as error:
-        if len(batch) == 1:
-            raise
-        log.warning("%s fails on a batch, and is asked question by question: %s", annotator.name, error, exc_info=True)
-        first = error
-    answers: list[Answer] = []
-    failed = 0
-    for question in batch:
+def _in_threads(answer: Callable[[int], pa.Table], starts: Sequence[int], workers: int) -> list[pa.Table]:
+    """`answer` of each start, `workers` at a time. After an error no further one begins."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="batch") as threads:
+        batches = [threads.submit(answer, start) for start in starts]
         try:
-            answers += _checked(annotator, [question])
-        except UserError:
+            return [batch.result() for batch in batches]
+        except BaseException:
+            for batch in batches:
+                batch.cancel()
             raise
-        except Exception as error:
-            failed += 1
-            what = f"{type(error).__name__}: {error}"
-            answers.append(failure(annotator.answer_type, what, [], None))
-    if failed == len(batch):
-        raise first
-    log.warning("%s: %d of %d questions fail", annotator.name, failed, len(batch))
-    return answers
-
-
-def _checked(annotator: LocalAnnotator, batch: Sequence[Question]) -> list[Answer]:
-    answers = list(annotator.vote(batch))
-    if len(answers) != len(batch):
-        raise RuntimeError(f"{annotator.name} answered {len(answers)} of {len(batch)} questions")
-    for answer in answers:
-        check_answer(annotator.answer_type, answer)
-    return answers
 
 
 def remove_parts(spec: Spec) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from storage.errors import UserError
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import POLICY_NAMES, LoadsModel, SoftScorer, policy_folder, same_model
+from tasks.panel.annotators.settings import POLICY_NAMES, ScoresWithModel, policy_folder, same_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.modeling.logprobs import TokenSequence
 
 
-class ImplicitRewardSettings(SoftScorer, LoadsModel):
+class ImplicitRewardSettings(ScoresWithModel):
     """Two policies: folders, or policy, previous, initial for the run's own."""
 
     kind: Literal["implicit_reward"] = "implicit_reward"

@@ -8,7 +8,8 @@ from pydantic import SerializeAsAny
 
 from storage.plugins import Family
 from tasks.panel.annotators.protocol import Annotator
-from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, LoadsModel
+from tasks.panel.annotators.settings import POLICY_NAMES, AnnotatorBase, LoadsModel, ScoresWithModel
+from tasks.panel.scorer_pool import ScorerPool
 
 ANNOTATORS: Family[AnnotatorBase] = Family(
     noun="annotator",
@@ -39,5 +40,11 @@ def open_annotators(
     for name, one in settings.items():
         asks_own = isinstance(one, LoadsModel) and bool(set(one.files()) & set(POLICY_NAMES))
         trusting = type(one)(**(dict(one) | {"trust_remote_code": True})) if asks_own and trust_remote_code else one
-        annotators.append(trusting.with_policies(name, policies or {}).open(name, seed=seed))
+        annotators.append(_open(name, trusting.with_policies(name, policies or {}), seed))
     return annotators
+
+
+def _open(name: str, settings: AnnotatorBase, seed: int) -> Annotator:
+    if isinstance(settings, ScoresWithModel) and settings.workers > 1:
+        return ScorerPool(name, settings, seed=seed)
+    return settings.open(name, seed=seed)

@@ -12,13 +12,13 @@ from storage.errors import UserError
 from tasks.modeling.chat_template import fix_template
 from tasks.modeling.conversation import RefusedConversation, encode_whole, prepare_wholes
 from tasks.panel.annotators.protocol import Response, Score
-from tasks.panel.annotators.settings import LoadsModel, SoftScorer
+from tasks.panel.annotators.settings import ScoresWithModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class RewardModelSettings(SoftScorer, LoadsModel):
+class RewardModelSettings(ScoresWithModel):
     """A transformers sequence-classification folder or id with one label."""
 
     kind: Literal["reward_model"] = "reward_model"

@@ -4,9 +4,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self, final
+from typing import Annotated, Any, ClassVar, Literal, Self, final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.errors import UserError
 from storage.stage import Unkeyed
@@ -36,6 +36,13 @@ class AnnotatorBase(BaseModel, ABC):
     operational: ClassVar[frozenset[str]] = frozenset()
     #: Whether the annotator only makes sense for drafts, which come in pairs of a better and a worse response.
     needs_drafts: ClassVar[bool] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_workers(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "workers" in value and "workers" not in cls.model_fields:
+            raise ValueError("an annotator of this kind loads no model to score with; remove its setting workers")
+        return value
 
     @abstractmethod
     def open(self, name: str, *, seed: int) -> Annotator:
@@ -119,6 +126,13 @@ class SoftScorer(Scorer):
 
     def vote_temperature(self) -> Temperature | None:
         return self.temperature if self.soft else None
+
+
+class ScoresWithModel(SoftScorer, LoadsModel):
+    """Settings of an annotator that loads a model and scores single responses with it."""
+
+    #: Copies of the model that share the batches, each in a process and on a GPU of its own.
+    workers: Annotated[int, Unkeyed("how many score, not what they score"), Field(ge=1)] = 1
 
 
 def same_model(model: str) -> str:
