@@ -35,11 +35,11 @@ LONG = (
 BESIDE = dict.fromkeys(("tests/flows/test_ui.py", "tests/flows/test_run_log.py"), "tests/flows/test_serve.py")
 
 
-class FilesTogether(LoadFileScheduling):
+class FilesTogether(LoadFileScheduling):  # type: ignore[misc]  # pytest-xdist has no types
     """A file at a time to each process; files that belong together as one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
+        file: str = super()._split_scope(nodeid)
         return BESIDE.get(file, file)
 
 

@@ -87,7 +87,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 def configured(method: str) -> dict[str, Any]:
     """What the method's file says, without Hydra; that it composes is tested in tests/conf/test_compose.py."""
-    written = yaml.safe_load((CONF / "objective" / f"{method}.yaml").read_text(encoding="utf-8"))
+    written: dict[str, Any] = yaml.safe_load((CONF / "objective" / f"{method}.yaml").read_text(encoding="utf-8"))
     bases = [base for base in written.pop("defaults", []) if base != "_self_"]
     return {name: value for base in bases for name, value in configured(base).items()} | written
 
