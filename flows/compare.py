@@ -85,9 +85,8 @@ def compare(
     """
     words = as_words(overrides, run=preset, rounds=rounds)
     folder = RunLayout.of(compose_served([*words, *objective_words(methods[0])]).runs, name).root
+    _check_methods(methods)
     runs: dict[str, list[list[RoundRecord]]] = {slug(method): [] for method in methods}
-    if len(runs) < len(methods):
-        raise UserError("two methods are the same", where="methods", remedy="name each method once")
     for seed in seeds:
         # Compose all first: a mistake in the last method is reported before the first one runs.
         run_words = {method: [*words, *_run_words(method, seed, folder)] for method in methods}
@@ -105,6 +104,14 @@ def compare(
                 )
             runs[slug(method)].append(records)
     return publish(folder, {method: by_round(records) for method, records in runs.items()})
+
+
+def _check_methods(methods: Sequence[str]) -> None:
+    """Raises UserError for a method that there is not, or two that are the same."""
+    for method in methods:
+        objective_words(method)
+    if len({slug(method) for method in methods}) < len(methods):
+        raise UserError("two methods are the same", where="methods", remedy="name each method once")
 
 
 def _run_words(method: str, seed: int, folder: Path) -> list[str]:
@@ -248,6 +255,7 @@ def main(words: Sequence[str]) -> None:
     if not all(seed.isdecimal() for seed in seeds):
         raise UserError("a seed is no number", where=f"seeds={given['seeds']}", remedy="seeds=[0,1,2]")
     rest = [word for word in words if word.partition("=")[0] not in ("methods", "seeds", "name")]
+    _check_methods(methods)
     await_server()
     compare(methods, [int(seed) for seed in seeds], name=given.get("name", "compare"), overrides=rest)
 

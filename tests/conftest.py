@@ -38,6 +38,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Extension modules warn at the end about what was not collected."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def make_policy(tmp_path_factory: pytest.TempPathFactory) -> MakePolicy:
     """Builds (and remembers) the tiny policy of a seed: `make_policy(seed=1, tied=True) -> folder`."""

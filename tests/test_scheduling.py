@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.docs.named_tests import tests_in
+from tests.docs import named_tests
 from tests.scheduling import BESIDE, LONG, ROOT, FilesTogether
 
 
@@ -21,7 +21,7 @@ def test_every_file_that_uses_the_served_server_in_the_suite_is_dealt_with_it() 
     """Otherwise a second process would start a server."""
     together = set()
     for path in (ROOT / "tests" / "flows").glob("test_*.py"):
-        slow = tests_in(path)
+        slow = named_tests.tests_in(path)
         functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
         quick = [node for node in functions if node.name.startswith("test_") and not slow[node.name]]
         if any("served" in [argument.arg for argument in node.args.args] for node in quick):

@@ -80,7 +80,7 @@ def test_two_standard_errors_decide(slope: float, verdict: str) -> None:
 
 def test_every_arm_is_a_run_that_there_is(tmp_path: Path) -> None:
     listed = arms(list(METHODS), [0, 1], 2)
-    assert len(METHODS) - len(VARIANTS) == 10
+    assert len(METHODS) - len(VARIANTS) == 12
     assert [arm.seed for arm in listed["dpo"]] == [0, 1, 0, 1]
     assert set(STRENGTHS) == set(METHODS)
     for method in ("sera", "rpo", "irepo-ema"):

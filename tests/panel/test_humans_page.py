@@ -306,5 +306,5 @@ def test_it_fits_a_phone_and_both_panes_are_equal_on_a_desk(running: Browser, tm
         top, bottom = (page.evaluate(box % pane) for pane in ("paneA", "paneB"))
         assert top[1] + top[3] < bottom[1], "one above the other"
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        bottoms = "[...document.querySelectorAll('button')].map(b => b.getBoundingClientRect().bottom)"
+        bottoms = "[...document.querySelectorAll('.choices [data-choice]')].map(b => b.getBoundingClientRect().bottom)"
         assert page.evaluate(f"Math.max(...{bottoms})") <= 640, "on the screen, however long the responses"
