@@ -11,25 +11,33 @@ from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Files that take more than ten seconds, the longest ones first (`--durations=0` shows them). Need not be exact.
+#: Files that take more than twenty seconds, the longest ones first (`--durations=0` shows them). Need not be exact.
 LONG = (
     "tests/flows/test_serve.py",
     "tests/flows/test_ui.py",
     "tests/flows/test_run_log.py",
     "tests/flows/test_iterate.py",
-    "tests/generation/test_vllm_engine.py",
-    "tests/training/test_methods_train.py",
-    "tests/training/test_resume.py",
-    "tests/golden/test_rounds.py",
-    "tests/golden/test_plans.py",
-    "tests/training/test_launch.py",
-    "tests/training/test_sharded.py",
     "tests/flows/test_interrupts.py",
-    "tests/flows/test_report_page.py",
-    "tests/panel/test_humans_page.py",
-    "tests/flows/test_report_answers.py",
-    "tests/flows/test_serve_signals.py",
+    "tests/golden/test_rounds.py",
+    "tests/generation/test_vllm_engine.py",
+    "tests/training/test_resume.py",
+    "tests/training/test_launch.py",
+    "tests/flows/test_overwrite.py",
     "tests/evaluation/test_harness.py",
+    "tests/storage/test_mirror.py",
+    "tests/panel/test_humans_page.py",
+    "tests/training/test_sharded.py",
+    "tests/flows/test_recipes.py",
+    "tests/golden/test_plans.py",
+    "tests/flows/test_report_answers.py",
+    "tests/flows/test_retention.py",
+    "tests/cluster/test_crew_without_ray.py",
+    "tests/flows/test_serve_signals.py",
+    "tests/reporting/test_report.py",
+    "tests/panel/test_humans_looks.py",
+    "tests/panel/test_held_in_memory.py",
+    "tests/flows/test_report_page.py",
+    "tests/flows/test_plan.py",
 )
 #: A file, and the one whose process it runs in: they use one server, that of the fixture `served`.
 BESIDE = dict.fromkeys(("tests/flows/test_ui.py", "tests/flows/test_run_log.py"), "tests/flows/test_serve.py")
