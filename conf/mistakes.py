@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from conf.leaves import leaves
 from storage.errors import UserError
 
 CONF = Path(__file__).resolve().parent
@@ -50,23 +51,13 @@ def invalid(error: ValidationError, values: object, words: Sequence[str]) -> Use
 
 def refuse_infinite(values: Mapping[str, Any], words: Sequence[str]) -> None:
     """Raises UserError for a number that is infinite or not a number, with its key: nothing can be computed with it."""
-    for place in _infinite(values, ""):
-        raise UserError(
-            f"{place} is not a finite number",
-            where=set_by(place, words) or "configuration",
-            remedy="correct it there, or give the key on the command line",
-        )
-
-
-def _infinite(value: object, place: str) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _infinite(inner, f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _infinite(inner, f"{place}.{number}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield place
+    for place, value in leaves(values):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(
+                f"{place} is not a finite number",
+                where=set_by(place, words) or "configuration",
+                remedy="correct it there, or give the key on the command line",
+            )
 
 
 def _place(item: ErrorDetails, values: object) -> str:

@@ -84,8 +84,8 @@ def compare(
         overrides: as on the command line, for every run.
     """
     words = as_words(overrides, run=preset, rounds=rounds)
-    folder = RunLayout.of(compose_served([*words, *objective_words(methods[0])]).runs, name).root
     _check_methods(methods)
+    folder = RunLayout.of(compose_served([*words, *objective_words(methods[0])]).runs, name).root
     runs: dict[str, list[list[RoundRecord]]] = {slug(method): [] for method in methods}
     for seed in seeds:
         # Compose all first: a mistake in the last method is reported before the first one runs.
@@ -107,7 +107,9 @@ def compare(
 
 
 def _check_methods(methods: Sequence[str]) -> None:
-    """Raises UserError for a method that there is not, or two that are the same."""
+    """Raises UserError when there is no method, for one that irepo does not have, and for two that are the same."""
+    if not methods:
+        raise UserError("no methods are named", where="methods", remedy="methods=[irepo,dpo], of conf/objective")
     for method in methods:
         objective_words(method)
     if len({slug(method) for method in methods}) < len(methods):

@@ -6,7 +6,7 @@ the user's own, the harness's own task files) and what reads this machine's envi
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.resolvers import oc
 
 from conf.compose import CONF, PROJECT, compose_config
+from conf.leaves import leaves
 from conf.schema import RunConfig
 from storage.errors import UserError
 
@@ -84,7 +85,7 @@ def refuse_word(word: str) -> None:
 def refuse_code(values: object) -> None:
     """Raises UserError when composed values name code or secrets. Runs before anything that they name is imported."""
     allowed = {name.strip() for name in os.environ.get(KEYS, "").split(",")}
-    for place, value in _leaves(values, ""):
+    for place, value in leaves(values):
         key = place.rpartition(".")[2]
         if key == "launcher" and value is not None:
             raise _refused("a launcher is a command", place)
@@ -97,7 +98,7 @@ def refuse_code(values: object) -> None:
         if place.startswith("harness.include") and not _ours(Path(str(value))):
             raise _refused(f"the task files in {value} can name code", place)
         if place == "cluster.address" and value not in (None, "auto", "local"):
-            raise _refused("whoever runs a cluster can run code in the processes that join it", place)
+            raise _refused("the owner of a Ray cluster can run code in every process that joins it", place)
         if key == "endpoint_override" and value is not None:
             raise _refused("a store's endpoint gets this machine's credentials", place)
         if place == "storage.mirror" and "?" in str(value or ""):
@@ -108,17 +109,6 @@ def refuse_code(values: object) -> None:
                 where=place,
                 remedy=f"allow it where `make serve` or `make worker` is started: {KEYS}={value}",
             )
-
-
-def _leaves(value: object, place: str) -> Iterator[tuple[str, object]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{place}.{number}")
-    else:
-        yield place, value
 
 
 def _our_functions() -> set[str]:

@@ -3,7 +3,7 @@
 from pydantic import TypeAdapter
 
 from tasks.child_process import Done, Message, serve
-from tasks.panel.annotators.protocol import LocalAnnotator, Score, is_remote
+from tasks.panel.annotators.protocol import Answer, LocalAnnotator, Score, is_remote
 from tasks.panel.annotators.registry import ANNOTATORS
 from tasks.panel.batch import answers_of
 from tasks.panel.scorer_pool import Batch, Open, Scores
@@ -20,8 +20,13 @@ class _Scorer:
             self._annotator = opened
             return Done()
         assert self._annotator is not None
-        answers = answers_of(self._annotator, request.responses)
-        return Scores(scores=[answer for answer in answers if isinstance(answer, Score)])
+        return Scores(scores=[_score(answer) for answer in answers_of(self._annotator, request.responses)])
+
+
+def _score(answer: Answer) -> Score:
+    if not isinstance(answer, Score):
+        raise TypeError(f"an annotator that scores answered with {type(answer).__name__}")
+    return answer
 
 
 if __name__ == "__main__":

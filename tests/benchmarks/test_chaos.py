@@ -1,33 +1,22 @@
 """The chaos benchmark, short: kills, resumes, and broken files; and the benchmark's own eyes."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks.chaos.compare import compare
-from benchmarks.chaos.victim import NAME, PROJECT, Victim
+from benchmarks.chaos.victim import NAME, Victim
 from benchmarks.chaos.watch import Ledger, Stages
 from storage.files import publish_text
-from tests.waiting import limit
+from tests.benchmarks.benchmark_command import must_pass
 
 
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_a_killed_run_ends_as_one_that_was_not() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.chaos", "--kills", "5", "--short"],
-        cwd=PROJECT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        capture_output=True,
-        text=True,
-        timeout=limit(600),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    must_pass("benchmarks.chaos", "--kills", "5", "--short")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from benchmarks.chaos.victim import PROJECT
 from benchmarks.cluster import processes, real
 from benchmarks.cluster.equal import Equality, compare
 from benchmarks.cluster.kills import Tally
@@ -21,7 +19,8 @@ from benchmarks.cluster.speed import ONE_PROCESS, ONE_WORKER, TWO_WORKERS, Speed
 from benchmarks.report import Report
 from storage.manifest import Manifest, describe_files
 from tests import skips
-from tests.waiting import limit, wait_until
+from tests.benchmarks.benchmark_command import must_pass
+from tests.waiting import wait_until
 
 
 def publish(stage: Path, files: dict[str, str], *, key: str = "k") -> None:
@@ -86,15 +85,7 @@ def test_a_process_that_outlives_its_run_is_found(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason=skips.NO_RAY)
 def test_runs_on_a_cluster_that_are_killed_end_as_one_in_one_process() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cluster", "--short", "--prompts", "10000"],
-        cwd=PROJECT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        capture_output=True,
-        text=True,
-        timeout=limit(600),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    must_pass("benchmarks.cluster", "--short", "--prompts", "10000")
 
 
 def test_the_report_names_what_does_not_hold() -> None:

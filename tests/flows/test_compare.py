@@ -51,6 +51,7 @@ def test_methods_are_compared_on_the_same_responses_and_votes(tiny_policy: Path,
     ("given", "named"),
     [
         (["seeds=[0]"], "no methods are named"),
+        (["methods=[]"], "no methods are named"),
         (["methods=[irepo,nope]"], "there is no method 'nope'"),
         (["methods=[irepo,irepo]"], "two methods are the same"),
         (["methods=[irepo]", "seeds=[a]"], "a seed is no number"),

@@ -41,7 +41,7 @@ def test_variables_that_our_own_files_name_are_read(by_the_api: None, monkeypatc
 def test_only_the_command_line_joins_somebodys_cluster(by_the_api: None) -> None:
     words = [*RUN, "cluster=ray", "engine=transformers"]
     for address in ("ray://10.0.0.1:10001", "head:6379"):
-        with pytest.raises(UserError, match="whoever runs a cluster can run code"):
+        with pytest.raises(UserError, match="the owner of a Ray cluster can run code"):
             compose_served([*words, f"cluster.address='{address}'"])
     assert compose_served(words).cluster.address == "auto"
 

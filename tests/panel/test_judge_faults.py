@@ -1,4 +1,4 @@
-"""Faults of a judge that asking again does not mend: a stage does not end with holes, and money is not spent on it."""
+"""Faults of a judge that a retry cannot fix: no stage is published with holes, and no money is spent on retries."""
 
 import asyncio
 import logging

@@ -23,7 +23,7 @@ _MARKS = r"[*_~`#\s]*"
 
 
 def answer_start(text: str) -> int | None:
-    """Where the answer begins: after the reasoning between marks such as <think>, of which the first may be missing.
+    """Where the answer begins: after the mark that ends the reasoning, such as </think>. <think> may be missing.
 
     None when the reasoning does not end.
     """
