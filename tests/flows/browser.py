@@ -25,6 +25,10 @@ _FLAGS = [
 ]  # fmt: skip
 
 
+class Navigated(Exception):
+    """The page was left for another one while the browser was asked about it."""
+
+
 class Page:
     """One tab. `events` are what it told meanwhile, of the domains that were enabled by `listen`."""
 
@@ -36,8 +40,7 @@ class Page:
     def open(self, address: str) -> None:
         """Open `address` and wait until the document is loaded whole: a long one is parsed in pieces."""
         self._call("Page.navigate", url=address)
-        loaded = "document.readyState === 'complete' && location.href !== 'about:blank'"
-        wait_until(lambda: self.evaluate(loaded), 30, lambda: f"{address} is not loaded:\n{self.text()}")
+        wait_until(self._loaded, 30, lambda: f"{address} is not loaded:\n{self.text()}")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
@@ -98,12 +101,20 @@ class Page:
     def close(self) -> None:
         self._call("Page.close")
 
+    def _loaded(self) -> bool:
+        try:
+            return bool(self.evaluate("document.readyState === 'complete' && location.href !== 'about:blank'"))
+        except Navigated:
+            return False
+
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             answer = json.loads(self._socket.recv(timeout=limit(30)))
             if answer.get("id") == number:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise Navigated(answer["error"]["message"])
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result
