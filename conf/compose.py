@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from conf.mistakes import closest, echoed, invalid, refuse_infinite, search_folders, unreadable_file
+from conf.mistakes import closest, echoed, invalid, refuse_odd_numbers, search_folders, unreadable_file
 from conf.schema import RunConfig
 from storage.errors import UserError
 from storage.plugins import Family
@@ -70,7 +70,7 @@ def validate_config(values: Any, words: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise invalid(error, values, words) from None
-    refuse_infinite(config.model_dump(), words)
+    refuse_odd_numbers(values, config.model_dump(), words)
     return config
 
 

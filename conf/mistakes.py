@@ -49,15 +49,25 @@ def invalid(error: ValidationError, values: object, words: Sequence[str]) -> Use
     return UserError("\n".join(lines), where=where, remedy="correct it there, or give the key on the command line")
 
 
-def refuse_infinite(values: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Raises UserError for a number that is infinite or not a number, with its key: nothing can be computed with it."""
-    for place, value in leaves(values):
+def refuse_odd_numbers(values: object, checked: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Raises UserError, with its key, for a number that is infinite, not a number, or given as true or false.
+
+    values: as composed. checked: the same, as the configuration took them; pydantic takes true for 1.
+    """
+    given = dict(leaves(values))
+    for place, value in leaves(checked):
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(
-                f"{place} is not a finite number",
-                where=set_by(place, words) or "configuration",
-                remedy="correct it there, or give the key on the command line",
-            )
+            raise _odd(f"{place} is not a finite number", place, words)
+        if isinstance(given.get(place), bool) and isinstance(value, int | float) and not isinstance(value, bool):
+            raise _odd(f"{place} is {str(given[place]).lower()}; it must be a number", place, words)
+
+
+def _odd(what: str, place: str, words: Sequence[str]) -> UserError:
+    return UserError(
+        what,
+        where=set_by(place, words) or "configuration",
+        remedy="correct it there, or give the key on the command line",
+    )
 
 
 def _place(item: ErrorDetails, values: object) -> str:

@@ -265,7 +265,9 @@ def _run(
         )
         print_verdict(folder)
         return rounds
-    console.print(f"done: {folder}   last promoted policy: {promoted(rounds).policy}", soft_wrap=True)
+    kept = promoted(rounds)
+    policy = f"last promoted policy: {kept.policy}" if kept.round else f"no round was promoted; policy: {kept.policy}"
+    console.print(f"done: {folder}   {policy}", soft_wrap=True)
     print_verdict(folder)
     return rounds
 

@@ -1,9 +1,10 @@
-"""One clear error, instead of a library's traceback, when a disk is full or may not be written."""
+"""One clear error, instead of a traceback, when a disk is full, or a path may not be written or cannot exist."""
 
 import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,10 @@ from storage.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PATHS = {
+    errno.ENAMETOOLONG: "use a shorter one: most file systems allow 255 bytes for each part of a path",
+    errno.ELOOP: "correct the symbolic links, which lead back to themselves",
+}
 #: safetensors reports the system's error as text.
 _NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")
 
@@ -28,6 +33,28 @@ def disk_faults(folder: Path) -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+
+
+def explain_at_exit(error: OSError) -> UserError | None:
+    """For a command that ends with `error`: what its paths or its disk have to do with it; None if nothing."""
+    place = _place(error)
+    if place is not None and error.errno in _PATHS:
+        return UserError(f"this path cannot be used: {error.strerror}", where=place, remedy=_PATHS[error.errno])
+    if place is None and error.errno in _FULL:
+        # What is left in the buffer would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UserError(
+            f"the output cannot be written: {error.strerror}",
+            where="standard output",
+            remedy="send it to a disk that has space, then give the same command again",
+        )
+    if place is not None and error.errno in _FORBIDDEN:
+        return UserError(
+            f"this path may not be used: {error.strerror}",
+            where=place,
+            remedy="fix its permissions or mount it writable, then give the same command again",
+        )
+    return _explain(error, Path(place)) if place is not None else None
 
 
 def _explain(error: BaseException, folder: Path) -> UserError | None:

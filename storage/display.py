@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
+from storage.disk_errors import explain_at_exit
 from storage.errors import UserError
 from storage.plain import PlainConsole
 
@@ -30,6 +31,12 @@ def leave(body: Callable[[], int]) -> None:
     except BrokenPipeError:  # the reader, such as head, has closed the pipe; the interpreter flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        explained = explain_at_exit(error)
+        if explained is None:
+            raise
+        print(f"error: {explained}", file=sys.stderr)
+        code = 2
     raise SystemExit(code)
 
 

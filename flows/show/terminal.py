@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from rich.box import SIMPLE_HEAD
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from flows.show.text import cell, first_part, last_part
 from storage.artifact import stage_name
+from storage.disk_errors import explain_at_exit
 from storage.errors import UserError
 from storage.plain import PlainConsole
 from storage.stage import Spec
@@ -27,13 +29,26 @@ console = PlainConsole()
 
 
 def exit_on_user_error(body: Callable[[], object]) -> None:
-    """Run `body`; print a UserError to standard error and exit with code 2. Ctrl-C exits with 130 and one line."""
+    """Run `body`; print a UserError to standard error and exit with code 2. Ctrl-C exits with 130 and one line.
+
+    Errors of the system that come from a path or a full disk are printed in the same way.
+    """
     try:
         with interruptible():
             body()
+            sys.stdout.flush()
     except UserError as error:
-        PlainConsole(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-        sys.exit(2)
+        _refuse(error)
+    except OSError as error:
+        explained = explain_at_exit(error)
+        if explained is None:
+            raise
+        _refuse(explained)
+
+
+def _refuse(error: UserError) -> NoReturn:
+    PlainConsole(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+    sys.exit(2)
 
 
 def print_plan(specs: Sequence[Spec]) -> None:

@@ -14,6 +14,8 @@ WORDS = ["policy=/tmp/policy", "prompts=/tmp/prompts.jsonl", "panel=rules", "eva
         ("training.learning_rate=inf", "training.learning_rate is not a finite number"),
         ("sampling.temperature=1e400", "sampling.temperature is not a finite number"),
         ("+panel.annotators.j={kind: judge, model: m, extra_body: {min_p: nan}}", "min_p is not a finite number"),
+        ("training.learning_rate=true", "training.learning_rate is true; it must be a number"),
+        ("+panel.annotators.j={kind: judge, model: m, soft: true, temperature: true}", "temperature"),
         ("seed=4294967296", "seed: 4294967296 must be less than 4294967296"),
         ("runs=/home/josé/runs", "characters that need quotes"),
     ],
