@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.settings import StorageSettings
 from storage.stage import TaskName
+from tasks.cluster_settings import ClusterSettings
 from tasks.evaluation.automatic_gate import GateSettings
 from tasks.evaluation.harness.settings import HarnessSettings
 from tasks.evaluation.held_out import refuse_judges_on_the_panel, refuse_unfit_judges
@@ -15,7 +16,7 @@ from tasks.evaluation.settings import EvaluationSettings
 from tasks.generation.drafts import DraftSettings, NoDrafts
 from tasks.generation.prompts import PromptSettings
 from tasks.generation.registry import AnyEngine
-from tasks.generation.settings import ClusterSettings, SamplingSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.labeling.settings import PreferenceSettings
 from tasks.mixing.data import DataSettings
 from tasks.mixing.settings import MixingSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 from conf.schema import RunConfig
 from storage.errors import UserError
 from tasks.panel.annotators.settings import AnnotatorBase, LoadsModel, ScoresWithModel
-from tasks.panel.scorer_pool import check_devices
+from tasks.panel.scorer_processes import check_devices, refuse_named_device
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 
@@ -79,6 +79,9 @@ def _check_devices(config: RunConfig) -> None:
         if ("label" if place.startswith("panel.") else "evaluate") in placed:
             continue
         if isinstance(settings, ScoresWithModel) and settings.workers > 1:
+            if config.cluster.kind == "ray":  # its GPUs are counted when the workers start
+                refuse_named_device(place, settings)
+                continue
             check_devices(place, settings)
         device = getattr(settings, "device", None)
         if isinstance(device, str):

@@ -116,6 +116,7 @@ def judge_spec(plan: Plan, number: int, *, prompts: Artifact, responses: Mapping
         rate_files=dict(plan.rate_files),
         answers=plan.layout.answers,
         on_outage=evaluation.on_outage,
+        cluster=plan.config.cluster,
     )
 
 

@@ -157,6 +157,7 @@ def label_spec(
         active=plan.config.panel.active,
         trust_remote_code=plan.config.policy.trust_remote_code,
         on_outage=plan.config.panel.on_outage,
+        cluster=plan.config.cluster,
     )
 
 

@@ -1,8 +1,8 @@
 """The engines of this process. They outlive stages: starting one costs more than a small round."""
 
 from storage.stage import Spec
+from tasks.cluster_settings import ClusterSettings
 from tasks.generation.engines import Engine, EngineSettings
-from tasks.generation.settings import ClusterSettings
 
 _engines: dict[str, Engine] = {}  # by their settings
 

@@ -11,9 +11,10 @@ from conf.compose import compose_config
 from storage.artifact import Artifact
 from storage.schemas import PROMPTS, table, write_parquet
 from tasks.cluster.ray_engines import RayEngines
+from tasks.cluster_settings import ClusterSettings
 from tasks.generation.dealing import Dealer, InlineWorker, ShardWorker
 from tasks.generation.engines import EngineSettings
-from tasks.generation.settings import ClusterSettings, GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.generation.shards import ShardJob, ShardSampler
 
 SHARDS, SHARD_PROMPTS = 12, 8

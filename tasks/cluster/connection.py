@@ -1,17 +1,18 @@
-"""The connection to a Ray cluster, and what is refused before anything starts on it."""
+"""The connection to a Ray cluster, which the engines and annotators of this process share."""
 
 import logging
 import os
 import signal
 import socket
 import threading
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Protocol
 
 from storage.errors import UserError
-from tasks.cluster.local import KEEP_LOOPBACK, LocalCluster
-from tasks.generation.engines import EngineSettings
-from tasks.generation.settings import ClusterSettings
+from tasks.cluster.local import KEEP_LOOPBACK, LocalCluster, credentials
+from tasks.cluster_settings import ClusterSettings
 
 _SECONDS = 10.0  # until a cluster must accept a connection
 _REMEDY = (
@@ -29,14 +30,57 @@ def check_ray() -> None:
         )
 
 
+class Tenant(Protocol):
+    """Whoever has workers on the cluster."""
+
+    def give_room(self) -> None:
+        """End workers: another tenant needs their places. Called while this one has nothing to do."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    connection: "Connection"
+    tenants: list[Tenant]
+
+
+_shared: dict[str, _Shared] = {}  # by address
+_lock = threading.RLock()
+
+
+def join(cluster: ClusterSettings, tenant: Tenant) -> None:
+    """Connect this process to the cluster, if it is not. Raises UserError when there is no cluster at the address."""
+    with _lock:
+        if cluster.address not in _shared:
+            _shared[cluster.address] = _Shared(Connection(cluster), [])
+        _shared[cluster.address].tenants.append(tenant)
+
+
+def leave(cluster: ClusterSettings, tenant: Tenant) -> None:
+    """The last tenant to leave closes the connection, and ends a local cluster."""
+    with _lock:
+        shared = _shared[cluster.address]
+        shared.tenants.remove(tenant)
+        if not shared.tenants:
+            del _shared[cluster.address]
+            shared.connection.close()
+
+
+def make_room(cluster: ClusterSettings, tenant: Tenant) -> None:
+    """Have the other tenants give up their places."""
+    with _lock:
+        for other in _shared[cluster.address].tenants:
+            if other is not tenant:
+                other.give_room()
+
+
 class Connection:
-    """This process as a driver of a cluster. Opened once; `close` leaves the cluster, and ends a local one."""
+    """This process as a driver of a cluster; `close` leaves the cluster, and ends a local one."""
 
     def __init__(self, cluster: ClusterSettings) -> None:
         """Raises UserError when there is no cluster at the address."""
         check_ray()
         if cluster.address == "local":
-            os.environ |= KEEP_LOOPBACK  # before Ray is imported
+            os.environ |= KEEP_LOOPBACK | credentials()  # before Ray is imported
         self._local = LocalCluster() if cluster.address == "local" else None
         address = self._local.address if self._local else cluster.address
         try:
@@ -71,7 +115,8 @@ def _connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="irepo")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(address, (str(error).strip() or type(error).__name__).splitlines()[0]) from None
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise (_no_cluster(address, why) if address == "auto" else _not_let_in(address, why)) from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray installs its own
@@ -81,25 +126,11 @@ def _no_cluster(address: str, why: str) -> UserError:
     return UserError(f"there is no Ray cluster: {why}", where=f"cluster.address={address}", remedy=_REMEDY)
 
 
-def worker_resources(engine: EngineSettings, cluster: ClusterSettings) -> dict[str, float]:
-    """`num_cpus` and `num_gpus` of one worker. Raises UserError when the cluster never has enough for all of them."""
-    import ray
-
-    total: dict[str, float] = ray.cluster_resources()
-    nodes: list[dict[str, Any]] = ray.nodes()
-    nodes = [node for node in nodes if node["Alive"]]
-    gpus = cluster.gpus_per_worker
-    if gpus is None:
-        gpus = engine.tensor_parallel if total.get("GPU") else 0
-    for name, each in (("GPU", float(gpus)), ("CPU", cluster.cpus_per_worker)):
-        places = sum(int(node["Resources"].get(name, 0) // each) for node in nodes) if each else engine.workers
-        if places < engine.workers:
-            raise UserError(
-                f"{engine.workers} workers of {each:g} {name}s do not fit: the cluster has"
-                f" {total.get(name, 0):g} {name}s on {len(nodes)} nodes, room for {places} workers",
-                where=f"engine.workers={engine.workers}",
-                remedy=f"lower engine.workers to {places} or less, or add machines to the cluster"
-                if places
-                else f"add machines with {name}s, or lower what a worker takes: cluster.{name.lower()}s_per_worker=...",
-            )
-    return {"num_cpus": cluster.cpus_per_worker, "num_gpus": float(gpus)}
+def _not_let_in(address: str, why: str) -> UserError:
+    """Something listens at the address. Ray sends a token to an address that is named only if it is told to."""
+    return UserError(
+        f"Ray cannot connect to what listens there: {why}",
+        where=f"cluster.address={address}",
+        remedy="if the cluster asks for a token, set RAY_AUTH_MODE=token and keep the token in ~/.ray/auth_token (or"
+        f" RAY_AUTH_TOKEN); otherwise give the address of a cluster of Ray {version('ray')}",
+    )

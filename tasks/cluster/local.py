@@ -5,9 +5,11 @@ Prefect runs tasks in short-lived threads; in the child it is the main thread.
 """
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +23,16 @@ KEEP_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 #: Ray 2.60 gives its workers the lowest priority (niceness 15 more). Ours do what the run waits for.
 OWN_PRIORITY = {"RAY_worker_niceness": "0"}
 _OBJECT_STORE = 100 * 2**20  # bytes; shards do not pass through Ray
+
+
+@cache
+def credentials() -> dict[str, str]:
+    """Variables with the token of this process's local clusters, for them and for drivers. Set before Ray is imported.
+
+    Without them Ray 2.60 takes its token from ~/.ray/auth_token, and a driver that names an address sends none. Ray
+    reads the token once, so that all clusters of a process have the same.
+    """
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 class Start(Message):
@@ -40,7 +52,8 @@ class LocalCluster:
     def __init__(self) -> None:
         """Raises ChildFailed when Ray does not start."""
         self._folder = Path(tempfile.mkdtemp(prefix="irepo-ray-"))  # short: sockets allow 107 characters
-        environment = dict(os.environ) | KEEP_LOOPBACK | OWN_PRIORITY | {"RAY_USAGE_STATS_ENABLED": "0"}
+        environment = dict(os.environ) | KEEP_LOOPBACK | OWN_PRIORITY | credentials()
+        environment["RAY_USAGE_STATS_ENABLED"] = "0"
         environment.pop("RAY_ADDRESS", None)
         self._child = Child(
             "the local Ray cluster", [sys.executable, "-m", MODULE], log=self._folder / "ray.log", env=environment

@@ -1,25 +1,25 @@
 """The engines of a run on a Ray cluster: an Engine for whoever asks it, a Crew for the generate stage."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tasks.child_process import ROOT
 from tasks.cluster.actor import EngineActor
 from tasks.cluster.agreement import probe_in, refuse_disagreement
-from tasks.cluster.connection import Connection, check_ray, worker_resources
-from tasks.generation.dealing import NoPlace, ShardWorker, WorkerLost
+from tasks.cluster.calls import result_of, translated
+from tasks.cluster.connection import check_ray, join, leave
+from tasks.cluster.resources import engine_resources
+from tasks.cluster_settings import ClusterSettings
+from tasks.generation.dealing import ShardWorker, WorkerLost
 from tasks.generation.engines import EngineDied, EngineSettings, Request, Sample
-from tasks.generation.settings import ClusterSettings, GenerateSpec, SamplingSettings
+from tasks.generation.settings import GenerateSpec, SamplingSettings
 from tasks.generation.shards import ShardJob, ShardReport
 from tasks.modeling.vllm_process import environment_of
 
-T = TypeVar("T")
-_POLL = 0.5  # seconds
 _GRACE = 10.0  # seconds for engines to close
 
 
@@ -39,9 +39,11 @@ class RayWorker:
         """Raises UserError when the worker does not share code, libraries or the run's folder with this process."""
         folder, spec = Path.cwd(), self._job.spec
         with probe_in(folder / spec.folder) as probe:
-            facts = self._job.result(self.actor.agree.remote(probe), seconds=self._job.patience)
+            facts = result_of(
+                self.actor.agree.remote(probe), seconds=self._job.patience, unneeded=self._job.finished.is_set
+            )
             refuse_disagreement(facts, probe)
-        return int(self._job.result(self.actor.start.remote(spec, folder), seconds=None))
+        return int(result_of(self.actor.start.remote(spec, folder), unneeded=self._job.finished.is_set))
 
     def advance(self, numbers: Sequence[int]) -> "Future[ShardReport]":
         result: Future[ShardReport] = Future()
@@ -66,39 +68,13 @@ class _Job:
     threads: ThreadPoolExecutor  # one for each worker that starts
     finished: threading.Event  # set when nobody needs a worker that is still starting
 
-    def result(self, call: Any, *, seconds: float | None) -> Any:
-        """The result of a worker's call. Raises what it raised, and NoPlace when it takes longer than `seconds`."""
-        import ray
-
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not ray.wait([call], num_returns=1, timeout=_POLL)[0]:
-            if self.finished.is_set():
-                raise NoPlace("it is not needed any more")
-            if deadline is not None and time.monotonic() > deadline:
-                raise NoPlace(f"it got no place within cluster.place_timeout={seconds:g} s")
-        try:
-            return ray.get(call)
-        except Exception as error:
-            raise translated(error) from None
-
-
-def translated(error: BaseException) -> BaseException:
-    """What a worker raised, or WorkerLost when the worker or its machine is gone."""
-    from ray.exceptions import RayActorError, RayError, RayTaskError
-
-    if isinstance(error, RayActorError):
-        return WorkerLost(str(error))
-    if isinstance(error, RayTaskError):
-        return error.cause if isinstance(error.cause, BaseException) else error
-    return WorkerLost(str(error)) if isinstance(error, RayError) else error
-
 
 class RayEngines:
     """An Engine and a Crew: `engine.workers` actors, each with one engine. They end with this process."""
 
     def __init__(self, engine: EngineSettings, cluster: ClusterSettings, *, trust_remote_code: bool) -> None:
         self._settings, self._cluster, self._trust_remote_code = engine, cluster, trust_remote_code
-        self._connection: Connection | None = None
+        self._joined = False
         self._resources: dict[str, float] = {}
         self._actors: list[Any] = []
         self._names = 0
@@ -155,15 +131,20 @@ class RayEngines:
 
     def close(self) -> None:
         self._end_workers()
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.close()
+        if self._joined:
+            self._joined = False
+            leave(self._cluster, self)
+
+    def give_room(self) -> None:
+        """Another user of the cluster needs the workers' places. They start again for the next stage that samples."""
+        self._end_workers()
 
     def _connect(self) -> None:
-        if self._connection is None:
-            self._connection = Connection(self._cluster)
+        if not self._joined:
+            join(self._cluster, self)
+            self._joined = True
             try:
-                self._resources = worker_resources(self._settings, self._cluster)
+                self._resources = engine_resources(self._settings, self._cluster)
             except BaseException:
                 self.close()
                 raise
@@ -191,16 +172,11 @@ class RayEngines:
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
         """The result of a call to the first worker. Its death is that of its engine: the task tries again."""
-        import ray
-
         try:
-            return ray.get(call(self._actors[0]))
-        except Exception as error:
-            cause = translated(error)
-            if isinstance(cause, WorkerLost):
-                self._kill(self._actors[0])
-                raise EngineDied(str(cause)) from None
-            raise cause from None
+            return result_of(call(self._actors[0]))
+        except WorkerLost as lost:
+            self._kill(self._actors[0])
+            raise EngineDied(str(lost)) from None
 
     def _kill(self, actor: Any) -> None:
         import ray
@@ -211,7 +187,7 @@ class RayEngines:
 
     def _end_workers(self) -> None:
         """Close the engines, then end the workers."""
-        if self._actors and self._connection is not None:
+        if self._actors:
             self._wait([actor.close.remote() for actor in self._actors])
             self.dismiss()
 

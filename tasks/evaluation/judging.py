@@ -11,6 +11,7 @@ from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.schemas import SCORES, VOTES, write_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
+from tasks.cluster.scorers import scorers_on
 from tasks.evaluation.settings import JudgeSpec, JudgingSettings
 from tasks.panel.annotators.registry import AnnotatorSettings, open_annotators
 from tasks.panel.outages import stop_on_outage
@@ -45,8 +46,8 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
         raise UserError(
             "there are no responses to judge", where="responses", remedy="give at least one generate folder"
         )
-    seed = drawing_seed(spec)
-    rates = open_annotators(_rates_only(settings), seed)
+    seed, open_workers = drawing_seed(spec), scorers_on(spec.cluster, spec.folder)
+    rates = open_annotators(_rates_only(settings), seed, open_workers=open_workers)
     for annotator in rates:
         if annotator.answer_type != "scores":
             raise UserError(
@@ -54,7 +55,7 @@ def _judge(spec: JudgeSpec, progress: Progress) -> Outcome:
                 where=f"rates.{annotator.name}",
                 remedy="move it to judges; rates take the kinds verifier, rule, function and reward_model",
             )
-    judges = open_annotators(settings.judges, seed)
+    judges = open_annotators(settings.judges, seed, open_workers=open_workers)
     sources = [
         read_responses(name, source.path, spec.prompts.path, reasoning_end=settings.reasoning_end)
         for name, source in spec.responses.items()

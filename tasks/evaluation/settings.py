@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
+from tasks.cluster_settings import ClusterSettings, Where
 from tasks.panel.annotators.registry import AnnotatorSettings
 from tasks.panel.annotators.settings import POLICY_NAMES
 from tasks.panel.outages import OnOutage
@@ -73,6 +74,7 @@ class JudgeSpec(Spec):
     rate_files: dict[str, Artifact] = Field({})
     answers: Annotated[Path | None, Unkeyed("a cache: no question is asked twice")] = None
     on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"
+    cluster: Where = ClusterSettings()
 
 
 class ImplicitReward(BaseModel):

@@ -1,11 +1,12 @@
 """Settings and spec of the generate stage."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.artifact import Artifact
-from storage.stage import Spec, TaskName, Unkeyed
+from storage.stage import Spec, TaskName
+from tasks.cluster_settings import ClusterSettings, Where
 from tasks.generation.registry import AnyEngine
 
 
@@ -33,22 +34,6 @@ class SamplingSettings(BaseModel):
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             stop=self.stop,
         )
-
-
-class ClusterSettings(BaseModel):
-    """Where the `workers` of an engine run. Nothing of it is part of a stage's key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["none", "ray"] = "none"  # none = on this machine
-    address: str = "auto"  # auto = the cluster that this machine is in | local = start one here | host:port | ray://...
-    cpus_per_worker: float = Field(1, ge=0)  # that Ray reserves
-    gpus_per_worker: int | None = Field(None, ge=0)  # None = engine.tensor_parallel where the cluster has GPUs, else 0
-    place_timeout: float = Field(300, gt=0)  # seconds until a worker must have a place on the cluster
-
-
-#: A setting that says where engines run. It is not part of the key: a shard has the same bytes wherever it is sampled.
-Where = Annotated[ClusterSettings, Unkeyed("where engines run")]
 
 
 class GenerationSettings(BaseModel):

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.artifact import Artifact
 from storage.stage import Spec, TaskName, Unkeyed
+from tasks.cluster_settings import ClusterSettings, Where
 from tasks.labeling.margin_filter import ScoreMarginFilter
 from tasks.panel.active import ActiveSettings
 from tasks.panel.annotators.human import HumanSettings
@@ -144,3 +145,4 @@ class LabelSpec(Spec):
     trust_remote_code: Annotated[bool, Unkeyed("whether the policies' code may run, not what it does")] = False
     budget: Annotated[Budget, Unkeyed("limits spending; a stage that reaches the limit publishes nothing")] = Budget()
     on_outage: Annotated[OnOutage, Unkeyed("an unfinished stage has no key; go_on publishes errors for good")] = "stop"
+    cluster: Where = ClusterSettings()

@@ -14,6 +14,7 @@ from storage.errors import UserError
 from storage.manifest import Manifest
 from storage.schemas import PREFERENCES, SCORES, VOTES, parquet_writer, write_parquet
 from storage.stage import Outcome, Progress, run_stage, silent
+from tasks.cluster.scorers import scorers_on
 from tasks.labeling.annotator_stats import annotator_stats
 from tasks.labeling.length_penalty import without_length
 from tasks.labeling.margin_filter import ScoreMarginFilter, keep_by_scores, keep_informative
@@ -135,7 +136,13 @@ def _panel_votes(spec: LabelSpec, responses: Sequence[Response], comparisons: In
     panel_votes = PanelVotes(SCORES.empty_table(), VOTES.empty_table())
     if others or not people:
         policies = {name: policy.path for name, policy in spec.policies.items()}
-        annotators = open_annotators(others, drawing_seed(spec), policies, trust_remote_code=spec.trust_remote_code)
+        annotators = open_annotators(
+            others,
+            drawing_seed(spec),
+            policies,
+            trust_remote_code=spec.trust_remote_code,
+            open_workers=scorers_on(spec.cluster, spec.folder),
+        )
 
         def vote_on(some: Sequence[Annotator], pairs: Ints, group: str) -> PanelVotes:
             store = AnswerStore(Parts(spec, group), spec.answers or spec.folder / "answers")

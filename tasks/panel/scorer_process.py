@@ -1,12 +1,11 @@
-"""A copy of an annotator that scores with a model, in a child process: one of the workers of a ScorerPool."""
+"""A copy of an annotator that scores with a model, in a child process: a worker of tasks/panel/scorer_processes.py."""
 
 from pydantic import TypeAdapter
 
 from tasks.child_process import Done, Message, serve
-from tasks.panel.annotators.protocol import Answer, LocalAnnotator, Score, is_remote
-from tasks.panel.annotators.registry import ANNOTATORS
-from tasks.panel.batch import answers_of
-from tasks.panel.scorer_pool import Batch, Open, Scores
+from tasks.panel.annotators.protocol import LocalAnnotator
+from tasks.panel.scorer import opened_alone, scores_of
+from tasks.panel.scorer_processes import Batch, Open, Scores
 
 
 class _Scorer:
@@ -15,18 +14,10 @@ class _Scorer:
 
     def answer(self, request: Open | Batch) -> Message:
         if isinstance(request, Open):
-            opened = ANNOTATORS.read(request.settings).open(request.name, seed=request.seed)
-            assert not is_remote(opened)
-            self._annotator = opened
+            self._annotator = opened_alone(request.name, request.settings, request.seed)
             return Done()
         assert self._annotator is not None
-        return Scores(scores=[_score(answer) for answer in answers_of(self._annotator, request.responses)])
-
-
-def _score(answer: Answer) -> Score:
-    if not isinstance(answer, Score):
-        raise TypeError(f"an annotator that scores answered with {type(answer).__name__}")
-    return answer
+        return Scores(scores=scores_of(self._annotator, request.responses))
 
 
 if __name__ == "__main__":

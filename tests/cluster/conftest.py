@@ -8,7 +8,8 @@ import pytest
 
 from storage.artifact import Artifact
 from storage.schemas import PROMPTS, table, write_parquet
-from tasks.generation.settings import ClusterSettings, GenerateSpec, GenerationSettings, SamplingSettings
+from tasks.cluster_settings import ClusterSettings
+from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tests.cluster.echo_engine import EchoSettings
 
 MakeSpec = Callable[..., GenerateSpec]

@@ -13,9 +13,10 @@ from storage.errors import UserError
 from storage.manifest import MANIFEST
 from tasks.cluster.actor import EngineActor
 from tasks.cluster.agreement import code_digest
+from tasks.cluster_settings import ClusterSettings
 from tasks.engines import open_engine
 from tasks.generation.engines import Engine, EngineError, Request
-from tasks.generation.settings import ClusterSettings, SamplingSettings
+from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import run
 from tests.cluster.conftest import MakeSpec
 from tests.cluster.echo_engine import EchoEngine, EchoSettings

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +15,13 @@ import pytest
 
 from storage.errors import UserError
 from storage.manifest import MANIFEST
-from tasks.cluster.local import KEEP_LOOPBACK, LocalCluster
+from tasks.child_process import ROOT
+from tasks.cluster.local import KEEP_LOOPBACK, LocalCluster, credentials
+from tasks.cluster_settings import ClusterSettings
 from tasks.engines import open_engine
 from tasks.generation.dealing import Crew
 from tasks.generation.engines import Engine, EngineError
-from tasks.generation.settings import ClusterSettings, GenerateSpec
+from tasks.generation.settings import GenerateSpec
 from tasks.generation.stage import run
 from tests import skips
 from tests.cluster.conftest import MakeSpec
@@ -30,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("ray") is None, rea
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ClusterSettings]:
     """A cluster of this machine's CPUs."""
-    os.environ |= KEEP_LOOPBACK
+    os.environ |= KEEP_LOOPBACK | credentials()  # before Ray is imported
     local = LocalCluster()
     yield ClusterSettings(kind="ray", address=local.address, cpus_per_worker=0.5, place_timeout=180)
     local.close()
@@ -139,6 +143,15 @@ def test_an_address_without_a_cluster_is_refused(tmp_path: Path, scheme: str) ->
         open_engine(_settings(tmp_path), nowhere, trust_remote_code=False).check(tmp_path)
     assert error.value.where == f"cluster.address={address}"
     assert time.monotonic() - start < 60
+
+
+def test_a_cluster_that_asks_for_a_token_says_so(cluster: ClusterSettings) -> None:
+    """In a process of its own, which reads no token."""
+    body = f"from tasks.cluster.connection import _connect\n_connect({cluster.address!r})"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    done = subprocess.run([sys.executable, "-c", body], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "Ray cannot connect to what listens there" in done.stderr
+    assert "set RAY_AUTH_MODE=token" in done.stderr
 
 
 def _alive(pid: int) -> bool:

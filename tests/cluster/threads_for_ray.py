@@ -110,6 +110,7 @@ class Cluster:
             "cluster_resources": lambda: {
                 name: sum(node.get(name, 0.0) for node in self.nodes) for name in ("CPU", "GPU")
             },
+            "available_resources": self._available,
             "remote": self._remote,
             "get": _get,
             "wait": _wait,
@@ -118,6 +119,13 @@ class Cluster:
         for name, function in functions.items():
             setattr(ray, name, function)
         return ray
+
+    def _available(self) -> dict[str, float]:
+        """What living actors leave; Ray leaves out what is used up."""
+        taken = [options for actor, options in zip(self.actors, self.options, strict=True) if not actor.dead]
+        total = {name: sum(node.get(name, 0.0) for node in self.nodes) for name in ("CPU", "GPU")}
+        free = {name: total[name] - sum(each[f"num_{name.lower()}s"] for each in taken) for name in total}
+        return {name: number for name, number in free.items() if number > 0}
 
     def _remote(self, **options: Any) -> Callable[[type], Any]:
         cluster = self

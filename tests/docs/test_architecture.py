@@ -13,7 +13,7 @@ TOP = ("storage", "conf", "tasks", "flows")
 #: Modules of tasks/ that import Prefect.
 THIN = {f"tasks/{name}.py" for name in ("generate", "label", "train", "evaluate", "report", "retry", "progress")}
 #: Modules of tasks/ that rooms import: they know nothing of rooms.
-SHARED = ("tasks.processes", "tasks.child_process", "tasks.interrupts", "tasks.loopback")
+SHARED = ("tasks.processes", "tasks.child_process", "tasks.cluster_settings", "tasks.interrupts", "tasks.loopback")
 ROW = re.compile(r"^\| `([a-z0-9.]+)` \| .+ \|(.*)\|$", re.MULTILINE)
 
 

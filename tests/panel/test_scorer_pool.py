@@ -13,7 +13,8 @@ from storage.errors import UserError
 from tasks.panel.annotators.registry import ANNOTATORS, open_annotators
 from tasks.panel.annotators.reward_model import RewardModelSettings
 from tasks.panel.parts import Parts, remove_parts
-from tasks.panel.scorer_pool import ScorerPool, check_devices
+from tasks.panel.scorer_pool import ScorerPool
+from tasks.panel.scorer_processes import check_devices
 from tests.panel.conftest import World
 from tests.panel.frail_scorer import FrailSettings
 from tests.panel.scripted import response
