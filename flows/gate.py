@@ -28,9 +28,8 @@ from conf.compose import validate_config  # noqa: E402
 from flows.checks import finished_rounds  # noqa: E402
 from flows.plan import Plan  # noqa: E402
 from flows.run_names import WAITS, name_this_run  # noqa: E402
-from flows.show.artifacts import report  # noqa: E402
+from flows.show.question import question  # noqa: E402
 from flows.show.terminal import console, exit_on_user_error  # noqa: E402
-from flows.show.text import code  # noqa: E402
 from storage.artifact import Artifact  # noqa: E402
 from storage.errors import UserError  # noqa: E402
 from storage.files import parse_yaml  # noqa: E402
@@ -109,18 +108,6 @@ def ask(plan: Plan, rounds: list[RoundRecord]) -> Action | None:
         Decision(action=form.action, by="human", note=form.note),
     )
     return settle(plan, rounds[-1])
-
-
-def question(plan: Plan, rounds: list[RoundRecord]) -> str:
-    """What the form asks, as Markdown: the question, what each answer does, then the report on the round."""
-    number = rounds[-1].round
-    before = f"round {rounds[-1].base}" if rounds[-1].base else "the initial policy"
-    return (
-        f"**Shall the policy of round {number} be promoted?** The run {code(plan.config.name)} waits for a decision."
-        f"\n\n- **promote**: the next round starts from this policy.\n"
-        f"- **roll back**: the next round starts from {before}, as this one did.\n"
-        f"- **stop**: this policy is promoted, and the run ends.\n\n{report(plan, rounds)}"
-    )
 
 
 def gate_spec(layout: RunLayout, number: int, policy_stage: str) -> GateSpec:

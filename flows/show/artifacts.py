@@ -32,7 +32,7 @@ def publish_rounds(plan: Plan, rounds: Sequence[RoundRecord]) -> None:
     """
     columns = cells(rounds)
     table = [
-        {"round": _heading(record), "decision": record.decision or "waits"}
+        {"round": heading(record), "decision": record.decision or "waits"}
         | {
             cell(name): "–" if column[i] == "-" else cell(column[i]) for name, column in columns
         }  # Markdown would draw "-" as a list's dot
@@ -96,7 +96,7 @@ def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
     record = rounds[-1]
     shown = [rounds[0], *(r for r in rounds if r.round == record.base and r.round), record]
     lines = [f"# {cell(plan.config.name)}: round {record.round}", ""]
-    lines += markdown_table(["", *(_heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
+    lines += markdown_table(["", *(heading(r) for r in shown)], [[name, *row] for name, row in cells(shown)])
     labels = record.labels
     if labels is not None:
         dropped = ", ".join(f"{count} {reason}" for reason, count in labels.dropped.items() if count) or "none"
@@ -104,7 +104,7 @@ def report(plan: Plan, rounds: Sequence[RoundRecord]) -> str:
         lines += [f"{labels.pairs} preference pairs of {labels.comparisons} comparisons; left out: {dropped}"]
         lines += ["", *panel_tables(labels)]
     lines += ["", "## Held-out samples, not hand-picked", ""]
-    lines += _samples(plan, record)
+    lines += markdown_table(["prompt", "before the round", "after the round"], sample_rows(plan, record, _SAMPLES))
     lines += ["", f"policy: {code(record.policy)}"]
     return "\n".join(lines) + "\n"
 
@@ -119,19 +119,20 @@ def _block(text: str) -> str:
     return "\n".join(f"    {line}" for line in plain(text).splitlines())
 
 
-def _heading(record: RoundRecord) -> str:
+def heading(record: RoundRecord) -> str:
+    """A round's name above its figures."""
     return f"round {record.round}" if record.round else "initial"
 
 
-def _samples(plan: Plan, record: RoundRecord) -> list[str]:
+def sample_rows(plan: Plan, record: RoundRecord, count: int) -> list[list[str]]:
+    """About `count` held-out prompts, evenly spaced, each with its replies before and after the round, all cut."""
     sides = [record.base, record.round]
     before, after = (_read(plan.layout.stage(number, "evaluate") / SAMPLES) for number in sides)
     pairs = list(zip(before, after, strict=True))
-    rows = [
+    return [
         [last_part(old["prompt"], _LONG), *(first_part(each["reply"], _LONG) or "(nothing)" for each in (old, new))]
-        for old, new in pairs[:: max(1, -(-len(pairs) // _SAMPLES))]
+        for old, new in pairs[:: max(1, -(-len(pairs) // count))]
     ]
-    return markdown_table(["prompt", "before the round", "after the round"], rows)
 
 
 def _read(path: Path) -> list[dict[str, str]]:
