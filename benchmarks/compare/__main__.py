@@ -2,13 +2,14 @@
 
     python -m benchmarks.compare                              # twelve methods, two strengths, three seeds: over an hour
     python -m benchmarks.compare --seeds 0 --methods irepo dpo --strengths 3
+    python -m benchmarks.compare --seeds 0                    # in several terminals, a seed each; then:
     python -m benchmarks.compare --report                     # from what is finished
     python -m benchmarks.compare --seeds 0 --methods irepo-em # a variant: methods.py
 
-One process, one engine, training in it; a finished arm is kept (runs/benchmark-compare), so the same command goes on.
-Prints a table of arms and one of gaps at equal KL, writes benchmarks/results/compare.json and compare.svg, and leaves
-with 1 when iREPO's curve (--ours: another's) lies below another's, by more than two standard errors, in any seed, or
-an arm is missing.
+Six replies to each held-out prompt. One process, one engine, training in it; a finished arm is kept
+(runs/benchmark-compare), so the same command goes on. Prints a table of arms and one of gaps at equal KL, writes
+benchmarks/results/compare.json and compare.svg, and leaves with 1 when iREPO's curve (--ours: another's) lies below
+another's, by more than two standard errors, in any seed, or an arm is missing.
 """
 
 import argparse

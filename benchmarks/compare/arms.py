@@ -30,7 +30,7 @@ from storage.stage import Spec
 
 RUNS = Path("runs/benchmark-compare")
 RECORD = "record.json"
-COMMON = ("run=demo", "training.launch=inline", "evaluation.pairs=false")
+COMMON = ("run=demo", "training.launch=inline", "evaluation.pairs=false", "evaluation.responses=6")
 TRUTH = "truth"  # the demo's judge whose scores are the ground-truth utility
 
 
