@@ -34,7 +34,7 @@ def head() -> Iterator[dict[str, str]]:
     environment = dict(os.environ) | OWN_PRIORITY | {"RAY_USAGE_STATS_ENABLED": "0"}
     port, client = free_port(), free_port()
     command = [
-        RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
+        str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}",
         f"--ray-client-server-port={client}", "--num-cpus=2", "--include-dashboard=false",
         "--object-store-memory=100000000", "--disable-usage-stats",
     ]  # fmt: skip
