@@ -56,6 +56,7 @@ def report(console: Console, arms: Mapping[str, Sequence[Arm]], ours: str) -> in
     ]
     missing = [f"{method}, seed {seed}" for method in arms if method != ours for seed in {a.seed for a in arms[method]}
                if seed not in gaps.get(method, {})]  # fmt: skip
+    missing += [arm.folder.name for mine in arms.values() for arm in mine if not arm.record()]
     result = {
         "ours": ours,
         "gaps": {
