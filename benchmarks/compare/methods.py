@@ -54,6 +54,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "irepo-initial": ("irepo", ("objective.reference=initial",), (0.2, 0.12)),
     "irepo-replay": ("irepo", _REPLAY, (0.2, 0.35)),
     "irepo-em": ("irepo", ("preferences.reliability=em",), (0.45,)),
+    "irepo-scores": ("irepo", ("preferences.prior_scores=[reward-one,reward-two]",), (0.5,)),
     "irepo-alpha": ("irepo", ("preferences.estimator=empirical_logit",), (0.45,)),
     "irepo-m8": ("irepo", ("sampling.responses=8",), (0.45,)),
     "irepo-slow": ("irepo", ("training.learning_rate=1.5e-4",), (0.3,)),
