@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 #: Method -> its strength setting and the values, the middle one first, so that unfinished runs are useful too.
 STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "irepo": ("objective.beta", (0.45, 0.35, 0.7)),
+    "irepo": ("objective.beta", (0.45, 0.7, 0.35)),
     "irepo-hard": ("objective.beta", (0.6, 0.35, 1.0)),
     "dpo": ("objective.beta", (1.0, 0.4, 2.5)),
     "dpo-soft": ("objective.beta", (0.2, 0.1, 0.4)),
