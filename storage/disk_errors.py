@@ -35,14 +35,18 @@ def disk_faults(folder: Path) -> Iterator[None]:
         raise explained from error
 
 
+def discard_output() -> None:
+    """Drop what standard output still holds: Python writes it at exit, which would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def explain_at_exit(error: OSError) -> UserError | None:
     """For a command that ends with `error`: what its paths or its disk have to do with it; None if nothing."""
     place = _place(error)
     if place is not None and error.errno in _PATHS:
         return UserError(f"this path cannot be used: {error.strerror}", where=place, remedy=_PATHS[error.errno])
     if place is None and error.errno in _FULL:
-        # What is left in the buffer would fail once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return UserError(
             f"the output cannot be written: {error.strerror}",
             where="standard output",

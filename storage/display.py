@@ -1,7 +1,6 @@
 """Terminal output of `storage.explain` and `storage.diff`: wrapped lines with the branches of a tree, short values."""
 
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from storage.disk_errors import explain_at_exit
+from storage.disk_errors import discard_output, explain_at_exit
 from storage.errors import UserError
 from storage.plain import PlainConsole
 
@@ -28,8 +27,8 @@ def leave(body: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # the reader, such as head, has closed the pipe; the interpreter flushes once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
+        discard_output()
         code = 1
     except OSError as error:
         explained = explain_at_exit(error)

@@ -45,6 +45,11 @@ M = TypeVar("M", bound="Message")
 R = TypeVar("R")
 
 
+def python_path() -> str:
+    """PYTHONPATH of a process that runs modules of the project from any folder: the project, then this process's."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 class Message(BaseModel):
     """A request or a reply. Floats may be infinite or NaN."""
 

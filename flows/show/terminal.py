@@ -13,7 +13,7 @@ from rich.text import Text
 
 from flows.show.text import cell, first_part, last_part
 from storage.artifact import stage_name
-from storage.disk_errors import explain_at_exit
+from storage.disk_errors import discard_output, explain_at_exit
 from storage.errors import UserError
 from storage.plain import PlainConsole
 from storage.stage import Spec
@@ -39,6 +39,9 @@ def exit_on_user_error(body: Callable[[], object]) -> None:
             sys.stdout.flush()
     except UserError as error:
         _refuse(error)
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
+        discard_output()
+        sys.exit(1)
     except OSError as error:
         explained = explain_at_exit(error)
         if explained is None:

@@ -31,7 +31,7 @@ def check_ray() -> None:
 
 
 class Tenant(Protocol):
-    """Whoever has workers on the cluster."""
+    """A part of this process that has workers on the cluster: the engines, or an annotator."""
 
     def give_room(self) -> None:
         """End workers: another tenant needs their places. Called while this one has nothing to do."""

@@ -1,12 +1,19 @@
 """What workers reserve on a Ray cluster. Too many of them are refused before any starts."""
 
-from typing import Any
+from typing import TypedDict
 
 from storage.errors import UserError
 from tasks.cluster_settings import ClusterSettings
 from tasks.generation.engines import EngineSettings
 
 Resources = dict[str, float]  # `num_cpus` and `num_gpus` of one worker
+
+
+class _Node(TypedDict):
+    """What is read of Ray's description of a machine."""
+
+    Alive: bool
+    Resources: dict[str, float]
 
 
 def engine_resources(engine: EngineSettings, cluster: ClusterSettings) -> Resources:
@@ -31,7 +38,8 @@ def fitting(workers: int, gpus: float, cluster: ClusterSettings, *, where: str) 
     import ray
 
     total: dict[str, float] = ray.cluster_resources()
-    nodes: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]
+    every: list[_Node] = ray.nodes()
+    nodes = [node for node in every if node["Alive"]]
     for name, each in (("GPU", gpus), ("CPU", cluster.cpus_per_worker)):
         places = sum(int(node["Resources"].get(name, 0) // each) for node in nodes) if each else workers
         if places < workers:

@@ -4,7 +4,8 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from tasks.cluster.agreement import Facts, facts
 from tasks.panel.annotators.protocol import LocalAnnotator, Response, Score
@@ -19,7 +20,7 @@ class ScorerActor:
         """What this worker has in common with the driver. `probe`: a file that the driver wrote; an absolute path."""
         return facts(probe)
 
-    def open(self, name: str, settings: Mapping[str, Any], seed: int, folder: Path) -> None:
+    def open(self, name: str, settings: Mapping[str, JsonValue], seed: int, folder: Path) -> None:
         """Open the annotator. folder: the driver's working folder; relative paths and a user's modules are there."""
         os.chdir(folder)
         sys.path.insert(0, str(folder))

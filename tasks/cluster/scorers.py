@@ -3,12 +3,13 @@
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from storage.errors import UserError
-from tasks.child_process import ROOT
+from tasks.child_process import python_path
 from tasks.cluster.agreement import probe_in, refuse_disagreement
 from tasks.cluster.calls import result_of
 from tasks.cluster.connection import join, leave, make_room
@@ -43,17 +44,15 @@ class RayScorers:
         with self._lock:
             resources = self._joined()
         actor = _new_actor(resources)
-        try:
-            with probe_in(Path.cwd() / self._folder) as probe:
-                refuse_disagreement(result_of(actor.agree.remote(probe), seconds=self._cluster.place_timeout), probe)
-            result_of(actor.open.remote(self._name, one_worker(self._settings), self._seed, Path.cwd()))
-        except BaseException as error:
-            _kill(actor)
-            if isinstance(error, NoPlace):
+        with ExitStack() as failed:
+            failed.callback(_kill, actor)
+            try:
+                self._open(actor)
+            except NoPlace as error:
                 raise self._no_place(error) from None
-            if isinstance(error, WorkerLost):
+            except WorkerLost as error:
                 raise WorkerDied(str(error)) from None
-            raise
+            failed.pop_all()
         return RayScorer(actor)
 
     def close(self) -> None:
@@ -66,18 +65,22 @@ class RayScorers:
 
     def _joined(self) -> Resources:
         if self._resources is None:
-            join(self._cluster, self)
-            try:
+            with ExitStack() as failed:
+                join(self._cluster, self)
+                failed.callback(leave, self._cluster, self)
                 on_gpus = getattr(self._settings, "device", "auto") != "cpu" and has_gpus()
                 where = f"annotators.{self._name}.workers"
                 resources = fitting(self._settings.workers, float(on_gpus), self._cluster, where=where)
                 if not room_now(self._settings.workers, resources):
                     make_room(self._cluster, self)
-            except BaseException:
-                leave(self._cluster, self)
-                raise
+                failed.pop_all()
             self._resources = resources
         return self._resources
+
+    def _open(self, actor: Any) -> None:
+        with probe_in(Path.cwd() / self._folder) as probe:
+            refuse_disagreement(result_of(actor.agree.remote(probe), seconds=self._cluster.place_timeout), probe)
+        result_of(actor.open.remote(self._name, one_worker(self._settings), self._seed, Path.cwd()))
 
     def _no_place(self, error: NoPlace) -> UserError:
         return UserError(
@@ -110,14 +113,14 @@ def _new_actor(resources: Resources) -> Any:
 
     # Ray sets OMP_NUM_THREADS to a worker's CPUs. With other threads than here, a score may have other last bits.
     threads = os.environ.get("OMP_NUM_THREADS") or str(torch.get_num_threads())
-    path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
-    options: dict[str, Any] = {
-        "max_restarts": 0,
-        "scheduling_strategy": "SPREAD",
-        "runtime_env": {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}},
-        **resources,
-    }
-    return ray.remote(**options)(ScorerActor).remote()
+    remote: Any = ray.remote(
+        max_restarts=0,
+        scheduling_strategy="SPREAD",
+        runtime_env={"env_vars": {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": threads}},
+        num_cpus=resources["num_cpus"],
+        num_gpus=resources["num_gpus"],
+    )(ScorerActor)
+    return remote.remote()
 
 
 def _kill(actor: Any) -> None:

@@ -1,14 +1,15 @@
 """What every worker of a ScorerPool does, in a child process or on a cluster: open the annotator, score a batch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from pydantic import JsonValue
 
 from tasks.panel.annotators.protocol import Answer, LocalAnnotator, Response, Score, is_remote
 from tasks.panel.annotators.registry import ANNOTATORS
 from tasks.panel.batch import answers_of
 
 
-def opened_alone(name: str, settings: Mapping[str, Any], seed: int) -> LocalAnnotator:
+def opened_alone(name: str, settings: Mapping[str, JsonValue], seed: int) -> LocalAnnotator:
     """The annotator itself. settings: as JSON, of one worker. Weights are read with the first batch."""
     opened = ANNOTATORS.read(settings).open(name, seed=seed)
     assert not is_remote(opened)

@@ -3,12 +3,15 @@
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
+
+from pydantic import JsonValue
 
 from storage.errors import UserError
-from tasks.child_process import ROOT, Child, ChildDied, Done, Message
+from tasks.child_process import Child, ChildDied, Done, Message, python_path
 from tasks.modeling.vllm_process import visible_devices
 from tasks.panel.annotators.protocol import Response, Score
 from tasks.panel.annotators.settings import ScoresWithModel
@@ -24,7 +27,7 @@ class Open(Message):
 
     operation: Literal["open"] = "open"
     name: str
-    settings: Mapping[str, Any]  # as JSON, of one worker
+    settings: dict[str, JsonValue]  # of one worker
     seed: int
 
 
@@ -46,23 +49,30 @@ class ProcessWorkers:
         """Raises UserError for fewer GPUs than workers."""
         self._on_gpus = check_devices(f"annotators.{name}", settings)
         self._open = Open(name=name, settings=one_worker(settings), seed=seed)
-        self._folder = tempfile.TemporaryDirectory(prefix="irepo-scorers-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # an annotator that is only checked needs none
+        self._lock = threading.Lock()
 
     def start(self, number: int) -> "ProcessWorker":
-        path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        devices = visible_devices([number]) if self._on_gpus else {}
         child = Child(
             f"worker {number} of annotator {self._open.name!r}",
             [sys.executable, "-m", MODULE],
-            log=Path(self._folder.name) / f"{number}.log",
-            env=dict(os.environ)
-            | {"PYTHONPATH": path.rstrip(os.pathsep)}
-            | (visible_devices([number]) if self._on_gpus else {}),
+            log=self._logs() / f"{number}.log",
+            env=dict(os.environ) | {"PYTHONPATH": python_path()} | devices,
             cwd=Path.cwd(),  # where relative paths of models, and modules of the user, are found
         )
         return ProcessWorker(child, self._open)
 
     def close(self) -> None:
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _logs(self) -> Path:
+        with self._lock:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="irepo-scorers-")
+            return Path(self._folder.name)
 
 
 class ProcessWorker:
@@ -89,8 +99,8 @@ class ProcessWorker:
             raise WorkerDied(str(died)) from None
 
 
-def one_worker(settings: ScoresWithModel) -> dict[str, Any]:
-    """The settings of an annotator for one of its workers, as JSON."""
+def one_worker(settings: ScoresWithModel) -> dict[str, JsonValue]:
+    """The settings of an annotator for one of its workers, as JSON: the worker has yet to import a user's class."""
     return settings.model_dump(mode="json") | {"workers": 1}
 
 

@@ -68,3 +68,13 @@ def test_output_to_a_full_disk_ends_with_one_error() -> None:
     assert done.stderr.splitlines()[0] == "error: the output cannot be written: No space left on device"
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly() -> None:
+    body = "from flows.show.terminal import exit_on_user_error\nexit_on_user_error(lambda: print('row\\n' * 100_000))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-c", body], cwd=PROJECT, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == ""
