@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.manifest import Manifest, describe_files, library_versions, now
+from storage.manifest import Manifest, describe_files, library_versions
 from storage.schemas import PROMPTS, RESPONSES, table, write_parquet
 from tasks.labeling.settings import LabelSettings, LabelSpec, PreferenceSettings
 from tests.panel.chat_server import ChatServer
@@ -72,7 +72,7 @@ class World:
             files=describe_files(folder, paths),
             stage_version=1,
             seed=1,
-            started=now(),
+            started="2026-01-01T00:00:00Z",  # fixed: without a spec.yaml, the digest of the folder covers its manifest
             seconds=0.0,
             versions=library_versions(),
         ).sealed().write(folder)
