@@ -51,13 +51,14 @@ from flows.round import list_stages  # noqa: E402
 from flows.served import FORBIDDEN, compose_served  # noqa: E402
 from storage.artifact import SPEC, artifacts  # noqa: E402
 from storage.errors import UserError  # noqa: E402
-from storage.files import canonical_json, parse_yaml, publish_text, sync_folder, yaml_text  # noqa: E402
+from storage.files import canonical_json, digest, parse_yaml, publish_text, sync_folder, yaml_text  # noqa: E402
 from storage.layout import RunLayout  # noqa: E402
 from storage.manifest import MANIFEST, BrokenManifest, read_manifest  # noqa: E402
 from storage.stage import Spec  # noqa: E402
 from tasks.evaluation.record import RoundRecord  # noqa: E402
 from tasks.reporting.comparison import KL, Value, by_round, over_kl, worth, write_figure  # noqa: E402
 
+_LONGEST = 100  # characters of a method in a folder's name
 _COLUMNS = 4  # methods in one table on the terminal
 _INTERVALS = "mean over seeds with 95 % intervals; for one seed, over prompts"
 
@@ -122,8 +123,12 @@ def _run_words(method: str, seed: int, folder: Path) -> list[str]:
 
 
 def slug(method: str) -> str:
-    """The method as a folder's name: letters, digits, dots and dashes."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", method).strip("-.")
+    """The method as a folder's name: letters, digits, dots and dashes.
+
+    A long one is cut and ends in a digest of the whole: file systems take 255 bytes.
+    """
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", method).strip("-.")
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 13].strip('-.')}-{digest(method)[:12]}"
 
 
 def objective_words(method: str) -> list[str]:

@@ -26,6 +26,7 @@ from tasks.reporting.report.lettering import width as text_width
 _CENTRE, _RADIUS, _TOP = (WIDTH / 2, 172.0), 104.0, 10.0
 _RINGS = (2.5, 5.0, 7.5, 10.0)
 _LEGEND_LINE = 16.0
+_LEGEND = 40  # characters of a name in it
 
 Figures = Mapping[str, Value]
 
@@ -63,11 +64,12 @@ def radar(methods: Mapping[str, Figures], judge: str) -> Figure:
             parts.append(marker(x, y, series, f"{method}, {name}: {value}"))
             says.append(f"{method}, {name}: {value}")
     top = _CENTRE[1] + _RADIUS + 34
-    widths = [text_width(short(method), "name") + 26 for method in graded]
+    legend = [short(method, _LEGEND) for method in graded]
+    widths = [text_width(name, "name") + 26 for name in legend]
     places = wrapped(widths, INSET + 4, WIDTH - INSET, _LEGEND_LINE)
-    for series, (method, (x, y)) in enumerate(zip(graded, places, strict=True)):
+    for series, (method, name, (x, y)) in enumerate(zip(graded, legend, places, strict=True)):
         parts.append(marker(x + 4, top + y - 4, series, method))
-        parts.append(label(x + 12, top + y, short(method), f"name c{series % COLOURS}"))
+        parts.append(label(x + 12, top + y, name, f"name c{series % COLOURS}", room=WIDTH - x - 12))
     height = top + places[-1][1] + 10
     caption = "Grades of different judges are not comparable, and neither are published ones."
     return Figure("radar", "MT-Bench by category", listed(says) + ".", height, "".join(parts), caption)
@@ -112,7 +114,7 @@ def accuracy(single: Mapping[str, float], panel: Mapping[int, tuple[Value, float
     """single: accuracy of each annotator. panel: by size, the mean over panels of that size, the worst and the best."""
     xs: list[float] = [float(size) for size in sorted(panel)]
     reach = [end for value, low, high in panel.values() for end in (low, high, *ends(value))]
-    plot = Plot("Accuracy of annotators and panels", "share of pairs on which they prefer chosen; 95 % intervals",
+    plot = Plot("Share of pairs where chosen is preferred", "squares: one annotator alone; band: worst to best panel",
                 (xs[0], xs[-1]), span([*single.values(), *reach], 0.5), x_title="annotators that vote together",
                 x_ticks=xs, height=280, names=["panel"])  # fmt: skip
     plot.reference(0.5, "chance")
@@ -128,5 +130,5 @@ def accuracy(single: Mapping[str, float], panel: Mapping[int, tuple[Value, float
         plot.dot(xs[0], share, 1, f"{name} alone: {share:.3f}", hollow=True)
         says.append(f"{name} alone: {share:.3f}")
     plot.names([("panel", panel[int(xs[-1])][0].mean, 0)])
-    caption = "Line: mean over all panels of a size; band: the worst and the best of them; hollow: single annotators."
+    caption = "Line: mean over all panels of a size with its 95 % interval; band: the worst and the best of them."
     return plot.figure("accuracy", f"Accuracy of annotators and panels. {listed(says)}.", caption)

@@ -64,6 +64,9 @@ def test_mistakes_are_told_at_once(given: list[str], named: str, tmp_path: Path)
 
 def test_a_method_is_a_folder_name() -> None:
     assert slug("irepo objective.beta=0.3 training.epochs=2") == "irepo-objective.beta-0.3-training.epochs-2"
+    long = [f"irepo {'~panel.annotators.one ' * 14}seed={seed}" for seed in (1, 2)]
+    assert len({slug(method) for method in long}) == 2
+    assert max(len(slug(method)) for method in long) == 100
 
 
 def test_words_of_a_method_may_have_commas_and_spaces() -> None:
