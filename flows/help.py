@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from storage.disk_errors import discard_output, explain_at_exit
 from storage.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,9 +25,14 @@ def exit_on_help(words: Sequence[str], text: Callable[[Sequence[str]], str]) -> 
     """Print `text` of the other words and exit with code 0 where `words` ask for help; otherwise do nothing."""
     if any(word in _HELP for word in words):
         try:
-            print(text([word for word in words if word not in _HELP]))
+            print(text([word for word in words if word not in _HELP]), flush=True)
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
-            pass
+            discard_output()
+        except OSError as error:
+            if (explained := explain_at_exit(error)) is None:
+                raise
+            print(f"error: {explained}", file=sys.stderr)
+            raise SystemExit(2) from None
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None

@@ -60,8 +60,14 @@ def test_other_errors_of_the_system_keep_their_traceback() -> None:
             command(broken)
 
 
-def test_output_to_a_full_disk_ends_with_one_error() -> None:
-    body = "from flows.show.terminal import exit_on_user_error\nexit_on_user_error(lambda: print('done'))"
+@pytest.mark.parametrize(
+    "body",
+    [
+        "from flows.show.terminal import exit_on_user_error as run; run(lambda: print('done'))",
+        "from flows.help import exit_on_help as run; run(['--help'], lambda words: 'usage')",
+    ],
+)
+def test_output_to_a_full_disk_ends_with_one_error(body: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([sys.executable, "-c", body], cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
