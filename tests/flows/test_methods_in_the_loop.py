@@ -61,7 +61,7 @@ def test_methods_of_several_kinds_and_a_moving_reference(given: list[str], tiny_
     rest = [word for word in given if not word.startswith("name=")]
     done = command_of("flows.compare", [f"methods=[inpo,{moving}]", "name=kinds", *rest])
     assert done.returncode == 0, done.stdout + done.stderr
-    runs = {path.name.split("-")[0]: path for path in (tmp_path / "runs" / "kinds").iterdir() if path.is_dir()}
+    runs = {file.parent.name.split("-")[0]: file.parent for file in (tmp_path / "runs/kinds").glob("*/rounds.json")}
     assert set(runs) == {"inpo", "selm"}
     for run in runs.values():
         check(run, tiny_policy)
