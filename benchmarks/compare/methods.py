@@ -65,6 +65,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "sppo-hard": ("sppo", ("preferences.soft_votes=false",), (0.1, 0.06)),
     "rebel-replay": ("rebel", _REPLAY, (1.0, 0.5)),
     "sppo-replay": ("sppo", _REPLAY, (0.06, 0.03)),
+    "gpo-replay": ("gpo", _REPLAY, (0.25, 0.12)),
     "dpo-replay": ("dpo", _REPLAY, (0.4, 0.2)),
 }
 for _name, (_method, _words, _values) in VARIANTS.items():
