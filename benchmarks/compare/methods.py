@@ -56,6 +56,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "irepo-em": ("irepo", ("preferences.reliability=em",), (0.45,)),
     "irepo-scores": ("irepo", ("preferences.prior_scores=[reward-one,reward-two]",), (0.5,)),
     "irepo-alpha": ("irepo", ("preferences.estimator=empirical_logit",), (0.45,)),
+    "irepo-linear": ("irepo", ("objective.logit=false",), (0.1, 0.15)),  # P - 1/2 is about a quarter of its logit
     "irepo-m8": ("irepo", ("sampling.responses=8",), (0.45,)),
     "irepo-slow": ("irepo", ("training.learning_rate=1.5e-4",), (0.3,)),
     "irepo-fast": ("irepo", ("training.learning_rate=6e-4",), (0.7,)),
