@@ -2,7 +2,8 @@
 
     python -m flows.operations.prefect_server <port> [--temporary]
 
-`make serve` and the temporary server of a run both start it, by `launch`.
+`make serve` and the temporary server of a run both start it, by `launch`, which gives it its secret. Without one it
+does not start: it would answer every web page and user.
 """
 
 import os
@@ -87,6 +88,9 @@ def not_started(log: IO[bytes], *, where: str, how: str, remedy: str) -> UserErr
 
 def main(port: int, *, temporary: bool) -> None:
     """Serve until a signal. Does not return."""
+    secret = os.environ.get(SERVER)
+    if not secret:
+        sys.exit(f"error: the server would ask for no secret: {SERVER} is not set\n  remedy: start it with make serve")
     if temporary:
         die_with_parent()
     import uvicorn
@@ -95,7 +99,7 @@ def main(port: int, *, temporary: bool) -> None:
     from flows.operations.guard import Guard
     from flows.operations.run_files import RunFiles
 
-    files = None if temporary else RunFiles(runs_folder(), os.environ[SERVER])
+    files = None if temporary else RunFiles(runs_folder(), secret)
     uvicorn.run(
         Guard(create_app(), files), host=HOST, port=port, log_level="error" if temporary else "warning", lifespan="on"
     )

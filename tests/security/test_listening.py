@@ -1,5 +1,6 @@
 """No command opens a port that other machines reach. Training in several processes: tests/training/test_torchrun.py."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from conf.compose import PROJECT
+from flows.operations.secret import SERVER
 from flows.operations.temporary_server import free_port
 from tasks.generation.engines.vllm import VllmEngine, VllmSettings
 from tasks.modeling.vllm_process import environment
@@ -88,6 +90,7 @@ def test_a_server_listens_on_loopback(
     name: str, tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv(SERVER, "irepo:secret")
     port = free_port()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -100,6 +103,15 @@ def test_a_server_listens_on_loopback(
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.mark.parametrize("more", [[], ["--temporary"]])
+def test_prefects_server_does_not_start_without_a_secret(more: list[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != SERVER}
+    command = [sys.executable, "-m", "flows.operations.prefect_server", str(free_port()), *more]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: the server would ask for no secret: {SERVER} is not set")
 
 
 @pytest.mark.slow
