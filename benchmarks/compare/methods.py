@@ -64,7 +64,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "irepo-ema": ("irepo", ("objective.reference={kind: ema, rate: 0.5}",), (0.3,)),
     "irepo-best-worst": ("irepo", ("preferences.pairs=best_worst",), (0.45,)),
     "sppo-hard": ("sppo", ("preferences.soft_votes=false",), (0.1, 0.06)),
-    "rebel-replay": ("rebel", _REPLAY, (1.0, 0.5)),
+    "rebel-replay": ("rebel", _REPLAY, (4.0, 6.0)),
     "sppo-replay": ("sppo", _REPLAY, (0.06, 0.03)),
     "gpo-replay": ("gpo", _REPLAY, (0.25, 0.12)),
     "dpo-replay": ("dpo", _REPLAY, (0.4, 0.2)),
