@@ -3,13 +3,12 @@
 A command calls `exit_on_help` before it prepares or starts anything.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from storage.disk_errors import discard_output, explain_at_exit
+from storage.display import leave
 from storage.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,19 +23,12 @@ _WIDE = 44  # columns of a key or an option; what is longer has its meaning on t
 def exit_on_help(words: Sequence[str], text: Callable[[Sequence[str]], str]) -> None:
     """Print `text` of the other words and exit with code 0 where `words` ask for help; otherwise do nothing."""
     if any(word in _HELP for word in words):
-        try:
-            print(text([word for word in words if word not in _HELP]), flush=True)
-        except BrokenPipeError:  # the reader, such as `head`, has seen enough
-            discard_output()
-        except OSError as error:
-            if (explained := explain_at_exit(error)) is None:
-                raise
-            print(f"error: {explained}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-        raise SystemExit(0)
+        leave(lambda: _shown(text([word for word in words if word not in _HELP])))
+
+
+def _shown(text: str) -> int:
+    print(text)
+    return 0
 
 
 def plain_help(module: str, about: str, arguments: str = "") -> Callable[[Sequence[str]], str]:

@@ -52,10 +52,9 @@ def test_a_radar_has_every_grade_at_its_place() -> None:
     # Up by the radius; then 120 and 240 degrees clockwise, half and a quarter of it (104).
     assert "M180 68L225.03 198L157.48 185z" in figure.body
     assert words_of(figure.svg("")).count("dpo") >= 3
-    long = {f"irepo objective.beta=0.{i}": list(grades.items())[:3] for i in (4, 5)}
-    assert "irepo objective.beta=0.5 " in words_of(
-        radar({name: dict(each) for name, each in long.items()}, "m").svg("")
-    )
+    names = [f"irepo objective.beta=0.{i}" for i in (4, 5)]
+    for name in names:  # whole in the legend, though longer than other labels may be
+        assert f">{name}</text>" in radar(dict.fromkeys(names, grades), "m").body
     with pytest.raises(ValueError, match="three categories"):
         radar({"irepo": dict(list(grades.items())[:2])}, "m")
 

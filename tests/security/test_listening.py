@@ -18,6 +18,7 @@ from tasks.generation.engines.vllm import VllmEngine, VllmSettings
 from tasks.modeling.vllm_process import environment
 from tests.generation.conftest import CPU_ENGINE
 from tests.panel.people import serving
+from tests.waiting import limit
 
 LOOPBACK = {"127.0.0.1", "::1"}
 
@@ -109,7 +110,7 @@ def test_a_server_listens_on_loopback(
 def test_prefects_server_does_not_start_without_a_secret(more: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != SERVER}
     command = [sys.executable, "-m", "flows.operations.prefect_server", str(free_port()), *more]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment, timeout=limit(60))
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: the server would ask for no secret: {SERVER} is not set")
 
