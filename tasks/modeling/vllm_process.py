@@ -1,6 +1,7 @@
 """What a process with a vLLM engine needs: memory, environment, options. Used for policies, judges and the harness."""
 
 import os
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ from tasks.loopback import over_loopback
 from tasks.modeling.load import Dtype
 from tasks.modeling.memory import GIB, available_memory, weight_bytes
 
+#: An unreadable file in vLLM's cache of compiled code, as Python reports it; `entry` is what one model's start wrote.
+_UNREADABLE = re.compile(r"ImportError: (?P<entry>/.*?/torch_compile_cache/(?:torch_aot_compile/)?[^/\n]+)/[^\n]*")
 _OVERHEAD = GIB  # memory of the process besides weights and KV cache (0.9 GiB measured on a CPU)
 
 
@@ -101,6 +104,20 @@ def check_memory(model: Path, settings: VllmShape, *, where: str) -> None:
             where=f"{where}.kv_cache_gib={settings.kv_cache_gib:g}",
             remedy=f"lower {where}.kv_cache_gib, end other programs, or choose a smaller model or {where}.dtype",
         )
+
+
+def damaged_cache(text: str, *, where: str) -> UserError | None:
+    """The error of a start that read a damaged cache of compiled code; None if `text`, vLLM's error, says otherwise.
+
+    A start that is killed while it compiles leaves such a file, and every later start would fail in the same way.
+    """
+    if (found := _UNREADABLE.search(text)) is None:
+        return None
+    return UserError(
+        f"vLLM's cache of compiled code is damaged, as a killed start leaves it: {found[0].strip()}",
+        where=where,
+        remedy=f"remove the folder {found['entry']}, then give the same command again; vLLM compiles anew",
+    )
 
 
 def memory_options(*, on_cpu: bool, kv_cache_gib: float, gpu_memory_utilization: float) -> dict[str, Any]:

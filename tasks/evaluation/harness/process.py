@@ -8,7 +8,14 @@ from pathlib import Path
 from tasks.child_process import Child, ChildDied, ChildFailed
 from tasks.evaluation.harness.settings import HarnessSpec, HarnessTask
 from tasks.evaluation.harness.worker import MODULE, Evaluate, ModelArguments, TaskDone
-from tasks.modeling.vllm_process import check_installed, check_memory, environment_of, has_gpu, memory_options
+from tasks.modeling.vllm_process import (
+    check_installed,
+    check_memory,
+    damaged_cache,
+    environment_of,
+    has_gpu,
+    memory_options,
+)
 
 
 class HarnessDied(Exception):
@@ -34,6 +41,8 @@ def ask(spec: HarnessSpec, tasks: Sequence[HarnessTask], work: Path) -> Iterator
     except ChildDied as died:
         raise HarnessDied(str(died)) from None
     except ChildFailed as failed:
+        if damaged := damaged_cache(failed.text, where="harness.backend=vllm"):
+            raise damaged from None
         raise HarnessFailed(str(failed)) from None
     finally:
         child.end()

@@ -26,6 +26,7 @@ from tasks.modeling.vllm_process import (
     VllmOptions,
     check_installed,
     check_memory,
+    damaged_cache,
     environment_of,
     has_gpu,
     visible_devices,
@@ -230,6 +231,8 @@ class VllmEngine:
         """Why vLLM did not start, as a UserError if the cause is known."""
         settings, text = self._settings, failed.text
         first = text.strip().splitlines()[0]
+        if damaged := damaged_cache(text, where="engine.kind=vllm"):
+            return damaged
         memory = f"engine.kv_cache_gib={settings.kv_cache_gib:g} (CPU), engine.gpu_memory_utilization (GPU)"
         if "KV cache is needed" in text.replace("\n", " "):
             return UserError(

@@ -18,7 +18,7 @@ from storage.errors import UserError
 from storage.files import digest
 from tasks.child_process import Child, ChildDied, ChildFailed, ChildTooSlow, Done
 from tasks.modeling.load import check_policy_folder
-from tasks.modeling.vllm_process import VllmOptions, check_installed, check_memory, environment_of
+from tasks.modeling.vllm_process import VllmOptions, check_installed, check_memory, damaged_cache, environment_of
 from tasks.panel.annotators.protocol import Fault, Refused
 from tasks.panel.chat import Messages, Reply, Token, faults_met
 from tasks.panel.chat.settings import ChatSettings
@@ -194,9 +194,12 @@ class _Engine:
             child.send(Start(options=options, template=settings.template_values))
             child.receive(Done, settings.engine.start_timeout)
         except (ChildDied, ChildFailed, ChildTooSlow) as error:
+            where = f"annotators.{self._name}.model={settings.model}"
+            if damaged := damaged_cache(str(error), where=where):
+                raise damaged from None
             raise UserError(
                 f"vLLM does not start: {error}",
-                where=f"annotators.{self._name}.model={settings.model}",
+                where=where,
                 remedy="the end of its log is above; memory, context length and start_timeout are settings in engine:",
             ) from None
         self._reader = threading.Thread(target=self._read, args=(child,), name="vllm-replies", daemon=True)
