@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.research.aggregation.people import calibration_error
-from benchmarks.research.aggregation.tables import by_panel, by_votes
-from benchmarks.research.tabular.regression import regress
-from benchmarks.research.tabular.world import compared_pairs, count_votes, make_world, sample_groups, softmax
+from benchmarks.aggregation.people import calibration_error
+from benchmarks.aggregation.tables import by_panel, by_votes
+from benchmarks.tabular.regression import regress
+from benchmarks.tabular.world import compared_pairs, count_votes, make_world, sample_groups, softmax
 from storage.arrays import Floats
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.research.tabular.solve import Labelled, Policies, from_tables, hard, minimise
-from benchmarks.research.tabular.world import make_world, softmax
-from benchmarks.research.theory import goals, population, sampled
+from benchmarks.tabular.solve import Labelled, Policies, from_tables, hard, minimise
+from benchmarks.tabular.world import make_world, softmax
+from benchmarks.theory import goals, population, sampled
 from conf.compose import group_options
 from storage.arrays import Floats
 from tasks.training.objectives.dpo import Dpo

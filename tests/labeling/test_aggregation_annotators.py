@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.research.tabular.world import World, cast_votes, make_world
+from benchmarks.tabular.world import World, cast_votes, make_world
 from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes, bradley_terry, sigmoid
 from tasks.labeling.aggregation.crowd_bt import crowd_bt

@@ -6,7 +6,7 @@ import choix
 import numpy as np
 import pytest
 
-from benchmarks.research.aggregation.libraries import crowdkit, label_frame, win_list
+from benchmarks.aggregation.libraries import crowdkit, label_frame, win_list
 from storage.arrays import Floats, Ints
 from tasks.labeling.aggregation import bradley_terry
 from tasks.labeling.aggregation.dawid_skene import dawid_skene

@@ -1,4 +1,4 @@
 """Estimators against exact tables, other libraries, human votes and the clock.
 
-python -m benchmarks.research.aggregation
+python -m benchmarks.aggregation
 """

@@ -1,7 +1,7 @@
 """Do the objectives solve what they say they solve? In tables, with the project's own objectives and estimators.
 
-    python -m benchmarks.research.theory                    # about two minutes on one core
-    python -m benchmarks.research.theory --seeds 12 --wide 4
+    python -m benchmarks.theory                    # about two minutes on one core
+    python -m benchmarks.theory --seeds 12 --wide 4
 
 Distances are total variation to pi* = pi_0 exp(r / beta), means over 50 prompts and the seeds. Prints tables, writes
 benchmarks/results/theory.json, and leaves with 1 when a figure that must hold does not.
@@ -18,8 +18,8 @@ import torch
 from rich.table import Table
 
 from benchmarks.report import Report
-from benchmarks.research.theory import population, sampled
-from benchmarks.research.theory.sampled import BOUNDS, Setting, by_rounds
+from benchmarks.theory import population, sampled
+from benchmarks.theory.sampled import BOUNDS, Setting, by_rounds
 
 _GROUPS = (1, 2, 8, 32)
 _ALIKE = 0.005  # of soft-vote DPO and pooled iREPO

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.research.tabular.regression import regress
-from benchmarks.research.tabular.world import World, compared_pairs, count_votes, sample_groups, softmax
+from benchmarks.tabular.regression import regress
+from benchmarks.tabular.world import World, compared_pairs, count_votes, sample_groups, softmax
 from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes
 from tasks.labeling.aggregation.estimate import estimate, fit_annotators

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.research.aggregation.libraries import crowdkit
+from benchmarks.aggregation.libraries import crowdkit
 from storage.arrays import Floats
 from storage.errors import UserError
 from tasks.labeling.aggregation import Votes, bradley_terry, empirical_logit, sigmoid

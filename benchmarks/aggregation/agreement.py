@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from benchmarks.research.aggregation.libraries import crowdkit, label_frame, win_list
+from benchmarks.aggregation.libraries import crowdkit, label_frame, win_list
 from storage.arrays import Floats
 from tasks.labeling.aggregation import bradley_terry
 from tasks.labeling.aggregation.dawid_skene import dawid_skene

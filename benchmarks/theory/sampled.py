@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.research.aggregation.tables import BOUNDS, GROUPS, PROMPTS, RESPONSES, ROUNDS, SIZE
-from benchmarks.research.tabular.regression import regress
-from benchmarks.research.tabular.solve import Anchor, Policies, from_tables, hard, merged, minimise
-from benchmarks.research.tabular.targets import Spread, pooled_targets, single_targets, spread
-from benchmarks.research.tabular.world import (
+from benchmarks.aggregation.tables import BOUNDS, GROUPS, PROMPTS, RESPONSES, ROUNDS, SIZE
+from benchmarks.tabular.regression import regress
+from benchmarks.tabular.solve import Anchor, Policies, from_tables, hard, merged, minimise
+from benchmarks.tabular.targets import Spread, pooled_targets, single_targets, spread
+from benchmarks.tabular.world import (
     World,
     cast_votes,
     compared_pairs,

@@ -1,6 +1,6 @@
 """Judge calls saved by asking only where cheap annotators disagree (`panel.active`), in the tabular world.
 
-    python -m benchmarks.research.active              # about half a minute on one core
+    python -m benchmarks.active              # about half a minute on one core
 
 A prompt's responses are compared by a small ensemble of proxy reward models, each the reward plus errors of its own and
 one that they share, and, for a share of the prompts, by a judge (five honest votes a pair). Targets pool all votes.
@@ -17,10 +17,10 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.report import Report
-from benchmarks.research.gap.bound import SIZE, targets
-from benchmarks.research.tabular.regression import regress
-from benchmarks.research.tabular.targets import Spread, spread
-from benchmarks.research.tabular.world import World, compared_pairs, count_votes, make_world, sample_groups, softmax
+from benchmarks.gap.bound import SIZE, targets
+from benchmarks.tabular.regression import regress
+from benchmarks.tabular.targets import Spread, spread
+from benchmarks.tabular.world import World, compared_pairs, count_votes, make_world, sample_groups, softmax
 from storage.arrays import Bools, Floats, Ints
 from tasks.labeling.aggregation import Votes, sigmoid
 from tasks.labeling.aggregation.votes import concatenate

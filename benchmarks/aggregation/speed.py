@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.research.aggregation.libraries import win_list
+from benchmarks.aggregation.libraries import win_list
 from storage.arrays import Floats
 from storage.schemas import VOTES
 from tasks.labeling.aggregation import Votes, read_votes, sigmoid
@@ -86,7 +86,7 @@ def aggregate(path: Path, settings: PreferenceSettings) -> Iterator[tuple[Floats
 
 def measure(path: Path, prompts: int, rule: str) -> Speed:
     """Aggregate `path` in a process of its own; `rule` is preferences.reliability."""
-    command = [sys.executable, "-m", "benchmarks.research.aggregation.speed", str(path), rule]
+    command = [sys.executable, "-m", "benchmarks.aggregation.speed", str(path), rule]
     done = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return Speed(prompts, float(done[0]), float(done[1]))
 

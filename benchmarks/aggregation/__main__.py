@@ -1,9 +1,9 @@
 """Is aggregation right, as good as others' and fast?
 
-    python -m benchmarks.research.aggregation                    # all four parts, about ten minutes on two cores
-    python -m benchmarks.research.aggregation --parts tables agreement
-    python -m benchmarks.research.aggregation --parts people --votes <file>   # anyone's votes, Parquet or JSONL
-    python -m benchmarks.research.aggregation --votes <folder>   # with the public files; default ../shared/data/votes
+    python -m benchmarks.aggregation                    # all four parts, about ten minutes on two cores
+    python -m benchmarks.aggregation --parts tables agreement
+    python -m benchmarks.aggregation --parts people --votes <file>   # anyone's votes, Parquet or JSONL
+    python -m benchmarks.aggregation --votes <folder>   # with the public files; default ../shared/data/votes
 
 tables: distance to the exact optimum in a tabular world; agreement: with choix and crowd-kit; people: predicting
 people's votes, at least as well as the best library on every file; speed: 60,000 prompts. Prints tables, writes
@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.report import Report
-from benchmarks.research.aggregation import agreement, people, speed, tables
+from benchmarks.aggregation import agreement, people, speed, tables
 
 _PARTS = ("tables", "agreement", "people", "speed")
 _PROMPTS = 60_000

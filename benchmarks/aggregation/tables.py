@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from benchmarks.research.tabular.regression import regress
-from benchmarks.research.tabular.targets import Spread, pooled_targets, single_targets, spread
-from benchmarks.research.tabular.world import (
+from benchmarks.tabular.regression import regress
+from benchmarks.tabular.targets import Spread, pooled_targets, single_targets, spread
+from benchmarks.tabular.world import (
     cast_votes,
     compared_pairs,
     count_votes,

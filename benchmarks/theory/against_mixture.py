@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmarks.research.tabular.solve import Labelled, Policies, minimise
-from benchmarks.research.tabular.world import World, softmax
+from benchmarks.tabular.solve import Labelled, Policies, minimise
+from benchmarks.tabular.world import World, softmax
 from storage.arrays import Floats
 from tasks.training.objectives.nash_md import NashMd
 

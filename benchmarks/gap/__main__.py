@@ -1,7 +1,7 @@
 """The theorem's gap in the tabular world: distance to the optimum against n, h and coverage, with a bound.
 
-    python -m benchmarks.research.gap            # about a minute on one core
-    python -m benchmarks.research.gap --seeds 2  # less sure
+    python -m benchmarks.gap            # about a minute on one core
+    python -m benchmarks.gap --seeds 2  # less sure
 
 Total variation to pi* = pi_0 exp(r / beta) after one round; means over prompts and seeds. Prints tables, writes
 benchmarks/results/gap.json, gap.svg and gap.png, and leaves with 1 when the bound is broken or more data does not help.
@@ -17,9 +17,9 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.report import Report
-from benchmarks.research.gap.bound import SIZE, Gap, Setting, one_round
-from benchmarks.research.tabular.targets import Spread, spread
-from benchmarks.research.tabular.world import make_world
+from benchmarks.gap.bound import SIZE, Gap, Setting, one_round
+from benchmarks.tabular.targets import Spread, spread
+from benchmarks.tabular.world import make_world
 from tasks.reporting.comparison import Value
 from tasks.reporting.paper_figures import over
 from tasks.reporting.report.page import FIGURE_STYLE

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.research.tabular.world import World
+from benchmarks.tabular.world import World
 from storage.arrays import Floats
 from tasks.labeling.aggregation import Votes, empirical_logit
 from tasks.labeling.aggregation.estimate import estimate, fit_annotators

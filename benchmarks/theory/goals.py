@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.research.tabular.world import softmax
+from benchmarks.tabular.world import softmax
 from storage.arrays import Floats
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.research.tabular.solve import Labelled, Policies, descend, from_tables, hard, minimise
-from benchmarks.research.tabular.world import World, make_world, softmax
-from benchmarks.research.theory import goals
-from benchmarks.research.theory.against_mixture import nash_md
+from benchmarks.tabular.solve import Labelled, Policies, descend, from_tables, hard, minimise
+from benchmarks.tabular.world import World, make_world, softmax
+from benchmarks.theory import goals
+from benchmarks.theory.against_mixture import nash_md
 from storage.arrays import Floats
 from tasks.labeling.aggregation import sigmoid
 from tasks.training.objectives.adpo import Adpo

@@ -1,1 +1,0 @@
-"""Research: methods on worlds whose optimum is known, and estimators against exact tables and other libraries."""
