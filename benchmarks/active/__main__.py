@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 from rich.table import Table
 
-from benchmarks.report import Report
 from benchmarks.gap.bound import SIZE, targets
+from benchmarks.report import Report
 from benchmarks.tabular.regression import regress
 from benchmarks.tabular.targets import Spread, spread
 from benchmarks.tabular.world import World, compared_pairs, count_votes, make_world, sample_groups, softmax

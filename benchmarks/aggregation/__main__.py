@@ -22,8 +22,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.report import Report
 from benchmarks.aggregation import agreement, people, speed, tables
+from benchmarks.report import Report
 
 _PARTS = ("tables", "agreement", "people", "speed")
 _PROMPTS = 60_000

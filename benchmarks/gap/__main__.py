@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from benchmarks.report import Report
 from benchmarks.gap.bound import SIZE, Gap, Setting, one_round
+from benchmarks.report import Report
 from benchmarks.tabular.targets import Spread, spread
 from benchmarks.tabular.world import make_world
 from tasks.reporting.comparison import Value
