@@ -189,6 +189,8 @@ def _training(config: RunConfig, shape: Shape, device: Device, beside: dict[str,
 def of_training(config: RunConfig, shape: Shape, settings: OptimizationSettings, device: Device) -> TrainingMemory:
     """Memory of the train stage with these settings, for prompts of PROMPT tokens and responses of full length."""
     response, responses = config.sampling.max_tokens, config.sampling.responses
+    if config.objective.needs().degrees is not None:
+        responses *= 2  # with their copies
     prompt = max(1, min(PROMPT, (config.engine.max_model_len or shape.context) - response))
     row = fullest_row(settings, prompt=prompt, response=response, responses=responses)
     return training_memory(shape, settings, row, chunk=_chunk(device), ranks=settings.processes)

@@ -9,6 +9,7 @@ from tasks.modeling.load import load_tokenizer
 from tasks.modeling.policy_folder import check_whole
 from tasks.modeling.positions import beyond, position_limit
 from tasks.modeling.pretrained import read_config
+from tasks.training.degrees import label_tokens
 
 
 def check_policies(config: RunConfig, plan: Plan) -> None:
@@ -22,6 +23,9 @@ def check_policies(config: RunConfig, plan: Plan) -> None:
         from tasks.training.policy import check_adapters  # imports torch
 
         check_adapters(plan.initial.path, config.training.lora, trust_remote_code=trust)
+    degrees = config.objective.needs().degrees
+    if degrees is not None:
+        label_tokens(load_tokenizer(plan.initial.path, trust_remote_code=trust), degrees.labels)
 
 
 def _check_positions(config: RunConfig, policy: Path) -> None:

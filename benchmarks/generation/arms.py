@@ -16,10 +16,11 @@ from conf.compose import PROJECT
 from storage.artifact import Artifact
 from storage.schemas import PROMPTS, read_parquet
 from tasks.generation.encode import check_prompts, request_seed
-from tasks.generation.engines import EngineSettings, end_tokens
+from tasks.generation.engines import EngineSettings
 from tasks.generation.engines.vllm import VllmEngine
 from tasks.generation.settings import GenerateSpec, GenerationSettings, SamplingSettings
 from tasks.generation.stage import run
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import load_policy, load_tokenizer
 from tasks.modeling.vllm_process import environment, memory_options
 from tasks.processes import end_group, start_group

@@ -27,8 +27,8 @@ from storage.rows import Row
 from storage.schemas import PREFIXES, PROMPTS, RESPONSES, read_parquet, table, write_parquet
 from storage.stage import Outcome, Progress, Spec, Unkeyed, run_stage, silent
 from tasks.generation.draft_halves import Refine, Traces
-from tasks.generation.engines import end_tokens
 from tasks.modeling.conversation import RefusedConversation, encode_chat, encode_reply, reply_text
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import load_tokenizer
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from tasks.generation.engines import (
     Request,
     Sample,
     StreamingEngine,
-    end_tokens,
 )
 from tasks.generation.settings import GenerateSpec
 from tasks.modeling.conversation import check_turn_end, reply_text
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.vllm_process import has_gpu
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from storage.conversations import Message
 from storage.errors import UserError
-from tasks.generation.engines import end_tokens
 from tasks.generation.engines.transformers import choose
 from tasks.generation.settings import SamplingSettings
 from tasks.modeling.conversation import RefusedConversation, encode_chat
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import Dtype, check_policy_folder, load_policy, load_tokenizer
 
 

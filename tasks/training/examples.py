@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.training.groups import EXTRA, PromptGroup
+from tasks.training.groups import EXTRA, PromptGroup, copy_index
 from tasks.training.label_columns import LabeledGroup
 from tasks.training.objectives.batch import Batch, TokenColumns
 from tasks.training.reference import Logprobs
@@ -63,9 +63,20 @@ def collate(examples: Sequence[Example], device: torch.device, annotators: tuple
         responses={name: column([group.responses[name] for group in labeled]) for name in labeled[0].responses},
         embeddings=column([vector[None] for vector in vectors]) if vectors else None,
         extra=torch.tensor(extra, device=device) if extra else None,
+        copies=_copies(groups, device),
         tokens=_tokens(examples, device) if examples[0].reference.tokens is not None else None,
         annotators=annotators,
     )
+
+
+def _copies(groups: Sequence[PromptGroup], device: torch.device) -> Tensor | None:
+    """The response that is the copy of each response, [R]; of a copy, itself. None without copies."""
+    places: list[int] = []
+    for group in groups:
+        first = len(places)
+        place = {index: first + number for number, index in enumerate(group.indices)}
+        places += [place.get(copy_index(index), at) if index >= 0 else at for index, at in place.items()]
+    return torch.tensor(places, device=device) if places != list(range(len(places))) else None
 
 
 def _has_extra(group: PromptGroup) -> bool:

@@ -32,6 +32,11 @@ HIGHEST_GOAL = 10.0
 EXTRA = -1
 
 
+def copy_index(index: int) -> int:
+    """response_index of the copy of response `index` (`tasks.training.degrees`), which is part of no pair either."""
+    return EXTRA - 1 - index
+
+
 class Pair(NamedTuple):
     """Positions of two responses in their group, and the logit of the empirical preference for chosen over rejected.
 
@@ -48,7 +53,8 @@ class Pair(NamedTuple):
 class PromptGroup:
     """A prompt of one round, its K distinct responses as int32 token ids, and its pairs.
 
-    If the objective needs an extra response, it is the last one, with index EXTRA.
+    If the objective needs an extra response, it is the last one, with index EXTRA; copies of responses follow them all.
+    Both have negative indices.
     """
 
     prompt_id: str

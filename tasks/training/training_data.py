@@ -13,16 +13,18 @@ import numpy as np
 from storage.errors import UserError
 from storage.stage import Progress
 from tasks.modeling.conversation import encode_chat
+from tasks.modeling.end_tokens import end_tokens, last_token
 from tasks.modeling.load import free_unused, load_tokenizer
 from tasks.training.batching import Forward
+from tasks.training.degrees import add_copies, label_tokens
 from tasks.training.distributed import ALONE, Ranks
 from tasks.training.embedding import POLICY, embed, embed_by_policy, find_embedder
 from tasks.training.examples import Example
 from tasks.training.extras import add_extra_responses
-from tasks.training.groups import EXTRA, PreferenceData, PromptGroup, read_preferences
-from tasks.training.label_columns import LabeledData, add_label_columns
+from tasks.training.groups import PreferenceData, PromptGroup, read_preferences
+from tasks.training.label_columns import LabeledData, LabeledGroup, add_label_columns
 from tasks.training.objectives.bmc import differing
-from tasks.training.objectives.needs import Needs
+from tasks.training.objectives.needs import Degrees, Needs
 from tasks.training.reference import PREVIOUS_FILE, REFERENCE_FILE, Logprobs, reference_logprobs
 from tasks.training.settings import TrainSpec
 
@@ -70,6 +72,8 @@ class TrainingData:
             )
             groups = [replace(item, group=group) for item, group in zip(labeled.groups, extended, strict=True)]
             labeled = replace(labeled, groups=groups)
+        if needs.degrees is not None:
+            labeled = replace(labeled, groups=_with_copies(spec, needs.degrees, labeled.groups))
         return cls(spec, preferences, labeled, folder, ranks)
 
     @property
@@ -89,7 +93,7 @@ class TrainingData:
         groups = self.groups
         counts = {
             "prompts": len(groups),
-            "responses": sum(len(group.responses) - group.indices.count(EXTRA) for group in groups),
+            "responses": sum(index >= 0 for group in groups for index in group.indices),
             "pairs": sum(len(group.pairs) for group in groups),
             "identical_pairs": self.preferences.identical_pairs,
         }
@@ -188,3 +192,19 @@ class TrainingData:
     @staticmethod
     def _differing(group: PromptGroup) -> list[tuple[list[int], list[int]]]:
         return [differing(group.responses[pair.chosen], group.responses[pair.rejected]) for pair in group.pairs]
+
+
+def _with_copies(spec: TrainSpec, degrees: Degrees, labeled: Sequence[LabeledGroup]) -> list[LabeledGroup]:
+    """The groups with a copy of each response (`tasks.training.degrees`)."""
+    trust = spec.settings.trust_remote_code
+    tokenizer = load_tokenizer(spec.policy.path, trust_remote_code=trust)
+    extended = add_copies(
+        [item.group for item in labeled],
+        tokenizer,
+        ends=end_tokens(spec.policy.path, trust_remote_code=trust),
+        end=last_token(tokenizer),
+        labels=label_tokens(tokenizer, degrees.labels),
+        stop_words=degrees.stop_words,
+        seed=(spec.seed, spec.round),
+    )
+    return [replace(item, group=group) for item, group in zip(labeled, extended, strict=True)]

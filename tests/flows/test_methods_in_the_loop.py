@@ -54,6 +54,12 @@ def test_a_mixture_needs_an_engine_that_mixes(method: str, given: list[str]) -> 
     assert "engine=transformers" in str(refused.value)
 
 
+def test_label_words_of_spo_are_looked_up_before_the_run(given: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="one token each"):
+        main([*given, "objective=spo", "objective.labels=[none at all,no]"])
+    assert not list((tmp_path / "runs").rglob("responses-*.parquet"))
+
+
 @pytest.mark.slow
 def test_methods_of_several_kinds_and_a_moving_reference(given: list[str], tiny_policy: Path, tmp_path: Path) -> None:
     """One with two references, and one with an extra response, which a moving reference gives."""

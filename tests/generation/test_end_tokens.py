@@ -10,11 +10,12 @@ import pytest
 from storage.errors import UserError
 from storage.schemas import RESPONSES, read_parquet
 from tasks.evaluation.harness.worker import end_at_turns
-from tasks.generation.engines import Request, Sample, end_tokens
+from tasks.generation.engines import Request, Sample
 from tasks.generation.engines.transformers import TransformersEngine, TransformersSettings
 from tasks.generation.settings import SamplingSettings
 from tasks.generation.stage import run
 from tasks.modeling.conversation import check_turn_end, reply_text
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import load_tokenizer
 from tests.generation.conftest import MakeSpec
 from tests.modeling.families import CHATML, byte_level, families

@@ -43,6 +43,11 @@ def precision_irepo_loss(x: Sequence[complex], target: float = 1.098612288668109
     return (beta * (x[0] - x[1]) - target) ** 2 / (0.75**2 + 1)
 
 
+def spo_loss(x: Sequence[complex], beta: float = 0.1, gamma: float = 0.3) -> complex:
+    """DPO on the first two log-ratios, and the mean surprise of the label words of the two copies, times gamma."""
+    return minus_log_sigmoid(beta * (x[0] - x[1])) + gamma * (-x[2] - x[3]) / 2
+
+
 def slopes(formula: Formula, at: Sequence[float]) -> list[float]:
     found = []
     for place in range(len(at)):
@@ -56,6 +61,7 @@ POINTS: dict[str, tuple[Formula, list[float]]] = {
     "bvpo": (bvpo_loss, [0.7, -0.4, 0.2, 0.5, -1.0, 0.3]),
     "c-rlft": (c_rlft_loss, [-1.2, -2.5]),
     "irepo precision": (precision_irepo_loss, [0.7, -0.4]),
+    "spo": (spo_loss, [0.7, -0.4, -1.5, -0.2]),
 }
 
 

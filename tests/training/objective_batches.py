@@ -49,6 +49,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "xpo": {},
     "sr-dpo": {},
     "sr-ipo": {"name": "sr-dpo", "base": "ipo"},
+    "spo": {},
+    "spo-ipo": {"name": "spo", "base": "ipo"},
     "step-apo": {},
     "trpa": {},
     "slic": {},
@@ -124,6 +126,7 @@ def batch_of(h: Tensor, labels: Tensor, **columns: Tensor) -> Batch:
         },
         "embeddings": drawn(groups, 4),
         "extra": first + 2,
+        "copies": (first + 2).repeat_interleave(3),
         "tokens": TokenColumns(
             policy=(logprobs / lengths)[owner],
             reference=(reference / lengths)[owner],

@@ -18,6 +18,7 @@ from tasks.training.objectives.dpo import dpo
 from tasks.training.objectives.irepo import irepo, precision
 from tasks.training.objectives.nash_md import nash_md
 from tasks.training.objectives.registry import OBJECTIVES
+from tasks.training.objectives.spo import spo
 from tests.training.conftest import MakeSpec
 from tests.training.derived_vectors import POINTS, nash_md_policy_gradient, vectors
 
@@ -37,6 +38,7 @@ OURS: dict[str, Callable[[Tensor], Tensor]] = {
     "irepo precision": lambda x: (
         irepo(x[:1], x[1:], column(1.0986122886681098), beta=0.1) * precision(column(0.75))
     ).sum(),
+    "spo": lambda x: spo(dpo(x[:1], x[1:2], beta=0.1), x[2:3], x[3:], gamma=0.3).sum(),
 }
 
 

@@ -17,10 +17,11 @@ from storage.stage import Outcome, Progress, Spec, TaskName, run_stage, silent
 from tasks.cluster_settings import ClusterSettings, Where
 from tasks.evaluation.mt_bench.questions import TURNS, Question, conversation, read_questions
 from tasks.generation.encode import context_length, request_seed
-from tasks.generation.engines import Engine, Request, end_tokens
+from tasks.generation.engines import Engine, Request
 from tasks.generation.registry import AnyEngine
 from tasks.generation.settings import SamplingSettings
 from tasks.modeling.conversation import RefusedConversation, check_turn_end, encode_chat, reply_text
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import load_tokenizer
 from tasks.modeling.reasoning import split_reasoning
 

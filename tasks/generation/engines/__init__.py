@@ -4,7 +4,6 @@ Each module of this package is one kind of engine: its settings, whose `open` ma
 a configuration imports the module of its `engine.kind`, so heavy libraries are imported inside functions.
 """
 
-import json
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.modeling.conversation import turn_end
-from tasks.modeling.load import load_tokenizer
 from tasks.modeling.vllm_process import has_gpu
 
 if TYPE_CHECKING:
@@ -187,19 +184,3 @@ class EngineSettings(BaseModel):
 
         `log`: where a process of the engine writes its log; None = a temporary file.
         """
-
-
-def end_tokens(policy: Path, *, trust_remote_code: bool = False) -> list[int]:
-    """Ids of the tokens that end a response, sorted. All engines stop at exactly these.
-
-    They are the tokenizer's end token, those of generation_config.json, and the token that ends a turn in the chat
-    template, which in many folders is neither. Raises UserError when the template cannot be rendered.
-    """
-    ids: set[int] = set()
-    path = policy / "generation_config.json"
-    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-    if named is not None:
-        ids |= {named} if isinstance(named, int) else set(named)
-    tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code)
-    turn = turn_end(tokenizer).token_id if tokenizer.chat_template is not None else None
-    return sorted(ids | {end for end in (tokenizer.eos_token_id, turn) if isinstance(end, int)})

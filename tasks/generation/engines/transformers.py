@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from storage.errors import UserError
-from tasks.generation.engines import EngineSettings, Mixture, Request, Sample, end_tokens
+from tasks.generation.engines import EngineSettings, Mixture, Request, Sample
 from tasks.generation.settings import SamplingSettings
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import load_policy, load_tokenizer, unload
 
 if TYPE_CHECKING:

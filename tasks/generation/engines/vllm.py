@@ -17,11 +17,12 @@ from typing import Literal, TypeVar
 from storage.errors import UserError
 from storage.files import digest, sha256_file
 from tasks.child_process import Child, ChildDied, ChildFailed, ChildTooSlow, Done, Message
-from tasks.generation.engines import Engine, EngineDied, EngineError, EngineSettings, Request, Sample, end_tokens
+from tasks.generation.engines import Engine, EngineDied, EngineError, EngineSettings, Request, Sample
 from tasks.generation.pool import EnginePool, device_groups
 from tasks.generation.settings import SamplingSettings
 from tasks.generation.vllm_stream import VllmStream
 from tasks.generation.vllm_worker import MODULE, Reload, Sleep, Start, Wake
+from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.vllm_process import (
     VllmOptions,
     check_installed,

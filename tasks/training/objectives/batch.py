@@ -40,6 +40,7 @@ class Batch:
     responses: dict[str, Tensor] = field(default_factory=dict)  # further columns of responses, [R]
     embeddings: Tensor | None = None  # [G, E]
     extra: Tensor | None = None  # [G] the prompt's extra response
+    copies: Tensor | None = None  # [R] the copy of each response, and of a copy itself
     tokens: TokenColumns | None = None
     annotators: tuple[str, ...] = ()  # of the columns of pairs["votes"]
 
@@ -85,3 +86,13 @@ class Batch:
         """The extra response of each pair's prompt, [N]; for an objective that needs one."""
         assert self.extra is not None
         return self.extra[self.owner[self.chosen]]
+
+    def copy_labels(self) -> Tensor:
+        """log pi of the label word of each response's copy, which is the copy's last token, [R] nats.
+
+        For an objective that needs degrees.
+        """
+        assert self.copies is not None
+        assert self.tokens is not None
+        last = self.lengths.cumsum(0).long() - 1
+        return self.tokens.policy[last[self.copies]]

@@ -5,6 +5,14 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Degrees:
+    """A copy of each response without some of its key phrases, and a label word that says how many are missing."""
+
+    labels: tuple[str, ...]  # the words for 0 missing phrases, 1, and so on
+    stop_words: tuple[str, ...] = ()  # that end a phrase, beside English words of grammar
+
+
+@dataclass(frozen=True)
 class Needs:
     """The pipeline provides each of these, or refuses before anything runs. Nothing is needed by default."""
 
@@ -28,3 +36,4 @@ class Needs:
     halves: Literal["across", "within"] | None = None
     goals: bool = False  # whether the prompt of a relabelled pair asks for the highest goal (mixing.goals)
     errors: bool = False  # the standard error of each pair's target
+    degrees: Degrees | None = None  # with `tokens`
