@@ -1,8 +1,9 @@
 """Key phrases of a text by RAKE, rapid automatic keyword extraction (Rose et al., Text Mining, 2010, chapter 1).
 
-Candidates are the longest runs of words of a line without a stop word or a punctuation mark. Over all candidates of the text, a
-word's score is degree / frequency, where degree adds up the lengths of the candidates that have it, and a phrase's
-score is the sum over its words. Left out of the original: phrases that span a stop word because they occur twice.
+Candidates are the longest runs of words of a line without a stop word or a punctuation mark. Over all candidates of
+the text, a word's score is degree / frequency, where degree adds up the lengths of the candidates that have it, and a
+phrase's score is the sum over its words. Left out of the original: phrases that span a stop word because they occur
+twice.
 """
 
 import re
