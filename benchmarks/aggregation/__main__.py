@@ -143,7 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument("--seeds", type=int, default=12, help="of the tabular world")
-    default = Path(__file__).parents[3].parent / "shared" / "data" / "votes"
+    default = Path(__file__).parents[2].parent / "shared" / "data" / "votes"
     parser.add_argument(
         "--votes",
         type=Path,

@@ -319,6 +319,7 @@ ABSENT = {
     "dpo-previous": "the same loss and reference as dno",
     "rpo": "contrasts responses of different prompts: a table has no similarity of prompts",
     "bmc": "weighs tokens: responses of a table have none",
+    "spo": "reads the text of responses, and a table has none: without that term it is dpo",
     "bvpo": "weighs responses with and without reasoning: in a table it is dpo",
     "c-rlft": "fine-tuning on responses of classes: there is no pair loss",
     "cpo": "no reference: its log-ratios have no optimum in a table without the likelihood of chosen",
