@@ -30,7 +30,7 @@ class EvaluationSettings(BaseModel):
     pairs: bool = False  # the panel labels the initial policy's held-out responses: calibration and displacement
     on_outage: OnOutage = "stop"  # when a judge, rate or MT-Bench's judge is given up; as panel.on_outage
     bootstrap: int = Field(1000, ge=100)  # resamples of prompts for the 95 % intervals
-    batch_tokens: int = Field(16384, ge=1)  # padded tokens in one forward when the KL is measured
+    batch_tokens: int = Field(16384, ge=1)  # padded tokens at a time when the KL is measured
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -90,7 +90,7 @@ class MetricsSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bootstrap: int = Field(1000, ge=100)  # resamples of prompts for the 95 % intervals
-    divergence_tokens: int = Field(16384, ge=1)  # padded tokens in one forward of the divergence estimate
+    divergence_tokens: int = Field(16384, ge=1)  # padded tokens at a time, of the divergence estimate
     truth: str | None = None  # the judge that the others are compared with
     margin: ImplicitReward | None = None  # None for the initial policy, which has no implicit reward
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -8,16 +8,20 @@ the error.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
+from tasks.modeling.forwards import forwards
 from tasks.modeling.load import Dtype, load_policy, unload
-from tasks.modeling.logprobs import TokenSequence, batches, token_logprobs
+from tasks.modeling.logprobs import TokenSequence, token_logprobs
 from tasks.modeling.memory import weight_bytes
 
-_BATCH_TOKENS = 8192  # padded tokens in one forward
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_BATCH_TOKENS = 8192  # padded tokens of all forwards at a time
 _TOKENS = 256  # response tokens to verify, where there are as many
 _OWN_TOKENS = 8  # a response of at least this many tokens is also tested by itself
 _ROOM = 1.5  # GPU memory that the check needs, relative to the policy's weights
@@ -117,12 +121,15 @@ def measure_gap(policy: Path, scored: Sequence[Scored], *, dtype: Dtype, trust_r
     device = "cuda" if fits_on_gpu(policy, dtype) else "cpu"
     model = load_policy(policy, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     gaps: list[np.ndarray] = [np.empty(0)] * len(scored)
-    with torch.inference_mode():
-        sequences = [entry.sequence for entry in scored]
-        for batch in batches(sequences, _BATCH_TOKENS):
-            for index, logprobs in zip(batch, token_logprobs(model, [sequences[i] for i in batch]), strict=True):
-                sampled = np.asarray(scored[index].logprobs, dtype=np.float64)
-                gaps[index] = np.abs(sampled - logprobs.double().cpu().numpy())
+    sequences = [entry.sequence for entry in scored]
+
+    def score(copy: "PreTrainedModel", batch: list[int]) -> list[np.ndarray]:
+        rows = token_logprobs(copy, [sequences[i] for i in batch])
+        return [logprobs.double().cpu().numpy() for logprobs in rows]
+
+    for batch, rows in forwards(model, [len(sequence) for sequence in sequences], _BATCH_TOKENS, score):
+        for index, logprobs in zip(batch, rows, strict=True):
+            gaps[index] = np.abs(np.asarray(scored[index].logprobs, dtype=np.float64) - logprobs)
     unload(model)
     return Gap.of(gaps)
 

@@ -1,7 +1,8 @@
 """Token log-probabilities from hidden states, in chunks, so that the full logits are never in memory."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -121,6 +122,19 @@ def output_layer(model: "PreTrainedModel") -> nn.Linear | None:
         return None
     _layers[inner] = layer
     return layer
+
+
+def twin(model: "PreTrainedModel") -> "PreTrainedModel":
+    """A copy for another thread: it shares the parameters, but not what a forward may change (buffers, hooks).
+
+    Rotary embeddings of some models depend on the longest sequence seen, and are kept in a buffer.
+    """
+    checked = output_layer(model)
+    copied = deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    if checked is not None:
+        inner = base_model(copied)
+        _layers[inner] = cast("nn.Linear", inner.get_output_embeddings())
+    return copied
 
 
 def base_model(model: "PreTrainedModel") -> "PreTrainedModel":

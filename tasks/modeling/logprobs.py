@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from storage.stage import Progress, silent
+from tasks.modeling.forwards import batched, forwards
 from tasks.modeling.head import base_model, head_logprobs, output_layer
 from tasks.modeling.positions import check_length
 
@@ -29,14 +30,7 @@ class TokenSequence:
 
 def batches(sequences: Sequence[TokenSequence], tokens: int) -> list[list[int]]:
     """Indices of `sequences`, longest first, in batches of at most `tokens` padded tokens, or of one sequence."""
-    order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
-    result: list[list[int]] = []
-    for index in order:
-        if result and len(sequences[result[-1][0]]) * (len(result[-1]) + 1) <= tokens:
-            result[-1].append(index)
-        else:
-            result.append([index])
-    return result
+    return batched([len(sequence) for sequence in sequences], tokens)
 
 
 def token_logprobs(model: "PreTrainedModel", rows: Sequence[TokenSequence]) -> list[torch.Tensor]:
@@ -97,16 +91,21 @@ def sequence_logprobs(
 ) -> np.ndarray:
     """Summed response log-probability of each sequence, float64 [len(sequences)], nats; no gradient.
 
-    `tokens` bounds the padded tokens of one forward. Raises FloatingPointError if a sum is not finite.
+    `tokens` bounds the padded tokens of one forward, on a CPU of all forwards at a time (tasks/modeling/forwards.py).
+    Raises FloatingPointError if a sum is not finite.
     """
     sums = np.full(len(sequences), -np.inf)
+
+    def summed(copy: "PreTrainedModel", batch: list[int]) -> list[float]:
+        rows = token_logprobs(copy, [sequences[i] for i in batch])
+        values: list[float] = torch.stack([logprobs.double().sum() for logprobs in rows]).tolist()  # one transfer
+        return values
+
     done = 0
-    with torch.inference_mode():
-        for batch in batches(sequences, tokens):
-            rows = token_logprobs(model, [sequences[i] for i in batch])
-            sums[batch] = torch.stack([logprobs.double().sum() for logprobs in rows]).tolist()  # one transfer
-            done += len(batch)
-            progress(done, len(sequences), "responses")
+    for batch, values in forwards(model, [len(sequence) for sequence in sequences], tokens, summed):
+        sums[batch] = values
+        done += len(batch)
+        progress(done, len(sequences), "responses")
     if not np.isfinite(sums).all():
         raise FloatingPointError(f"{int((~np.isfinite(sums)).sum())} of {len(sums)} log-probabilities are not finite")
     return sums
