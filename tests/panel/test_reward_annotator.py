@@ -128,6 +128,15 @@ def test_equal_batches_give_equal_scores(build: Build) -> None:
     assert open_model(folder).vote(responses()) == open_model(folder).vote(responses())
 
 
+def test_equal_conversations_tie_exactly_whatever_they_are_batched_with(build: Build) -> None:
+    """Alone, rows of other lengths beside them would change their last digits."""
+    texts = ["kind", *("a " * count for count in range(1, 40)), "kind"]
+    for tokens in (16384, 100, 1):
+        scores = scores_of(open_model(build(pad="<|endoftext|>"), batch_tokens=tokens), responses(texts))
+        assert scores[0] == scores[-1]
+        assert scores[0].value != scores[1].value
+
+
 def test_what_is_too_long_is_an_error(build: Build) -> None:
     scores = scores_of(open_model(build(pad="<|endoftext|>")), responses(["fine", "a b c " * 100]))
     assert [score.outcome for score in scores] == ["score", "error"]

@@ -24,7 +24,7 @@ class RewardModelSettings(ScoresWithModel):
     kind: Literal["reward_model"] = "reward_model"
     path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
-    batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward
+    batch_tokens: int = Field(16384, ge=1)  # padded tokens of one forward, on a CPU of all at a time
     device: str = "auto"
 
     def open(self, name: str, *, seed: int) -> "RewardModel":
@@ -73,25 +73,39 @@ class RewardModel:
         self._tokenizer = _tokenizer(name, settings)
 
     def vote(self, batch: Sequence[Response]) -> list[Score]:
+        from tasks.modeling.forwards import forwards
+
         scores: list[Score | None] = [None] * len(batch)
-        rows: dict[int, list[int]] = {}
+        places: dict[tuple[int, ...], list[int]] = {}  # token ids -> which responses have them: equal ones tie exactly
         if self._tokenizer.chat_template is not None:
             prepare_wholes(self._tokenizer, ((response.messages, response.text) for response in batch))
         for i, response in enumerate(batch):
             try:
-                rows[i] = self._encode(response)
+                ids = self._encode(response)
             except RefusedConversation as refused:
                 scores[i] = Score("error", raw=refused.what)
                 continue
-            if self._longest is not None and len(rows[i]) > self._longest:
-                scores[i] = Score(
-                    "error", raw=f"{len(rows.pop(i))} tokens; the reward model reads at most {self._longest}"
-                )
-        for indices in _batches({i: len(ids) for i, ids in rows.items()}, self._batch_tokens):
-            for i, value in zip(indices, self._forward([rows[i] for i in indices]), strict=True):
+            if self._longest is not None and len(ids) > self._longest:
+                scores[i] = Score("error", raw=f"{len(ids)} tokens; the reward model reads at most {self._longest}")
+                continue
+            places.setdefault(tuple(ids), []).append(i)
+        rows = list(places)
+
+        def score(model: "PreTrainedModel", numbers: list[int]) -> list[float]:
+            return _forward(model, [rows[number] for number in numbers])
+
+        for numbers, values in forwards(self._loaded(), [len(row) for row in rows], self._batch_tokens, score):
+            for number, value in zip(numbers, values, strict=True):
                 finite = math.isfinite(value)
-                scores[i] = Score("score", value) if finite else Score("error", raw=f"the model's score is {value}")
+                answer = Score("score", value) if finite else Score("error", raw=f"the model's score is {value}")
+                for i in places[rows[number]]:
+                    scores[i] = answer
         return [score for score in scores if score is not None]
+
+    def _loaded(self) -> "PreTrainedModel":
+        if self._model is None:
+            self._model = _load(self.name, self._settings)
+        return self._model
 
     def close(self) -> None:
         from tasks.modeling.load import unload
@@ -107,29 +121,27 @@ class RewardModel:
             return plain
         return encode_whole(self._tokenizer, response.messages, response.text)
 
-    def _forward(self, rows: Sequence[list[int]]) -> list[float]:
-        import torch
 
-        if self._model is None:
-            self._model = _load(self.name, self._settings)
-        model: Any = self._model
-        config = model.config.get_text_config()
-        width = max(len(row) for row in rows)
-        own_pad = config.pad_token_id
-        pad = own_pad if own_pad is not None else _unused_id(rows)
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        try:
-            config.pad_token_id = pad
-            with torch.inference_mode():
-                logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-        finally:
-            config.pad_token_id = own_pad
-        scores: list[float] = logits[:, 0].double().cpu().tolist()
-        return scores
+def _forward(model: "PreTrainedModel", rows: Sequence[Sequence[int]]) -> list[float]:
+    """The score of each row of token ids."""
+    import torch
+
+    config = model.config.get_text_config()
+    width = max(len(row) for row in rows)
+    own_pad = config.pad_token_id
+    pad = own_pad if own_pad is not None else _unused_id(rows)
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    try:
+        config.pad_token_id = pad
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+    finally:
+        config.pad_token_id = own_pad
+    scores: list[float] = logits[:, 0].double().cpu().tolist()
+    return scores
 
 
-def _unused_id(rows: Sequence[list[int]]) -> int:
+def _unused_id(rows: Sequence[Sequence[int]]) -> int:
     """The smallest token id that is in none of `rows`.
 
     A causal classifier reads the score at the last token that is not padding. If the model names no pad token, a pad
@@ -137,17 +149,6 @@ def _unused_id(rows: Sequence[list[int]]) -> int:
     """
     used = set().union(*rows)
     return next(i for i in range(len(used) + 1) if i not in used)
-
-
-def _batches(lengths: dict[int, int], tokens: int) -> list[list[int]]:
-    """Indices in batches of at most `tokens` padded tokens, longest rows first; each batch has at least one row."""
-    batches: list[list[int]] = []
-    for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
 
 
 def _check_labels(config: dict[str, Any], name: str, path: str) -> None:
