@@ -69,9 +69,9 @@ def bootstrap(statistic: Callable[[Floats], Floats], prompts: Sequence[str], dra
     names, of_prompt = np.unique(np.asarray(prompts), return_inverse=True)
     parts = []
     for block in _drawn(len(names), draw, rows=len(of_prompt)):
-        weights = np.zeros((len(block), len(names)))
-        np.add.at(weights, (np.arange(len(block))[:, None], block), 1.0)
-        parts.append(statistic(weights[:, of_prompt]))
+        places = np.arange(len(block))[:, None] * len(names) + block
+        counts = np.bincount(places.ravel(), minlength=len(block) * len(names)).reshape(len(block), len(names))
+        parts.append(statistic(counts.astype(np.float64)[:, of_prompt]))
     values = np.concatenate(parts)
     low, high = np.quantile(values[np.isfinite(values)], _CONFIDENCE)
     mean = float(statistic(np.ones((1, len(of_prompt))))[0])

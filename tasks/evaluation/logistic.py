@@ -1,8 +1,11 @@
 """Many small logistic regressions with fractional labels at once: one fit for each row of weights."""
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 import numpy as np
 
-from storage.arrays import Floats
+from storage.arrays import Bools, Floats
 
 _STEPS, _FEW = 60, 4
 _CLOSE = 1e-7  # gradient at which a fit has converged, for each row of the design
@@ -22,34 +25,63 @@ def fit(design: Floats, labels: Floats, weights: Floats, *, variance: float = _V
     design: [n, k]. labels: [n], in 0..1; a fraction is that share of outcome 1. weights: [r, n], one fit a row.
     Maximises the weighted log-likelihood with a prior N(0, variance) on every coefficient, which is concave.
     """
+    data = _Totals.of(design, labels, weights)
     # Resamples are similar to the whole sample: from its coefficients, most converge in a few cheap, plain steps.
-    whole = _damped(design, labels, weights.mean(0, keepdims=True), variance)
-    coefficients = np.repeat(whole, len(weights), axis=0)
+    coefficients = np.repeat(_damped(data.mean(), variance), len(weights), axis=0)
     for _ in range(_FEW):
-        slope, curve = _derivatives(coefficients, design, labels, weights, variance)
+        slope, curve = _derivatives(coefficients, data, variance)
         unfinished = ~(np.abs(slope).max(1) < _CLOSE * len(labels))
         if not unfinished.any():
             break
         coefficients += np.linalg.solve(curve, slope[..., None])[..., 0]
     else:
-        slope, _ = _derivatives(coefficients, design, labels, weights, variance)
+        slope, _ = _derivatives(coefficients, data, variance)
         unfinished = ~(np.abs(slope).max(1) < _CLOSE * len(labels))
     if unfinished.any():
-        coefficients[unfinished] = _damped(design, labels, weights[unfinished], variance)
+        coefficients[unfinished] = _damped(data.some(unfinished), variance)
     return coefficients
 
 
-def _damped(design: Floats, labels: Floats, weights: Floats, variance: float) -> Floats:
+@dataclass(frozen=True)
+class _Totals:
+    """What the likelihood needs of the rows of a design: they are summed by distinct row, of which there are d.
+
+    Lengths are whole numbers, so that hundreds of comparisons have a few dozen distinct ones.
+    """
+
+    rows: int
+    design: Floats  # [d, k]
+    weight: Floats  # [r, d]
+    won: Floats  # [r, d], weight times label
+
+    @classmethod
+    def of(cls, design: Floats, labels: Floats, weights: Floats) -> Self:
+        distinct, of_row = np.unique(design, axis=0, return_inverse=True)
+        order = np.argsort(of_row, kind="stable")
+        starts = np.searchsorted(of_row[order], np.arange(len(distinct)))
+        sorted_weights = weights[:, order]
+        totals = (np.add.reduceat(each, starts, axis=1) for each in (sorted_weights, sorted_weights * labels[order]))
+        return cls(len(labels), distinct, *totals)
+
+    def mean(self) -> Self:
+        """One fit with the mean weights."""
+        return replace(self, weight=self.weight.mean(0, keepdims=True), won=self.won.mean(0, keepdims=True))
+
+    def some(self, fits: Bools) -> Self:
+        return replace(self, weight=self.weight[fits], won=self.won[fits])
+
+
+def _damped(data: _Totals, variance: float) -> Floats:
     """Like `fit`, from 0; a step is halved while it would lower the objective."""
-    coefficients = np.zeros((len(weights), design.shape[1]))
-    value = _objective(coefficients, design, labels, weights, variance)
+    coefficients = np.zeros((len(data.weight), data.design.shape[1]))
+    value = _objective(coefficients, data, variance)
     for _ in range(_STEPS):
-        slope, curve = _derivatives(coefficients, design, labels, weights, variance)
-        if np.abs(slope).max() < _CLOSE * len(labels):
+        slope, curve = _derivatives(coefficients, data, variance)
+        if np.abs(slope).max() < _CLOSE * data.rows:
             break
         step = np.linalg.solve(curve, slope[..., None])[..., 0]
         for _ in range(30):
-            reached = _objective(coefficients + step, design, labels, weights, variance)
+            reached = _objective(coefficients + step, data, variance)
             worse = reached < value - 1e-12 * np.abs(value)
             if not worse.any():
                 break
@@ -58,20 +90,19 @@ def _damped(design: Floats, labels: Floats, weights: Floats, variance: float) ->
     return coefficients
 
 
-def _derivatives(
-    coefficients: Floats, design: Floats, labels: Floats, weights: Floats, variance: float
-) -> tuple[Floats, Floats]:
+def _derivatives(coefficients: Floats, data: _Totals, variance: float) -> tuple[Floats, Floats]:
     """Gradient [r, k] of the objective, and minus its Hessian [r, k, k]."""
-    k = design.shape[1]
-    chance = sigmoid(coefficients @ design.T)
-    slope = (weights * (labels - chance)) @ design - coefficients / variance
-    products = (design[:, :, None] * design[:, None, :]).reshape(-1, k * k)
-    curve = ((weights * chance * (1 - chance)) @ products).reshape(-1, k, k) + np.eye(k) / variance
+    k = data.design.shape[1]
+    chance = sigmoid(coefficients @ data.design.T)
+    expected = data.weight * chance
+    slope = (data.won - expected) @ data.design - coefficients / variance
+    products = (data.design[:, :, None] * data.design[:, None, :]).reshape(-1, k * k)
+    curve = ((expected * (1 - chance)) @ products).reshape(-1, k, k) + np.eye(k) / variance
     return slope, curve
 
 
-def _objective(coefficients: Floats, design: Floats, labels: Floats, weights: Floats, variance: float) -> Floats:
-    logits = coefficients @ design.T
-    likelihood = (weights * (labels * logits - np.logaddexp(0.0, logits))).sum(1)
+def _objective(coefficients: Floats, data: _Totals, variance: float) -> Floats:
+    logits = coefficients @ data.design.T
+    likelihood = (data.won * logits - data.weight * np.logaddexp(0.0, logits)).sum(1)
     value: Floats = likelihood - np.square(coefficients).sum(1) / (2 * variance)
     return value
