@@ -23,7 +23,8 @@ CPU_TOKENS = 512  # padded tokens of one forward on a CPU: the same on every mac
 
 R = TypeVar("R")
 
-_sharing = threading.Lock()  # held while the number of torch's threads is changed
+_lock = threading.Lock()  # of the list below
+_whole: list[int] = []  # torch's threads before each use of `_shared_threads` that has not ended
 
 
 def batched(lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -90,11 +91,18 @@ def _side_by_side(
 
 @contextmanager
 def _shared_threads(lanes: int) -> Iterator[None]:
-    """Within, this thread and new ones have their share of torch's threads."""
-    with _sharing:
-        before = torch.get_num_threads()
-        torch.set_num_threads(before // lanes)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    """Within, this thread and new ones have their share of torch's threads.
+
+    No lock is held meanwhile: whoever reads the results of `forwards` may start other forwards between two of them.
+    A thread that is started within has only its share, so what it gives back is the most that any use found.
+    """
+    with _lock:
+        whole = max(torch.get_num_threads(), *_whole, 1)
+        _whole.append(whole)
+    torch.set_num_threads(max(1, whole // lanes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(whole)
+        with _lock:
+            _whole.remove(whole)

@@ -127,6 +127,17 @@ def test_an_error_ends_the_forwards_and_gives_the_threads_back() -> None:
     assert len(done) < 20
 
 
+def test_forwards_between_two_results_of_forwards() -> None:
+    """Neither waits for the other, and the threads are given back in whichever order they end."""
+    outer = forwards(small(), [500] * 6, 8192, Watch())
+    next(outer)
+    assert sum(size for _, size in forwards(small(), [500] * 6, 8192, Watch())) == 6
+    unfinished = forwards(small(), [500] * 6, 8192, Watch())
+    next(unfinished)
+    assert sum(size for _, size in outer) == 5
+    del unfinished
+
+
 def test_no_sequence_is_no_forward() -> None:
     assert list(forwards(small(), [], 8192, Watch())) == []
 
