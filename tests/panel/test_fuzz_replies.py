@@ -27,7 +27,6 @@ from tests.panel.chat_server import comparison, fenced, opened
 from tests.waiting import limit
 
 QUESTIONS = [comparison(f"first {i}", f"second {i}") for i in range(3)]
-TIMEOUT = 0.1  # seconds
 
 JSON = st.recursive(
     st.none()
@@ -154,8 +153,8 @@ def choice_of(sent: Sent) -> dict[str, Any] | None:
         choice = value["choices"][0]
     except (ValueError, LookupError, TypeError, OSError, EOFError):
         return None
-    whole = isinstance(choice, dict) and isinstance(choice.get("message"), dict) and value.get("error") is None
-    return choice if whole and choice.get("error") is None else None
+    whole = isinstance(choice, dict) and isinstance(choice.get("message"), dict) and not value.get("error")
+    return choice if whole and not choice.get("error") else None  # some servers write {} or "" where there is none
 
 
 def verdict_of(sent: Sent) -> str | None:
@@ -189,7 +188,7 @@ def expected(server: Server, question: Comparison) -> str:
 
 def ask(folder: Path) -> tuple[Asked, dict[str, Any]]:
     judge = opened(
-        None, kind="judge", model="m", base_url="http://judge.example/v1", retries=1, timeout=TIMEOUT, concurrency=1,
+        None, kind="judge", model="m", base_url="http://judge.example/v1", retries=1, timeout=limit(0.1), concurrency=1,
         pause=0, probes=1, faults=2,
     )  # fmt: skip
     with Journal(folder, judge.name, judge.identity, "pairs") as journal:
