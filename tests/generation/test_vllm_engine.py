@@ -140,7 +140,8 @@ def test_a_stage_has_the_same_bytes_when_resumed(engine: VllmEngine, make_spec: 
 def test_a_dead_worker_is_an_error_and_the_next_load_starts_anew(
     engine: VllmEngine, make_policy: Callable[..., Path], requests: list[Request]
 ) -> None:
-    engine.load(make_policy(seed=0, tied=True))
+    for seed in (0, 1):  # the second one into the running process, whose log then ends with that
+        engine.load(make_policy(seed=seed, tied=True))
     assert engine._child is not None
     os.killpg(engine._child.pid, signal.SIGKILL)
     with pytest.raises(EngineDied, match=r"by signal 9[\s\S]*Reloading"):
