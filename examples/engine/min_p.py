@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.generation.engines import EngineSettings, Request, Sample
+from tasks.generation.engines import EngineSettings, Request, Sample, end_tokens
 from tasks.generation.settings import SamplingSettings
-from tasks.modeling.end_tokens import end_tokens
 from tasks.modeling.load import load_policy, load_tokenizer, unload
 
 

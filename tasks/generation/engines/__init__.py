@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.modeling.end_tokens import end_tokens as end_tokens  # for engines of users, which stop at these tokens
 from tasks.modeling.vllm_process import has_gpu
 
 if TYPE_CHECKING:
