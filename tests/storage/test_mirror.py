@@ -109,7 +109,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
         monkeypatch.setattr(ObjectStore, name, dying(getattr(ObjectStore, name)))
 
 
-@pytest.mark.parametrize("nth", moments(1, 40, quick=(13,)))
+CHANGES = 36  # that a push of `run` makes
+
+
+@pytest.mark.parametrize("nth", moments(1, CHANGES + 1, quick=(13, CHANGES)))
 def test_a_push_that_died_leaves_whole_stages_only_and_goes_on(
     server: S3Server, prefix: str, run: Path, tmp_path: Path, nth: int
 ) -> None:
