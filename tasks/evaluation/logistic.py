@@ -44,12 +44,13 @@ def fit(design: Floats, labels: Floats, weights: Floats, *, variance: float = _V
 
 @dataclass(frozen=True)
 class _Totals:
-    """What the likelihood needs of the rows of a design: they are summed by distinct row, of which there are d.
+    """Weights and wins of a design, summed over equal rows. d: distinct rows.
 
-    Lengths are whole numbers, so that hundreds of comparisons have a few dozen distinct ones.
+    The sums give the same likelihood. Lengths are whole numbers, so hundreds of comparisons have a few dozen distinct
+    rows, and a step of the fit is faster.
     """
 
-    rows: int
+    rows: int  # before summing
     design: Floats  # [d, k]
     weight: Floats  # [r, d]
     won: Floats  # [r, d], weight times label

@@ -24,8 +24,7 @@ def end_tokens(policy: Path, *, trust_remote_code: bool = False) -> list[int]:
     if named is not None:
         ids |= {named} if isinstance(named, int) else set(named)
     tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code)
-    turn = turn_end(tokenizer).token_id if tokenizer.chat_template is not None else None
-    return sorted(ids | {end for end in (tokenizer.eos_token_id, turn) if isinstance(end, int)})
+    return sorted(ids | {end for end in (tokenizer.eos_token_id, _turn_token(tokenizer)) if isinstance(end, int)})
 
 
 def last_token(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -33,7 +32,7 @@ def last_token(tokenizer: "PreTrainedTokenizerBase") -> int:
 
     Raises UserError for a tokenizer that has neither.
     """
-    turn = turn_end(tokenizer).token_id if tokenizer.chat_template is not None else None
+    turn = _turn_token(tokenizer)
     end = turn if turn is not None else tokenizer.eos_token_id
     if not isinstance(end, int):
         raise UserError(
@@ -42,3 +41,8 @@ def last_token(tokenizer: "PreTrainedTokenizerBase") -> int:
             remedy="name one as eos_token in its tokenizer_config.json",
         )
     return end
+
+
+def _turn_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token that ends a turn in the chat template; None without a template, or where it is no token."""
+    return turn_end(tokenizer).token_id if tokenizer.chat_template is not None else None

@@ -28,8 +28,10 @@ _whole: list[int] = []  # torch's threads before each use of `_shared_threads` t
 
 
 def batched(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Indices of sequences with these lengths, longest first, in batches of at most `tokens` padded tokens, or of one
-    sequence."""
+    """Batches of indices of sequences with these lengths, longest first.
+
+    A batch has at most `tokens` padded tokens, or one sequence.
+    """
     result: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if result and lengths[result[-1][0]] * (len(result[-1]) + 1) <= tokens:
@@ -93,8 +95,8 @@ def _side_by_side(
 def _shared_threads(lanes: int) -> Iterator[None]:
     """Within, this thread and new ones have their share of torch's threads.
 
-    No lock is held meanwhile: whoever reads the results of `forwards` may start other forwards between two of them.
-    A thread that is started within has only its share, so what it gives back is the most that any use found.
+    The lock is not held while forwards run, so that a caller can start other forwards while it reads these results.
+    A thread that is started within sees only its share. So the number to restore is the largest of all current uses.
     """
     with _lock:
         whole = max(torch.get_num_threads(), *_whole, 1)

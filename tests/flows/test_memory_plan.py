@@ -50,6 +50,16 @@ def test_every_preset_fits_what_it_names(preset: str) -> None:
     assert (named is not None) == (preset in {"mistral-7b", "phi2"})
 
 
+def test_copies_of_responses_count() -> None:
+    """spo trains on a copy of each response: four responses take what eight do without copies."""
+    words = ("run=mistral-7b", "training.microbatch_tokens=1024")
+    copied, doubled, plain = (
+        need(plan(*words, f"objective={objective}", f"sampling.responses={responses}"), "train").parts
+        for objective, responses in (("spo", 4), ("dpo", 8), ("dpo", 4))
+    )
+    assert copied == doubled != plain
+
+
 @pytest.mark.parametrize(
     ("shape", "parameters", "layers"),
     # As counted by transformers from the published weights.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from storage.errors import UserError
 from storage.stage import silent
@@ -64,18 +65,18 @@ def test_phrases_are_taken_out_where_they_occur() -> None:
     assert key_phrases("It is so. And that!") == []
 
 
-def encoded(tokenizer: Any, text: str) -> list[int]:
+def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
 
 
-def group_of(tokenizer: Any) -> PromptGroup:
+def group_of(tokenizer: PreTrainedTokenizerBase) -> PromptGroup:
     responses = [np.array(encoded(tokenizer, text), dtype=np.int32) for text in TEXTS]
     responses[2] = responses[2][:-1]  # cut off: it has no end token
     prompt = np.array([5, 6, 7], dtype=np.int32)
     return PromptGroup("a", 1, prompt, [0, 1, 4], responses, [Pair(0, 1, 1.0), Pair(2, 1, 0.5)])
 
 
-def copies(tokenizer: Any, seed: int) -> PromptGroup:
+def copies(tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptGroup:
     end = tokenizer.eos_token_id
     labels = label_tokens(tokenizer, LABELS)
     (group,) = add_copies([group_of(tokenizer)], tokenizer, ends=[end], end=end, labels=labels, seed=(seed,))
@@ -109,7 +110,7 @@ def test_label_words_must_be_tokens(tiny_policy: Path) -> None:
         assert "objective.labels=" in str(refused.value)
 
 
-def rows(tokenizer: Any, prompts: int = 4) -> list[dict[str, Any]]:
+def rows(tokenizer: PreTrainedTokenizerBase, prompts: int = 4) -> list[dict[str, Any]]:
     replies = [encoded(tokenizer, text) for text in TEXTS]
     made = [row["prompt_ids"] for row in preference_rows(prompts=prompts, responses=2)]
     return [
