@@ -23,6 +23,7 @@ from tests.waiting import limit, wait_until
 
 PREFECT = Path(sys.executable).with_name("prefect")
 MARK = "IREPO_TEST_MARK"
+SERVER = "flows.operations.prefect_server"  # in the command of Prefect's server
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -49,6 +50,7 @@ class Served:
             MARK: str(home),
         }
         self.runner: subprocess.Popen[bytes] | None = None
+        self.found: set[int] = set()  # servers that were there before the runner, which does not end them
         self._client = str(uuid4())
         self._token = ""
 
@@ -59,6 +61,7 @@ class Served:
 
     def start(self) -> None:
         """Start `make serve` (or start it again) and wait until deployments are there."""
+        self.found = set(self.processes(SERVER))
         with self.log.open("wb") as output:
             self.runner = subprocess.Popen(
                 [sys.executable, "-m", "flows.serve"], cwd=PROJECT, env=self.environment, stdout=output, stderr=output
@@ -79,10 +82,13 @@ class Served:
         return self.runner is not None and self.runner.poll() is None
 
     def end(self) -> None:
-        """End the runner, and see that it ends its server and complains of nothing."""
+        """End the runner, and see that it ends its own server and complains of nothing; then end those it found."""
         assert self.end_runner() == 143
         assert "RuntimeWarning" not in self.log.read_text()
-        assert not self.processes("flows.operations.prefect_server"), "only kill -9 may leave the server"
+        left = set(self.processes(SERVER))
+        assert left <= self.found, "only kill -9 may leave the server"
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
 
     def end_runner(self) -> int:
         """Send the runner SIGTERM; its exit code."""
@@ -105,7 +111,7 @@ class Served:
 
     def workers(self) -> dict[int, str]:
         """Processes of runs: neither server nor runner nor a `prefect` command."""
-        served = ("flows.serve", "flows.operations.prefect_server", "bin/prefect")
+        served = ("flows.serve", SERVER, "bin/prefect")
         return {
             pid: command for pid, command in self.processes().items() if not any(word in command for word in served)
         }
